@@ -60,7 +60,7 @@ class Asked:
     split: str = "toy"
     max_new_tokens: int = 8
 
-    def questions(self, store: Store) -> list[Question]:
+    def asked(self, store: Store) -> list[Question]:
         images = Path(self.folder) / "images"
         return [
             Question(number, f"What is drawn{'?' * number}", images / picture_name(number % 13))

@@ -236,7 +236,7 @@ class Seen:
     split: str = "toy"
     max_new_tokens: int = 8
 
-    def questions(self, store):
+    def asked(self, store):
         redrawn = io.BytesIO()
         image = draw(5)
         larger = image.resize((3 * image.width, 3 * image.height), Image.Resampling.NEAREST)

@@ -34,7 +34,7 @@ def gqa(tmp_path):
     }
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     return Gqa(
-        questions_file=str(tmp_path / "questions.jsonl"),
+        questions=str(tmp_path / "questions.jsonl"),
         annotations=str(tmp_path / "truth.json"),
         images=str(tmp_path / "images"),
         count=None,
@@ -46,12 +46,12 @@ def said(*texts):
 
 
 def test_prompts_are_the_text_of_the_official_file(gqa):
-    first = gqa.questions(STORE)[0]
+    first = gqa.asked(STORE)[0]
     assert first.question_id == "101"
     assert first.prompt == ("Is it overcast?\nAnswer the question using a single word or phrase.")
     assert first.image == Path(gqa.images) / "n101.jpg"
     assert first.extra == {}
-    assert len(gqa.questions(STORE)) == 4
+    assert len(gqa.asked(STORE)) == 4
 
 
 def test_a_sentence_is_wrong_where_its_first_word_is_right(gqa):
@@ -101,6 +101,6 @@ def test_a_question_without_truth_is_named(gqa):
 
 
 def test_another_number_of_questions_than_the_official_one_is_refused(gqa):
-    official = Gqa(gqa.questions_file, gqa.annotations, gqa.images)
+    official = Gqa(gqa.questions, gqa.annotations, gqa.images)
     with pytest.raises(AnswerError, match="4 found, 12578 expected"):
-        official.questions(STORE)
+        official.asked(STORE)

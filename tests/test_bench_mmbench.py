@@ -53,7 +53,7 @@ def said(**changed):
 
 
 def test_prompt_image_and_the_further_keys_of_an_answer_line(tmp_path):
-    first, second = write(tmp_path).questions(STORE)[:2]
+    first, second = write(tmp_path).asked(STORE)[:2]
     assert first.question_id == 1
     assert first.prompt == (
         'He said "wax".\nTwice.\nWhich?\nA. wax\nB. no wax\n'
@@ -68,14 +68,14 @@ def test_prompt_image_and_the_further_keys_of_an_answer_line(tmp_path):
 def test_the_chinese_benchmark_has_its_own_name_and_suffix(tmp_path):
     chinese = write(tmp_path, name="mmbench_cn", suffix=CHINESE, split="dev_cn_20231003")
     assert chinese.name == "mmbench_cn"
-    assert chinese.questions(STORE)[2].prompt == (
+    assert chinese.asked(STORE)[2].prompt == (
         "Which?\nA. red\nB. blue\nC. green\n请直接回答选项字母。"
     )
 
 
 @pytest.mark.parametrize("nothing", ["", "nan", "None", "N/A"])
 def test_options_end_at_the_first_that_pandas_takes_for_missing(tmp_path, nothing):
-    asked = write(tmp_path, [row(5, ["x", "y", nothing, "z"], "A")]).questions(STORE)
+    asked = write(tmp_path, [row(5, ["x", "y", nothing, "z"], "A")]).asked(STORE)
     assert asked[0].extra["options"] == ["x", "y"]
 
 
@@ -134,7 +134,7 @@ def test_missing_doubled_and_foreign_answers_are_refused(tmp_path, change, messa
 )
 def test_a_damaged_table_is_refused(tmp_path, rows, message):
     with pytest.raises(AnswerError, match=message):
-        write(tmp_path, rows).questions(STORE)
+        write(tmp_path, rows).asked(STORE)
 
 
 def test_a_column_that_is_missing_a_short_line_and_a_broken_image_are_named(tmp_path):
@@ -142,20 +142,20 @@ def test_a_column_that_is_missing_a_short_line_and_a_broken_image_are_named(tmp_
     path = Path(str(bench.annotations))
     path.write_text("index\tquestion\n1\tWhich?\n")
     with pytest.raises(AnswerError, match="no column hint, A, B, C, D, answer, image"):
-        bench.questions(STORE)
+        bench.asked(STORE)
     path.write_text("\t".join(COLUMNS) + "\n1\tWhich?\n")
     with pytest.raises(AnswerError, match="line 2: no hint, the line is cut short"):
-        bench.questions(STORE)
+        bench.asked(STORE)
     with pytest.raises(AnswerError, match="image of index 7 is not base64"):
-        write(tmp_path, [row(7, ["x", "y"], "A", image="no!")]).questions(STORE)
+        write(tmp_path, [row(7, ["x", "y"], "A", image="no!")]).asked(STORE)
 
 
 def test_the_limit_of_the_csv_module_is_put_back(tmp_path):
     before = csv.field_size_limit()
-    write(tmp_path).questions(STORE)
+    write(tmp_path).asked(STORE)
     assert csv.field_size_limit() == before
 
 
 def test_another_number_of_rows_than_the_official_one_is_refused(tmp_path):
     with pytest.raises(AnswerError, match="9 found, 4377 expected; take the TSV of dev_20230712"):
-        write(tmp_path, count=4377).questions(STORE)
+        write(tmp_path, count=4377).asked(STORE)

@@ -37,7 +37,7 @@ def write(tmp_path, layout, asked=ASKED, **options):
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {"tasks": ("count", "artwork"), "count": None} | options
     return Mme(
-        questions_file=str(tmp_path / "questions.jsonl"),
+        questions=str(tmp_path / "questions.jsonl"),
         annotations=str(tmp_path),
         images=str(tmp_path / "images"),
         **options,
@@ -47,7 +47,7 @@ def write(tmp_path, layout, asked=ASKED, **options):
 def said(mme, *texts):
     return [
         {"question_id": asked.question_id, "prompt": asked.prompt, "text": text}
-        for asked, text in zip(mme.questions(STORE), texts, strict=True)
+        for asked, text in zip(mme.asked(STORE), texts, strict=True)
     ]
 
 
@@ -58,7 +58,7 @@ def test_ten_tasks_make_the_headline():
 
 def test_prompts_and_pictures_are_those_of_the_official_file(tmp_path):
     mme = write(tmp_path, "results")
-    last = mme.questions(STORE)[-1]
+    last = mme.asked(STORE)[-1]
     assert last.question_id == "artwork/images/10002.jpg"
     assert last.prompt == (
         "Is this a tapestry?\nAnswer the question using a single word or phrase."
@@ -155,4 +155,4 @@ def test_missing_doubled_and_foreign_answers_are_refused(tmp_path, change, messa
 
 def test_another_number_of_questions_than_the_official_one_is_refused(tmp_path):
     with pytest.raises(AnswerError, match="6 found, 2374 expected"):
-        write(tmp_path, "results", count=2374).questions(STORE)
+        write(tmp_path, "results", count=2374).asked(STORE)

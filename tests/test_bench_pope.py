@@ -29,7 +29,7 @@ def write(tmp_path, labels, wording="Is there {} in the image?"):
                 asked.append(row | {"text": text, "category": category})
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     return Pope(
-        questions_file=str(tmp_path / "questions.jsonl"),
+        questions=str(tmp_path / "questions.jsonl"),
         annotations=str(tmp_path / "coco"),
         images=str(tmp_path / "val2014"),
         count=None,
@@ -48,7 +48,7 @@ def said(*texts):
 
 
 def test_prompts_and_pictures_are_those_of_the_official_file(tmp_path):
-    last = write(tmp_path, SMALL).questions(STORE)[-1]
+    last = write(tmp_path, SMALL).asked(STORE)[-1]
     assert last.question_id == 20_000_002
     assert last.prompt == (
         "Is there a bed in the image?\nAnswer the question using a single word or phrase."
@@ -133,10 +133,8 @@ def test_the_later_random_file_of_3000_rows_is_refused_by_name(tmp_path):
         for at in range(2911, 3001):
             row = {"question_id": at, "image": "x.jpg", "text": "Is there a cat?", "label": "no"}
             file.write(json.dumps(row) + "\n")
-    official = Pope(pope.questions_file, pope.annotations, pope.images)
-    answers = [
-        {"question_id": asked.question_id, "text": "Yes"} for asked in official.questions(STORE)
-    ]
+    official = Pope(pope.questions, pope.annotations, pope.images)
+    answers = [{"question_id": asked.question_id, "text": "Yes"} for asked in official.asked(STORE)]
     with pytest.raises(
         AnswerError, match=r"coco_pope_random.json: labels: 3000 found, 2910 expec.*e3e39262"
     ):
@@ -159,4 +157,4 @@ def test_missing_doubled_and_foreign_answers_are_refused(tmp_path, change, messa
 def test_another_number_of_questions_than_the_official_one_is_refused(tmp_path):
     pope = write(tmp_path, SMALL)
     with pytest.raises(AnswerError, match="6 found, 8910 expected"):
-        Pope(pope.questions_file, pope.annotations, pope.images).questions(STORE)
+        Pope(pope.questions, pope.annotations, pope.images).asked(STORE)

@@ -244,7 +244,7 @@ class Shapes:
     split: str = "toy"
     max_new_tokens: int = 4
 
-    def questions(self, store: Store) -> list[Question]:
+    def asked(self, store: Store) -> list[Question]:
         return [
             Question(number, "Which shape?", Path(self.folder) / f"{number}.png")
             for number in range(5)

@@ -45,7 +45,7 @@ class Quiz:
     split: str = "toy"
     max_new_tokens: int = 8
 
-    def questions(self, store):
+    def asked(self, store):
         raise NotImplementedError
 
     def score(self, answers, store):

@@ -93,7 +93,7 @@ class Audit(Stage):
         files, seen = np.load(hashed / "sha256.npy"), np.load(hashed / "seen.npy")
         found = {}
         for name, benchmark in self.suite.items():
-            asked = {one.image for one in benchmark.questions(store) if one.image is not None}
+            asked = {one.image for one in benchmark.asked(store) if one.image is not None}
             own, like = all_hashes(sorted(asked, key=str), label=f"image hashes, {name}")
             theirs = {digest.tobytes() for digest in own}
             same = np.array([digest.tobytes() in theirs for digest in files], dtype=bool)

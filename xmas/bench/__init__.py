@@ -44,7 +44,7 @@ class Benchmark(Protocol):
     metric: ClassVar[str]
     max_new_tokens: int
 
-    def questions(self, store: Store) -> list[Question]:
+    def asked(self, store: Store) -> list[Question]:
         """All questions, in the order of the official question file.
 
         Raises AnswerError: the number of questions is not the expected one.

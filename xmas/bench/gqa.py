@@ -29,19 +29,19 @@ class Gqa:
     name: ClassVar[str] = "gqa"
     metric: ClassVar[str] = "accuracy"
 
-    questions_file: str | Made = content()
+    questions: str | Made = content()
     annotations: str | Made = content()
     images: str | Made = volatile()
     split: str = "testdev_balanced"
     count: int | None = 12_578  # None: any number
     max_new_tokens: int = 128
 
-    def questions(self, store: Store) -> list[Question]:
+    def asked(self, store: Store) -> list[Question]:
         """All questions, in the order of the file. Raises AnswerError: not the expected number."""
         images = store.find(self.images)
         return [
             Question(row["question_id"], row["text"], images / row["image"])
-            for row in self._asked(store).values()
+            for row in self._rows(store).values()
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
@@ -66,8 +66,8 @@ class Gqa:
         """1 for every question answered rightly, else 0, in the order of the question file."""
         return [float(right) for right, _ in self._judged(answers, store)]
 
-    def _asked(self, store: Store) -> dict[str, dict[str, Any]]:
-        path = store.find(self.questions_file)
+    def _rows(self, store: Store) -> dict[str, dict[str, Any]]:
+        path = store.find(self.questions)
         rows = json_lines(path, "question_id", "text", "image")
         expect(
             len(rows),
@@ -81,7 +81,7 @@ class Gqa:
         self, answers: list[dict[str, Any]], store: Store
     ) -> list[tuple[bool, dict[str, str]]]:
         """(right, types) for every question."""
-        asked = self._asked(store)
+        asked = self._rows(store)
         said = join(asked, answer_lines(answers, self.name), _key, benchmark=self.name)
         path = store.find(self.annotations)
         truth = _truth(path)

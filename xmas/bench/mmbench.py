@@ -51,7 +51,7 @@ class MMBench:
     count: int | None = 4377  # rows, not questions; None: any number
     max_new_tokens: int = 1024
 
-    def questions(self, store: Store) -> list[Question]:
+    def asked(self, store: Store) -> list[Question]:
         """A question for every row. Raises AnswerError: not the expected number of rows."""
         path = store.find(self.annotations)
         asked = []

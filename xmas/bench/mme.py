@@ -47,7 +47,7 @@ class Mme:
     name: ClassVar[str] = "mme"
     metric: ClassVar[str] = "sum_acc_and_acc_plus"
 
-    questions_file: str | Made = content()
+    questions: str | Made = content()
     annotations: str | Made = content()
     images: str | Made = volatile()
     split: str = "perception"
@@ -55,12 +55,12 @@ class Mme:
     max_new_tokens: int = 128
     tasks: Sequence[str] = PERCEPTION  # that the headline sums over
 
-    def questions(self, store: Store) -> list[Question]:
+    def asked(self, store: Store) -> list[Question]:
         """All questions, in the order of the file. Raises AnswerError: not the expected number."""
         images = store.find(self.images)
         return [
             Question(row["question_id"], row["text"], images / row["image"])
-            for row in self._asked(store).values()
+            for row in self._rows(store).values()
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
@@ -69,7 +69,7 @@ class Mme:
         Raises AnswerError: an answer or its truth is missing, doubled or foreign, an image has not
         two questions, or a task has none.
         """
-        asked = self._asked(store)
+        asked = self._rows(store)
         lines = answer_lines(answers, self.name, keys=("prompt",))
         said = join(asked, lines, lambda line: _key(line, "prompt"), benchmark=self.name)
         truth = _truth(store.find(self.annotations), sorted({task for task, _, _ in asked}))
@@ -93,8 +93,8 @@ class Mme:
             detail=parts,
         )
 
-    def _asked(self, store: Store) -> dict[Key, dict[str, Any]]:
-        path = store.find(self.questions_file)
+    def _rows(self, store: Store) -> dict[Key, dict[str, Any]]:
+        path = store.find(self.questions)
         rows = json_lines(path, "question_id", "text", "image")
         advice = "take LLaVA's llava_mme.jsonl, or set count=null"
         expect(len(rows), self.count, what=f"{path}: questions", advice=advice)

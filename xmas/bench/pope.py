@@ -33,19 +33,19 @@ class Pope:
     name: ClassVar[str] = "pope"
     metric: ClassVar[str] = "mean_f1"
 
-    questions_file: str | Made = content()
+    questions: str | Made = content()
     annotations: str | Made = content()
     images: str | Made = volatile()
     split: str = "coco"
     count: int | None = 8910  # None: any number, of any category
     max_new_tokens: int = 128
 
-    def questions(self, store: Store) -> list[Question]:
+    def asked(self, store: Store) -> list[Question]:
         """All questions, in the order of the file. Raises AnswerError: not the expected number."""
         images = store.find(self.images)
         return [
             Question(row["question_id"], row["text"], images / row["image"])
-            for row in self._asked(store).values()
+            for row in self._rows(store).values()
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
@@ -54,7 +54,7 @@ class Pope:
         Raises AnswerError: an answer or a label is missing, doubled or foreign, or a label file is
         of another release.
         """
-        asked = self._asked(store)
+        asked = self._rows(store)
         said = join(asked, answer_lines(answers, self.name), _id, benchmark=self.name)
         labels = self._labels(store, sorted({row["category"] for row in asked.values()}))
         pairs: dict[str, list[tuple[bool, bool]]] = {category: [] for category in labels}
@@ -65,8 +65,8 @@ class Pope:
         f1 = [found["f1"] for found in detail.values()]
         return Scored(score=sum(f1) / len(f1), num=len(asked), detail=detail)
 
-    def _asked(self, store: Store) -> dict[int, dict[str, Any]]:
-        path = store.find(self.questions_file)
+    def _rows(self, store: Store) -> dict[int, dict[str, Any]]:
+        path = store.find(self.questions)
         rows = json_lines(path, "question_id", "text", "image", "category")
         advice = "take LLaVA's llava_pope_test.jsonl, or set count=null"
         expect(len(rows), self.count, what=f"{path}: questions", advice=advice)

@@ -49,7 +49,7 @@ class Score(Stage):
 
         from xmas.bench.generate import answer
 
-        questions = self.benchmark.questions(store)
+        questions = self.benchmark.asked(store)
         order = None
         if self.generation.control == "shuffled":
             order = derangement(

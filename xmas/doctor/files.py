@@ -138,7 +138,7 @@ def check_benchmark(name: str, benchmark: Benchmark, store: Store) -> Iterator[F
     if lost:
         return
     try:
-        questions = benchmark.questions(store)
+        questions = benchmark.asked(store)
     except (ValueError, OSError) as error:
         yield Finding("FAIL", subject, str(error), f"or leave it out with ~suite.{name}")
         return

@@ -127,7 +127,7 @@ def questions(benchmark: Benchmark, store: Store) -> tuple[int, str]:
         return official, "(official)"
     makers = list(held(benchmark))
     if all(store.path(maker).exists() for maker in makers):
-        return len(benchmark.questions(store)), "(counted)"
+        return len(benchmark.asked(store)), "(counted)"
     for maker in makers:
         if isinstance(maker, DemoBench):
             times = 3.0 if benchmark.name == "pope" else WRITERS[benchmark.name][1]

@@ -67,7 +67,9 @@ def test_a_sentence_is_wrong_where_its_first_word_is_right(gqa):
         "structural: query": 100,
         "structural: verify": 50,
     }
-    assert gqa.correct(said("Yes.", "WOMAN", "yes, it is", ""), STORE) == [1, 1, 0, 0]
+    outcomes = gqa.score(said("Yes.", "WOMAN", "yes, it is", ""), STORE).outcomes
+    assert outcomes.keys.tolist() == ["101", "102", "103", "104"]
+    assert outcomes.gained[:, 0].tolist() == [1, 1, 0, 0]
 
 
 def test_the_order_of_the_answers_does_not_matter(gqa):

@@ -100,7 +100,9 @@ def test_one_wrong_rotation_loses_the_question_but_not_vanilla(tmp_path):
     assert scored.detail["vanilla"] == 100
     assert scored.detail["unresolved"] == 1
     assert scored.detail["category"] == {"k": 0, "physics": 0}
-    assert write(tmp_path).correct(said(i1000001="A"), STORE) == [0, 1, 1]
+    outcomes = write(tmp_path).score(said(i1000001="A"), STORE).outcomes
+    assert outcomes.keys.tolist() == ["1", "2", "3"]
+    assert outcomes.gained[:, 0].tolist() == [0, 1, 1]
 
 
 def test_loose_answers_count_by_letter_or_text_and_empty_ones_are_wrong(tmp_path):

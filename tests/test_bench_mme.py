@@ -78,6 +78,9 @@ def test_a_task_is_worth_accuracy_and_both_right(tmp_path, layout):
         "count": {"acc": 75, "acc_plus": 50, "score": 125},
         "artwork": {"acc": 50, "acc_plus": 0, "score": 50},
     }
+    images = scored.outcomes  # columns: accuracy and both right of count, then of artwork
+    assert images.gained.tolist() == [[2, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]]
+    assert images.counted.tolist() == [[2, 1, 0, 0], [2, 1, 0, 0], [0, 0, 2, 1]]
 
 
 def test_the_order_of_the_answers_does_not_matter(tmp_path):

@@ -68,6 +68,8 @@ def test_the_headline_is_the_mean_of_the_f1_of_the_categories(tmp_path):
     assert scored.detail["popular"] == pytest.approx(
         {"accuracy": 50, "precision": 50, "recall": 100, "f1": 200 / 3, "yes_ratio": 100}
     )
+    assert scored.outcomes.gained.tolist() == [[2, 0], [0, 0], [0, 0], [0, 0], [0, 2], [0, 0]]
+    assert scored.outcomes.counted.tolist() == [[2, 0], [1, 0], [1, 0], [0, 0], [0, 2], [0, 1]]
 
 
 def test_answers_in_another_order_score_the_same(tmp_path):

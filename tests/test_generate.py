@@ -14,6 +14,7 @@ from xmas.bench import Question, Scored
 from xmas.bench import generate as module
 from xmas.bench.generate import answer
 from xmas.bench.lines import json_lines
+from xmas.bench.outcomes import Kept, Outcomes
 from xmas.bench.stage import Generation, Score, derangement
 from xmas.images import open_image
 from xmas.llava import Parts, load
@@ -252,8 +253,9 @@ class Shapes:
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         assert [line["question_id"] for line in answers] == list(range(5))
-        right = sum("a" in line["text"] for line in answers)
-        return Scored(20.0 * right, 5, {"right": right})
+        hits = {line["question_id"]: "a" in line["text"] for line in answers}
+        right = sum(hits.values())
+        return Scored(20.0 * right, 5, {"right": right}, Outcomes.mean(hits))
 
 
 @pytest.fixture
@@ -271,7 +273,7 @@ def test_a_score_says_what_was_scored_and_for_whom(toy, shapes):
     score = Score(shapes, target, FLOAT32)
     folder = toy.store.get(score)
     assert {path.name for path in folder.iterdir()} == {
-        *("answers.jsonl", "score.json", "run.json", "meta.json"),
+        *("answers.jsonl", "outcomes.npz", "score.json", "run.json", "meta.json"),
     }
     scored = json.loads((folder / "score.json").read_text())
     lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
@@ -280,6 +282,8 @@ def test_a_score_says_what_was_scored_and_for_whom(toy, shapes):
         "benchmark": "shapes", "split": "toy", "metric": "accuracy", "score": 20.0 * right,
         "num": 5, "detail": {"right": right},
     }  # fmt: skip
+    kept = Kept.read(folder / "outcomes.npz")
+    assert kept.gained[:, 0].tolist() == ["a" in line["text"] for line in lines]
     assert {line["model_id"] for line in lines} == {f"pretrained-{key(target)}"}
     run = json.loads((folder / "run.json").read_text())
     assert (run["selector"], run["role"], run["control"]) == ("random", "subset", "none")

@@ -6,10 +6,12 @@ them, and are joined by the benchmark's own key, never by position.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from xmas.bench.outcomes import Outcomes
 from xmas.store import Store
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -28,11 +30,21 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """What a rule gives: the headline number, how many items stand behind it, and the parts."""
+    """What a rule gives: the headline number, how many items stand behind it, and the parts.
+
+    `outcomes` are what intervals and comparisons are drawn from. Raises ValueError: they say
+    another score.
+    """
 
     score: float
     num: int
     detail: dict[str, Any]
+    outcomes: Outcomes | None = None
+
+    def __post_init__(self) -> None:
+        said = self.score if self.outcomes is None else self.outcomes.score()
+        if not math.isclose(said, self.score, rel_tol=1e-9, abs_tol=1e-9):
+            raise ValueError(f"outcomes say {said}, the rule says {self.score}")
 
 
 @runtime_checkable

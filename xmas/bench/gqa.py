@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from xmas.bench import AnswerError, Question, Scored, expect, join
 from xmas.bench.lines import answer_lines, by_key, json_lines, with_keys
+from xmas.bench.outcomes import Outcomes
 from xmas.bench.text import gqa_answer
 from xmas.store import Made, Store, content, volatile
 
@@ -48,7 +49,7 @@ class Gqa:
         """Accuracy. Raises AnswerError: an answer or its truth is missing, doubled or foreign."""
         judged = self._judged(answers, store)
         kinds: dict[str, list[bool]] = {}
-        for right, types in judged:
+        for right, types in judged.values():
             if "structural" in types:
                 kinds.setdefault("open" if types["structural"] == "query" else "binary", []).append(
                     right
@@ -57,14 +58,11 @@ class Gqa:
                 if sort in types:
                     kinds.setdefault(f"{sort}: {types[sort]}", []).append(right)
         return Scored(
-            score=100 * fmean(right for right, _ in judged),
+            score=100 * fmean(right for right, _ in judged.values()),
             num=len(judged),
             detail={kind: 100 * fmean(kinds[kind]) for kind in sorted(kinds)},
+            outcomes=Outcomes.mean({name: right for name, (right, _) in judged.items()}),
         )
-
-    def correct(self, answers: list[dict[str, Any]], store: Store) -> list[float]:
-        """1 for every question answered rightly, else 0, in the order of the question file."""
-        return [float(right) for right, _ in self._judged(answers, store)]
 
     def _rows(self, store: Store) -> dict[str, dict[str, Any]]:
         path = store.find(self.questions)
@@ -79,18 +77,18 @@ class Gqa:
 
     def _judged(
         self, answers: list[dict[str, Any]], store: Store
-    ) -> list[tuple[bool, dict[str, str]]]:
-        """(right, types) for every question."""
+    ) -> dict[str, tuple[bool, dict[str, str]]]:
+        """(right, types) by question, in the order of the question file."""
         asked = self._rows(store)
         said = join(asked, answer_lines(answers, self.name), _key, benchmark=self.name)
         path = store.find(self.annotations)
         truth = _truth(path)
-        judged = []
+        judged = {}
         for name in asked:
             if name not in truth:
                 raise AnswerError(f"{path}: no truth for question {name!r}")
             known = with_keys(truth[name], ("answer",), f"{path}: question {name!r}")
-            judged.append((gqa_answer(said[name]) == known["answer"], known.get("types", {})))
+            judged[name] = (gqa_answer(said[name]) == known["answer"], known.get("types", {}))
         return judged
 
 

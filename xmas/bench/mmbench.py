@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 from xmas.bench import LETTER, AnswerError, Question, Scored, expect, join
 from xmas.bench.lines import answer_lines, by_key
+from xmas.bench.outcomes import Outcomes
 from xmas.bench.text import option_letter
 from xmas.store import Made, Store, content
 
@@ -94,16 +95,7 @@ class MMBench:
                 if row.get(sort) and index in hits:
                     kinds.setdefault(row[sort], []).append(hits[index])
             detail[sort] = {kind: 100 * fmean(kinds[kind]) for kind in sorted(kinds)}
-        return Scored(score=100 * fmean(hits.values()), num=len(hits), detail=detail)
-
-    def correct(self, answers: list[dict[str, Any]], store: Store) -> list[float]:
-        """1 for every question that is right in all its rows, else 0, in the order of the file."""
-        rows = self._rows(store)
-        picked = self._picked(answers, rows)
-        hits = _circular(
-            {index: picked[index] == row["answer"].strip() for index, row in rows.items()}
-        )
-        return [float(hit) for hit in hits.values()]
+        return Scored(100 * fmean(hits.values()), len(hits), detail, Outcomes.mean(hits))
 
     def _picked(
         self, answers: list[dict[str, Any]], rows: dict[int, dict[str, str]]

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 from xmas.bench import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.bench.lines import answer_lines, by_key, json_lines
+from xmas.bench.outcomes import Outcomes
 from xmas.bench.text import mme_answer
 from xmas.store import Made, Store, content, volatile
 
@@ -91,6 +92,7 @@ class Mme:
             score=sum(parts[task]["score"] for task in self.tasks),
             num=sum(len(given) for task in self.tasks for given in rights[task].values()),
             detail=parts,
+            outcomes=_outcomes({task: rights[task] for task in self.tasks}),
         )
 
     def _rows(self, store: Store) -> dict[Key, dict[str, Any]]:
@@ -109,6 +111,16 @@ def _points(task: str, images: dict[str, list[bool]]) -> dict[str, float]:
     acc = 100 * fmean(right for given in images.values() for right in given)
     acc_plus = 100 * fmean(all(given) for given in images.values())
     return {"acc": acc, "acc_plus": acc_plus, "score": acc + acc_plus}
+
+
+def _outcomes(rights: dict[str, dict[str, list[bool]]]) -> Outcomes:
+    """An image is a unit: its two questions are right or wrong together."""
+    units = {
+        (task, image): {f"{task} acc": (sum(given), 2), f"{task} acc+": (all(given), 1)}
+        for task, images in rights.items()
+        for image, given in images.items()
+    }
+    return Outcomes.of(units, {term: 100 for parts in units.values() for term in parts})
 
 
 def _key(row: dict[str, Any], text: str) -> Key:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from xmas.bench import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.bench.lines import answer_lines, by_key, json_lines
+from xmas.bench.outcomes import Outcomes
 from xmas.bench.text import pope_answer
 from xmas.store import Made, Store, content, volatile
 
@@ -58,12 +59,16 @@ class Pope:
         said = join(asked, answer_lines(answers, self.name), _id, benchmark=self.name)
         labels = self._labels(store, sorted({row["category"] for row in asked.values()}))
         pairs: dict[str, list[tuple[bool, bool]]] = {category: [] for category in labels}
+        units = {}
         for name, row in asked.items():
             truth = _label(row, labels[row["category"]], store.find(self.annotations))
-            pairs[row["category"]].append((pope_answer(said[name]) == "yes", truth))
+            claim = pope_answer(said[name]) == "yes"
+            pairs[row["category"]].append((claim, truth))
+            units[name] = {row["category"]: (2 * (claim and truth), claim + truth)}
         detail = {category: measures(given) for category, given in pairs.items()}
-        f1 = [found["f1"] for found in detail.values()]
-        return Scored(score=sum(f1) / len(f1), num=len(asked), detail=detail)
+        weights = dict.fromkeys(labels, 100 / len(labels))
+        f1 = fmean(found["f1"] for found in detail.values())
+        return Scored(f1, len(asked), detail, Outcomes.of(units, weights))
 
     def _rows(self, store: Store) -> dict[int, dict[str, Any]]:
         path = store.find(self.questions)

@@ -35,10 +35,11 @@ class Generation:
 @dataclasses.dataclass(frozen=True)
 class Score(Stage):
     """`answers.jsonl`, LLaVA's answer lines; `score.json`: benchmark, split, metric, score, num,
-    detail; `run.json`: whose score it is.
+    detail; `outcomes.npz`, what every question adds to it; `run.json`: whose score it is.
     """
 
     kind: ClassVar[str] = "score"
+    version: ClassVar[int] = 2  # keeps the outcomes of questions
 
     benchmark: Benchmark
     target: Target
@@ -88,6 +89,8 @@ class Score(Stage):
             "num": scored.num,
             "detail": scored.detail,
         }
+        if scored.outcomes is not None:
+            scored.outcomes.save(out / "outcomes.npz")
         (out / "score.json").write_text(json.dumps(record, indent=2))
         (out / "run.json").write_text(json.dumps(self._run(store), indent=2))
 

@@ -25,7 +25,7 @@ from xmas.demo.rows import SHARES, sizes
 from xmas.pool import Examples
 from xmas.store import Store
 
-POOL = DemoPool(rows=503, captions=97, dialogues=37, lessons=41, concepts=61)
+POOL = DemoPool(rows=503, captions=97, dialogues=37, lessons=41, reviews=59, concepts=61)
 BENCH = DemoBench(concepts=61, questions=40)
 
 
@@ -201,7 +201,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
 ) -> None:
     assert digests(Store(str(tmp_path)).get(POOL)) == digests(pool)
     other = Store(str(tmp_path)).get(
-        DemoPool(seed=1, rows=503, captions=97, dialogues=37, lessons=41, concepts=61)
+        DemoPool(seed=1, rows=503, captions=97, dialogues=37, lessons=41, reviews=59, concepts=61)
     )
     assert digests(other)["pool.json"] != digests(pool)["pool.json"]
 
@@ -323,6 +323,30 @@ def test_lessons_ask_about_the_captions_drawings(pool: Path) -> None:
                 assert (tint in caption) == (answer != "No")
                 checked += 1
     assert checked > 100
+
+
+def test_reviews_ask_about_the_last_single_drawings(pool: Path) -> None:
+    told = {
+        pair["image"]: pair["conversations"][1]["value"].split()
+        for pair in json.loads((pool / "captions.json").read_text())
+        if "image" in pair
+    }
+    reviews = json.loads((pool / "reviews.json").read_text())
+    assert len(reviews) == 59
+    images = [row["image"] for row in reviews]
+    assert images == sorted(set(images))
+    kinds: Counter[str] = Counter()
+    for row in reviews:
+        caption, said = told[row["image"]], row["conversations"]
+        for human, gpt in zip(said[::2], said[1::2], strict=True):
+            lines, answer = human["value"].removeprefix("<image>\n").split("\n"), gpt["value"]
+            if lettered := [line for line in lines if line[:3] == f"{answer}. "]:
+                kinds["choice"] += 1
+                answer = lettered[0][3:]
+            kinds["colour" if answer in COLOURS else answer if answer == "No" else "other"] += 1
+            if answer not in (*COLOURS, "Yes", "No"):
+                assert set(answer.split()) <= set(caption)
+    assert min(kinds[kind] for kind in ("choice", "colour", "No", "other")) > 10
 
 
 # --- benchmark files ---

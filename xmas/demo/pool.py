@@ -16,26 +16,27 @@ from xmas.demo import draw
 from xmas.demo import instructions as ask
 from xmas.demo.instructions import Turn
 from xmas.demo.material import Material, material
-from xmas.demo.rows import SHARES, Row, any_scene, comparing, lesson, record, rows_of, sizes
+from xmas.demo.rows import SHARES, Row, any_scene, comparing, lesson, record, review, rows_of, sizes
 from xmas.progress import bar
 from xmas.store import Stage, Store
 
 
 @dataclass(frozen=True)
 class DemoPool(Stage):
-    """`pool.json`, `truth.jsonl` beside it, and to pretrain on `captions.json`, `lessons.json`.
+    """`pool.json`, `truth.jsonl` beside it, and to pretrain on captions, lessons and reviews.
 
-    The drawings are in `images/`; lessons ask about those of the captions.
+    The drawings are in `images/`; lessons and reviews ask about those of the captions.
     """
 
     kind: ClassVar[str] = "demo_pool"
-    version: ClassVar[int] = 11
+    version: ClassVar[int] = 12
 
     seed: int = 0
     rows: int = 8000
     captions: int = 20000  # pretraining pairs, each with a drawing of its own
     dialogues: int = 6000  # pretraining conversations about scenes told in words
     lessons: int = 8000  # pretraining questions about captions' drawings of single things
+    reviews: int = 8000  # pretraining questions of more kinds about captions' drawings
     concepts: int = 150  # everyday things
 
     def compute(self, store: Store, out: Path) -> None:
@@ -55,27 +56,33 @@ class DemoPool(Stage):
             self._pretraining(of, out, progress)
 
     def _pretraining(self, of: Material, out: Path, progress: Any) -> None:
-        """Captions and dialogues, and lessons about the captions' drawings.
+        """Captions and dialogues; lessons and reviews about the captions' drawings.
 
         LLaVA starts from Vicuna, which can say yes and no and choose a letter. A language model
-        that starts from nothing learns that from dialogues about scenes told in words, and from
-        the lessons to do it with an image, of colours only.
+        that starts from nothing learns that from dialogues about scenes told in words, then from
+        lessons to do it with an image, of colours only. Reviews bring back what lessons let it
+        forget, and let it compare other things than colours.
         """
         rng = np.random.default_rng([self.seed, len(SHARES)])
         (out / "images" / "captions").mkdir(exist_ok=True)
-        captions, lessons = [], []
+        captions, lessons, singles = [], [], []
         for number in range(self.captions):
             scene, image = any_scene(of, rng), f"captions/{number:06d}.png"
             draw.save(scene, out / "images" / image)
             told = Turn("caption", "", ask.caption(scene, rng), suffix="")
             captions.append(record(f"{number:06d}", [told], image))
-            single = len(scene.items) == 1 and scene.items[0].mark.kind == "icon"
-            if single and len(lessons) < self.lessons:
-                lessons.append(record(f"lesson-{number:06d}", lesson(scene, of, rng), image))
+            if len(scene.items) == 1 and scene.items[0].mark.kind != "word":
+                singles.append((scene, number, image))
+                if scene.items[0].mark.kind == "icon" and len(lessons) < self.lessons:
+                    lessons.append(record(f"lesson-{number:06d}", lesson(scene, of, rng), image))
             progress.update(1)
         captions += [self._dialogue(number, of, rng) for number in range(self.dialogues)]
-        (out / "captions.json").write_text(json.dumps(captions, indent=0))
-        (out / "lessons.json").write_text(json.dumps(lessons, indent=0))
+        reviews = [  # of the last drawings: lessons ask about the first
+            record(f"review-{number:06d}", review(scene, of, rng), image)
+            for scene, number, image in singles[max(len(singles) - self.reviews, 0) :]
+        ]
+        for name, rows in (("captions", captions), ("lessons", lessons), ("reviews", reviews)):
+            (out / f"{name}.json").write_text(json.dumps(rows, indent=0))
 
     def _dialogue(self, number: int, of: Material, rng: np.random.Generator) -> dict[str, Any]:
         """Questions about a scene whose caption stands where the image would."""

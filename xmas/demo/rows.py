@@ -31,6 +31,7 @@ SHARES = {  # of the rows; "text" has no images
 }
 NEAR_COPIES = 0.35  # of the rows on naming and colour
 LONGER = 0.2  # of the rows have a turn more: most fit into 64 tokens, not all
+LESSONS_AGAIN, DIRECT = 0.3, 0.4  # of the reviews
 ASKED_AGAIN = 0.05  # of the rows with an image show the image of an earlier row
 
 
@@ -163,6 +164,21 @@ def lesson(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
         return [ask.tinted(scene, rng, there=there) for there in known]
     counts = np.where(rng.random(5) < 0.8, 2, rng.integers(3, 5, 5))
     return [ask.choice(ask.colour(scene.items[0], rng), of, rng, int(count)) for count in counts]
+
+
+def review(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
+    """A lesson once more, or what else is asked about a single thing: directly, or as choices.
+
+    Once comparing with the image is learned, other questions do it no harm.
+    """
+    first, which = scene.items[0], rng.random()
+    if first.mark.kind == "icon" and which < LESSONS_AGAIN:
+        return lesson(scene, of, rng)
+    fact = ask.naming if first.mark.kind == "icon" else ask.reading
+    if which < LESSONS_AGAIN + DIRECT:
+        return shuffled([fact(scene, rng), ask.colour(first, rng)], rng)
+    asked = ask.colour(first, rng) if rng.random() < 0.3 else fact(scene, rng)
+    return [ask.choice(asked, of, rng) for _ in range(3)]
 
 
 def any_scene(of: Material, rng: np.random.Generator, *, icons: bool = False) -> Scene:

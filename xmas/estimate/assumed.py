@@ -91,6 +91,11 @@ def _drawn(stage: DemoPool, file: str) -> tuple[int, int, Assumed]:
             with_image=1, text=111.6, spread=0.16, answers=0.10, record=740, decode=DRAWING
         )
         return stage.lessons, stage.lessons, told
+    if file == "reviews.json":
+        told = Assumed(
+            with_image=1, text=73.0, spread=0.45, answers=0.09, record=493, decode=DRAWING
+        )
+        return stage.reviews, stage.reviews, told
     told = Assumed(
         with_image=0.94, text=39.1, spread=0.48, answers=0.11, record=315, decode=DRAWING
     )

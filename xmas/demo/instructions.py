@@ -121,10 +121,11 @@ def spatial(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     says_yes = bool(rng.integers(2))
     asked, against = (one, other) if says_yes else (other, one)
     of = "of " if scene.relation == "left" else ""
+    beside = pick((side, f"on the {side.removesuffix(' of')} side of"), rng) if of else side
     turns = [
         Turn("spatial", f"What is {side} the {other}?", one),
         Turn("spatial", f"Is the {one} {sides} {of}the {other}?", side.removesuffix(" of")),
-        Turn("spatial", f"Is the {asked} {side} the {against}?", "Yes" if says_yes else "No"),
+        Turn("spatial", f"Is the {asked} {beside} the {against}?", "Yes" if says_yes else "No"),
     ]
     return shuffled(turns, rng)
 
@@ -153,6 +154,26 @@ def tinted(scene: Scene, rng: np.random.Generator, *, there: bool) -> Turn:
     tint = pick(tints if there else [each for each in COLOURS if each not in tints], rng)
     asked = f"Is there something {tint}{pick((' in the image', ''), rng)}?"
     return Turn("presence", asked, "Yes" if there else "No")
+
+
+def claim(turn: Turn, item: Item, of: Material, rng: np.random.Generator, *, true: bool) -> Turn:
+    """A yes-or-no question that says the answer of `turn` about `item`, or another of its kind."""
+    wrong = [each for each in options(turn.answer, turn.kind, of, 2, rng) if each != turn.answer]
+    said = turn.answer if true else wrong[0]
+    thing = called(item)
+    if turn.kind == "counting":
+        told = f"{NUMBERS[int(said)]} {plural(thing)}" if said != "1" else f"only one {thing}"
+        asked = (
+            f"{'Is' if said == '1' else 'Are'} there {told}{pick((' in the image', ''), rng)}?",
+        )
+    else:
+        asked = {
+            "naming": (f"Is this {a(said)}?", f"Does the picture show {a(said)}?"),
+            "colour": (f"Is the {thing} {said}?", f"Is the color of the {thing} {said}?"),
+            "digit": (f"Is this the digit {said}?", f"Is the number {said}?"),
+            "word": (f'Does the text say "{said}"?', f'Is the word "{said}"?'),
+        }[turn.kind]
+    return Turn("claim", pick(asked, rng), "Yes" if true else "No")
 
 
 def absent(names: set[str], of: Material, rng: np.random.Generator) -> str:

@@ -32,6 +32,7 @@ SHARES = {  # of the rows; "text" has no images
 NEAR_COPIES = 0.35  # of the rows on naming and colour
 LONGER = 0.2  # of the rows have a turn more: most fit into 64 tokens, not all
 LESSONS_AGAIN, DIRECT = 0.3, 0.4  # of the reviews
+CLAIMED = 0.3  # of the rows on colour and counting say the answer and ask whether it is so
 ASKED_AGAIN = 0.05  # of the rows with an image show the image of an earlier row
 
 
@@ -176,7 +177,8 @@ def review(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
         return lesson(scene, of, rng)
     fact = ask.naming if first.mark.kind == "icon" else ask.reading
     if which < LESSONS_AGAIN + DIRECT:
-        return shuffled([fact(scene, rng), ask.colour(first, rng)], rng)
+        told = [fact(scene, rng), ask.colour(first, rng)]
+        return shuffled([*told, *(_claim(turn, scene, of, rng) for turn in told)], rng)[:3]
     asked = ask.colour(first, rng) if rng.random() < 0.3 else fact(scene, rng)
     return [ask.choice(asked, of, rng) for _ in range(3)]
 
@@ -199,8 +201,9 @@ def _turns(source: str, scene: Scene, of: Material, rng: np.random.Generator) ->
     if source == "captioning":
         return [ask.describing(scene, rng)]
     if source in ("words", "digits"):
-        turns = [ask.reading(scene, rng), ask.colour(first, rng)]
-        return turns[: int(rng.integers(1, 3))]
+        read = ask.reading(scene, rng)
+        turns = [read, *shuffled([ask.colour(first, rng), _claim(read, scene, of, rng)], rng)]
+        return turns[: int(rng.integers(1, 4))]
     if source == "spatial":
         turns = ask.spatial(scene, rng) + [ask.colour(item, rng) for item in scene.items]
         return turns[: 2 + int(rng.random() < LONGER)]
@@ -209,15 +212,22 @@ def _turns(source: str, scene: Scene, of: Material, rng: np.random.Generator) ->
     if source == "presence":
         known = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
         return [ask.presence(scene, of, rng, there=there) for there in known]
-    yes_or_no = ask.presence(scene, of, rng, there=bool(rng.integers(2)))
     main = {
         "naming": lambda: ask.naming(scene, rng),
         "colour": lambda: ask.colour(first, rng),
         "counting": lambda: ask.counting(scene, rng),
     }[source]()
-    more = [ask.naming(scene, rng), ask.colour(first, rng), yes_or_no]
-    more = [turn for turn in shuffled(more, rng) if turn.kind != main.kind]
+    there = bool(rng.integers(2))
+    yes_or_no = [_claim(main, scene, of, rng), ask.presence(scene, of, rng, there=there)]
+    if source != "naming" and rng.random() < CLAIMED:
+        main = yes_or_no[0]
+    more = [ask.naming(scene, rng), ask.colour(first, rng), pick(yes_or_no, rng)]
+    more = [turn for turn in shuffled(more, rng) if turn.kind not in (main.kind, source)]
     return [main, *more[: int(rng.integers(0, 2)) + int(rng.random() < LONGER)]]
+
+
+def _claim(turn: Turn, scene: Scene, of: Material, rng: np.random.Generator) -> Turn:
+    return ask.claim(turn, scene.items[0], of, rng, true=bool(rng.integers(2)))
 
 
 def _fact(scene: Scene, rng: np.random.Generator) -> Turn:

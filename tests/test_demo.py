@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,12 +186,43 @@ def test_spatial_answers_follow_from_the_scene() -> None:
             asked = turn.question.removesuffix("?")
             if turn.answer in ("Yes", "No"):
                 words = asked.removeprefix("Is the ")
+                for side in ("left", "right"):
+                    words = words.replace(f" on the {side} side of ", f" {side} of ")
                 said = next(side for side in (there, back) if f" {side} the " in words)
                 claim = tuple(words.split(f" {said} the "))
                 assert ((claim[0], said, claim[1]) in facts) == (turn.answer == "Yes")
             elif " or " not in asked:
                 side, other = asked.removeprefix("What is ").split(" the ")
                 assert (turn.answer, side, other) in facts
+
+
+def test_claims_are_true_or_not_as_asked() -> None:
+    of, rng = material(61, held_out=False), np.random.default_rng(3)
+    asked: Counter[str] = Counter()
+    for number in range(200):
+        scenes = (
+            draw.one(of, draw.pick(of.concepts, rng), rng),
+            draw.several(of, "cat", 1 + number % 9, rng),
+            draw.written(of, ("digit", "word")[number % 2], rng),
+        )
+        facts = (
+            instructions.naming(scenes[0], rng),
+            instructions.colour(scenes[0].items[0], rng),
+            instructions.counting(scenes[1], rng),
+            instructions.reading(scenes[2], rng),
+        )
+        scene_of = (scenes[0], scenes[0], scenes[1], scenes[2])
+        for scene, fact in zip(scene_of, facts, strict=True):
+            for true in (True, False):
+                turn = instructions.claim(fact, scene.items[0], of, rng, true=true)
+                said = fact.answer
+                if fact.kind == "counting":
+                    said = "only one" if said == "1" else instructions.NUMBERS[int(said)]
+                held = re.search(rf"\b{re.escape(said)}\b", turn.question) is not None
+                assert held == true, (turn, fact)
+                assert turn.answer == ("Yes" if true else "No")
+                asked[fact.kind] += 1
+    assert set(asked) == {"naming", "colour", "counting", "digit", "word"}
 
 
 # --- pool ---

@@ -1,26 +1,34 @@
-"""Greedy answers to a benchmark's questions, one line each at once, resumed where they stopped."""
+"""Greedy answers to a benchmark's questions: a line each at once, resumed by question, in ranks.
+
+Every process of a group answers a share of the questions and writes lines into a file of its own,
+in the order they are finished. When all are there, rank 0 puts them into the order of the
+questions. So a killed run goes on with the lines it finds, whoever wrote them and however many
+processes run now.
+"""
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
+from xmas.attention.engine import place
 from xmas.bench import Question
-from xmas.chat.batches import collate
+from xmas.bench.decode import Batch, alone
+from xmas.bench.prompts import GenerationError, Group, decoded, head_of, prompts_of, with_pictures
 from xmas.chat.labels import Encoder
-from xmas.images import open_image
-from xmas.llava import Parts, embed, tower_features
+from xmas.llava import Parts
 from xmas.progress import bar
 from xmas.store import write_atomically
 
 
-@torch.no_grad()
 def answer(
     parts: Parts,
     encoder: Encoder,
-    questions: list[Question],
+    questions: Sequence[Question],
     *,
     max_new_tokens: int,
     batch: int,
@@ -28,69 +36,130 @@ def answer(
     model_id: str,
     label: str,
     image_order: np.ndarray | None = None,
+    workers: int = 0,
 ) -> None:
     """Write `out`, LLaVA's answer lines in the order of the questions.
 
-    Batches hold questions of similar length and are the same in every attempt; a batch that an
-    interrupted attempt had not finished is answered again as a whole, so the answers do not depend
-    on where it stopped. `image_order` shows question i the image of question `image_order[i]`.
+    A `batch` of 1 is the papers' way, each prompt alone and whole; where such a run was interrupted
+    makes no difference. In a larger one it may turn a token, since rounding depends on who shares
+    the batch. `image_order` shows question i the image of question `image_order[i]`; `workers`
+    threads decode images ahead. With a process group, all its processes call this; `out` must be on
+    a disk they share.
+
+    Raises GenerationError, naming the question: its image is unreadable, or its logits are not
+    finite. What was answered before is kept.
     """
-    shown = range(len(questions)) if image_order is None else image_order
-    images = [questions[position].image for position in shown]
-    prompts = [
-        encoder.prompt(question.prompt, image=None if image is None else parts.image_tokens(image))
-        for question, image in zip(questions, images, strict=True)
-    ]
-    order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
-    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
-    partial = out.with_name(out.name + ".partial")
-    done = _finished(partial, batches)
+    rank, world = place()
+    order = range(len(questions)) if image_order is None else image_order.tolist()
+    groups = prompts_of(parts, encoder, questions, image_order=order, label=label)
+    own = out.with_name(f"{out.name}.{rank}.partial")
+    _cut_torn(own)
+    done = set(_lines(out, questions))
+    _wait()  # until every rank has read what there is
+    todo = _share(groups, done, rank, world)
+    given = with_pictures(todo, decoded(parts), workers)
+    options: Any = {"max_new_tokens": max_new_tokens, "eos": parts.tokenizer.eos_token_id}
+    if batch == 1:
+        answers = alone(parts.model, given, **options)
+    else:
+        longest = max((len(prompt.ids) for group in groups for prompt in group.prompts), default=0)
+        options |= {"rows": batch, "head": head_of(groups), "longest": longest}
+        answers = Batch(parts.model, **options).answers(given)
+    total = sum(len(group.prompts) for group in todo)
     with (
-        partial.open("a") as file,
-        bar(total=len(questions), label=label, unit="question", initial=len(done)) as progress,
+        own.open("a", encoding="utf-8") as file,
+        bar(total=total, label=label, unit="question") as progress,
     ):
-        for members in batches:
-            if members[0] in done:
-                continue
-            texts = _generate(
-                parts,
-                [prompts[position] for position in members],
-                [images[position] for position in members],
-                max_new_tokens,
-            )
-            for position, text in zip(members.tolist(), texts, strict=True):
-                line = _line(questions[position], text, model_id)
-                file.write(json.dumps({"position": position, "line": line}) + "\n")
+        for prompt, tokens in answers:
+            text = parts.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            line = _line(questions[prompt.position], text, model_id)
+            file.write(json.dumps({"position": prompt.position, "line": line}) + "\n")
             file.flush()
-            progress.update(len(members))
-    lines = {}
-    for written in partial.read_text().splitlines():
-        held = json.loads(written)
-        lines[held["position"]] = held["line"]
-    ordered = (
-        json.dumps(lines[position], ensure_ascii=False) for position in range(len(questions))
+            progress.update()
+    _wait()
+    if rank == 0:
+        _merge(out, questions, label)
+    _wait()
+
+
+def discard_parts(out: Path) -> None:
+    """Remove the lines from which `out` was put together, if any are left."""
+    for part in _parts(out):
+        part.unlink()
+
+
+def _share(groups: list[Group], done: set[int], rank: int, world: int) -> list[Group]:
+    """What this rank has to answer; the questions of one image stay together."""
+    todo = []
+    for group in groups:
+        left = tuple(prompt for prompt in group.prompts if prompt.position not in done)
+        if left:
+            todo.append(Group(group.image, left))
+    return todo[rank::world]
+
+
+def _parts(out: Path) -> list[Path]:
+    return sorted(out.parent.glob(f"{out.name}.*.partial"))
+
+
+def _cut_torn(part: Path) -> None:
+    """Cut off a last line that was not finished."""
+    if part.exists():
+        written = part.read_bytes()
+        os.truncate(part, written.rfind(b"\n") + 1)
+
+
+def _lines(out: Path, questions: Sequence[Question]) -> dict[int, dict[str, Any]]:
+    """The answer lines of all ranks by their question's position.
+
+    Raises GenerationError: a line is for another question than the one that stands there, or a
+    question has two.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for part in _parts(out):
+        for number, written in enumerate(part.read_bytes().split(b"\n"), start=1):
+            try:
+                held = json.loads(written)
+            except ValueError:  # another rank's last line, torn; behind the last one nothing
+                continue
+            position, line = held["position"], held["line"]
+            asked = questions[position] if position < len(questions) else None
+            if asked is None or (line["question_id"], line["prompt"]) != (
+                asked.question_id, asked.prompt
+            ):  # fmt: skip
+                raise GenerationError(
+                    f"{part}: line {number} answers question_id {line['question_id']!r}, which is "
+                    f"not question {position + 1} of this run; remove the file to start again"
+                )
+            if position in found:
+                raise GenerationError(
+                    f"{part}: line {number} answers question_id {line['question_id']!r} a second "
+                    "time; remove the file to ask its questions again"
+                )
+            found[position] = line
+    return found
+
+
+def _merge(out: Path, questions: Sequence[Question], label: str) -> None:
+    """Put all lines into the order of the questions. Raises GenerationError: one is missing."""
+    found = _lines(out, questions)
+    missing = [number for number in range(len(questions)) if number not in found]
+    if missing:
+        raise GenerationError(
+            f"{label}: {len(missing)} of {len(questions)} questions have no answer, the first is "
+            f"question_id {questions[missing[0]].question_id!r}; run the same command again"
+        )
+    ordered = "".join(
+        json.dumps(found[position], ensure_ascii=False) + "\n" for position in range(len(questions))
     )
-    write_atomically(out, lambda path: path.write_text("\n".join(ordered) + "\n", "utf-8"))
-    partial.unlink()
+    write_atomically(out, lambda path: path.write_text(ordered, "utf-8"))
+    discard_parts(out)
 
 
-def _finished(partial: Path, batches: list[np.ndarray]) -> set[int]:
-    """Positions whose whole batch stands in `partial`; lines of unfinished batches are cut off."""
-    if not partial.exists():
-        return set()
-    whole = []
-    for line in partial.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            break
-        whole.append(line)
-    count, done = 0, set()
-    for members in batches:
-        if count + len(members) > len(whole):
-            break
-        count += len(members)
-        done |= set(members.tolist())
-    partial.write_bytes(b"".join(whole[:count]))
-    return done
+def _wait() -> None:
+    """For all ranks."""
+    if place()[1] > 1:
+        torch.distributed.barrier()
 
 
 def _line(question: Question, text: str, model_id: str) -> dict[str, Any]:
@@ -103,35 +172,3 @@ def _line(question: Question, text: str, model_id: str) -> dict[str, Any]:
         "metadata": {},
         **question.extra,
     }
-
-
-def _generate(
-    parts: Parts, prompts: list, images: list[Path | bytes | None], max_new_tokens: int
-) -> list[str]:
-    """Decoded greedy answers of one left-padded batch."""
-    model, tokenizer = parts.model, parts.tokenizer
-    device = next(model.parameters()).device
-
-    def pictures(lines: list[int]) -> dict[str, torch.Tensor]:
-        given = [cast("Path | bytes", images[line]) for line in lines]  # asked of no other lines
-        return parts.processor.pictures([open_image(image) for image in given])
-
-    batch = collate(
-        list(range(len(prompts))),
-        prompts,
-        image_token=model.config.image_token_id,
-        pad=tokenizer.pad_token_id,
-        pictures=pictures,
-        left=True,
-    ).to(device)
-    features = tower_features(model, batch.pictures["pixels"]) if batch.pictures else None
-    written = model.generate(  # pyright: ignore[reportAttributeAccessIssue]  # no model fits its protocol
-        inputs_embeds=embed(model, batch.ids, features, batch.pictures.get("sizes")),
-        attention_mask=batch.mask.long(),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]

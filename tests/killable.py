@@ -84,6 +84,9 @@ def stage(toy: Toy, job: str, seconds: float) -> Stage:
         "answers": lambda: Answers(toy.proxy, How(batch_tokens=200, shard_rows=5)),
         "target": lambda: dataclasses.replace(toy.target(), recipe=LONG, hardware=hardware),
         "score": lambda: Score(
+            Asked(str(toy.folder)), toy.target(), Generation(precision="float32")
+        ),
+        "batched score": lambda: Score(
             Asked(str(toy.folder)), toy.target(), Generation(batch=3, precision="float32")
         ),
     }
@@ -156,7 +159,7 @@ DEATHS: dict[str, Callable[[int], None]] = {
     "pass of k-means": lambda call: die_at(Assigner, "__call__", call),
     "centroids": lambda call: die_writing(spherical, call),
     "adapter": lambda call: die_at(PeftModel, "save_pretrained", call),
-    "batch of questions": lambda call: die_at(generating, "_generate", call),
+    "question": lambda call: die_at(generating, "_line", call),
     "answers": lambda call: die_writing(generating, call),
     "progress bar": lambda call: die_at(tqdm, "display", call),  # while it holds tqdm's lock
 }
@@ -169,7 +172,7 @@ def work(given: dict[str, Any]) -> None:
     os.dup2(log, 2)
     faulthandler.dump_traceback_later(HANGS, exit=True)
     count(root / "steps.log", LlavaModule, "training_step")
-    count(root / "batches.log", generating, "_generate")
+    count(root / "answered.log", generating, "_line")
     count(root / "looks.log", Activations, "features")
     count(root / "read.log", Reading, "_values")
     if given["dies"] is not None:

@@ -13,6 +13,7 @@ from toy import Toy, draw
 from xmas.bench import Question, Scored
 from xmas.bench import generate as module
 from xmas.bench.generate import answer
+from xmas.bench.prompts import GenerationError
 from xmas.bench.lines import json_lines
 from xmas.bench.outcomes import Kept, Outcomes
 from xmas.bench.stage import Generation, Score, derangement
@@ -85,7 +86,7 @@ def test_answers_stand_in_the_order_of_the_questions_in_llava_s_format(ask, ques
     assert lines[2]["category"] == "shape"
     assert lines[2]["round_id"] == 1
     assert len({line["text"] for line in lines}) > QUESTIONS // 2  # or order would not show
-    assert not (tmp_path / "answers.jsonl.partial").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
 
 
 @torch.no_grad()
@@ -135,46 +136,122 @@ class Stopped(BaseException):
     """As a signal would."""
 
 
-@pytest.mark.parametrize("batches", [0, 1, 2])
-@pytest.mark.parametrize("torn", [b"", b'{"position": 3, "li', b'{"position": 0, "line": {}}\n'])
-def test_an_interrupted_attempt_goes_on_behind_its_last_whole_batch(
-    ask, monkeypatch, tmp_path, batches, torn
-):
-    whole = ask("whole.jsonl")
-    original, count = module._generate, 0
+def stop_after(monkeypatch, answers: int) -> None:
+    original, count = module._line, 0
 
-    def stops(*given: Any) -> list[str]:
+    def stops(*given: Any) -> dict[str, Any]:
         nonlocal count
-        if count == batches:
+        if count == answers:
             raise Stopped
         count += 1
         return original(*given)
 
+    monkeypatch.setattr(module, "_line", stops)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("answers", [0, 1, 7])
+@pytest.mark.parametrize("torn", [b"", b'{"position": 3, "li', '{"position": 3, "é'.encode()[:-1]])
+def test_an_interrupted_attempt_asks_only_what_it_lacks(
+    ask, monkeypatch, tmp_path, batch, answers, torn
+):
+    whole = ask("whole.jsonl", batch=batch)
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_generate", stops)
+        stop_after(patched, answers)
         with pytest.raises(Stopped):
-            ask("answers.jsonl")
-    partial = tmp_path / "answers.jsonl.partial"
+            ask(batch=batch)
+    partial = tmp_path / "answers.jsonl.0.partial"
     assert not (tmp_path / "answers.jsonl").exists()
-    assert len(partial.read_bytes().splitlines()) == 4 * batches
+    assert len(partial.read_bytes().splitlines()) == answers
     with partial.open("ab") as file:
-        file.write(torn)  # a line cut short, or a batch not finished
+        file.write(torn)
     answered = []
-
-    def counts(parts: Parts, prompts: list, *rest: Any) -> list[str]:
-        answered.append(len(prompts))
-        return original(parts, prompts, *rest)
-
-    monkeypatch.setattr(module, "_generate", counts)
-    assert ask("answers.jsonl") == whole
-    assert sum(answered) == QUESTIONS - 4 * batches
+    original = module._line
+    monkeypatch.setattr(
+        module, "_line", lambda one, *rest: answered.append(one) or original(one, *rest)
+    )
+    assert ask(batch=batch) == whole
+    assert len(answered) == QUESTIONS - answers
     assert not partial.exists()
+
+
+def test_what_other_ranks_left_counts(ask, monkeypatch, tmp_path):
+    """A run may go on with fewer processes than it had."""
+    whole = ask("whole.jsonl")
+    with monkeypatch.context() as patched:
+        stop_after(patched, 5)
+        with pytest.raises(Stopped):
+            ask()
+    (tmp_path / "answers.jsonl.0.partial").rename(tmp_path / "answers.jsonl.3.partial")
+    with (tmp_path / "answers.jsonl.3.partial").open("ab") as file:
+        file.write(b'{"position": 9, "li')
+    stop_after(monkeypatch, QUESTIONS - 5)
+    assert ask() == whole
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_lines_of_other_questions_are_refused(ask, questions, tmp_path):
+    part = tmp_path / "answers.jsonl.0.partial"
+    line = {"question_id": "q4", "prompt": questions[4].prompt, "text": "a"}
+    part.write_text(json.dumps({"position": 5, "line": line}) + "\n")
+    with pytest.raises(GenerationError, match=r"0\.partial: line 1 .*'q4', which is not question 6"):
+        ask()
+    part.write_text((json.dumps({"position": 4, "line": line}) + "\n") * 2)
+    with pytest.raises(GenerationError, match=r"line 2 answers question_id 'q4' a second time"):
+        ask()
+    part.write_text(json.dumps({"position": 40, "line": line}) + "\n")
+    with pytest.raises(GenerationError, match="'q4', which is not question 41"):
+        ask()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_question_that_cannot_be_answered_is_named_and_nothing_is_lost(
+    ask, questions, tmp_path, batch
+):
+    missing = tmp_path / "gone.png"
+    asked = [*questions]
+    asked[9] = dataclasses.replace(asked[9], image=missing)
+    for workers in (0, 2):
+        with pytest.raises(GenerationError, match=r"test: question 10 \(question_id 27\).*gone"):
+            ask(asked=asked, batch=batch, workers=workers)
+    kept = (tmp_path / "answers.jsonl.0.partial").read_text().splitlines()
+    assert 1 <= len(kept) < QUESTIONS
+    assert all(json.loads(line)["line"]["text"] for line in kept)
+    assert not (tmp_path / "answers.jsonl").exists()
+    questions[9].image.rename(missing)  # mended
+    try:
+        assert len(ask(asked=asked, batch=batch)) == QUESTIONS
+    finally:
+        missing.rename(questions[9].image)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_logits_that_are_not_finite_stop_the_run_with_the_question_named(
+    ask, questions, parts, monkeypatch, tmp_path, batch
+):
+    """An argmax over NaN would be a token like any other."""
+    head, spoilt = parts.model.lm_head.forward, 17
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        nonlocal spoilt
+        logits = head(hidden)
+        spoilt -= len(hidden)
+        if spoilt < 0:
+            logits[-1, 5] = torch.nan
+        return logits
+
+    monkeypatch.setattr(parts.model.lm_head, "forward", forward)
+    with pytest.raises(GenerationError, match=r"question \d+ \(question_id .*new token \d are not"):
+        ask(batch=batch)
+    kept = (tmp_path / "answers.jsonl.0.partial").read_text().splitlines()
+    assert all(json.loads(line)["line"]["text"] for line in kept)
 
 
 def test_answers_may_hold_any_letter_and_line_ends_of_any_kind(ask, monkeypatch, tmp_path):
     """U+2028 and its like end a line for `splitlines`, and no other reader of JSON lines."""
     said = "é 数\u2028a\x85b\x0cc\r\nd"
-    monkeypatch.setattr(module, "_generate", lambda parts, prompts, *rest: [said] * len(prompts))
+    original = module._line
+    monkeypatch.setattr(module, "_line", lambda one, text, name: original(one, said, name))
     assert {line["text"] for line in ask()} == {said}
     written = (tmp_path / "answers.jsonl").read_bytes()
     assert written.count("é 数".encode()) == written.count(b"\n") == QUESTIONS
@@ -273,7 +350,7 @@ def test_a_score_says_what_was_scored_and_for_whom(toy, shapes):
     score = Score(shapes, target, FLOAT32)
     folder = toy.store.get(score)
     assert {path.name for path in folder.iterdir()} == {
-        *("answers.jsonl", "outcomes.npz", "score.json", "run.json", "meta.json"),
+        *("answers.jsonl", "generation.json", "outcomes.npz", "score.json", "run.json", "meta.json"),
     }
     scored = json.loads((folder / "score.json").read_text())
     lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
@@ -311,9 +388,8 @@ def test_controls_are_shuffled_or_none(toy, shapes):
 
 
 def test_answers_of_any_letters_are_scored(toy, shapes, monkeypatch):
-    monkeypatch.setattr(
-        module, "_generate", lambda parts, prompts, *rest: ["a\u2028"] * len(prompts)
-    )
+    original = module._line
+    monkeypatch.setattr(module, "_line", lambda one, text, name: original(one, "a\u2028", name))
     folder = toy.store.get(Score(shapes, toy.target(), dataclasses.replace(FLOAT32, seed=4)))
     assert json.loads((folder / "score.json").read_text())["score"] == 100
 
@@ -325,5 +401,5 @@ def test_answers_that_exist_are_scored_without_a_model(toy, shapes, monkeypatch)
         patched.setattr(Shapes, "score", lambda *given: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             toy.store.get(score)
-    monkeypatch.setattr(module, "_generate", lambda *given: pytest.fail("asked again"))
+    monkeypatch.setattr(module, "answer", lambda *given: pytest.fail("asked again"))
     assert json.loads((toy.store.get(score) / "score.json").read_text())["num"] == 5

@@ -129,7 +129,7 @@ class Batch:
         while True:
             free = [place for place, row in enumerate(self._rows) if row is None]
             idle = len(free) == len(self._rows)
-            if more and (idle or len(free) >= _REFILL * len(self._rows)):
+            if more and (idle or len(free) >= max(1, _REFILL * len(self._rows))):
                 taken = list(itertools.islice(waiting, len(free)))
                 more = len(taken) == len(free)
                 self._admit(taken, free)

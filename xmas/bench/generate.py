@@ -117,11 +117,9 @@ def _lines(out: Path, questions: Sequence[Question]) -> dict[int, dict[str, Any]
     """
     found: dict[int, dict[str, Any]] = {}
     for part in _parts(out):
-        for number, written in enumerate(part.read_bytes().split(b"\n"), start=1):
-            try:
-                held = json.loads(written)
-            except ValueError:  # another rank's last line, torn; behind the last one nothing
-                continue
+        *whole, _torn = part.read_bytes().split(b"\n")
+        for number, written in enumerate(whole, start=1):
+            held = json.loads(written)
             position, line = held["position"], held["line"]
             asked = questions[position] if position < len(questions) else None
             if asked is None or (line["question_id"], line["prompt"]) != (

@@ -9,24 +9,29 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from xmas.bench import Benchmark
+from xmas.bench import Benchmark, Question
 from xmas.bench.lines import json_lines
 from xmas.ranking import Ranking
 from xmas.select import name_of
 from xmas.select.full import Full
-from xmas.store import Stage, Store, describe, key
+from xmas.store import Stage, Store, describe, key, versions, volatile
 from xmas.subset import Subset
 from xmas.target.stage import Target
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """How answers are made: part of a score's identity, and shared by what is compared."""
+    """How answers are made: part of a score's identity, and shared by what is compared.
 
-    batch: int = 1  # questions at once; 1 as the papers, more is faster and may flip a token
+    The defaults are the papers' way, a question at a time in half precision: LLaVA's
+    `llava/eval/model_vqa*.py`.
+    """
+
+    batch: int = 1  # questions at once; more is faster and may turn a token
     precision: str = "float16"
     control: str = "none"  # shuffled: every question sees the image of another one
     seed: int = 0  # of the shuffling
+    workers: int = volatile(0)  # threads that decode images ahead
 
     def protocol(self) -> str:
         return f"greedy, {self.precision}, batch {self.batch}"
@@ -35,51 +40,24 @@ class Generation:
 @dataclasses.dataclass(frozen=True)
 class Score(Stage):
     """`answers.jsonl`, LLaVA's answer lines; `score.json`: benchmark, split, metric, score, num,
-    detail; `outcomes.npz`, what every question adds to it; `run.json`: whose score it is.
+    detail; `outcomes.npz`, what every question adds to it; `run.json`: whose score it is;
+    `generation.json`: how the answers were made.
     """
 
     kind: ClassVar[str] = "score"
-    version: ClassVar[int] = 2  # keeps the outcomes of questions
+    version: ClassVar[int] = 3  # keeps the outcomes of questions, and how they were answered
 
     benchmark: Benchmark
     target: Target
     generation: Generation = dataclasses.field(default_factory=Generation)
 
     def compute(self, store: Store, out: Path) -> None:
-        import torch
+        from xmas.bench.generate import discard_parts
 
-        from xmas.bench.generate import answer
-
-        questions = self.benchmark.asked(store)
-        order = None
-        if self.generation.control == "shuffled":
-            order = derangement(
-                [number for number, one in enumerate(questions) if one.image is not None],
-                len(questions),
-                np.random.default_rng(self.generation.seed),
-            )
-        elif self.generation.control != "none":
-            raise ValueError(f"control {self.generation.control!r}: expected none or shuffled")
-        parts = self.target.load(store)
-        parts.model.to(  # pyright: ignore[reportCallIssue]  # its wrapper asks for `self` again
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            dtype=getattr(torch, self.generation.precision),
-        )
-        start = self.target.start
-        encoder = parts.encoder(self.target.template, self.target.max_length)
         answers = out / "answers.jsonl"
         if not answers.exists():
-            answer(
-                parts,
-                encoder,
-                questions,
-                max_new_tokens=self.benchmark.max_new_tokens,
-                batch=self.generation.batch,
-                out=answers,
-                model_id=f"{start.kind}-{key(self.target)}",
-                label=self.benchmark.name,
-                image_order=order,
-            )
+            self._answer(store, answers)
+        discard_parts(answers)
         scored = self.benchmark.score(json_lines(answers), store)
         record = {
             "benchmark": self.benchmark.name,
@@ -93,6 +71,55 @@ class Score(Stage):
             scored.outcomes.save(out / "outcomes.npz")
         (out / "score.json").write_text(json.dumps(record, indent=2))
         (out / "run.json").write_text(json.dumps(self._run(store), indent=2))
+
+    def _answer(self, store: Store, answers: Path) -> None:
+        """Ask the target, and keep in `generation.json` how that was done."""
+        import torch
+
+        from xmas.bench.generate import answer
+
+        questions = self.benchmark.asked(store)
+        order = self._image_order(questions)
+        parts = self.target.load(store)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        parts.model.to(  # pyright: ignore[reportCallIssue]  # its wrapper asks for `self` again
+            device=device, dtype=getattr(torch, self.generation.precision)
+        )
+        how = {
+            "protocol": self.generation.protocol(),
+            "batch": self.generation.batch,
+            "dtype": str(parts.model.dtype).removeprefix("torch."),
+            "attention": parts.model.config.text_config._attn_implementation,
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            "max_new_tokens": self.benchmark.max_new_tokens,
+            "template": describe(self.target.template),
+            "versions": versions(),
+        }
+        (answers.parent / "generation.json").write_text(json.dumps(how, indent=2))
+        answer(
+            parts,
+            parts.encoder(self.target.template, self.target.max_length),
+            questions,
+            max_new_tokens=self.benchmark.max_new_tokens,
+            batch=self.generation.batch,
+            out=answers,
+            model_id=f"{self.target.start.kind}-{key(self.target)}",
+            label=self.benchmark.name,
+            image_order=order,
+            workers=self.generation.workers,
+        )
+
+    def _image_order(self, questions: list[Question]) -> np.ndarray | None:
+        """Whose image each question is shown, if not its own."""
+        if self.generation.control == "none":
+            return None
+        if self.generation.control != "shuffled":
+            raise ValueError(f"control {self.generation.control!r}: expected none or shuffled")
+        return derangement(
+            [number for number, one in enumerate(questions) if one.image is not None],
+            len(questions),
+            np.random.default_rng(self.generation.seed),
+        )
 
     def _run(self, store: Store) -> dict[str, Any]:
         subset = self.target.subset

@@ -1,0 +1,246 @@
+"""Greedy decoding, alone and in a running batch: token for token what transformers generates."""
+
+import collections
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from toy import Toy, draw
+from transformers import LlamaConfig
+
+from xmas.bench import Question
+from xmas.bench import decode as module
+from xmas.bench.decode import Batch, alone
+from xmas.bench.prompts import Group, decoded, head_of, prompts_of, with_pictures
+from xmas.bench.slots import Slots
+from xmas.images import open_image
+from xmas.llava import Parts, load, tower_features
+
+NEW = 7  # tokens at most
+ENDING = 2.5  # weight of the end mark's row: some answers end early
+
+
+KINDS = ("toy", "stablelm", "gemma", "onevision", "idefics3")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def parts(kind: str, toy: Toy, tmp_path_factory) -> Parts:
+    """Large weights in the language model, so that answers differ."""
+    start = toy.start if kind == "toy" else tiny.start(kind, tmp_path_factory.mktemp(kind))
+    found = load(toy.store.get(start))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, one in found.model.named_parameters():
+            if one.dim() > 1 and ("projector" in name or "connector" in name):
+                one.normal_(0, 0.5, generator=generator)
+            elif one.dim() > 1 and ("layers" in name or "embed" in name) and "vision" not in name:
+                one.normal_(0, 0.3, generator=generator)
+        head = found.model.lm_head.weight
+        head[found.tokenizer.eos_token_id] *= ENDING
+    return found
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory) -> list[Question]:
+    """Of 1 to 12 words; five images, asked 1, 2, 3, 4 and 1 times, and two without an image."""
+    folder = tmp_path_factory.mktemp("images")
+    asked = []
+    for number, image in enumerate([0, 1, 1, 2, None, 2, 2, 3, 3, 3, 3, 4, None]):
+        path = None if image is None else folder / f"{image}.png"
+        if path is not None:
+            draw(image).save(path)
+        words = " ".join(("what", "is", "drawn", "here")[: number % 4 + 1] * (number % 3 + 1))
+        asked.append(Question(number, f"{words}{number}?", path))
+    return asked
+
+
+@pytest.fixture(scope="module")
+def groups(kind, parts, questions) -> list[Group]:
+    encoder = parts.encoder(tiny.TEMPLATES.get(kind, tiny.PHI))
+    return prompts_of(parts, encoder, questions, image_order=range(len(questions)), label="test")
+
+
+@pytest.fixture(scope="module")
+def expected(kind, parts, groups) -> dict[int, list[int]]:
+    """What transformers' `generate` says to each prompt alone, through the model's own forward."""
+    return {
+        prompt.position: generated(kind, parts, prompt.ids, group.image)
+        for group in groups
+        for prompt in group.prompts
+    }
+
+
+def generated(kind: str, parts: Parts, ids: np.ndarray, image: Any) -> list[int]:
+    from test_families import own_inputs
+
+    seen = {} if image is None else own_inputs(kind, parts, [open_image(image)])
+    eos = parts.tokenizer.eos_token_id
+    found = parts.model.generate(
+        input_ids=torch.from_numpy(ids)[None],
+        attention_mask=torch.ones((1, len(ids)), dtype=torch.long),
+        **seen,
+        max_new_tokens=NEW,
+        do_sample=False,
+        eos_token_id=eos,
+        pad_token_id=eos,
+    )[0, len(ids) :].tolist()
+    return found[: found.index(eos)] if eos in found else found
+
+
+def batch_of(parts: Parts, groups: list[Group], rows: int, new: int = NEW) -> Batch:
+    return Batch(
+        parts.model,
+        rows=rows,
+        max_new_tokens=new,
+        eos=parts.tokenizer.eos_token_id,
+        head=head_of(groups),
+        longest=max(len(prompt.ids) for group in groups for prompt in group.prompts),
+    )
+
+
+def answers(found: Any) -> dict[int, list[int]]:
+    listed = [(prompt.position, tokens) for prompt, tokens in found]
+    assert len(dict(listed)) == len(listed)
+    return dict(listed)
+
+
+def test_the_answers_tell_something(expected):
+    """Constant answers, or ones that never end, would let the tests below pass."""
+    assert len({tuple(one) for one in expected.values()}) >= 7
+    assert len({len(one) for one in expected.values()}) >= 2
+
+
+def test_alone_is_what_transformers_generates(parts, groups, expected):
+    given = with_pictures(groups, decoded(parts), 0)
+    eos = parts.tokenizer.eos_token_id
+    assert answers(alone(parts.model, given, max_new_tokens=NEW, eos=eos)) == expected
+
+
+@pytest.mark.parametrize(("rows", "tokens", "step"), [(2, 200, 1), (5, 8192, 64), (64, 500, 3)])
+def test_a_batch_is_what_transformers_generates(
+    parts, groups, expected, rows, tokens, step, monkeypatch
+):
+    """Also in small passes, in which pads differ, and where the cache has to grow."""
+    monkeypatch.setattr(module, "_PASS_TOKENS", tokens)
+    monkeypatch.setattr("xmas.bench.slots._STEP", step)
+    given = with_pictures(groups, decoded(parts), 2)
+    assert answers(batch_of(parts, groups, rows).answers(given)) == expected
+
+
+def test_a_prompt_passes_as_few_tokens_as_it_can(parts, groups, monkeypatch):
+    """The system prompt runs once, an image once, also where several questions show it."""
+    passed, towers = [], []
+    forward, look = Batch._forward, tower_features
+
+    def counts(self: Batch, cache: Slots, rows: Any, at: torch.Tensor, inputs: Any) -> Any:
+        if rows is not None:
+            passed.append(at.numel())
+        return forward(self, cache, rows, at, inputs)
+
+    monkeypatch.setattr(Batch, "_forward", counts)
+    monkeypatch.setattr(module, "_PASS_TOKENS", 1)  # so that no pads are counted
+    monkeypatch.setattr(module, "tower_features", lambda *a: towers.append(len(a[1])) or look(*a))
+    given = [*with_pictures(groups, decoded(parts), 0)]
+    tiles = sum(len(pictures["pixels"]) for _, pictures in given if pictures)
+    list(batch_of(parts, groups, 3, new=1).answers(given))
+    head = len(head_of(groups))
+    texts = [len(one.ids) - one.opening for group in groups for one in group.prompts if one.opening]
+    without = [len(one.ids) - head for group in groups for one in group.prompts if not one.opening]
+    images = [group.prompts[0].opening - head for group in groups if group.image is not None]
+    assert head > 2
+    assert sum(passed) == head + sum(texts) + sum(without) + sum(images)
+    assert sum(towers) == tiles
+    towers.clear()
+    list(alone(parts.model, given, max_new_tokens=1, eos=-1))
+    assert sum(towers) == tiles
+
+
+def test_rows_that_are_done_make_room_while_others_go_on(parts, groups, expected, monkeypatch):
+    """A batch that waited for its slowest answer would take more steps."""
+    steps, busy = 0, collections.Counter()
+    original = Batch._step
+
+    def counts(self: Batch) -> None:
+        nonlocal steps
+        steps += 1
+        busy[sum(row is not None for row in self._rows)] += 1
+        original(self)
+
+    monkeypatch.setattr(Batch, "_step", counts)
+    monkeypatch.setattr(module, "_REFILL", 0.0)
+    order = []
+    given = with_pictures(groups, decoded(parts), 0)
+    for prompt, tokens in batch_of(parts, groups, 4).answers(given):
+        order.append((prompt.position, len(tokens)))
+    asked = [prompt.position for group in groups for prompt in group.prompts]
+    lengths = {position: min(len(tokens) + 1, NEW) - 1 for position, tokens in expected.items()}
+    waits = sum(
+        max(lengths[one] for one in some) for some in itertools.zip_longest(*[iter(asked)] * 4)
+        if None not in some
+    )  # fmt: skip
+    assert steps <= waits + NEW
+    assert sum(count * times for count, times in busy.items()) == sum(lengths.values())
+    assert [position for position, _ in order] != asked  # finished in another order
+
+
+@pytest.mark.parametrize(
+    ("how", "window"), [("flash_attention_2", None), ("sdpa", 30), ("eager", 719)]
+)
+def test_windows_and_other_kernels_are_refused_in_a_batch(how, window):
+    config = LlamaConfig()
+    config._attn_implementation, config.sliding_window = how, window
+    with pytest.raises(ValueError, match=rf"llama with {how} .* 720 tokens.*generation.batch=1"):
+        module._check_attention(config, 720)
+    config._attn_implementation, config.sliding_window = "sdpa", 721
+    module._check_attention(config, 720)
+
+
+def test_slots_hold_rows_of_their_own_lengths():
+    """Two rows of a cache, by hand: what a layer sees are the keys written so far."""
+    cache = Slots(3)
+    first = torch.arange(1.0, 7).reshape(2, 1, 3, 1)
+    cache.aim(torch.tensor([2, 0]), torch.tensor([[0, 1, 2], [0, 1, 2]]), 3)
+    seen, _ = cache.update(first, -first, 0)
+    assert seen[:, 0, :, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
+    cache.aim(None, torch.tensor([[1], [0], [3]]), 4)
+    keys, values = cache.update(torch.tensor([7.0, 8, 9]).reshape(3, 1, 1, 1), first[:, :, :1][[0, 0, 1]], 0)
+    assert keys[:, 0, :, 0].tolist() == [[4, 7, 6, 0], [8, 0, 0, 0], [1, 2, 3, 9]]
+    assert values[:, 0, :, 0].tolist() == [[-4, 1, -6, 0], [1, 0, 0, 0], [-1, -2, -3, 4]]
+    cache.keep([2])
+    other = Slots(2)
+    other.place([1], cache, [0], 2)
+    assert other.keys[0][:, 0, :3, 0].tolist() == [[0, 0, 0], [1, 2, 0]]
+    other.aim(None, torch.tensor([[0], [90]]), 91)
+    assert other.keys[0].shape[2] >= 91
+    assert other.keys[0][1, 0, :3, 0].tolist() == [1, 2, 0]
+
+
+def test_what_is_in_front_of_every_image_is_the_head(parts, groups, questions):
+    head = head_of(groups)
+    for group in groups:
+        for prompt in group.prompts:
+            assert prompt.ids[: len(head)].tolist() == head.tolist()
+            assert len(head) < len(prompt.ids)
+            assert prompt.before == -1 or prompt.before >= len(head)
+    together = {group.image: len(group.prompts) for group in groups if group.image is not None}
+    assert sorted(together.values()) == [1, 1, 2, 3, 4]
+    lengths = [len(group.prompts[0].ids) for group in groups]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_images_are_decoded_ahead_in_order(tmp_path):
+    groups = [Group(Path(str(n)), (SimpleNamespace(name=str(n)),)) for n in range(50)]  # type: ignore[arg-type]
+    for workers in (0, 1, 3):
+        given = with_pictures(groups, lambda image: {"pixels": torch.tensor(int(str(image)))}, workers)
+        seen = [(str(group.image), int(pictures["pixels"])) for group, pictures in given]
+        assert seen == [(str(n), n) for n in range(50)]

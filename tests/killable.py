@@ -179,7 +179,36 @@ def work(given: dict[str, Any]) -> None:
         where, call = given["dies"]
         DEATHS[where](call)
     toy = Toy(Path(given["folder"]), Store(str(root)))
-    toy.store.get(stage(toy, given["job"], given["seconds"]))
+    wanted = stage(toy, given["job"], given["seconds"])
+    if given["ranks"] == 1:
+        toy.store.get(wanted)
+    else:
+        in_ranks(toy.store, wanted, given["ranks"], root)
+
+
+def in_ranks(store: Store, wanted: Stage, count: int, root: Path) -> None:
+    """Compute a stage in several processes of a group, into its draft; rank 0 ends last."""
+    draft = store.path(wanted).with_name(f".{store.path(wanted).name}")
+    draft.mkdir(parents=True, exist_ok=True)
+    children = []
+    for rank in range(1, count):
+        if (child := os.fork()) == 0:
+            compute(store, wanted, draft, rank, count, root)
+            os._exit(0)
+        children.append(child)
+    compute(store, wanted, draft, 0, count, root)
+    for child in children:
+        _, status = os.waitpid(child, 0)
+        if code := os.waitstatus_to_exitcode(status):
+            raise RuntimeError(f"a rank ended with {code}")
+
+
+def compute(store: Store, wanted: Stage, draft: Path, rank: int, count: int, root: Path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{root}/group", rank=rank, world_size=count
+    )
+    wanted.compute(store, draft)
+    torch.distributed.destroy_process_group()
 
 
 def warm(given: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import collections
 import itertools
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from transformers import LlamaConfig
 from xmas.bench import Question
 from xmas.bench import decode as module
 from xmas.bench.decode import Batch, alone
-from xmas.bench.prompts import Group, decoded, head_of, prompts_of, with_pictures
+from xmas.bench.prompts import Group, Prompt, decoded, head_of, prompts_of, with_pictures
 from xmas.bench.slots import Slots
 from xmas.images import open_image
 from xmas.llava import Parts, load, tower_features
@@ -238,9 +237,17 @@ def test_what_is_in_front_of_every_image_is_the_head(parts, groups, questions):
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_images_are_decoded_ahead_in_order(tmp_path):
-    groups = [Group(Path(str(n)), (SimpleNamespace(name=str(n)),)) for n in range(50)]  # type: ignore[arg-type]
+def test_images_are_decoded_ahead_in_order():
+    one = Prompt(0, "", np.arange(3), before=-1, opening=0)
+    groups = [Group(Path(str(number)), (one,)) for number in range(50)]
+
+    def read(image: Path | bytes) -> dict[str, torch.Tensor]:
+        assert isinstance(image, Path)
+        return {"pixels": torch.tensor(int(image.name))}
+
     for workers in (0, 1, 3):
-        given = with_pictures(groups, lambda image: {"pixels": torch.tensor(int(str(image)))}, workers)
-        seen = [(str(group.image), int(pictures["pixels"])) for group, pictures in given]
-        assert seen == [(str(n), n) for n in range(50)]
+        seen = [
+            (str(group.image), int(pictures["pixels"]))
+            for group, pictures in with_pictures(groups, read, workers)
+        ]
+        assert seen == [(str(number), number) for number in range(50)]

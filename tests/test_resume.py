@@ -33,9 +33,11 @@ class Server:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
 
-    def start(self, toy: Toy, root: Path, job: str, dies=None, seconds: float = 0) -> int:
+    def start(
+        self, toy: Toy, root: Path, job: str, dies=None, seconds: float = 0, ranks: int = 1
+    ) -> int:
         """Begin a job; gives its process id."""
-        given = {"folder": str(toy.folder), "root": str(root), "job": job}
+        given = {"folder": str(toy.folder), "root": str(root), "job": job, "ranks": ranks}
         self.process.stdin.write(json.dumps(given | {"dies": dies, "seconds": seconds}) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
@@ -231,6 +233,27 @@ def test_answers_in_batches_that_were_killed_go_on(toy, server, empty, call):
     changed = sum(a["text"] != b["text"] for a, b in zip(resumed, whole, strict=True))
     assert changed <= 1  # in float32, of twenty
     assert not list(root.glob("score/*/*.partial"))
+
+
+@pytest.mark.parametrize("job", ["score", "batched score"])
+def test_two_ranks_give_the_answers_of_one(toy, server, empty, job):
+    """Each its share; one of them puts the file together."""
+    root, other = empty("score"), empty("score")
+    assert server.run(toy, root, job, ranks=2) == 0, (root / "said.log").read_text()
+    assert done(root, "answered") == QUESTIONS
+    assert server.run(toy, other, job) == 0
+    (two,) = root.glob("score/.*/answers.jsonl")
+    (one,) = other.glob("score/*/answers.jsonl")
+    assert two.read_bytes() == one.read_bytes()
+    assert not list(root.glob("score/*/*.partial"))
+
+
+def test_what_two_ranks_left_one_finishes(toy, server, empty, whole):
+    root = empty("score")
+    assert server.run(toy, root, "score", dies=("question", 4), ranks=2) == KILLED
+    assert len(list(root.glob("score/.*/answers.jsonl.*.partial"))) == 2
+    goes_on(server, toy, root, "score", whole)
+    assert done(root, "answered") <= QUESTIONS + 2
 
 
 def answers(root: Path) -> list[dict]:

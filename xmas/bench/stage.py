@@ -14,7 +14,7 @@ from xmas.bench.lines import json_lines
 from xmas.ranking import Ranking
 from xmas.select import name_of
 from xmas.select.full import Full
-from xmas.store import Stage, Store, describe, key, versions, volatile
+from xmas.store import Stage, Store, describe, key, versions, volatile, write_atomically
 from xmas.subset import Subset
 from xmas.target.stage import Target
 
@@ -52,11 +52,14 @@ class Score(Stage):
     generation: Generation = dataclasses.field(default_factory=Generation)
 
     def compute(self, store: Store, out: Path) -> None:
+        from xmas.attention.engine import place
         from xmas.bench.generate import discard_parts
 
         answers = out / "answers.jsonl"
         if not answers.exists():
             self._answer(store, answers)
+        if place()[0] > 0:
+            return
         discard_parts(answers)
         scored = self.benchmark.score(json_lines(answers), store)
         record = {
@@ -95,7 +98,10 @@ class Score(Stage):
             "template": describe(self.target.template),
             "versions": versions(),
         }
-        (answers.parent / "generation.json").write_text(json.dumps(how, indent=2))
+        write_atomically(
+            answers.with_name("generation.json"),
+            lambda path: path.write_text(json.dumps(how, indent=2)),
+        )
         answer(
             parts,
             parts.encoder(self.target.template, self.target.max_length),

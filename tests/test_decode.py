@@ -12,7 +12,7 @@ import torch
 from toy import Toy, draw
 from transformers import LlamaConfig
 
-from xmas.bench import Question
+from xmas.bench import Question, passes
 from xmas.bench import decode as module
 from xmas.bench.decode import Batch, alone
 from xmas.bench.prompts import Group, Prompt, decoded, head_of, prompts_of, with_pictures
@@ -130,7 +130,7 @@ def test_a_batch_is_what_transformers_generates(
     parts, groups, expected, rows, tokens, step, monkeypatch
 ):
     """Also in small passes, in which pads differ, and where the cache has to grow."""
-    monkeypatch.setattr(module, "_PASS_TOKENS", tokens)
+    monkeypatch.setattr(passes, "_PASS_TOKENS", tokens)
     monkeypatch.setattr("xmas.bench.slots._STEP", step)
     given = with_pictures(groups, decoded(parts), 2)
     assert answers(batch_of(parts, groups, rows).answers(given)) == expected
@@ -147,8 +147,8 @@ def test_a_prompt_passes_as_few_tokens_as_it_can(parts, groups, monkeypatch):
         return forward(self, cache, rows, at, inputs)
 
     monkeypatch.setattr(Batch, "_forward", counts)
-    monkeypatch.setattr(module, "_PASS_TOKENS", 1)  # so that no pads are counted
-    monkeypatch.setattr(module, "tower_features", lambda *a: towers.append(len(a[1])) or look(*a))
+    monkeypatch.setattr(passes, "_PASS_TOKENS", 1)  # so that no pads are counted
+    monkeypatch.setattr(passes, "tower_features", lambda *a: towers.append(len(a[1])) or look(*a))
     given = [*with_pictures(groups, decoded(parts), 0)]
     tiles = sum(len(pictures["pixels"]) for _, pictures in given if pictures)
     list(batch_of(parts, groups, 3, new=1).answers(given))
@@ -199,9 +199,9 @@ def test_windows_and_other_kernels_are_refused_in_a_batch(how, window):
     config = LlamaConfig()
     config._attn_implementation, config.sliding_window = how, window
     with pytest.raises(ValueError, match=rf"llama with {how} .* 720 tokens.*generation.batch=1"):
-        module._check_attention(config, 720)
+        passes.check_attention(config, 720)
     config._attn_implementation, config.sliding_window = "sdpa", 721
-    module._check_attention(config, 720)
+    passes.check_attention(config, 720)
 
 
 def test_slots_hold_rows_of_their_own_lengths():
@@ -212,7 +212,9 @@ def test_slots_hold_rows_of_their_own_lengths():
     seen, _ = cache.update(first, -first, 0)
     assert seen[:, 0, :, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
     cache.aim(None, torch.tensor([[1], [0], [3]]), 4)
-    keys, values = cache.update(torch.tensor([7.0, 8, 9]).reshape(3, 1, 1, 1), first[:, :, :1][[0, 0, 1]], 0)
+    keys, values = cache.update(
+        torch.tensor([7.0, 8, 9]).reshape(3, 1, 1, 1), first[:, :, :1][[0, 0, 1]], 0
+    )
     assert keys[:, 0, :, 0].tolist() == [[4, 7, 6, 0], [8, 0, 0, 0], [1, 2, 3, 9]]
     assert values[:, 0, :, 0].tolist() == [[-4, 1, -6, 0], [1, 0, 0, 0], [-1, -2, -3, 4]]
     cache.keep([2])

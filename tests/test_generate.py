@@ -13,9 +13,9 @@ from toy import Toy, draw
 from xmas.bench import Question, Scored
 from xmas.bench import generate as module
 from xmas.bench.generate import answer
-from xmas.bench.prompts import GenerationError
 from xmas.bench.lines import json_lines
 from xmas.bench.outcomes import Kept, Outcomes
+from xmas.bench.prompts import GenerationError
 from xmas.bench.stage import Generation, Score, derangement
 from xmas.images import open_image
 from xmas.llava import Parts, load
@@ -194,7 +194,9 @@ def test_lines_of_other_questions_are_refused(ask, questions, tmp_path):
     part = tmp_path / "answers.jsonl.0.partial"
     line = {"question_id": "q4", "prompt": questions[4].prompt, "text": "a"}
     part.write_text(json.dumps({"position": 5, "line": line}) + "\n")
-    with pytest.raises(GenerationError, match=r"0\.partial: line 1 .*'q4', which is not question 6"):
+    with pytest.raises(
+        GenerationError, match=r"0\.partial: line 1 .*'q4', which is not question 6"
+    ):
         ask()
     part.write_text((json.dumps({"position": 4, "line": line}) + "\n") * 2)
     with pytest.raises(GenerationError, match=r"line 2 answers question_id 'q4' a second time"):
@@ -223,6 +225,23 @@ def test_a_question_that_cannot_be_answered_is_named_and_nothing_is_lost(
         assert len(ask(asked=asked, batch=batch)) == QUESTIONS
     finally:
         missing.rename(questions[9].image)
+
+
+@pytest.mark.parametrize(("batch", "others"), [(1, ""), (3, ", or one of the 2 in its batch,")])
+def test_a_forward_that_fails_names_its_questions(ask, parts, monkeypatch, others, batch):
+    forward, left = parts.model.lm_head.forward, 9
+
+    def fails(hidden: torch.Tensor) -> torch.Tensor:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError("out of memory")
+        return forward(hidden)
+
+    monkeypatch.setattr(parts.model.lm_head, "forward", fails)
+    named = rf"test: question \d+ \(question_id .*\){others} cannot be answered: out of memory"
+    with pytest.raises(GenerationError, match=named):
+        ask(batch=batch)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -350,7 +369,14 @@ def test_a_score_says_what_was_scored_and_for_whom(toy, shapes):
     score = Score(shapes, target, FLOAT32)
     folder = toy.store.get(score)
     assert {path.name for path in folder.iterdir()} == {
-        *("answers.jsonl", "generation.json", "outcomes.npz", "score.json", "run.json", "meta.json"),
+        *(
+            "answers.jsonl",
+            "generation.json",
+            "outcomes.npz",
+            "score.json",
+            "run.json",
+            "meta.json",
+        ),
     }
     scored = json.loads((folder / "score.json").read_text())
     lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]

@@ -4,7 +4,6 @@ What several prompts share is known here: the tokens in front of every image, an
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -71,7 +70,8 @@ def prompts_of(
         together.setdefault(which, []).append(prompt)
         images[which] = image
     groups = [
-        Group(images[which], tuple(sorted(prompts, key=_length))) for which, prompts in together.items()
+        Group(images[which], tuple(sorted(prompts, key=_length)))
+        for which, prompts in together.items()
     ]
     return sorted(groups, key=lambda group: _length(group.prompts[0]))
 
@@ -96,11 +96,15 @@ def _prompt(
 def head_of(groups: Iterable[Group]) -> Int[np.ndarray, " head"]:
     """The tokens with which every prompt begins, in front of any image: the system prompt."""
     fronts = [
-        prompt.ids[: prompt.before if group.image is not None else -1].tolist()
+        prompt.ids[: prompt.before if group.image is not None else -1]
         for group in groups
         for prompt in group.prompts
     ]
-    return np.array(os.path.commonprefix(fronts), dtype=np.int64)  # of any sequences
+    shortest = min(map(len, fronts), default=0)
+    if shortest == 0:
+        return np.zeros(0, dtype=np.int64)
+    alike = np.all([front[:shortest] == fronts[0][:shortest] for front in fronts], axis=0)
+    return fronts[0][: shortest if alike.all() else int(np.argmin(alike))]
 
 
 class blaming:  # noqa: N801  # a context manager, read as a word

@@ -32,7 +32,12 @@ class Slots(Cache):
         self._grow(upto)
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        *args: object,
+        **kwargs: object,
     ) -> tuple[Tensor, Tensor]:
         """What a layer of the model calls: takes its new keys and values, gives all it may see."""
         if layer_idx == len(self.keys):

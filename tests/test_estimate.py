@@ -32,6 +32,9 @@ from xmas.estimate.work import Scene, Work, work
 from xmas.fit.recipe import Device, Hardware
 from xmas.pool import Pool, PoolError
 from xmas.ranking import Ranking
+from xmas.select.random import Random
+from xmas.select.random_in_clusters import RandomInClusters
+from xmas.select.semdedup import Semdedup
 from xmas.shape import TINYLLAVA
 from xmas.store import Made, Stage, Store, key
 from xmas.vision import CheckedImages, VisionFeatures
@@ -101,6 +104,29 @@ def test_the_plan_is_what_is_asked_of_the_store(toy, tmp_path, monkeypatch, name
 def test_the_plan_of_a_start_has_all_that_the_session_made_for_it(toy):
     toy.store.get(toy.start)
     assert all(toy.store.path(stage).exists() for stage in stages(toy.start))
+
+
+def test_a_budget_in_tokens_is_planned_without_a_fit_and_counted_in_rows(toy, empty):
+    subset = toy.subset(Random(), fraction=None, tokens=600, counted=toy.proxy)
+    kinds = [each.kind for each in stages(subset)]
+    assert kinds[-2:] == ["tokens", "subset"]
+    assert "proxy" not in kinds
+    lengths = toy.proxy.tokens().open(toy.store).text_lengths
+    seen = scene(toy.store, toy.proxy.tokens())
+    rows = int(600 / lengths.mean())
+    assert 2 < rows < ROWS
+    assert work(subset, seen).what == f"{rows} rows cut and copied"
+    learnt = work(toy.target(subset), seen)
+    assert learnt.what == f"the target learns {rows} rows, LoRA of rank 4"
+    whole = toy.subset(Random(), fraction=None, tokens=10**9, counted=toy.proxy)
+    assert work(whole, seen).what == f"{ROWS} rows cut and copied"
+
+
+def test_rankings_have_the_names_of_their_selectors(toy):
+    ranking = Ranking(toy.pool, Semdedup(toy.clusters, toy.clusters))
+    assert work(ranking, scene(toy.store)).what == f"semdedup ranks {ROWS} rows"
+    ranking = Ranking(toy.pool, RandomInClusters(toy.clusters))
+    assert work(ranking, scene(toy.store)).what == f"random_in_clusters ranks {ROWS} rows"
 
 
 def test_scores_plan_every_benchmark_for_target_and_reference(toy):

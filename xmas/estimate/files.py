@@ -11,6 +11,7 @@ from xmas.estimate.fits import chosen
 from xmas.estimate.work import Scene, Work, work
 from xmas.features.trajectories import Trajectories
 from xmas.ranking import Ranking
+from xmas.select import name_of
 from xmas.select.coincide import Coincide
 from xmas.select.length import Length
 from xmas.start.tokenizer import TrainedTokenizer
@@ -102,7 +103,7 @@ def _(stage: Ranking, scene: Scene) -> Work:
     elif isinstance(selector, Coincide):
         seconds = of_mmd(selector, rows) / _CORE
     return Work(
-        f"{type(selector).__name__.lower()} ranks {rows:,} rows",
+        f"{name_of(selector)} ranks {rows:,} rows",
         core_seconds=seconds,
         disk=20.0 * rows,
         host=float(_INDEX * rows),

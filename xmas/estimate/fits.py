@@ -29,7 +29,10 @@ def bits(precision: str) -> int:
 
 
 def chosen(subset: Subset, scene: Scene) -> int:
-    """Rows of a subset, before it is cut."""
+    """Rows of a subset, before it is cut; of one in tokens, as many as have the pool's mean."""
+    if subset.tokens is not None and subset.counted is not None:
+        pool = scene.census(subset.counted.tokens())
+        return min(pool.rows, int(subset.tokens / float(pool.text.mean())))
     pool = scene.census(subset.ranking.pool)
     return budget_of(pool.rows, fraction=subset.fraction, rows=subset.rows)
 

@@ -15,6 +15,7 @@ from xmas.ranking import Ranking
 from xmas.select.length import Length
 from xmas.start.pretrained import Pretrained
 from xmas.store import Made, Stage
+from xmas.subset import Subset
 from xmas.target.stage import Target
 from xmas.vision import VisionFeatures, looked_at
 
@@ -88,6 +89,13 @@ def _(stage: Ranking) -> Iterable[Stage]:
         yield stage.selector.proxy.tokens()  # only its tokens are looked at
     else:
         yield from held(stage.selector)
+
+
+@needs.register
+def _(stage: Subset) -> Iterable[Stage]:
+    yield stage.ranking
+    if stage.counted is not None:
+        yield stage.counted.tokens()
 
 
 @needs.register

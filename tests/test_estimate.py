@@ -6,6 +6,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from test_config import composed
 from toy import HARDWARE, MAX_LENGTH, PICTURES, RECIPE, ROWS, TEMPLATE, TEXT_ONLY, shared
 
 import xmas
+from xmas.audit import Audit
 from xmas.bench.gqa import Gqa
 from xmas.bench.stage import Reference, Score, Scores
 from xmas.chat.tokens import Tokenised
@@ -29,9 +31,13 @@ from xmas.estimate.page import render
 from xmas.estimate.passes import questions, scan_load
 from xmas.estimate.plan import stages
 from xmas.estimate.work import Scene, Work, work
+from xmas.features.clip import ClipEmbeddings
+from xmas.features.once_select import OnceSelect
+from xmas.features.pseudo_labels import PseudoLabels
 from xmas.fit.recipe import Device, Hardware
 from xmas.pool import Pool, PoolError
 from xmas.ranking import Ranking
+from xmas.select.ofa import Ofa
 from xmas.select.random import Random
 from xmas.select.random_in_clusters import RandomInClusters
 from xmas.select.semdedup import Semdedup
@@ -75,13 +81,36 @@ def lines(text: str) -> dict[str, list[str]]:
 # --- plan ---
 
 
-@pytest.mark.parametrize("name", ["xmas", "coincide", "length", "random", "target"])
+GOALS = """xmas coincide length random target tokens audit audit_of_names ofa
+  ofa_of_another_pool""".split()
+
+
+def goals(toy) -> dict[str, Callable[[], Stage]]:
+    """Goals that ask the store for more or less than their fields hold."""
+    clip = ClipEmbeddings(toy.pool, toy.towers)
+    trained = OnceSelect(clip, k=3, nearest=0.5, epochs=2)
+    ofa = Ofa(PseudoLabels(clip, trained))
+    found: dict[str, Callable[[], Stage]] = {
+        name: lambda name=name: Ranking(toy.pool, getattr(toy, name))
+        for name in ("xmas", "coincide", "length")
+    }
+    return found | {
+        "random": toy.subset,
+        "target": toy.target,
+        "tokens": lambda: toy.subset(rows=None, tokens=600, counted=toy.proxy),
+        "audit": lambda: Audit(toy.subset(), counted=toy.proxy),
+        "audit_of_names": lambda: Audit(toy.subset(), images=False),
+        "ofa": lambda: toy.subset(ofa, text_only="proportional"),
+        "ofa_of_another_pool": lambda: toy.subset(
+            dataclasses.replace(ofa, trained=str(toy.store.get(trained))), text_only="proportional"
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", GOALS)
 def test_the_plan_is_what_is_asked_of_the_store(toy, tmp_path, monkeypatch, name):
     """No stage is planned that does not run, none runs that is not planned."""
-    ranking = (
-        Ranking(toy.pool, getattr(toy, name)) if name in ("xmas", "coincide", "length") else None
-    )
-    goal = {"target": toy.target(), "random": toy.subset()}.get(name, ranking)
+    goal = goals(toy)[name]()
     (tmp_path / name).mkdir()
     store = shared(toy, tmp_path / name)
     for kind in ("ranking", "subset"):

@@ -50,10 +50,8 @@ class Audit(Stage):
         lengths = characters
         if self.counted is not None:
             lengths = self.counted.tokens().open(store).text_lengths
-        duplicates = Duplicates(
-            pool, images=self.images, distance=self.distance, similarity=self.similarity
-        )
-        exact, near = (np.load(store.get(duplicates) / f"{name}.npy") for name in ("exact", "near"))
+        repeats = store.get(self.duplicates())
+        exact, near = (np.load(repeats / f"{name}.npy") for name in ("exact", "near"))
         sides = {"pool": everything, "subset": kept}
         found: dict[str, Any] = {
             "selector": name_of(self.subset.ranking.selector),
@@ -86,6 +84,14 @@ class Audit(Stage):
                 for name, of_name in shared.items()
             }
         (out / "audit.json").write_text(json.dumps(found, indent=2))
+
+    def duplicates(self) -> Duplicates:
+        return Duplicates(
+            self.subset.ranking.pool,
+            images=self.images,
+            distance=self.distance,
+            similarity=self.similarity,
+        )
 
     def _benchmark_rows(self, store: Store, examples: Examples) -> dict[str, dict[str, list[int]]]:
         """Rows of the pool whose image is one of a benchmark's, or near one."""

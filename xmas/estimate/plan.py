@@ -93,7 +93,10 @@ def _(stage: Ranking) -> Iterable[Stage]:
 
 @needs.register
 def _(stage: Subset) -> Iterable[Stage]:
-    yield stage.ranking
+    if stage.nested:
+        yield stage.ranking
+    else:  # the selector is asked itself
+        yield from held([stage.ranking.pool, stage.ranking.selector])
     if stage.counted is not None:
         yield stage.counted.tokens()
 

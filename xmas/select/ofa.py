@@ -68,6 +68,11 @@ class Ofa:
     block: int = 128  # candidates that one k-DPP draws from, at most
     jitter: float = 1e-8  # on the kernel's diagonal
 
+    def __post_init__(self) -> None:
+        if self.trained is not None:  # nothing is trained on this pool
+            labels = dataclasses.replace(self.labels, trained=self.trained)
+            object.__setattr__(self, "labels", labels)
+
     def select(
         self, pool: Pool, budget: int, rng: np.random.Generator, store: Store
     ) -> Int[np.ndarray, " budget"]:
@@ -94,10 +99,7 @@ class Ofa:
 
     def scored(self, store: Store) -> tuple[Int[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
         """Cluster and confidence of every row, -1 and NaN where there are none."""
-        stage = self.labels
-        if self.trained is not None:
-            stage = dataclasses.replace(stage, trained=self.trained)
-        folder = store.get(stage)
+        folder = store.get(self.labels)
         return np.load(folder / "labels.npy"), np.load(folder / "confidence.npy")
 
     def _blocks(

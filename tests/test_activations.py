@@ -285,7 +285,7 @@ def test_the_last_step_of_the_fit_is_the_default(toy):
 
 def broken(monkeypatch, stage: Activations, toy: Toy) -> None:
     """A model whose second layer gives NaN on everything."""
-    from xmas.features import activations as module
+    from xmas.features import looks as module
 
     original = module.load
 

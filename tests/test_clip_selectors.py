@@ -1,26 +1,26 @@
 """Baselines that look at a CLIP vector of every row, by hand and against brute force."""
 
 import dataclasses
-import json
-from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
-from given import Given, given, given_clip
+from given import given, given_clip
 from hydra import compose, initialize_config_dir
 from toy import Toy
 
+from xmas.cluster import Clusters
 from xmas.config import build, folder
 from xmas.features.clip_model import PretrainedClip
 from xmas.features.clip_rows import ClipRows
 from xmas.pool import Pool
 from xmas.select import Ranked
+from xmas.select.aum import Aum
 from xmas.select.best_first import best_first
 from xmas.select.clip_score import ClipScore
-from xmas.select.d2 import D2, Column, gather, take_in_turn
+from xmas.select.d2 import D2, gather, take_in_turn
 from xmas.select.semdedup import Semdedup, members, nearest_earlier
 from xmas.select.typiclust import Typiclust, typicality
+from xmas.spherical import Spherical
 from xmas.store import Store
 
 POOL = Pool("/dev/null", ".")  # the features are given
@@ -46,7 +46,8 @@ def angles(*degrees: float) -> list[list[float]]:
 def test_every_selector_has_its_own_features_and_k(toy: Toy):
     """Of the CLIP node, whatever the attention's clusters are."""
     with initialize_config_dir(folder(), version_base="1.3"):
-        overrides = [*toy.overrides(), "clusters.clip.k=3", "clusters.trajectories.k=4"]
+        ks = ("clip.k=3", "clip_directions.k=6", "trajectories.k=4")
+        overrides = [*toy.overrides(), *(f"clusters.{k}" for k in ks)]
         cfgs = {
             name: compose("config", overrides=[*overrides, f"selector={name}"])
             for name in ("clip_score", "d2", "semdedup", "typiclust")
@@ -64,9 +65,9 @@ def test_every_selector_has_its_own_features_and_k(toy: Toy):
     assert built["clip_score"] == built["d2"].importance == ClipScore(clip)
     for name in ("d2", "semdedup", "typiclust"):
         assert built[name].features == rows
-    for name in ("semdedup", "typiclust"):
+    for name, kind, k in (("semdedup", Spherical, 6), ("typiclust", Clusters, 3)):
         assert built[name].clusters.features == rows
-        assert built[name].clusters.k == 3
+        assert (type(built[name].clusters), built[name].clusters.k) == (kind, k)
     assert build(released.features.clip).clip.name == "openai/clip-vit-base-patch32"
     assert build(local.features.clip).clip == PretrainedClip("some/folder")
 
@@ -264,24 +265,11 @@ class Told:
         return Ranked(np.arange(len(scores)), scores, np.full(len(scores), -1))
 
 
-@dataclasses.dataclass(frozen=True)
-class Table(Given):
-    """With names for the columns."""
-
-    kind: ClassVar[str] = "given_table"
-
-    def compute(self, store: Store, out: Path) -> None:
-        super().compute(store, out)
-        (out / "columns.json").write_text(json.dumps(["loss", "margin"]))
-
-
-def test_a_column_of_a_feature_may_be_the_importance(tmp_path, store):
-    table = Table(given(tmp_path, [[1.0, 5], [2, NAN], [3, 9], [4, 9]]).file)
-    ranked = rank(Column(table, "margin"), store)
-    assert ranked.order.tolist() == [2, 3, 0, 1]
-    assert np.array_equal(ranked.scores, [5, NAN, 9, 9], equal_nan=True)
-    with pytest.raises(ValueError, match="column 'aum': expected one of loss, margin"):
-        rank(Column(table, "aum"), store)
+def test_another_importance_is_named_on_the_command_line(toy: Toy):
+    with initialize_config_dir(folder(), version_base="1.3"):
+        overrides = [*toy.overrides(), "selector=d2", "selector@selector.importance=aum"]
+        cfg = compose("config", overrides=overrides)
+    assert build(cfg.selector).importance == Aum(build(cfg.features.answers))
 
 
 def test_the_best_lowers_its_neighbours():

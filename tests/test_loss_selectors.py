@@ -1,6 +1,7 @@
 """Selectors by losses, worked out by hand; one pass over the answers serves them all."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from test_config import composed
 from torch.utils.flop_counter import FlopCounterMode
-from toy import ROWS, TEXT_ONLY, Toy, shared
+from toy import ROWS, TEXT_ONLY, Toy, shared, turns
 
 from xmas.config import build
 from xmas.estimate import flops
@@ -19,6 +20,7 @@ from xmas.estimate.work import Scene, work
 from xmas.features.answers import Answers
 from xmas.features.loss_clusters import LossClusters
 from xmas.features.reading import How
+from xmas.pool import Pool
 from xmas.ranking import Ranking
 from xmas.select import Selector
 from xmas.select.aum import Aum
@@ -192,6 +194,32 @@ def test_s2l_splits_every_budget_over_sources_and_then_over_clusters(toy, tmp_pa
             inside = taken[sources[taken] == source]
             counts = [int((labels[inside] == label).sum()) for label in own[0]]
             assert counts == even_quotas(own[1], int(quota)).tolist()
+
+
+def test_s2l_leaves_small_clusters_of_a_source_to_the_end_where_the_release_is_asked_for(
+    toy, drawn, tmp_path
+):
+    """Sources of 7 and 4 rows; clusters of 4, 2 and 1 rows, and of 3 and 1."""
+    losses = [[0.0], [0.0], [5.0], [0.0], [5.0], [0.0], [9.0], [1.0], [1.0], [7.0], [1.0]]
+    records = [
+        {"source": "seven" if row < 7 else "four", "conversations": turns("?", "!")}
+        for row in range(11)
+    ]
+    (tmp_path / "two.json").write_text(json.dumps(records))
+    pool = Pool(str(tmp_path / "two.json"), str(tmp_path))
+    stage = LossClusters(pool, drawn(np.zeros((11, 5)), losses), k=3)
+    found = np.load(toy.store.get(stage) / "labels.npy")
+    assert sorted(np.unique(found[:7], return_counts=True)[1].tolist()) == [1, 2, 4]
+    sources = np.array(["seven"] * 7 + ["four"] * 4)
+    for smallest, last in ((1, set()), (3, {2, 4, 6})):
+        order = S2l(stage, smallest).rank(pool, np.random.default_rng(0), toy.store).order
+        of_seven = [int(row) for row in order if sources[row] == "seven"]
+        assert last <= set(of_seven[4:])
+        assert (last == set()) == bool(set(of_seven[:3]) & {2, 4, 6})
+        for budget in range(1, 12):
+            taken = [sources[row] for row in order[:budget]]
+            quotas = even_quotas(np.array([4, 7]), budget).tolist()
+            assert [taken.count("four"), taken.count("seven")] == quotas
 
 
 def test_s2l_draws_inside_a_cluster(toy):

@@ -205,6 +205,27 @@ def test_the_stage_writes_labels_centroids_and_sizes(given):
     }  # fmt: skip
 
 
+def test_rows_without_the_feature_are_labelled_k_and_change_nothing(given, tmp_path):
+    _, store = given
+    values = groups()
+    missing = np.arange(len(values)) % 7 == 3
+    np.save(tmp_path / "whole.npy", values[~missing])
+    values[missing] = np.nan
+    np.save(tmp_path / "holes.npy", values)
+    folders = [
+        store.get(Spherical(Given(str(tmp_path / f"{name}.npy")), k=5, per_centroid=9, block=17))
+        for name in ("whole", "holes")
+    ]
+    whole, holes = (np.load(folder / "labels.npy") for folder in folders)
+    assert (holes[missing] == 5).all()
+    assert holes[~missing].tolist() == whole.tolist()
+    one, other = (np.load(folder / "centroids.npy") for folder in folders)
+    assert (one == other).all()
+    sizes = json.loads((folders[1] / "sizes.json").read_text())
+    assert sizes == np.bincount(holes, minlength=6).tolist()
+    assert sizes[5] == missing.sum() > 0
+
+
 def test_a_sample_trains_and_all_rows_are_assigned(given):
     features, store = given
     stage = Spherical(features, k=5, per_centroid=9, device="cpu")

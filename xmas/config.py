@@ -76,7 +76,8 @@ def check_choices(arguments: list[str]) -> None:
 
 def warn_of_demo_values(choices: dict[str, str]) -> None:
     """Say so when another pool meets the demo's experiment, whose other values then stay."""
-    if choices.get("experiment") in ("demo", "smoke") and choices.get("pool") != "demo":
+    drawn = choices.get("pool") in ("demo", "demo_unseen")
+    if choices.get("experiment") in ("demo", "smoke") and not drawn:
         log.warning(
             "pool=%s with experiment=%s: models and budgets are the demo's; "
             "name an experiment, or drop it with ~experiment",

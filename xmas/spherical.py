@@ -168,8 +168,10 @@ def _taken_up(folder: Path | None) -> tuple[int, Tensor | None]:
 
 @dataclasses.dataclass(frozen=True)
 class Spherical(Stage):
-    """`labels.npy` (rows,) int64, the cluster; `centroids.npy` (k, width) float32, of length one;
-    `sizes.json`, rows of every cluster, and zero for rows without the feature: all have it.
+    """`labels.npy` (rows,) int64 in [0, k]: the cluster, k for rows without the feature;
+    `centroids.npy` (k, width) float32, of length one; `sizes.json`, rows of every cluster.
+
+    A row whose first value is NaN has no feature: it is neither trained on nor assigned.
 
     Source: COINCIDE, released `compute_centroids.py` and `clustering.py`.
     """
@@ -188,17 +190,18 @@ class Spherical(Stage):
         values = np.load(store.get(self.features) / "values.npy", mmap_mode="r")
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         assign = Assigner(values, self.block, torch.device(device))
-        every = np.arange(len(values))
+        rows = np.flatnonzero(~np.isnan(values[:, 0]))
         centroids = spherical_kmeans(
             assign,
-            training_rows(len(values), self.k, self.per_centroid, self.seed),
+            rows[training_rows(len(rows), self.k, self.per_centroid, self.seed)],
             self.k,
             seed=self.seed,
             iterations=self.iterations,
             kept=out / "iterations",
         )
         last = torch.from_numpy(centroids).to(assign.device)
-        labels, _ = assign(every, last, label="clusters of all rows")
+        labels = np.full(len(values), self.k, dtype=np.int64)
+        labels[rows], _ = assign(rows, last, label="clusters of all rows")
         np.save(out / "centroids.npy", centroids)
         np.save(out / "labels.npy", labels)
         sizes = np.bincount(labels, minlength=self.k + 1)

@@ -39,8 +39,10 @@ class DemoPool(Stage):
     reviews: int = 8000  # pretraining questions of more kinds about captions' drawings
     concepts: int = 150  # everyday things
 
+    held_out: ClassVar[bool] = False  # side of the material that is drawn
+
     def compute(self, store: Store, out: Path) -> None:
-        of = material(self.concepts, held_out=False)
+        of = material(self.concepts, held_out=self.held_out)
         with bar(total=self.rows + self.captions, label="draw the demo pool") as progress:
             rows = []
             for number, (source, count) in enumerate(sizes(self.rows).items()):
@@ -100,3 +102,14 @@ class DemoPool(Stage):
         with (out / "truth.jsonl").open("w") as file:
             for place, row in enumerate(rows):
                 file.write(json.dumps({"row": place, **row.truth(position)}) + "\n")
+
+
+@dataclass(frozen=True)
+class UnseenPool(DemoPool):
+    """The same from the other side of the material: what the demo's benchmarks are drawn from.
+
+    Other icon families, handwriting, shades, sizes and places: a pool to carry over to what was
+    trained on the demo's. Never one to train on and then score on the demo's benchmarks.
+    """
+
+    held_out: ClassVar[bool] = True

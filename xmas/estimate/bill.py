@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import xmas.estimate.audits
 import xmas.estimate.clip
+import xmas.estimate.clusters
 import xmas.estimate.concepts
 import xmas.estimate.files
 import xmas.estimate.fits

@@ -2,7 +2,7 @@
 
 from xmas.estimate import flops
 from xmas.estimate.fits import bits, two_towers
-from xmas.estimate.work import Scene, Work, work
+from xmas.estimate.work import CORE, Scene, Work, work
 from xmas.features.clip import ClipEmbeddings
 from xmas.features.clip_model import PretrainedClip
 from xmas.features.clip_rows import ClipRows
@@ -15,7 +15,6 @@ from xmas.start.towers import TwoTower
 from xmas.store import Stage
 
 _TURNS = 2.0  # of a row, at least: a question and its answer
-_CORE = 5e10  # FLOP/s of a core on k-means, assumed
 
 
 def halves(clip: Stage | None, scene: Scene) -> tuple[Tower, Tower, int]:
@@ -77,7 +76,7 @@ def _(stage: OnceSelect, scene: Scene) -> Work:
         points = min(points, float(stage.per_centroid * stage.k))
     return Work(
         f"{stage.k} pseudo-labels, learnt by a small network",
-        core_seconds=flops.kmeans(points, stage.k, width, stage.iterations) / _CORE,
+        core_seconds=flops.kmeans(points, stage.k, width, stage.iterations) / CORE,
         disk=4.0 * stage.k * width,
         host=4.0 * width * points,
     )

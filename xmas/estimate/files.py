@@ -2,14 +2,12 @@
 
 from xmas.bench.stage import Scores
 from xmas.chat.tokens import Tokenised
-from xmas.cluster import Clusters
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.estimate import flops
 from xmas.estimate.concepts import of_mmd
 from xmas.estimate.fits import chosen
-from xmas.estimate.work import Scene, Work, work
-from xmas.features.trajectories import Trajectories
+from xmas.estimate.work import CORE, Scene, Work, work
 from xmas.ranking import Ranking
 from xmas.select import name_of
 from xmas.select.coincide import Coincide
@@ -18,7 +16,6 @@ from xmas.start.tokenizer import TrainedTokenizer
 from xmas.subset import Subset
 from xmas.vision import CheckedImages
 
-_CORE = 5e10  # FLOP/s of a core on k-means, assumed
 _DRAW = 0.0004  # seconds to draw and write an image of the demo, measured
 _DRAWN = 1800  # bytes of one, measured
 _TOKEN = 3e-6  # seconds of a core to tokenise one token, measured on the demo
@@ -79,29 +76,14 @@ def _(stage: CheckedImages, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: Clusters, scene: Scene) -> Work | None:
-    if not isinstance(stage.features, Trajectories):
-        return None
-    census = scene.census(stage.features.proxy.tokens())
-    each = stage.features.spectra.k if stage.reduction == "vector" else 1
-    numbers, points = each * stage.features.proxy.snapshots, census.pictured
-    return Work(
-        f"k-means, {stage.k:,} clusters of {points:,.0f} rows in {numbers} dimensions",
-        core_seconds=flops.kmeans(points, stage.k, numbers, stage.iterations) / _CORE,
-        disk=8.0 * census.rows,
-        host=16.0 * census.rows * numbers + _INDEX * census.rows,
-    )
-
-
-@work.register
 def _(stage: Ranking, scene: Scene) -> Work:
     rows = scene.census(stage.pool).rows
     selector = stage.selector
     seconds = 0.0
     if isinstance(selector, Length):
-        seconds = flops.kmeans(rows, selector.k, 1, selector.iterations) / _CORE
+        seconds = flops.kmeans(rows, selector.k, 1, selector.iterations) / CORE
     elif isinstance(selector, Coincide):
-        seconds = of_mmd(selector, rows) / _CORE
+        seconds = of_mmd(selector, rows) / CORE
     return Work(
         f"{name_of(selector)} ranks {rows:,} rows",
         core_seconds=seconds,

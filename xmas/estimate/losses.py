@@ -9,7 +9,7 @@ from xmas.estimate.assumed import Census
 from xmas.estimate.fits import bits, snapshots
 from xmas.estimate.flops import Load
 from xmas.estimate.plan import held, needs
-from xmas.estimate.work import Scene, Work, work
+from xmas.estimate.work import CORE, Scene, Work, work
 from xmas.features.answers import COLUMNS, Answers
 from xmas.features.loss_clusters import LossClusters
 from xmas.features.questions import QuestionEmbeddings
@@ -20,8 +20,8 @@ from xmas.store import Stage
 from xmas.target.stage import Target
 from xmas.vision import looked_at
 
-_CORE = 5e10  # FLOP/s of a core on k-means, assumed
 _ENCODER = 2.1e7  # weights of all-MiniLM-L6-v2 that every token is multiplied with
+ENCODED = 384  # numbers that it gives
 _ASKED = 0.3  # of a row's text is its first question, assumed
 
 
@@ -89,7 +89,7 @@ def _(stage: LossClusters, scene: Scene) -> Work:
     steps = steps_of(stage.answers, census.rows)
     return Work(
         f"k-means, {stage.k:,} clusters of losses{' in every source' * stage.per_source}",
-        core_seconds=flops.kmeans(census.rows, stage.k, steps, stage.iterations) / _CORE,
+        core_seconds=flops.kmeans(census.rows, stage.k, steps, stage.iterations) / CORE,
         disk=8.0 * census.rows,
         host=16.0 * census.rows * steps,
     )
@@ -103,6 +103,6 @@ def _(stage: QuestionEmbeddings, scene: Scene) -> Work:
     return Work(
         f"first questions of {census.rows:,} rows embedded",
         flops=2 * _ENCODER * tokens,
-        disk=4.0 * 384 * census.rows,
-        host=4.0 * 384 * census.rows,
+        disk=4.0 * ENCODED * census.rows,
+        host=4.0 * ENCODED * census.rows,
     )

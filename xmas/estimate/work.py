@@ -10,6 +10,8 @@ from xmas.fit.recipe import Hardware
 from xmas.pool import Pool, PoolError
 from xmas.store import Stage, Store
 
+CORE = 5e10  # FLOP/s of a core on k-means, assumed
+
 
 @dataclasses.dataclass(frozen=True)
 class Work:

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 
 from xmas.attention.plan import length_batches
-from xmas.chat.batches import Batch, Loader, micro_batches
+from xmas.chat.batches import Batch, micro_batches
 from xmas.chat.tokens import TokenTable
+from xmas.features.looks import Looks
 from xmas.features.pooled import Means, Windows, halves, means_of
-from xmas.llava import Parts, embed, language_model, load
-from xmas.progress import bar
+from xmas.llava import Parts, embed, language_model
 from xmas.proxy.stage import Proxy
-from xmas.store import Stage, Store, write_atomically
+from xmas.store import Stage, Store
 from xmas.vision import features_of
 
 MODES = ("fixed", "released")
@@ -71,36 +71,26 @@ class Activations(Stage):
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: a row's activations are not finite; mode fixed names it."""
         table = self.proxy.tokens().open(store)
-        parts = self._parts(store)
-        batches = self.batches(table)
+        looks = Looks("activations", self.proxy, self.step, self.weights)
+        parts = looks.parts(store)
         windows = Windows.of(table, released=self.mode == "released")
-        width = language_model(parts.model).config.hidden_size * 2 * len(self.layers)
-        values = _memory_map(out / "values.npy", len(table), width)
-        mark = out / "batches.txt"
-        done = int(mark.read_text()) if mark.exists() else 0
-        loader = Loader(
-            table,
-            batches,
-            image_token=parts.model.config.image_token_id,
-            pad=parts.tokenizer.pad_token_id,
-            pictures=self.proxy.pictures(store, parts),
-            workers=self.proxy.hardware.workers,
-            consumed=done,
+
+        def of(batch: Batch) -> Float[np.ndarray, "rows width"]:
+            found = self.features(parts, batch, windows)
+            if self.mode == "released":
+                return np.nan_to_num(found, posinf=0.0, neginf=0.0)
+            looks.refuse(batch, np.isfinite(found).all(axis=1))
+            return found
+
+        looks.fill(
+            store,
+            parts,
+            out,
+            batches=self.batches(table),
+            width=language_model(parts.model).config.hidden_size * 2 * len(self.layers),
+            mark_rows=self.mark_rows,
+            of=of,
         )
-        unmarked = 0
-        with bar(
-            total=len(table), label="activations", initial=sum(map(len, batches[:done]))
-        ) as progress:
-            for number, batch in enumerate(loader, done + 1):
-                values[batch.rows] = self.features(parts, batch, windows)
-                progress.update(len(batch.rows))
-                unmarked += len(batch.rows)
-                if unmarked >= self.mark_rows:
-                    values.flush()
-                    write_atomically(mark, lambda path, at=number: path.write_text(str(at)))
-                    unmarked = 0
-        values.flush()
-        mark.unlink(missing_ok=True)
 
     def batches(self, table: TokenTable) -> list[Int[np.ndarray, " _"]]:
         """All rows: by length, or in the release's order."""
@@ -117,13 +107,8 @@ class Activations(Stage):
     def features(
         self, parts: Parts, batch: Batch, windows: Windows
     ) -> Float[np.ndarray, "rows width"]:
-        """The features of a batch's rows, float16."""
+        """The features of a batch's rows, float32; what is not finite is left as it is."""
         model = parts.model
-        batch = batch.to(model.device)
-        batch.pictures = {
-            name: held.to(model.dtype) if held.is_floating_point() else held
-            for name, held in batch.pictures.items()
-        }
         inputs = embed(model, batch.ids, features_of(model, batch), batch.pictures.get("sizes"))
         if self.mode == "released":
             inputs = inputs * batch.mask[..., None]  # the release pads with zeros, not with a token
@@ -132,34 +117,4 @@ class Activations(Stage):
         with means_of(language, self.layers, seen):
             language(inputs_embeds=inputs, attention_mask=batch.mask.long(), use_cache=False)
         found = halves(torch.stack([seen.layers[layer] for layer in self.layers], dim=1))
-        if self.mode == "released":
-            found = found.nan_to_num(0.0)
-        elif not (finite := found.isfinite().all(dim=1).cpu().numpy()).all():
-            raise FloatingPointError(
-                f"activations: rows {sorted(batch.rows[~finite].tolist())} are not finite; set "
-                "features.activations.weights=float32, or look at these rows"
-            )
-        return found.half().cpu().numpy()
-
-    def _parts(self, store: Store) -> Parts:
-        proxy = self.proxy
-        if self.step == 0:
-            parts = load(store.get(proxy.start))
-        else:
-            steps = proxy.steps(store)
-            if self.step not in (None, *steps):
-                raise ValueError(
-                    f"features.activations.step={self.step}: the proxy keeps steps {steps}; null "
-                    "is the last, 0 the start point"
-                )
-            parts = proxy.load(store, self.step or steps[-1])
-        on_cpu = proxy.hardware.accelerator == "cpu" or not torch.cuda.is_available()
-        model = parts.model.to("cpu" if on_cpu else "cuda", getattr(torch, self.weights))
-        return dataclasses.replace(parts, model=model)
-
-
-def _memory_map(path: Path, rows: int, width: int) -> np.memmap:
-    """A float16 array on disk; the one that an interrupted attempt left, where there is one."""
-    if path.exists():
-        return np.lib.format.open_memmap(path, mode="r+")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(rows, width))
+        return found.cpu().numpy()

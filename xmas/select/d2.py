@@ -2,7 +2,6 @@
 
 import dataclasses
 import heapq
-import json
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -60,34 +59,16 @@ def take_in_turn(
 
 
 @dataclasses.dataclass(frozen=True)
-class Column:
-    """A statistic of a feature as scores, e.g. `margin` of a proxy's answers, the AUM."""
-
-    features: Stage  # with `values.npy` (rows, m) and `columns.json`, the m names
-    name: str
-
-    def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
-        """Raises ValueError: no such column."""
-        folder = store.get(self.features)
-        names = json.loads((folder / "columns.json").read_text())
-        if self.name not in names:
-            raise ValueError(f"column {self.name!r}: expected one of {', '.join(names)}")
-        values = np.load(folder / "values.npy", mmap_mode="r")
-        scores = values[:, names.index(self.name)].astype(np.float64)
-        return Ranked(best_first(scores, rng), scores, np.full(len(scores), -1))
-
-
-@dataclasses.dataclass(frozen=True)
 class D2:
     """Difficulty and diversity by messages over a graph of nearest neighbours.
 
     What is important is any ranking's score: CLIP-Score's unless another is named. COINCIDE's
-    baseline takes the AUM of a proxy's answers as it is (a `Column`), so that what the proxy is
-    sure of comes first, and the mean of its last layer as the feature.
+    baseline (`variant=d2_released`) takes the AUM of a proxy's answers as it is, so that what the
+    proxy is sure of comes first, and the mean of its last layer as the feature.
 
-    Distances are squared Euclidean ones of unit vectors, exact where that baseline reads them off a
-    product quantiser and subtracts the first neighbour's. Rows without feature or score follow at
-    random. Nested: budgets are cut from one greedy order.
+    Distances are squared Euclidean ones of unit vectors, exact where that baseline takes vectors of
+    any length, reads distances off a product quantiser and subtracts the first neighbour's. Rows
+    without feature or score follow at random. Nested: budgets are cut from one greedy order.
     Source: D2-Pruning (arXiv 2310.07931), sections 3.2 and 3.3; gammas and neighbours of COINCIDE's
     baseline.
     """

@@ -7,7 +7,7 @@ import numpy as np
 from xmas.features.loss_clusters import LossClusters
 from xmas.pool import Pool
 from xmas.select import Ranked
-from xmas.select.turns import in_turns
+from xmas.select.turns import in_turns, turns_of_clusters
 from xmas.store import Store
 
 
@@ -17,13 +17,14 @@ class S2l:
 
     So every budget is split over the sources, from the smallest up, as evenly as their sizes allow,
     and each source's part over its clusters in the same way. Text-only rows have losses and
-    are ranked with the others. The release leaves clusters of one or two rows to the end; here they
-    give what they have.
+    are ranked with the others. The release drops clusters of one or two rows, which `smallest: 3`
+    does: in their source their rows come last, so that every budget can be met.
     Source: S2L (arXiv 2403.07384), release `schedules/s2l.py`; XMAS's ancestor, without a published
     result on image-text pools.
     """
 
     clusters: LossClusters
+    smallest: int = 1  # rows that a cluster needs to take part
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
         labels = np.load(store.get(self.clusters) / "labels.npy")
@@ -33,7 +34,9 @@ class S2l:
         parts = [kept[:0]]
         for source in np.unique(sources):
             rows = kept[sources[kept] == source]
-            parts.append(rows[in_turns(labels[rows], np.arange(len(rows)))])
+            drawn_first = np.arange(len(rows))
+            turns = turns_of_clusters(labels[rows], drawn_first, smallest=self.smallest)
+            parts.append(rows[turns])
         preferred = np.concatenate(parts)
         _, which = np.unique(sources[preferred], return_inverse=True)
         first = preferred[in_turns(which, np.arange(len(preferred)))]

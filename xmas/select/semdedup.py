@@ -31,13 +31,13 @@ def nearest_earlier(
 class Semdedup:
     """Rows by their distance, 1 − cosine, to the nearest earlier row of their cluster, far first.
 
-    A cluster's rows stand farthest from its centroid first (`hard`), nearest first (`easy`). The
-    release keeps what is farther than a threshold, tuned by hand until it leaves the wanted number,
-    and then cuts clusters of high numbers off. In this order every threshold is a prefix, so
-    budgets are exact and nested and no cluster loses for its number. Rows without the feature
-    follow at random.
-    Source: SemDeDup (arXiv 2303.09540); as in COINCIDE's baseline, 10,000 spherical clusters of the
-    proxy's last layer there, of CLIP here unless `features` says otherwise.
+    A cluster's rows stand farthest from the mean of its rows first (`hard`), nearest first
+    (`easy`): of spherical clusters that is the direction of the centroid. The release keeps what is
+    farther than a threshold, tuned by hand until it leaves the wanted number, and then cuts
+    clusters of high numbers off. In this order every threshold is a prefix, so budgets are exact
+    and nested and no cluster loses for its number. Rows without the feature follow at random.
+    Source: SemDeDup (arXiv 2303.09540); as in COINCIDE's baseline, 10,000 spherical clusters, there
+    of the proxy's last layer (`variant=semdedup_released`), here of CLIP.
     """
 
     features: Stage  # with `values.npy` (rows, d), NaN on rows without it

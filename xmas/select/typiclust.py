@@ -39,9 +39,12 @@ class Typiclust:
     """Rows of clusters in turns, the most typical first; a row's score is its typicality.
 
     Nested for that reason, where the paper clusters anew for every budget, into as many clusters as
-    rows are wanted, and labels in rounds: here `clusters` and `neighbours` stay. Neighbours are
-    those of the row's own cluster, as in the paper. Rows without the feature are a cluster of their
-    own in random order, which counts under `subset.text_only=ranked` alone.
+    rows are wanted (the release: 500 at most), and labels in rounds: here `clusters` and
+    `neighbours` stay. Neighbours are those of the row's own cluster, as in the paper, whether they
+    were taken or not, and small clusters give what they have; the release looks among the rows not
+    yet taken, by squared distances, and drops clusters of five rows or fewer. Rows without the
+    feature are a cluster of their own in random order, which counts under
+    `subset.text_only=ranked` alone.
     Source: TypiClust (arXiv 2202.02794), section 3; 20 neighbours there.
     """
 

@@ -1,0 +1,85 @@
+"""What clusters cost: k-means of any feature, on the host, or spherical, block by block."""
+
+import functools
+
+from xmas.cluster import Clusters
+from xmas.estimate import flops
+from xmas.estimate.clip import halves
+from xmas.estimate.concepts import width
+from xmas.estimate.losses import ENCODED
+from xmas.estimate.work import CORE, Scene, Work, work
+from xmas.features.activations import Activations
+from xmas.features.clip_rows import ClipRows
+from xmas.features.last_layer import LastLayer
+from xmas.features.questions import QuestionEmbeddings
+from xmas.features.trajectories import Trajectories
+from xmas.spherical import Spherical
+from xmas.store import Stage
+
+
+@functools.singledispatch
+def numbers(features: Stage, scene: Scene) -> tuple[float, int] | None:
+    """How many rows have a feature, and its numbers a row; None where nobody has said."""
+    return None
+
+
+@numbers.register
+def _(features: Trajectories, scene: Scene) -> tuple[float, int]:
+    census = scene.census(features.proxy.tokens())
+    return census.pictured, features.proxy.snapshots * features.spectra.k
+
+
+@numbers.register
+def _(features: Activations | LastLayer, scene: Scene) -> tuple[float, int]:
+    return float(scene.census(features.proxy.tokens()).rows), width(features)
+
+
+@numbers.register
+def _(features: ClipRows, scene: Scene) -> tuple[float, int]:
+    census = scene.census(features.clip.pool)
+    rows = census.rows if features.combine == "text" else census.pictured
+    return rows, halves(features.clip.clip, scene)[2] * (2 if features.combine == "concat" else 1)
+
+
+@numbers.register
+def _(features: QuestionEmbeddings, scene: Scene) -> tuple[float, int]:
+    return float(scene.census(features.pool).rows), ENCODED
+
+
+@work.register
+def _(stage: Clusters, scene: Scene) -> Work | None:
+    known = numbers(stage.features, scene)
+    if known is None:
+        return None
+    points, each = known
+    if isinstance(stage.features, Trajectories) and stage.reduction != "vector":
+        each //= stage.features.spectra.k
+    return Work(
+        f"k-means, {stage.k:,} clusters of {points:,.0f} rows in {each:,} dimensions",
+        core_seconds=flops.kmeans(points, stage.k, each, stage.iterations) / CORE,
+        disk=8.0 * points,
+        host=16.0 * points * each,
+    )
+
+
+@work.register
+def _(stage: Spherical, scene: Scene) -> Work | None:
+    known = numbers(stage.features, scene)
+    if known is None:
+        return None
+    points, each = known
+    trained = points
+    if stage.per_centroid is not None:
+        trained = min(points, float(stage.per_centroid * stage.k))
+    centroids = 4.0 * stage.k * each
+    block = 4.0 * stage.block * (each + stage.k)
+    return Work(
+        f"spherical k-means, {stage.k:,} clusters of {points:,.0f} rows, {stage.iterations} "
+        "passes at most",
+        flops=flops.kmeans(trained, stage.k, each, stage.iterations - 1)
+        + 2.0 * points * stage.k * each,
+        disk=centroids + 8.0 * points,
+        scratch=centroids,
+        host=2 * centroids + block,
+        device=2 * centroids + block,
+    )

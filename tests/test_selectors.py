@@ -21,6 +21,7 @@ from toy import ROWS, TEXT_ONLY, Toy
 from xmas.budget import cut
 from xmas.cluster import Clusters
 from xmas.config import build, folder
+from xmas.estimate import stages  # with what every stage needs
 from xmas.features.trajectories import Trajectories
 from xmas.pool import Pool
 from xmas.ranking import Ranking
@@ -48,6 +49,7 @@ def kind_of(name: str) -> type:
 
 
 RANKING = [name for name in NAMES if not hasattr(kind_of(name), "select")]  # the others: budgets
+
 
 def test_all_selectors_are_found():
     assert len(NAMES) >= 7
@@ -136,8 +138,7 @@ def test_another_seed_gives_another_order_where_something_is_drawn(toy, name, se
     other = selector.rank(toy.pool, rng, toy.store)
     drawn = rng.bit_generator.state != before
     assert (one.order.tolist() != other.order.tolist()) == drawn
-    assert drawn == (name not in {"aum", "coincide", "el2n", "full", "learnability", "necessity",
-        "perplexity"}) or name not in KNOWN  # fmt: skip
+    assert name not in RESOLVED or drawn == (name not in EXACT)
     if name == "xmas":  # only text-only rows are drawn
         images = [row for row in one.order if row not in TEXT_ONLY]
         assert images == [row for row in other.order if row not in TEXT_ONLY]
@@ -223,6 +224,51 @@ def test_no_selector_needs_more_than_it_names(toy, tmp_path):
         composed(toy, name).rank(toy.pool, np.random.default_rng(0), store)
         found = {path.name for path in Path(store.root).glob("*")}
         assert found == kinds
+
+
+LOOKED_AT = """activations answers clip_embeddings clip_rows last_layer pseudo_labels questions
+  tokens trajectories""".split()
+RESOLVED = {  # what a selector looks at, and its clusters as published
+    "aum": ("answers", None),
+    "clip_score": ("clip_embeddings", None),
+    "coincide": ("activations", 10_000),
+    "d2": ("clip_rows", None),
+    "el2n": ("answers", None),
+    "full": (None, None),
+    "learnability": ("answers", None),
+    "length": ("tokens", 1000),
+    "necessity": ("answers", None),
+    "ofa": ("pseudo_labels", 128),
+    "perplexity": ("answers", None),
+    "random": (None, None),
+    "random_in_clusters": ("trajectories", 1000),
+    "random_text_share": ("trajectories", 1000),  # of the selector it is like
+    "s2l": ("answers", 100),
+    "semdedup": ("clip_rows", 10_000),
+    "stratified": (None, None),
+    "typiclust": ("clip_rows", 500),
+    "xmas": ("trajectories", 1000),
+}
+UNDER = {"clip_rows": "clip_embeddings", "pseudo_labels": "clip_embeddings"}
+EXACT = {"aum", "coincide", "el2n", "full", "learnability", "necessity", "perplexity"}  # no draws
+
+
+@pytest.mark.parametrize("name", RESOLVED)
+def test_every_selector_looks_at_its_own_features_in_its_own_clusters(name):
+    with initialize_config_dir(folder(), version_base="1.3"):
+        selector = build(compose("config", overrides=["~experiment", f"selector={name}"]).selector)
+    needed = stages(Ranking(Pool("/dev/null", "."), selector))
+    kinds = {stage.kind for stage in needed}
+    feature, k = RESOLVED[name]
+    wanted = {feature, UNDER.get(str(feature))} - {None}
+    behind_a_model = {"tokens"} if kinds & {"answers", "trajectories", "activations"} else set()
+    assert kinds & set(LOOKED_AT) == wanted | behind_a_model
+    fitted = feature in ("trajectories", "activations", "answers") and name != "necessity"
+    assert ("proxy" in kinds) == fitted
+    assert "target" not in kinds
+    holders = [*needed, selector] if hasattr(selector, "k") else needed
+    clustered = [each for each in holders if hasattr(each, "k")]
+    assert {each.k for each in clustered} == ({k} if k else set())
 
 
 def test_a_sweep_over_k_reaches_every_selector_that_clusters(toy):

@@ -104,6 +104,13 @@ def test_a_file_is_read_block_by_block(monkeypatch):
     assert sum(watched.asked) == 5 + 2 * 211  # the start, and two passes
 
 
+@pytest.mark.parametrize("rows", [[5, 9, 7], [7, 6, 5], [4, 5, 6], [3], []], ids=str)
+def test_rows_are_read_in_any_order(rows):
+    values = groups()
+    found = Assigner(values, 17, CPU).read(np.array(rows, dtype=np.int64))
+    assert found.tolist() == values[rows].astype(np.float32).tolist()
+
+
 def test_a_fixed_point_ends_the_work(monkeypatch):
     watched = Watched(groups(noise=0.01))
     assign = Assigner(watched.held, 300, CPU)

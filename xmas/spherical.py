@@ -59,8 +59,8 @@ class Assigner:
         return labels, nearness
 
     def read(self, rows: Int[np.ndarray, " some"]) -> Float[Tensor, "some width"]:
-        """Some rows, in float32 on the device."""
-        whole = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+        """Some rows, in float32 on the device; a run of neighbours in one piece."""
+        whole = len(rows) > 0 and (np.diff(rows) == 1).all()
         held = self.values[rows[0] : rows[-1] + 1] if whole else self.values[rows]
         return torch.tensor(held).to(self.device).float()
 
@@ -177,6 +177,7 @@ class Spherical(Stage):
     """
 
     kind: ClassVar[str] = "clusters"
+    version: ClassVar[int] = 2
 
     features: Stage  # with `values.npy`: (rows, width)
     k: int = 10_000

@@ -94,7 +94,9 @@ def main() -> None:
         found[name], chosen[name] = judged(ofa, store), kept
         found[name]["chosen rows"] = len(kept[0])
         found[name]["scoring, s"] = seconds(store, ofa.labels)
-    print(json.dumps(json.loads((trained / "selector.json").read_text()), indent=2))
+    about = json.loads((trained / "selector.json").read_text())
+    print(f"learnt from {about['learnt_from']} rows, held out {about['held_out']}")
+    print(f"chosen: {about['chosen']}")
     print(f"trained in {seconds(store, own.labels.trained):.1f} s")
     print(f"CLIP on the other pool {seconds(store, clip):.1f} s\n")
     print(f"| | {' | '.join(found)} |\n|---|{'---:|' * len(found)}")

@@ -8,7 +8,10 @@ so that other work on the machine does not count; run it on one core (see coinci
 import argparse
 import platform
 import resource
+import tempfile
+import threading
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +21,7 @@ from xmas.features.activations import Activations
 from xmas.select.allocation import budgets, given, shares, transferability
 from xmas.select.coincide import Coincide
 from xmas.select.mmd import gaussian_kernel, greedy
-from xmas.spherical import Assigner, Spherical
+from xmas.spherical import Assigner, Spherical, spherical_kmeans
 
 ROWS, CLUSTERS, LARGE, LARGE_ROWS = 665_298, 10_000, 5, 5_000
 LAYERS, HIDDEN = 5, 2_048
@@ -51,14 +54,19 @@ def sizes_of_clusters(rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(np.concatenate([np.full(LARGE, LARGE_ROWS), sizes]))
 
 
-def whole(rng: np.random.Generator) -> None:
+def released(rng: np.random.Generator) -> None:
+    """All rows through the selector in mode `released`: products in float64."""
+    whole(rng, mode="released")
+
+
+def whole(rng: np.random.Generator, mode: str = "fixed") -> None:
     """All rows through the selector, then its parts one by one."""
     sizes = sizes_of_clusters(rng)
     labels = rng.permutation(np.repeat(np.arange(CLUSTERS), sizes))
     centroids = rng.standard_normal((CLUSTERS, WIDTH), dtype=np.float32)
     bank = Bank(rng)
-    features = Activations(cast("Any", None), layers=range(LAYERS))
-    selector = Coincide(features, Spherical(features, k=CLUSTERS))
+    features = Activations(cast("Any", None), layers=range(LAYERS), mode=mode)
+    selector = Coincide(features, Spherical(features, k=CLUSTERS), mode=mode)
     begun, wall = time.process_time(), time.monotonic()
     ranked = selector.ranked(cast("Any", bank), labels, centroids)
     spent = time.process_time() - begun - bank.seconds
@@ -66,9 +74,11 @@ def whole(rng: np.random.Generator) -> None:
     print(
         f"rows {ROWS}, clusters {CLUSTERS}, largest outside the five {np.sort(sizes)[-LARGE - 1]}"
     )
-    print(f"ranking: {spent:.1f} s (copies of features {bank.seconds:.1f} s more)")
+    print(f"ranking, mode {mode}: {spent:.1f} s (copies of features {bank.seconds:.1f} s more)")
     print(f"by the clock, among other work: {time.monotonic() - wall:.0f} s")
     print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    if mode == "released":
+        return
     scores = rng.uniform(0.6, 1.6, CLUSTERS)
     order, share = shares(scores, 0.1)
     for name, work in {
@@ -152,8 +162,67 @@ def one_block(rng: np.random.Generator) -> None:
     print(f"  a pass over {ROWS} rows, EXTRAPOLATED: {ROWS / rate / 3600:.1f} core hours")
 
 
+def out_of_core(rng: np.random.Generator) -> None:
+    """Spherical k-means on a file of all rows, 27 GB: memory of one iteration.
+
+    The file is sparse; 12,288 of its rows are written and looked at, from all over it. Memory does
+    not depend on how many they are. Pages of the mapped file, which the system may drop at any
+    time, count apart.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "values.npy"
+        values = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(ROWS, WIDTH))
+        rows = np.linspace(0, ROWS - 1, 12_288).astype(np.int64)
+        for row in rows:
+            values[row] = rng.standard_normal(WIDTH, dtype=np.float32) / WIDTH**0.5
+        values.flush()
+        values = np.load(file, mmap_mode="r")
+        before, begun = anonymous(), time.process_time()
+        assign = Assigner(values, 4096, torch.device("cpu"))
+        with Peak() as peak:
+            spherical_kmeans(
+                assign, rows, CLUSTERS, seed=0, iterations=1, kept=Path(place) / "kept"
+            )
+        print(
+            f"spherical k-means, {file.stat().st_size / 1e9:.1f} GB file: at most "
+            f"{(peak.most - before) / 2**20:.2f} GiB of its own, "
+            f"{time.process_time() - begun:.0f} s for {len(rows)} rows"
+        )
+
+
+def anonymous() -> int:
+    """KiB of the process that no file holds."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1])
+
+
+class Peak:
+    """The most `anonymous` memory inside a block."""
+
+    def __enter__(self) -> "Peak":
+        self.most, self._running = anonymous(), True
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while self._running:
+            self.most = max(self.most, anonymous())
+            time.sleep(0.02)
+
+    def __exit__(self, *_: object) -> None:
+        self._running = False
+        self._thread.join()
+
+
 if __name__ == "__main__":
-    parts = {"whole": whole, "selections": selections, "one_block": one_block}
+    parts = {
+        "whole": whole,
+        "released": released,
+        "selections": selections,
+        "one_block": one_block,
+        "out_of_core": out_of_core,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="?", choices=list(parts), help="all where none is named")
     print(

@@ -105,12 +105,12 @@ class Clip:
     @torch.no_grad()
     def images(
         self, pixels: list[Float[Tensor, "3 height width"]]
-    ) -> Float[np.ndarray, "pictures width"]:
+    ) -> Float[np.ndarray, "pictures d"]:
         seen = torch.stack(pixels).to(self.device, self._dtype)
         return _unit(self.model.get_image_features(pixel_values=seen).pooler_output)
 
     @torch.no_grad()
-    def texts(self, texts: list[str]) -> Float[np.ndarray, "texts width"]:
+    def texts(self, texts: list[str]) -> Float[np.ndarray, "texts d"]:
         held = [self._tokens(text) for text in texts]
         longest = max(len(ids) for ids in held)
         ids = torch.full((len(held), longest), self.tokenizer.pad_token_id)
@@ -134,7 +134,7 @@ class Clip:
         return [self.tokenizer.bos_token_id, *ids, self.tokenizer.eos_token_id]
 
 
-def _unit(values: Tensor) -> Float[np.ndarray, "lines width"]:
+def _unit(values: Tensor) -> Float[np.ndarray, "lines d"]:
     # Divided by the norm itself: of nothing this gives NaN, which is refused, not zeros.
     values = values.float()
     return (values / values.norm(dim=1, keepdim=True)).cpu().numpy()

@@ -157,7 +157,9 @@ def test_an_audit_stands_beside_the_pool(toy):
     shown = section(read(toy), "audit")
     assert "None of these subsets was audited; `xmas goal=audit`" in shown
     subset = next(one for one in subsets(toy) if isinstance(one.ranking.selector, Xmas))
-    audit = Audit(subset, images=False)
+    other = next(one for one in subsets(toy) if one != subset)
+    rows = toy.store.get(other) / "rows.json"
+    audit = Audit(subset, images=False, against=str(rows))
     found = json.loads((toy.store.get(audit) / "audit.json").read_text())
     shown = section(read(toy), "audit")
     lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in shown.split("<tr>")[1:]]
@@ -166,6 +168,13 @@ def test_an_audit_stands_beside_the_pool(toy):
     assert cells["rows"] == ["41", "20"]
     sums = [f"{found['lengths'][side]['sum']:,}" for side in ("pool", "subset")]
     assert cells["characters, sum"] == sums
+    kept = f"{100 * found['length_kept']:.1f} %"
+    assert cells["characters, share of the pool's"] == ["\N{EN DASH}", kept]
+    for said, name in (
+        ("Jaccard with audit.against", "jaccard"),
+        ("the same at random", "jaccard_at_random"),
+    ):
+        assert cells[said] == ["\N{EN DASH}", f"{found['overlap'][name]:.2f}"]
     answers = found["formats"]["pool"]
     share = f"{100 * answers['sentence'] / sum(answers.values()):.1f} %"
     assert cells["answers: sentence"][0] == share

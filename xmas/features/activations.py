@@ -79,7 +79,7 @@ class Activations(Stage):
             found = self.features(parts, batch, windows)
             if self.mode == "released":
                 return np.nan_to_num(found, posinf=0.0, neginf=0.0)
-            looks.refuse(batch, np.isfinite(found).all(axis=1))
+            looks.check(batch, found)
             return found
 
         looks.fill(

@@ -1,7 +1,7 @@
 """Looking at every row of a pool with a proxy's model, a vector of each kept on disk."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ class Looks:
         parts: Parts,
         out: Path,
         *,
-        batches: Sequence[Int[np.ndarray, " _"]],
+        batches: list[Int[np.ndarray, " _"]],
         width: int,
         mark_rows: int,
         of: Callable[[Batch], Float[np.ndarray, "rows width"]],
@@ -88,11 +88,12 @@ class Looks:
         values.flush()
         mark.unlink(missing_ok=True)
 
-    def refuse(self, batch: Batch, finite: np.ndarray) -> None:
+    def check(self, batch: Batch, values: Float[np.ndarray, "rows width"]) -> None:
         """Raise FloatingPointError naming the rows of a batch that are not finite."""
-        if not finite.all():
+        broken = ~np.isfinite(values).all(axis=1)
+        if broken.any():
             raise FloatingPointError(
-                f"{self.name.replace('_', ' ')}: rows {sorted(batch.rows[~finite].tolist())} are "
+                f"{self.name.replace('_', ' ')}: rows {sorted(batch.rows[broken].tolist())} are "
                 f"not finite; set features.{self.name}.weights=float32, or look at these rows"
             )
 

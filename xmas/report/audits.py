@@ -29,6 +29,11 @@ def table(found: Evidence) -> str:
     rows = [
         ["rows", *_numbers(audited, "rows")],
         [f"{first['length_unit']}, sum", *_numbers(audited, "lengths", "sum")],
+        [
+            f"{first['length_unit']}, share of the pool's",
+            _NONE,
+            *(f"{100 * one['length_kept']:.1f} %" for one in audited.values()),
+        ],
         *(
             [f"{name}, {first['length_unit']} of a row", *_numbers(audited, "lengths", quantile)]
             for name, quantile in (("5 %", "q05"), ("median", "q50"), ("95 %", "q95"))
@@ -50,6 +55,7 @@ def table(found: Evidence) -> str:
             _NONE,
             *(_share(one.get("score_explained_by_length")) for one in audited.values()),
         ],
+        *_overlaps(audited),
     ]
     note = (
         "Duplicates repeat an earlier row of the same column: exact ones word for word of the same "
@@ -93,6 +99,20 @@ def _shares(audited: dict[str, Any], name: str) -> list[str]:
     first = next(iter(audited.values()))
     sides = [first["formats"]["pool"], *(one["formats"]["subset"] for one in audited.values())]
     return [f"{100 * side[name] / max(sum(side.values()), 1):.1f} %" for side in sides]
+
+
+def _overlaps(audited: dict[str, Any]) -> list[list[str]]:
+    """Jaccard similarity with the subset that an audit was set against, where one was."""
+    found = [one.get("overlap") for one in audited.values()]
+    if not any(found):
+        return []
+    return [
+        [said, _NONE, *(_share(each and each[name]) for each in found)]
+        for said, name in (
+            ("Jaccard with audit.against", "jaccard"),
+            ("the same at random", "jaccard_at_random"),
+        )
+    ]
 
 
 def _coverage(clusters: dict[str, Any] | None) -> str:

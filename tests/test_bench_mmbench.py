@@ -42,7 +42,8 @@ def write(tmp_path, rows=ROWS, **options):
         writer = csv.DictWriter(file, COLUMNS, delimiter="\t")
         writer.writeheader()
         writer.writerows(rows)
-    return MMBench(annotations=str(tmp_path / "dev.tsv"), **({"count": None} | options))
+    path = str(tmp_path / "dev.tsv")
+    return MMBench(**({"questions": path, "annotations": path, "count": None} | options))
 
 
 def said(**changed):
@@ -129,7 +130,6 @@ def test_missing_doubled_and_foreign_answers_are_refused(tmp_path, change, messa
     ("rows", "message"),
     [
         ([row("one", ["x", "y"], "A")], "line 2: index 'one' is not a number"),
-        ([row(5, ["x", "y"], "C")], "line 2: answer 'C' is none of the options A, B"),
         ([row(5, ["x", "y"], "A"), row(5, ["y", "x"], "B")], "5 stands there twice"),
         ([], "holds nothing"),
     ],
@@ -139,11 +139,17 @@ def test_a_damaged_table_is_refused(tmp_path, rows, message):
         write(tmp_path, rows).asked(STORE)
 
 
+def test_an_answer_that_is_no_option_is_refused(tmp_path):
+    bench = write(tmp_path, [row(5, ["x", "y"], "C")])
+    with pytest.raises(AnswerError, match="index 5: answer 'C' is none of the options A, B"):
+        bench.score([{"question_id": 5, "text": "A"}], STORE)
+
+
 def test_a_column_that_is_missing_a_short_line_and_a_broken_image_are_named(tmp_path):
     bench = write(tmp_path)
-    path = Path(str(bench.annotations))
+    path = Path(str(bench.questions))
     path.write_text("index\tquestion\n1\tWhich?\n")
-    with pytest.raises(AnswerError, match="no column hint, A, B, C, D, answer, image"):
+    with pytest.raises(AnswerError, match="no column hint, A, B, C, D, image"):
         bench.asked(STORE)
     path.write_text("\t".join(COLUMNS) + "\n1\tWhich?\n")
     with pytest.raises(AnswerError, match="line 2: no hint, the line is cut short"):
@@ -161,3 +167,45 @@ def test_the_limit_of_the_csv_module_is_put_back(tmp_path):
 def test_another_number_of_rows_than_the_official_one_is_refused(tmp_path):
     with pytest.raises(AnswerError, match="9 found, 4377 expected; take the TSV of dev_20230712"):
         write(tmp_path, count=4377).asked(STORE)
+
+
+def test_answers_may_stand_in_a_file_of_their_own(tmp_path):
+    answers = tmp_path / "answers.tsv"
+    rows = [{"index": row["index"], "answer": row["answer"]} for row in reversed(ROWS)]
+    lines = ["index\tanswer", *(f"{row['index']}\t{row['answer']}" for row in rows)]
+    answers.write_text("\n".join(lines) + "\n")
+    asked = [{name: cell for name, cell in row.items() if name != "answer"} for row in ROWS]
+    with (tmp_path / "test.tsv").open("w", newline="") as file:
+        writer = csv.DictWriter(
+            file, [name for name in COLUMNS if name != "answer"], delimiter="\t"
+        )
+        writer.writeheader()
+        writer.writerows(asked)
+    path = str(tmp_path / "test.tsv")
+    assert (
+        write(tmp_path, questions=path, annotations=str(answers)).score(said(), STORE).score == 100
+    )
+    with pytest.raises(AnswerError, match=r"test.tsv: no column answer"):
+        write(tmp_path, questions=path, annotations=path).score(said(), STORE)
+    answers.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(AnswerError, match=r"answers.tsv: no answer to 1$"):
+        write(tmp_path, questions=path, annotations=str(answers)).score(said(), STORE)
+
+
+def test_the_upload_has_the_columns_that_are_left_and_the_answers_in_the_seventh(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is in the extra `dev`")
+    rows = [row(5, ["=1+1", "y"], "B", hint="see"), row(1_000_005, ["y", "=1+1"], "A")]
+    answers = [{"question_id": 1_000_005, "text": "A"}, {"question_id": 5, "text": "=B"}]
+    path = write(tmp_path, rows).submit(answers, STORE, tmp_path)
+    assert path.name == "mmbench_dev_20230712.xlsx"
+    sheet = openpyxl.load_workbook(path).active
+    assert [[cell.value for cell in line] for line in sheet.rows] == [
+        ["index", "question", "A", "B", "C", "D", "prediction", "answer"],
+        [5, "Which?", "=1+1", "y", None, None, "=B", "B"],
+        [1_000_005, "Which?", "y", "=1+1", None, None, "A", "A"],
+    ]
+    assert sheet["C2"].data_type == "s"  # and no formula
+    with pytest.raises(AnswerError, match="1 of 2 questions have no answer"):
+        write(tmp_path, rows).submit(answers[:1], STORE, tmp_path)
+    with pytest.raises(ValueError, match=r"prediction of 5: .* characters that xlsx cannot hold"):
+        write(tmp_path, rows).submit([answers[0], answers[1] | {"text": "\x07"}], STORE, tmp_path)

@@ -395,8 +395,8 @@ def test_a_folder_for_every_benchmark_and_the_same_bytes_again(bench: Path, tmp_
         ("gqa/llava_gqa_testdev_balanced.jsonl", "gqa/images", 80),
         ("pope/llava_pope_test.jsonl", "pope/images", 120),
         ("mme/llava_mme.jsonl", "mme/MME_Benchmark_release_version", 80),
-        ("vizwiz/llava_val.jsonl", "vizwiz/val", 40),
-        ("textvqa/llava_textvqa_val_v051_ocr.jsonl", "textvqa/train_images", 40),
+        ("vizwiz_val/llava_val.jsonl", "vizwiz_val/val", 13),
+        ("textvqa/llava_textvqa_val_v051_ocr.jsonl", "textvqa/train_images", 12),
         ("llava_wild/questions.jsonl", "llava_wild/images", 6),
         ("mmvet/llava-mm-vet.jsonl", "mmvet/images", 8),
     ],
@@ -466,8 +466,8 @@ def test_mmbench_rotates_the_options_of_every_question(bench: Path, name: str) -
 def test_ten_people_answered_and_most_agree(bench: Path) -> None:
     for file, listed in (
         ("textvqa/TextVQA_0.5.1_val.json", "data"),
-        ("vqav2/v2_mscoco_val2014_annotations.json", "annotations"),
-        ("vizwiz/val.json", None),
+        ("vqav2_val/v2_mscoco_val2014_annotations.json", "annotations"),
+        ("vizwiz_val/val.json", None),
     ):
         found = json.loads((bench / file).read_text())
         unanimous = 0
@@ -480,7 +480,7 @@ def test_ten_people_answered_and_most_agree(bench: Path) -> None:
 
 
 def test_vqav2_questions_truth_and_images_agree(bench: Path) -> None:
-    root = bench / "vqav2"
+    root = bench / "vqav2_val"
     asked = lines(root / "llava_vqav2_mscoco_val2014.jsonl")
     official = json.loads((root / "v2_OpenEnded_mscoco_val2014_questions.json").read_text())
     known = json.loads((root / "v2_mscoco_val2014_annotations.json").read_text())
@@ -493,14 +493,14 @@ def test_vqav2_questions_truth_and_images_agree(bench: Path) -> None:
 
 
 def test_vizwiz_has_pictures_that_cannot_be_answered(bench: Path) -> None:
-    known = json.loads((bench / "vizwiz" / "val.json").read_text())
-    assert Counter(row["answerable"] for row in known) == {1: 32, 0: 8}
+    known = json.loads((bench / "vizwiz_val" / "val.json").read_text())
+    assert Counter(row["answerable"] for row in known) == {1: 11, 0: 2}
 
 
 def test_sqa_problems_and_llavas_file_agree(bench: Path) -> None:
     root = bench / "sqa"
     problems = json.loads((root / "problems.json").read_text())
-    assert json.loads((root / "pid_splits.json").read_text())["test"] == list(problems)
+    assert json.loads((root / "pid_splits.json").read_text())["demo"] == list(problems)
     asked = json.loads((root / "llava_test_CQM-A.json").read_text())
     assert [row["id"] for row in asked] == list(problems)
     for row in asked:

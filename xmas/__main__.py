@@ -17,7 +17,7 @@ log = logging.getLogger("xmas")
 
 @runtime_checkable
 class Page(Protocol):
-    """A goal that reads the store each time: table, report, doctor."""
+    """A goal with something to say: table, report, doctor, rescore."""
 
     def make(self, store: Store) -> str:
         """Write or find out, and say in text what came of it."""
@@ -25,15 +25,15 @@ class Page(Protocol):
 
 
 def make(goal: object, store: Store) -> str:
-    """What a goal gives: the folder of a stage, or what it prints.
+    """What a goal gives: what it prints, or the folder of a stage.
 
     Raises ConfigError: `goal` is a part of others that has no result of its own.
     """
-    if isinstance(goal, Stage):
-        return str(store.get(goal))
-    if not isinstance(goal, Page):
+    if isinstance(goal, Page):
+        return goal.make(store)
+    if not isinstance(goal, Stage):
         raise ConfigError(f"{type(goal).__name__} is a part of other goals and has no result")
-    return goal.make(store)
+    return str(store.get(goal))
 
 
 @hydra.main(version_base="1.3", config_path=folder(), config_name="config")

@@ -11,13 +11,11 @@ plausibility, grounding and consistency are left out: GQA 1.2 does not hold the 
 """
 
 import dataclasses
-import json
-from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
 from xmas.bench import AnswerError, Question, Scored, expect, join
-from xmas.bench.lines import answer_lines, by_key, json_lines, with_keys
+from xmas.bench.lines import answer_lines, by_key, json_lines, json_object, with_keys
 from xmas.bench.outcomes import Outcomes
 from xmas.bench.text import gqa_answer
 from xmas.store import Made, Store, content, volatile
@@ -82,7 +80,7 @@ class Gqa:
         asked = self._rows(store)
         said = join(asked, answer_lines(answers, self.name), _key, benchmark=self.name)
         path = store.find(self.annotations)
-        truth = _truth(path)
+        truth = json_object(path)
         judged = {}
         for name in asked:
             if name not in truth:
@@ -94,16 +92,3 @@ class Gqa:
 
 def _key(row: dict[str, Any]) -> str:
     return str(row["question_id"])
-
-
-def _truth(path: Path) -> dict[str, Any]:
-    """Raises AnswerError: the file is not one JSON object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise AnswerError(f"{path}: not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise AnswerError(
-            f"{path}: holds a {type(found).__name__}, expected an object of questions by their id"
-        )
-    return found

@@ -30,6 +30,35 @@ def json_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
     return rows
 
 
+def json_object(path: Path) -> dict[str, Any]:
+    """Raises AnswerError: the file is not one JSON object."""
+    found = _json(path)
+    if not isinstance(found, dict):
+        raise AnswerError(f"{path}: holds a {type(found).__name__}, expected an object")
+    return found
+
+
+def json_rows(path: Path, under: str | None, *keys: str) -> list[dict[str, Any]]:
+    """The list that a JSON file is, or has `under` a key; each row with at least `keys`.
+
+    Raises AnswerError: there is no such list, or a row lacks a key; the message names it.
+    """
+    found = _json(path) if under is None else json_object(path).get(under)
+    if not isinstance(found, list):
+        place = "" if under is None else f" under `{under}`"
+        raise AnswerError(f"{path}: holds a {type(found).__name__}{place}, expected a list")
+    for number, row in enumerate(found):
+        with_keys(row, keys, f"{path}: row {number}")
+    return found
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise AnswerError(f"{path}: not JSON: {error}") from error
+
+
 def with_keys(row: Any, keys: Iterable[str], where: str) -> dict[str, Any]:
     """`row`, if it is an object that has all `keys`. Raises AnswerError otherwise."""
     missing = [key for key in keys if not isinstance(row, dict) or key not in row]

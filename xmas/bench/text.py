@@ -4,6 +4,8 @@ Every benchmark has its own idea of what "Yes." is, and the published numbers co
 are therefore kept as they are, faults included, each with its source, and share nothing.
 """
 
+import re
+
 _STOPS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _LAST_TOKENS = 4
 
@@ -34,6 +36,21 @@ def mme_answer(text: str) -> str:
     """
     start = text.lower()[:4]
     return next((said for said in ("yes", "no") if said in start), "other")
+
+
+def option_letter_exactly(text: str, letters: str) -> str | None:
+    """The letter that an answer is ("B"), begins with ("B. red") or names ("The answer is B.").
+
+    None if none of these, or if more than one is named. In the third form any capital is taken, and
+    any character for the full stop.
+    Source: LLaVA, `llava/eval/eval_science_qa.py`.
+    """
+    if text in tuple(letters):
+        return text
+    if len(text) >= 3 and text[0] in letters and text[1:3] == ". ":
+        return text[0]
+    named = re.findall(r"The answer is ([A-Z]).", text)
+    return named[0] if len(named) == 1 else None
 
 
 def option_letter(text: str, options: dict[str, str]) -> str | None:

@@ -30,11 +30,11 @@ WRITERS = {  # with how many questions, as a multiple of DemoBench.questions
     "pope": (pope, 1.0),  # of each of its three categories
     "mme": (mme, 2.0),
     "mmbench": (mmbench, 2.0),  # rows: a question has one for each of its options
-    "mmbench_cn": (_mmbench_cn, 1.0),
-    "sqa": (sqa, 1.0),
-    "textvqa": (textvqa, 1.0),
-    "vqav2": (vqav2, 2.0),
-    "vizwiz": (vizwiz, 1.0),
+    "mmbench_cn": (_mmbench_cn, 1 / 3),
+    "sqa": (sqa, 1 / 3),
+    "textvqa": (textvqa, 1 / 3),
+    "vqav2_val": (vqav2, 1 / 3),
+    "vizwiz_val": (vizwiz, 1 / 3),
     "llava_wild": (llava_wild, 0.2),
     "mmvet": (mmvet, 0.2),
 }
@@ -45,7 +45,7 @@ class DemoBench(Stage):
     """A folder for each benchmark of `WRITERS`; `questions` sets the scale."""
 
     kind: ClassVar[str] = "demo_bench"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     seed: int = 0
     concepts: int = 150  # the pool's: what it does not name is not asked for

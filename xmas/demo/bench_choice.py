@@ -105,7 +105,7 @@ def sqa(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
             "skill": turn.kind,
             "lecture": "",
             "solution": "",
-            "split": "test",
+            "split": "demo",
         }
         lines = [f"Context: {hint}"] if hint else []
         lines += [turn.question]
@@ -118,7 +118,9 @@ def sqa(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
         image = {} if scene is None else {"image": f"{pid}/image.png"}
         asked.append({"id": pid, **image, "conversations": said})
     write_json(out / "problems.json", problems)
-    write_json(out / "pid_splits.json", {"train": [], "val": [], "test": list(problems)})
+    write_json(
+        out / "pid_splits.json", {"train": [], "val": [], "test": [], "demo": list(problems)}
+    )
     write_json(out / "llava_test_CQM-A.json", asked)
 
 

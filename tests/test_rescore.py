@@ -1,0 +1,193 @@
+"""Scores of answer files from elsewhere: by content, complete, in any order, and as a command."""
+
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import official
+import pytest
+
+from xmas.bench import AnswerError, Benchmark, Scored
+from xmas.bench.lines import json_lines
+from xmas.bench.rescore import Rescore
+from xmas.bench.submission import Submission
+from xmas.store import Store
+
+NAMES = [
+    pytest.param(write.__name__, marks=[pytest.mark.slow] if write.__name__ == "vqav2_val" else [])
+    for write in official.WRITERS
+]
+
+
+def given(name: str, folder: Path) -> official.Given:
+    return getattr(official, name)(folder, np.random.default_rng(0))
+
+
+def changed(path: Path, change) -> str:
+    """The text of a file whose rows, whatever its format, `change` has gone over."""
+    text = path.read_text()
+    if path.suffix in (".jsonl", ".txt") or path.parent.name == "coco":
+        return "".join(change(text.splitlines(keepends=True)))
+    if path.suffix == ".tsv":
+        head, *rows = text.splitlines(keepends=True)
+        return "".join([head, *change(rows)])
+    found = json.loads(text)
+    if isinstance(found, list):
+        return json.dumps(change(found))
+    under = next((key for key in ("data", "questions", "annotations") if key in found), None)
+    if under is None:
+        return json.dumps(dict(change(list(found.items()))))
+    return json.dumps(found | {under: change(found[under])})
+
+
+def shuffled(rows: list) -> list:
+    rows = list(rows)
+    random.Random(1).shuffle(rows)
+    return rows
+
+
+def plain(scored: Scored) -> tuple:
+    """Without what every question adds, which has the questions' order."""
+    return scored.score, scored.num, scored.detail
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_at_official_size_order_means_nothing_and_one_line_less_is_refused(name, tmp_path):
+    store, of = Store(str(tmp_path / "store")), given(name, tmp_path)
+    answers = json_lines(of.answers)
+    scored = of.benchmark.score(answers, store)
+    assert scored.score > 0
+    told = plain(scored)
+    assert plain(of.benchmark.score(shuffled(answers), store)) == told
+    with pytest.raises(AnswerError, match="have no answer"):
+        of.benchmark.score(answers[1:], store)
+    for file in of.files:
+        before = file.read_text()
+        file.write_text(changed(file, shuffled))
+        assert plain(of.benchmark.score(answers, store)) == told, file
+        file.write_text(changed(file, lambda rows: rows[1:]))
+        with pytest.raises(AnswerError):
+            of.benchmark.score(answers, store)
+        file.write_text(before)
+
+
+@pytest.fixture(scope="module")
+def pope(tmp_path_factory) -> official.Given:
+    return given("pope", tmp_path_factory.mktemp("pope"))
+
+
+def made(of: official.Given, store: Store, answers: Path | None = None) -> dict:
+    return json.loads(Rescore(of.benchmark, str(answers or of.answers)).make(store))
+
+
+def test_the_score_is_one_line_of_json(pope, tmp_path):
+    store = Store(str(tmp_path))
+    line = Rescore(pope.benchmark, str(pope.answers)).make(store)
+    assert "\n" not in line
+    found = json.loads(line)
+    assert list(found) == ["benchmark", "split", "metric", "score", "num", "detail"]
+    scored = pope.benchmark.score(json_lines(pope.answers), store)
+    assert found["score"] == scored.score
+    assert found["detail"] == scored.detail
+    assert (found["benchmark"], found["split"], found["num"]) == ("pope", "coco", 8910)
+    (folder, _) = store.results("rescore")[0]
+    assert not (folder / "run.json").exists()  # tables of targets leave it out
+
+
+def test_a_file_that_changed_is_scored_again_even_at_the_same_size_and_time(pope, tmp_path):
+    store, path = Store(str(tmp_path / "store")), tmp_path / "answers.jsonl"
+    lines = pope.answers.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines))
+    first = made(pope, store, path)
+    when = path.stat()
+    swapped = "".join(line.replace('"Yes"', '"Si!"') for line in lines)  # still counts as yes
+    path.write_text(swapped.replace('"No"', '"Ye"'))
+    os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))
+    ended = command(pope, path, store)  # another process: this one remembers the hash
+    assert json.loads(ended.stdout.splitlines()[-1])["score"] != first["score"]
+
+
+def test_the_same_content_elsewhere_is_the_same_result(pope, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    (tmp_path / "copy.jsonl").write_bytes(pope.answers.read_bytes())
+    assert made(pope, store) == made(pope, store, tmp_path / "copy.jsonl")
+    assert len(store.results("rescore")) == 1
+
+
+def test_other_labels_are_another_result(tmp_path):
+    store, of = Store(str(tmp_path / "store")), given("pope", tmp_path)
+    before = made(of, store)["score"]
+    labels = of.files[1]
+    labels.write_text(
+        labels.read_text().replace('"yes"', '"?"').replace('"no"', '"yes"').replace('"?"', '"no"')
+    )
+    assert made(of, store)["score"] != before
+
+
+def command(of: official.Given, answers: Path, store: Store):
+    benchmark: Benchmark = of.benchmark
+    overrides = [
+        f"benchmark.{field.name}={getattr(benchmark, field.name)}"
+        for field in dataclasses.fields(benchmark)
+        if field.name in ("questions", "annotations", "splits")
+    ]
+    code = (
+        "import atexit, sys; from xmas.__main__ import main; sys.argv[0] = 'xmas'\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, "goal=rescore", f"benchmark={benchmark.name}",
+         f"rescore.answers={answers}", f"store.root={store.root}", *overrides],
+        capture_output=True, text=True, timeout=120, cwd=Path(store.root).parent,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["pope", "vizwiz_val", "sqa", "mmbench"])
+def test_the_command_prints_it_last_and_loads_no_torch(name, tmp_path):
+    of = given(name, tmp_path)
+    ended = command(of, of.answers, Store(str(tmp_path / "store")))
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["benchmark"] == name
+    assert found["num"] == {"pope": 8910, "vizwiz_val": 4319, "sqa": 2017, "mmbench": 1176}[name]
+    assert ended.stderr.splitlines()[-1] == "False"
+
+
+def test_the_command_names_what_is_wrong_in_one_line(pope, tmp_path):
+    short = tmp_path / "short.jsonl"
+    short.write_text("".join(pope.answers.read_text().splitlines(keepends=True)[:-1]))
+    ended = command(pope, short, Store(str(tmp_path / "store")))
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert "xmas: pope: 1 of 8910 questions have no answer, the first is 20002910" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        (Rescore(), "say of which benchmark, as in benchmark=pope"),
+        (Submission(), "say for which benchmark, as in benchmark=vqav2"),
+    ],
+)
+def test_what_is_not_said_is_asked_for(goal, message, pope, tmp_path):
+    store = Store(str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        goal.make(store)
+    with pytest.raises(ValueError, match=r"answers=FILE|pope has no upload file; goal=rescore"):
+        dataclasses.replace(goal, benchmark=pope.benchmark).make(store)
+
+
+def test_a_submission_is_a_file_by_the_content_of_the_answers(tmp_path):
+    pytest.importorskip("openpyxl", reason="openpyxl is in the extra `dev`")
+    store, of = Store(str(tmp_path / "store")), given("mmbench", tmp_path)
+    with pytest.raises(ValueError, match=r"submission.answers=FILE"):
+        Submission(of.benchmark).make(store)
+    path = Path(Submission(of.benchmark, str(of.answers)).make(store))
+    assert path.name == "mmbench_dev_20230712.xlsx"
+    assert path.parent.parent == tmp_path / "store" / "submission"

@@ -1,0 +1,46 @@
+"""The score of answers that anything may have produced: from files alone, without a model."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import ClassVar
+
+from xmas.bench import Benchmark
+from xmas.bench.lines import json_lines
+from xmas.store import Made, Stage, Store, content
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescore(Stage):
+    """`score.json`: benchmark, split, metric, score, num, detail.
+
+    Its identity is what stands in the files, never where they lie: a file that changed is scored
+    again. No `run.json` is written, so that tables of trained targets leave it out.
+    """
+
+    kind: ClassVar[str] = "rescore"
+
+    benchmark: Benchmark | None = None
+    answers: str | Made | None = content(None)  # LLaVA's answer lines
+
+    def make(self, store: Store) -> str:
+        """The score as one line of JSON. Raises ValueError: no benchmark or no file is named."""
+        if self.benchmark is None:
+            raise ValueError("goal=rescore: say of which benchmark, as in benchmark=pope")
+        if self.answers is None:
+            raise ValueError("goal=rescore: name the answers, rescore.answers=FILE")
+        return json.dumps(json.loads((store.get(self) / "score.json").read_text()))
+
+    def compute(self, store: Store, out: Path) -> None:
+        assert self.benchmark is not None  # make asks
+        assert self.answers is not None
+        scored = self.benchmark.score(json_lines(store.find(self.answers)), store)
+        record = {
+            "benchmark": self.benchmark.name,
+            "split": self.benchmark.split,
+            "metric": self.benchmark.metric,
+            "score": scored.score,
+            "num": scored.num,
+            "detail": scored.detail,
+        }
+        (out / "score.json").write_text(json.dumps(record, indent=2))

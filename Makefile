@@ -27,7 +27,7 @@ demo: install ## subsets, scores, table and report of the demo pool; again, it c
 	$(BIN)/xmas goal=report
 
 bench: install ## measurements of speed and faults, each beside its record in experiments/
-	@for script in $(addprefix experiments/,extraction/engine extraction/memory extraction/solver \
+	@for script in $(addprefix experiments/,extraction/engine extraction/memory extraction/solver scoring/rescore \
 	  selection/audit_665k selection/coincide_665k selection/ofa_665k selection/xmas_665k); do \
 	  echo "$$script.py"; $(BIN)/python "$$script.py" || exit 1; done
 

@@ -5,22 +5,28 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import official
 import pytest
+from hydra import compose, initialize_config_dir
 from PIL import Image
-from toy import build
+from toy import build as build_toy
 
 from xmas.bench.gqa import Gqa
+from xmas.bench.vizwiz import VizWiz
+from xmas.config import build, folder
 from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.doctor import Doctor, DoctorError
 from xmas.doctor.machine import check_disk, check_packages
+from xmas.doctor.sources import SOURCES
 from xmas.pool import Pool
 from xmas.store import Made, Store, sha256_of
 
 
 @pytest.fixture
 def toy(tmp_path):
-    return build(tmp_path / "toy")
+    return build_toy(tmp_path / "toy")
 
 
 @pytest.fixture
@@ -30,7 +36,8 @@ def gqa(tmp_path):
     asked = [{"question_id": f"{n}", "text": "Red?", "image": f"{n % 2}.png"} for n in range(3)]
     lines = "\n".join(json.dumps(each) for each in asked)
     (tmp_path / "gqa" / "questions.jsonl").write_text(lines)
-    (tmp_path / "gqa" / "truth.json").write_text(json.dumps({}))
+    truth = {each["question_id"]: {"answer": "yes"} for each in asked}
+    (tmp_path / "gqa" / "truth.json").write_text(json.dumps(truth))
     for number in range(2):
         Image.new("RGB", (9, 7)).save(tmp_path / "gqa" / f"{number}.png")
     return Gqa(
@@ -54,7 +61,10 @@ def test_what_is_well_is_told_with_its_numbers(toy, gqa):
     assert "OK    pool toy: 41 rows, 34 with an image (13 different), 7 text-only" in report
     assert f"sha256 {sha256_of(toy.folder / 'pool.json')}, not checked" in report
     assert "13 images, all decoded" in report
-    assert "3 questions, testdev_balanced, the expected number; images all there" in report
+    assert (
+        "3 questions, testdev_balanced, the expected number, each with its truth; images all"
+        in (report)
+    )
     assert "python 3." in report
     assert "GB free" in report
 
@@ -119,7 +129,54 @@ def test_faults_of_a_benchmark_are_named(toy, gqa, tmp_path):
     assert f"FAIL  benchmark gqa: annotations: there is no {tmp_path / 'gqa' / 'truth.json'}" in (
         report
     )
+    assert "-> it comes from questions1.2.zip of https://cs.stanford.edu" in report
     assert "set suite.gqa.annotations=PATH" in report
+    (tmp_path / "gqa" / "truth.json").write_text('{"0": {"answer": "yes"}}')
+    assert "truth.json: no truth for question '1'" in fault(
+        Doctor(toy.pool, {"gqa": gqa}), toy.store
+    )
+
+
+def test_hashes_of_a_benchmark_s_files_are_told_and_checked(toy, gqa):
+    found = sha256_of(gqa.questions)
+    told = f"questions: {gqa.questions}, sha256 {found}"
+    report = Doctor(toy.pool, {"gqa": gqa}).make(toy.store)
+    assert f"OK    benchmark gqa: {told}, not checked: doctor.sha256 does not name it" in report
+    pinned = {"gqa": {"questions": found}}
+    assert f"{told}, as expected" in Doctor(toy.pool, {"gqa": gqa}, sha256=pinned).make(toy.store)
+    other = {"gqa": {"questions": "0" * 64}}
+    report = fault(Doctor(toy.pool, {"gqa": gqa}, sha256=other), toy.store)
+    assert f"FAIL  benchmark gqa: {told}, expected {'0' * 64}" in report
+    with pytest.raises(ValueError, match=r"sha256.pope: the suite has no such benchmark"):
+        Doctor(toy.pool, {"gqa": gqa}, sha256={"pope": {}}).make(toy.store)
+
+
+def test_label_files_of_another_release_are_found(toy, tmp_path):
+    (tmp_path / "pope").mkdir()
+    pope = official.pope(tmp_path / "pope", np.random.default_rng(0)).benchmark
+    later = tmp_path / "pope" / "coco" / "coco_pope_random.json"
+    later.write_text("".join(later.read_text().splitlines(keepends=True)[:-1]))
+    report = fault(Doctor(toy.pool, {"pope": pope}, images="exists"), toy.store)
+    assert "coco_pope_random.json: labels: 2909 found, 2910 expected; another release" in report
+
+
+def test_a_test_split_is_looked_at_without_its_truth(toy, tmp_path):
+    of = official.vizwiz_val(tmp_path, np.random.default_rng(0)).benchmark
+    test = VizWiz(of.questions, str(tmp_path), count=4319)
+    report = fault(Doctor(toy.pool, {"vizwiz": test}), toy.store)
+    assert "4,319 questions, test, the expected number, whose truth only the server has" in report
+    assert "4,319 of 4,319 images missing" in report
+    assert "-> they come from https://vizwiz.cs.colorado.edu/VizWiz_final/images/test.zip" in report
+
+
+def test_every_file_of_the_ten_has_a_source():
+    with initialize_config_dir(folder(), version_base="1.3"):
+        suite = build(compose("config", overrides=["suite=ten"]).suite)
+    assert len(suite) >= 9
+    for benchmark in suite.values():
+        for field in dataclasses.fields(benchmark):
+            if field.metadata.get("identity") and benchmark.name in SOURCES:
+                assert field.name in SOURCES[benchmark.name], (benchmark.name, field.name)
 
 
 def test_what_stages_will_make_is_not_made_now(tmp_path):
@@ -158,6 +215,7 @@ def test_no_faiss_and_two_of_it_are_faults(monkeypatch):
 
 
 def test_importing_the_doctor_leaves_torch_alone():
-    code = "import sys, xmas.doctor.files, xmas.doctor.machine; print('torch' in sys.modules)"
+    modules = "xmas.doctor.benchmarks, xmas.doctor.files, xmas.doctor.machine"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -66,10 +66,11 @@ def test_at_official_size_order_means_nothing_and_one_line_less_is_refused(name,
     assert plain(of.benchmark.score(shuffled(answers), store)) == told
     with pytest.raises(AnswerError, match="have no answer"):
         of.benchmark.score(answers[1:], store)
-    for file in of.files:
+    for file in of.files[:3]:  # MME has fifteen, all alike but the first
         before = file.read_text()
         file.write_text(changed(file, shuffled))
         assert plain(of.benchmark.score(answers, store)) == told, file
+        file.write_text(before)
         file.write_text(changed(file, lambda rows: rows[1:]))
         with pytest.raises(AnswerError):
             of.benchmark.score(answers, store)

@@ -24,17 +24,21 @@ class Doctor:
     pool: Pool
     suite: dict[str, Benchmark]
     images: str = "decode"  # every image of the pool; exists: only that the files are there
+    sha256: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)  # by name and field
 
     def make(self, store: Store) -> str:
         """The report. Raises DoctorError, which is the report, if a check failed."""
-        from xmas.doctor.files import check_benchmark, check_pool
+        from xmas.doctor.benchmarks import check_benchmark
+        from xmas.doctor.files import check_pool
         from xmas.doctor.machine import check_devices, check_disk, check_packages
 
         if self.images not in IMAGES:
             raise ValueError(f"doctor.images={self.images!r}: expected {' or '.join(IMAGES)}")
         findings = [*check_pool(self.pool, store, decode=self.images == "decode")]
+        if unknown := sorted(set(self.sha256) - set(self.suite)):
+            raise ValueError(f"doctor.sha256.{unknown[0]}: the suite has no such benchmark")
         for name, benchmark in self.suite.items():
-            findings += check_benchmark(name, benchmark, store)
+            findings += check_benchmark(name, benchmark, store, self.sha256.get(name, {}))
         findings += [*check_packages(), *check_devices(), *check_disk(store)]
         report = "\n".join(map(str, findings))
         failed = sum(finding.level == "FAIL" for finding in findings)

@@ -1,26 +1,23 @@
-"""The files of a pool and of benchmarks, looked at as a run would read them."""
+"""The files of a pool, looked at as a run would read them."""
 
 import concurrent.futures
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from xmas.bench import Benchmark, Question
 from xmas.doctor.finding import Finding
 from xmas.pool import Examples, Pool, PoolError
 from xmas.progress import bar
 from xmas.store import Made, Store, sha256_of
 
 _THREADS = 8  # reading and decoding wait for the disk more than for each other
-_NAMED = 5  # files in a line
+NAMED = 5  # files in a line
 
 
 def check_pool(pool: Pool, store: Store, *, decode: bool) -> Iterator[Finding]:
     """The annotations, what they hold, and the images they name."""
     subject = f"pool {pool.name}"
-    if _unmade(pool.annotations, store):
+    if unmade(pool.annotations, store):
         yield Finding("OK", subject, "not made yet; the first run draws it")
         return
     try:
@@ -43,7 +40,7 @@ def check_pool(pool: Pool, store: Store, *, decode: bool) -> Iterator[Finding]:
     yield from _images(subject, examples, decode=decode)
 
 
-def _unmade(place: str | Made, store: Store) -> bool:
+def unmade(place: str | Made, store: Store) -> bool:
     return isinstance(place, Made) and not store.path(place.stage).exists()
 
 
@@ -86,8 +83,8 @@ def _images(subject: str, examples: Examples, *, decode: bool) -> Iterator[Findi
         done = "decoded" if decode else "there, not decoded (doctor.images=exists)"
         yield Finding("OK", subject, f"{len(paths):,} images, all {done}")
         return
-    listed = "; ".join(f"row {row}: {path}: {fault}" for row, path, fault in broken[:_NAMED])
-    more = f"; and {len(broken) - _NAMED:,} more" if len(broken) > _NAMED else ""
+    listed = "; ".join(f"row {row}: {path}: {fault}" for row, path, fault in broken[:NAMED])
+    more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
     yield Finding(
         "FAIL",
         subject,
@@ -112,50 +109,3 @@ def decode_fault(path: Path) -> str | None:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return str(error) or type(error).__name__
     return None
-
-
-def check_benchmark(name: str, benchmark: Benchmark, store: Store) -> Iterator[Finding]:
-    """The files a benchmark names, its number of questions, and their images."""
-    subject = f"benchmark {name}"
-    fields: Any = benchmark  # a frozen dataclass, which a protocol cannot say
-    places = {
-        field.name: getattr(benchmark, field.name)
-        for field in dataclasses.fields(fields)
-        if field.metadata.get("identity") in ("content", "none")  # files and folders
-    }
-    if any(_unmade(place, store) for place in places.values()):
-        yield Finding("OK", subject, "not made yet; the first run draws it")
-        return
-    lost = {field: store.find(place) for field, place in places.items()}
-    lost = {field: path for field, path in lost.items() if not path.exists()}
-    for field, path in lost.items():
-        yield Finding(
-            "FAIL",
-            subject,
-            f"{field}: there is no {path}",
-            f"put it there, set suite.{name}.{field}=PATH, or leave it out with ~suite.{name}",
-        )
-    if lost:
-        return
-    try:
-        questions = benchmark.asked(store)
-    except (ValueError, OSError) as error:
-        yield Finding("FAIL", subject, str(error), f"or leave it out with ~suite.{name}")
-        return
-    yield _question_images(subject, benchmark, questions)
-
-
-def _question_images(subject: str, benchmark: Any, questions: list[Question]) -> Finding:
-    wanted = dict.fromkeys(one.image for one in questions if isinstance(one.image, Path))
-    missing = [path for path in wanted if not path.is_file()]
-    asked = f"{len(questions):,} questions, {benchmark.split}"
-    asked += ", the expected number" if benchmark.count is not None else ", any number is taken"
-    if missing:
-        listed = ", ".join(map(str, missing[:_NAMED]))
-        return Finding(
-            "FAIL",
-            subject,
-            f"{asked}; {len(missing):,} of {len(wanted):,} images missing: {listed}",
-            "unpack the benchmark's images there, or set the folder they are in",
-        )
-    return Finding("OK", subject, f"{asked}; images all there")

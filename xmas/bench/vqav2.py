@@ -152,10 +152,11 @@ class VqaV2Val:
 
 def accuracy(said: str, answers: list[str]) -> float:
     """How far the answer of a model, prepared for the server, agrees with those of ten people."""
-    answers = [answer.replace("\n", " ").replace("\t", " ").strip() for answer in answers]
-    if len(set(answers)) > 1:
-        return agreement(vqa_answer(said), [vqa_answer(answer) for answer in answers])
-    return agreement(said, answers)
+    plain = {one: one.replace("\n", " ").replace("\t", " ").strip() for one in set(answers)}
+    if len(set(plain.values())) > 1:
+        said = vqa_answer(said)
+        plain = {one: vqa_answer(bare) for one, bare in plain.items()}
+    return agreement(said, [plain[one] for one in answers])
 
 
 def _rows(path: Path, count: int | None, split: str) -> dict[int, dict[str, Any]]:

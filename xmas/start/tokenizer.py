@@ -14,13 +14,17 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 @dataclasses.dataclass(frozen=True)
 class TrainedTokenizer(Stage):
-    """A byte-level BPE as a Hugging Face tokenizer folder; ids 0, 1, 2 are pad, begin, end.
+    """A byte-level BPE as a Hugging Face tokenizer folder; ids 0, 1, 2 are pad, end, begin.
+
+    The end mark is not 2: a CLIP whose end mark is 2 takes a text's features at its highest id
+    instead (transformers, `CLIPTextModel`, for the sake of OpenAI's first configurations).
 
     The image token is not part of it: its id is the first behind the vocabulary, so that no text
     can name it.
     """
 
     kind: ClassVar[str] = "tokenizer"
+    version: ClassVar[int] = 2  # the order of the marks
 
     pools: Sequence[Pool]
     vocabulary: int = 1500  # at most
@@ -34,7 +38,7 @@ class TrainedTokenizer(Stage):
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=self.vocabulary,
-            special_tokens=[PAD, BOS, EOS],
+            special_tokens=[PAD, EOS, BOS],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )

@@ -144,6 +144,18 @@ def test_long_texts_keep_their_beginning_and_the_end_mark(toy):
     assert np.array_equal(*clip.texts(texts))  # what is cut off is not seen
 
 
+def test_a_text_is_read_at_its_end_mark(toy):
+    """transformers reads at the highest id where the end mark is 2."""
+    clip = Clip(toy.store.get(toy.towers))
+    text = "a gold disc"
+    ids = torch.tensor([clip._tokens(text)])
+    hidden = clip.model.text_model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    end = int((ids[0] == clip.tokenizer.eos_token_id).nonzero()[0, 0])
+    assert end == ids.shape[1] - 1 != int(ids.argmax())
+    read = clip.model.text_projection(hidden[0, end]).numpy()
+    assert clip.texts([text])[0] == pytest.approx(read / np.linalg.norm(read), abs=1e-6)
+
+
 def test_words_are_no_marks(toy):
     clip = Clip(toy.store.get(toy.towers))
     ids = clip._tokens("a </s> b <pad>")

@@ -29,13 +29,13 @@ class DemoPool(Stage):
     """
 
     kind: ClassVar[str] = "demo_pool"
-    version: ClassVar[int] = 13
+    version: ClassVar[int] = 14
 
     seed: int = 0
     rows: int = 8000
     captions: int = 20000  # pretraining pairs, each with a drawing of its own
     dialogues: int = 6000  # pretraining conversations about scenes told in words
-    lessons: int = 8000  # pretraining questions about captions' drawings of single things
+    lessons: int = 11000  # pretraining questions about captions' drawings of single things
     reviews: int = 8000  # pretraining questions of more kinds about captions' drawings
     concepts: int = 150  # everyday things
 
@@ -67,7 +67,7 @@ class DemoPool(Stage):
         """
         rng = np.random.default_rng([self.seed, len(SHARES)])
         (out / "images" / "captions").mkdir(exist_ok=True)
-        captions, lessons, singles = [], [], []
+        captions, singles = [], []
         for number in range(self.captions):
             scene, image = any_scene(of, rng), f"captions/{number:06d}.png"
             draw.save(scene, out / "images" / image)
@@ -75,10 +75,14 @@ class DemoPool(Stage):
             captions.append(record(f"{number:06d}", [told], image))
             if len(scene.items) == 1 and scene.items[0].mark.kind != "word":
                 singles.append((scene, number, image))
-                if scene.items[0].mark.kind == "icon" and len(lessons) < self.lessons:
-                    lessons.append(record(f"lesson-{number:06d}", lesson(scene, of, rng), image))
             progress.update(1)
         captions += [self._dialogue(number, of, rng) for number in range(self.dialogues)]
+        icons = [single for single in singles if single[0].items[0].mark.kind == "icon"]
+        rng = np.random.default_rng([self.seed, len(SHARES) + 2])
+        lessons = [
+            record(f"lesson-{number:06d}", lesson(scene, of, rng), image)
+            for scene, number, image in icons[: self.lessons]
+        ]
         reviews = [  # of the last drawings: lessons ask about the first
             record(f"review-{number:06d}", review(scene, of, rng), image)
             for scene, number, image in singles[max(len(singles) - self.reviews, 0) :]

@@ -2,7 +2,9 @@
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_judge import FakeJudge, Fault, completion, prompt_of
@@ -10,8 +12,10 @@ from test_config import composed
 
 from xmas.bench import Benchmark, Judged
 from xmas.bench.judge import JudgeError
+from xmas.bench.rescore import Rescore
 from xmas.bench.stage import Generation, Score
 from xmas.config import build
+from xmas.doctor import Doctor
 from xmas.store import Store, describe, key
 
 SMALL = ["suite=demo_judged", "demo_bench.questions=15", "demo_bench.concepts=61", "judge=local"]
@@ -53,17 +57,38 @@ def test_the_demos_files_go_through_the_same_scorers(store, name, score, metric)
     assert bench.split == "demo"
 
 
-def test_reviews_out_of_a_file_need_no_judge(store, tmp_path):
-    (tmp_path / "reviews.jsonl").write_text(
-        "".join(json.dumps({"question_id": each, "content": "10 9"}) + "\n" for each in range(3))
+def lines(path: Path, rows: Iterable[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_an_answers_file_and_a_reviews_file_are_scored_without_a_judge(store, tmp_path):
+    reviews = lines(
+        tmp_path / "reviews.jsonl",
+        ({"question_id": each, "content": "10 9"} for each in range(3)),
     )
     bench = benchmark(
         "llava_wild", "judge.model=gpt-4-0314", "judge.base_url=http://127.0.0.1:9/v1",
-        "suite.llava_wild.judging.runs=1", f"suite.llava_wild.reviews={tmp_path}/reviews.jsonl",
+        "suite.llava_wild.judging.runs=1", f"suite.llava_wild.reviews={reviews}",
     )  # fmt: skip
-    answers = [{"question_id": one.question_id, "text": ""} for one in bench.asked(store)]
-    assert bench.score(answers, store).score == 90
-    assert bench.metric == "relative_score by gpt-4-0314, demo rules"
+    answers = lines(
+        tmp_path / "answers.jsonl",
+        ({"question_id": one.question_id, "text": ""} for one in bench.asked(store)),
+    )
+    said = json.loads(Rescore(bench, answers).make(store))
+    assert said["score"] == 90
+    assert said["metric"] == "relative_score by gpt-4-0314, demo rules"
+    assert (said["benchmark"], said["split"], said["num"]) == ("llava_wild", "demo", 3)
+
+
+@pytest.mark.parametrize("name", ["llava_wild", "mmvet"])
+def test_the_doctor_looks_at_what_a_judge_is_told_and_asks_nothing(toy, store, name):
+    with FakeJudge(graded) as fake:
+        bench = benchmark(name, "judge.model=fake", f"judge.base_url={fake.url}")
+        store.get(build(composed(*SMALL).demo_bench))
+        report = Doctor(toy.pool, {name: bench}, images="exists").make(store)
+    assert "3 questions, demo, any number is taken, each with what a judge is told" in report
+    assert fake.requests == []
 
 
 def test_a_judge_without_a_name_or_key_ends_a_run_before_the_first_answer(toy, monkeypatch):

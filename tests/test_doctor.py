@@ -13,6 +13,9 @@ from PIL import Image
 from toy import build as build_toy
 
 from xmas.bench.gqa import Gqa
+from xmas.bench.judge import Judge
+from xmas.bench.judging import Judging
+from xmas.bench.mmvet import MMVet
 from xmas.bench.vizwiz import VizWiz
 from xmas.config import build, folder
 from xmas.demo.bench import DemoBench
@@ -177,6 +180,23 @@ def test_every_file_of_the_ten_has_a_source():
         for field in dataclasses.fields(benchmark):
             if field.metadata.get("identity") and benchmark.name in SOURCES:
                 assert field.name in SOURCES[benchmark.name], (benchmark.name, field.name)
+
+
+def test_a_judge_that_cannot_be_asked_is_found_and_files_that_need_not_be_are_not_missed(
+    toy, tmp_path, monkeypatch
+):
+    bench = Made(DemoBench(), "mmvet")
+    judge = Judge("fake", key_variable="XMAS_TEST_JUDGE_KEY")
+    mmvet = MMVet(Judging(judge), questions=bench, annotations=bench, images=bench)
+    monkeypatch.delenv("XMAS_TEST_JUDGE_KEY", raising=False)
+    report = fault(Doctor(toy.pool, {"mmvet": mmvet}), toy.store)
+    assert "FAIL  benchmark mmvet: the environment variable XMAS_TEST_JUDGE_KEY is not set" in (
+        report
+    )
+    monkeypatch.setenv("XMAS_TEST_JUDGE_KEY", "sk-secret-0123")
+    report = Doctor(toy.pool, {"mmvet": mmvet}).make(toy.store)
+    assert "benchmark mmvet: not made yet" in report
+    assert "sk-secret" not in report
 
 
 def test_what_stages_will_make_is_not_made_now(tmp_path):

@@ -36,14 +36,16 @@ class Scored:
     another score.
     """
 
-    score: float
+    score: float | None  # None: there is none, and `detail["invalid"]` says why
     num: int
     detail: dict[str, Any]
     outcomes: Outcomes | None = None
 
     def __post_init__(self) -> None:
-        said = self.score if self.outcomes is None else self.outcomes.score()
-        if not math.isclose(said, self.score, rel_tol=1e-9, abs_tol=1e-9):
+        if self.outcomes is None:
+            return
+        said = self.outcomes.score()
+        if self.score is None or not math.isclose(said, self.score, rel_tol=1e-9, abs_tol=1e-9):
             raise ValueError(f"outcomes say {said}, the rule says {self.score}")
 
 
@@ -67,6 +69,23 @@ class Benchmark(Protocol):
         """The official score of LLaVA answer lines.
 
         Raises AnswerError: an answer is missing, doubled or foreign; the message names it.
+        """
+        ...
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """A benchmark that needs a judge, which is to be found out before hours of answering."""
+
+    def check(self) -> None:
+        """Raise OSError if there is none that can be asked; the message says what is missing."""
+        ...
+
+    def prompts(self, answers: list[dict[str, Any]], store: Store) -> dict[Any, str]:
+        """What the judge is asked about every question; nothing is sent.
+
+        Raises AnswerError: an answer, or what is known of its question, is missing, doubled or
+        foreign.
         """
         ...
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from xmas.bench import Benchmark, Question
+from xmas.bench import Benchmark, Judged, Question
 from xmas.bench.lines import json_lines
 from xmas.ranking import Ranking
 from xmas.select import name_of
@@ -55,6 +55,8 @@ class Score(Stage):
         from xmas.attention.engine import place
         from xmas.bench.generate import discard_parts
 
+        if isinstance(self.benchmark, Judged):
+            self.benchmark.check()
         answers = out / "answers.jsonl"
         if not answers.exists():
             self._answer(store, answers)
@@ -202,6 +204,9 @@ class Scores(Stage):
     generation: Generation = dataclasses.field(default_factory=Generation)
 
     def compute(self, store: Store, out: Path) -> None:
+        for benchmark in self.suite.values():
+            if isinstance(benchmark, Judged):
+                benchmark.check()
         found: dict[str, Any] = {"reference": [], "subset": []}
         for role, target in self._targets():
             for name, benchmark in self.suite.items():

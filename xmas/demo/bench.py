@@ -45,7 +45,7 @@ class DemoBench(Stage):
     """A folder for each benchmark of `WRITERS`; `questions` sets the scale."""
 
     kind: ClassVar[str] = "demo_bench"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     seed: int = 0
     concepts: int = 150  # the pool's: what it does not name is not asked for

@@ -1,6 +1,7 @@
 """LLaVA-Bench and MM-Vet over held-out drawings: answers that a judge reads.
 
-The references are ours, made from the scene; the folder's README says so. File names stay those of
+The references are ours, made from the scene, and so is the judge's rule; the folder's README says
+so. File names stay those of
 the official packs, so that whatever reads these reads the demo.
 """
 
@@ -18,8 +19,14 @@ from xmas.demo.material import Material
 _README = """\
 Drawn by xmas.demo. The pictures are held-out drawings; the reference answers were made from the
 drawings by a program. No GPT-4 wrote them, although the file keeps its official name, and a score
-against them says nothing about LLaVA-Bench (In-the-Wild).
+against them says nothing about LLaVA-Bench (In-the-Wild). The judge's rule is ours as well.
 """
+
+_RULE = """\
+Two assistants answered a question about a picture that you cannot see; what it shows is written
+above. Grade both answers from 1 to 10 for being right, to the point and complete. The first line of
+your reply holds the two grades, that of Assistant 1 first, with a space between them and nothing
+else. Give your reasons behind it. Which of the two came first must not count."""
 
 
 def llava_wild(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
@@ -58,6 +65,9 @@ def llava_wild(out: Path, of: Material, count: int, rng: np.random.Generator) ->
     write_lines(out / "questions.jsonl", asked)
     write_lines(out / "context.jsonl", contexts)
     write_lines(out / "answers_gpt4.jsonl", references)
+    rule = {"role": "Assistant", "prompt": _RULE}
+    categories = ("conv", "detail", "complex")
+    write_json(out / "rule.json", {f"llava_bench_{each}": rule for each in categories})
     (out / "README.md").write_text(_README)
 
 

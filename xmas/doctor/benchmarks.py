@@ -1,7 +1,8 @@
 """The files of a benchmark: what is there, where the rest comes from, and whether it fits together.
 
 The questions are read as a run reads them, and empty answers to all of them are scored, which needs
-every truth: a file of another release, or one row short, shows here and not after a night.
+every truth: a file of another release, or one row short, shows here and not after a night. A judge
+is not asked, only whether it could be.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xmas.bench import Benchmark, Question
+from xmas.bench import Benchmark, Judged, Question
 from xmas.bench.submission import Submitted
 from xmas.doctor.files import NAMED, unmade
 from xmas.doctor.finding import Finding
@@ -21,8 +22,15 @@ from xmas.store import Store, sha256_of
 def check_benchmark(
     name: str, benchmark: Benchmark, store: Store, expected: dict[str, str]
 ) -> Iterator[Finding]:
-    """Files with their hashes, `expected` by field; the numbers of questions; truths; images."""
+    """Files with their hashes, `expected` by field; the numbers of questions; truths; images; the
+    judge.
+    """
     subject = f"benchmark {name}"
+    if isinstance(benchmark, Judged):
+        try:
+            benchmark.check()
+        except OSError as error:
+            yield Finding("FAIL", subject, str(error), f"or leave it out with ~suite.{name}")
     fields: Any = benchmark  # a frozen dataclass, which a protocol cannot say
     kinds = {field.name: field.metadata.get("identity") for field in dataclasses.fields(fields)}
     places = {
@@ -78,6 +86,9 @@ def _fits(benchmark: Any, questions: list[Question], store: Store) -> str:
         {"question_id": one.question_id, "prompt": one.prompt, "text": "", **one.extra}
         for one in questions
     ]
+    if isinstance(benchmark, Judged):
+        benchmark.prompts(lines, store)
+        return ", each with what a judge is told"
     if hasattr(benchmark, "annotations"):
         benchmark.score(lines, store)
         return ", each with its truth"

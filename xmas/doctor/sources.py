@@ -9,6 +9,9 @@ _VQA = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
 _VIZWIZ = "https://vizwiz.cs.colorado.edu/VizWiz_final"
 _TEXTVQA = "https://dl.fbaipublicfiles.com/textvqa"
 _MMBENCH = "https://download.openmmlab.com/mmclassification/datasets/mmbench"
+_WILD = "https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild"
+_MMVET = "https://github.com/yuweihao/MM-Vet"
+_REVIEWS = "an earlier run, reviews.jsonl in the store, or the official script"
 _SQA = "https://github.com/lupantech/ScienceQA"
 
 _VAL2014 = {
@@ -69,4 +72,15 @@ SOURCES: dict[str, dict[str, str]] = {  # by name of the benchmark and field
     "mmbench_cn": dict.fromkeys(
         ("questions", "annotations"), f"{_MMBENCH}/mmbench_dev_cn_20231003.tsv"
     ),
+    "llava_wild": {
+        **dict.fromkeys(("questions", "annotations", "contexts", "images"), _WILD),
+        "rules": "llava/eval/table/rule.json of https://github.com/haotian-liu/LLaVA",
+        "reviews": _REVIEWS,
+    },
+    "mmvet": {
+        "questions": _LLAVA,
+        **dict.fromkeys(("annotations", "images"), f"mm-vet.zip of {_MMVET}/releases"),
+        "prompt": f"mm-vet_evaluator.py of {_MMVET}",
+        "reviews": _REVIEWS,
+    },
 }

@@ -121,7 +121,9 @@ def tower_features(
     sizes: Int[Tensor, "images 2"] | None = None,
 ) -> Float[Tensor, "tiles patches channels"]:
     """What the frozen tower gives the connector."""
-    return _family(model).features(bare(model), pixels, sizes)
+    # Joined in memory: in 16 bits a linear layer with a bias rounds once more where its input is
+    # not, as the patches behind a class token are, but those of a single picture always are.
+    return _family(model).features(bare(model), pixels, sizes).contiguous()
 
 
 def embed(

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from xmas.attention.shards import Shards
 from xmas.attention.statistics import flat, statistics
 from xmas.fit.recipe import Hardware
 from xmas.llava import load
+from xmas.proxy.probe import logged
 from xmas.proxy.stage import Proxy
 from xmas.store import Stage, Store, write_atomically
+
+_FITTED = {"bf16": "bfloat16", "16": "float16"}  # Lightning's names of 16 bits, mixed or true
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +48,17 @@ class Trajectories(Stage):
     """
 
     kind: ClassVar[str] = "trajectories"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # statistics; tower features in 16 bits
 
     proxy: Proxy
     spectra: Spectra = dataclasses.field(default_factory=Spectra)
     running: Running = dataclasses.field(default_factory=Running)
+
+    @property
+    def weights(self) -> str:
+        """The precision the model is measured in: unless `running` says one, that of its fit."""
+        fitted = self.proxy.recipe.precision.split("-")[0]
+        return self.running.weights or _FITTED.get(fitted, "float32")
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: the attention of a row is not finite; names row and layer."""
@@ -98,11 +107,16 @@ class Measuring:
         model = load(self.store.get(self.stage.proxy.start)).model
         shards, scan = self.shards(model), self.scan(model)
         place = self.out / "values.npy"
+        late = [] if place.exists() else [step for step in self.steps if len(shards.todo([step]))]
+        if late:
+            side_by_side(self.stage.proxy.hardware.devices, self)
         if not place.exists():
-            if not shards.done().all():
-                side_by_side(self.stage.proxy.hardware.devices, self)
             shards.merge(place, scan.plan.order, len(scan.reasons))
-        self._describe(np.load(place), scan)
+        found = self._describe(np.load(place), scan)
+        if logger := self.stage.proxy.logger:
+            for step in late:  # the others went there during the fit
+                logger.log_metrics(logged(flat(found[step])), step)
+            logger.save()
         shutil.rmtree(shards.folder, ignore_errors=True)  # nothing, if there is no image
 
     def scan(self, model: nn.Module) -> Scan:
@@ -116,7 +130,9 @@ class Measuring:
                 proxy.pool.open(self.store).picture,
                 pad=parts.tokenizer.pad_token_id,
             )
-            running = dataclasses.replace(self.stage.running, workers=proxy.hardware.workers)
+            running = dataclasses.replace(
+                self.stage.running, weights=self.stage.weights, workers=proxy.hardware.workers
+            )
             self._scan = Scan(model, material, self.stage.spectra, running)
         return self._scan
 
@@ -128,7 +144,9 @@ class Measuring:
     def _read(self, step: int) -> dict[str, Tensor]:
         return self.stage.proxy.weights_at(self.store, step)
 
-    def _describe(self, values: Float[np.ndarray, "rows steps k"], scan: Scan) -> None:
+    def _describe(
+        self, values: Float[np.ndarray, "rows steps k"], scan: Scan
+    ) -> dict[int, dict[str, Any]]:
         reasons = scan.reasons.copy()
         reasons[(reasons == MEASURED) & np.isnan(values).any(axis=(1, 2))] = NO_TEXT
         text = scan.plan.spans.text
@@ -141,6 +159,7 @@ class Measuring:
             writer = csv.DictWriter(file, lines[0])
             writer.writeheader()
             writer.writerows(lines)
+        return found
 
     def _record_seconds(self, steps: Sequence[int], seconds: float) -> None:
         clock = self.out / "scan_seconds.json"

@@ -34,7 +34,10 @@ def make(goal: object, store: Store) -> str:
         return str(store.get(goal))
     if not isinstance(goal, Page):
         raise ConfigError(f"{type(goal).__name__} is a part of other goals and has no result")
-    return goal.make(store) if ranks.leads() else ""
+    if not ranks.leads():
+        return ""
+    with ranks.sharing(False):
+        return goal.make(store)
 
 
 @hydra.main(version_base="1.3", config_path=folder(), config_name="config")

@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from xmas import ranks
 from xmas.config import ConfigError, build, check_choices, folder, goal_node, warn_of_demo_values
 from xmas.runs import remember
 from xmas.store import Stage, Store, key
@@ -34,7 +35,10 @@ def make(goal: object, store: Store) -> str:
     Raises ConfigError: `goal` is a part of others that has no result of its own.
     """
     if isinstance(goal, Page):
-        return goal.make(store)
+        if not ranks.leads():
+            return ""
+        with ranks.sharing(False):
+            return goal.make(store)
     if not isinstance(goal, Stage):
         raise ConfigError(f"{type(goal).__name__} is a part of other goals and has no result")
     return str(store.get(goal))
@@ -50,11 +54,16 @@ def note(goal: object, store: Store, experiment: str | None) -> None:
 def run(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     warn_of_demo_values(hydra_config.runtime.choices)
+    if not ranks.leads():
+        logging.getLogger("xmas").setLevel(logging.ERROR)  # what rank 0 says is enough
     try:
         goal, store = build(goal_node(cfg)), build(cfg.store)
-        note(goal, store, hydra_config.runtime.choices.get("experiment"))
-        print(make(goal, store))
-    except (ValueError, OSError) as error:
+        if ranks.leads():
+            note(goal, store, hydra_config.runtime.choices.get("experiment"))
+        made = make(goal, store)
+        if ranks.leads():
+            print(made)
+    except (ValueError, OSError, MemoryError) as error:
         if hydra_config.mode == RunMode.MULTIRUN:
             raise  # the other jobs go on, Hydra reports this one
         log.debug("", exc_info=True)

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from xmas.attention.engine import Material, Running, Scan, place
+from xmas import ranks
+from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.metric import Spectra
 from xmas.attention.reasons import MEASURED, NO_TEXT
 from xmas.attention.shards import Shards
@@ -49,6 +50,7 @@ class Trajectories(Stage):
 
     kind: ClassVar[str] = "trajectories"
     version: ClassVar[int] = 3  # statistics; tower features in 16 bits
+    together: ClassVar[bool] = True
 
     proxy: Proxy
     spectra: Spectra = dataclasses.field(default_factory=Spectra)
@@ -81,14 +83,16 @@ class Measuring:
     def __call__(self, model: nn.Module, step: int) -> dict[str, float] | None:
         """Measure one step; gives the statistics of its values, None if it was there already."""
         begun = time.monotonic()
-        if not len(self.shards(model).todo([step])):
-            return None
-        self.scan(model).run(self.shards(model), [step], label="attention")
-        if place()[0] > 0:
+        shards = self.shards(model)
+        lacking = len(shards.todo([step]))
+        if not lacking and ranks.place()[1] == 1:
+            return None  # among several, another may have ended just now: all meet in the scan
+        self.scan(model).run(shards, [step], label="attention")
+        if ranks.place()[0] > 0 or not lacking:
             return None
         self._record_seconds([step], time.monotonic() - begun)
         plan = self.scan(model).plan
-        column = self.shards(model).column(step)
+        column = shards.column(step)
         return flat(statistics(column, plan.spans.text[plan.order]))
 
     def saved(self, rank: int = 0) -> None:
@@ -99,7 +103,7 @@ class Measuring:
         steps = [step for step in self.steps if len(shards.todo([step]))]
         begun = time.monotonic()
         self.scan(model).run(shards, steps, self._read, label="attention")
-        if steps and place()[0] == 0:
+        if steps and ranks.place()[0] == 0:
             self._record_seconds(steps, time.monotonic() - begun)
 
     def finish(self) -> None:
@@ -108,7 +112,14 @@ class Measuring:
         shards, scan = self.shards(model), self.scan(model)
         place = self.out / "values.npy"
         late = [] if place.exists() else [step for step in self.steps if len(shards.todo([step]))]
-        if late:
+        if ranks.launched():
+            merged = place.exists()
+            ranks.barrier()  # all have looked
+            if not merged:
+                self.saved(ranks.local())
+            if ranks.place()[0] > 0:
+                return
+        elif late:
             side_by_side(self.stage.proxy.hardware.devices, self)
         if not place.exists():
             shards.merge(place, scan.plan.order, len(scan.reasons))

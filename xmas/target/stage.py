@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from xmas import ranks
 from xmas.chat.template import Template
 from xmas.chat.tokens import Tokenised
 from xmas.fit.recipe import Hardware, Recipe
@@ -37,6 +38,7 @@ class Target(Stage):
 
     kind: ClassVar[str] = "target"
     version: ClassVar[int] = 2  # LoRA's dropout is on
+    together: ClassVar[bool] = True
 
     subset: Subset
     start: StartPoint
@@ -74,7 +76,8 @@ class Target(Stage):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             model = trainable(parts.model, self.lora, self.recipe.precision)
-        self._dry_save(model, parts, out / "rehearsal")
+        if ranks.leads():
+            self._dry_save(model, parts, out / "rehearsal")
         fit(
             model,
             table,
@@ -87,6 +90,8 @@ class Target(Stage):
             label="target",
             pad=parts.tokenizer.pad_token_id,
         )
+        if not ranks.leads():
+            return
         self._write(model, out)
         cost = {"rows": len(rows), "tokens": int(table.lengths[rows].sum())}
         (out / "cost.json").write_text(json.dumps(cost))

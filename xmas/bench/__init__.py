@@ -53,10 +53,17 @@ class Scored:
 class Benchmark(Protocol):
     """The contract: a frozen dataclass whose files are `content()` fields."""
 
-    name: ClassVar[str]
-    split: str
-    metric: ClassVar[str]
-    max_new_tokens: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
 
     def asked(self, store: Store) -> list[Question]:
         """All questions, in the order of the official question file.

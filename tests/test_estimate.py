@@ -17,6 +17,7 @@ from toy import HARDWARE, MAX_LENGTH, PICTURES, RECIPE, ROWS, TEMPLATE, TEXT_ONL
 import xmas
 from xmas.audit import Audit
 from xmas.bench.gqa import Gqa
+from xmas.bench.quick import Quick
 from xmas.bench.stage import Reference, Score, Scores
 from xmas.chat.tokens import Tokenised
 from xmas.config import build
@@ -168,6 +169,8 @@ def test_scores_plan_every_benchmark_for_target_and_reference(toy):
     assert kinds[-1] == "scores"
     seeds = [stage.target.seed for stage in planned if isinstance(stage, Score)]
     assert seeds == [3, 5, 0]
+    quick = [one for one in stages(dataclasses.replace(goal, quick=9)) if isinstance(one, Score)]
+    assert [score.benchmark for score in quick] == [Quick(gqa, 9)] * 3
 
 
 def test_images_are_checked_where_no_features_are_kept(toy):
@@ -373,6 +376,8 @@ def test_questions_are_official_configured_or_counted(empty, tmp_path):
     (tmp_path / "a.json").write_text("{}")
     own = Gqa(str(tmp_path / "q.jsonl"), str(tmp_path / "a.json"), str(tmp_path), count=None)
     assert questions(own, empty) == (7, "(counted)")
+    assert questions(Quick(own, 5), empty) == (5, "(drawn)")
+    assert questions(Quick(own, 9), empty) == (7, "(drawn)")
 
 
 # --- page ---

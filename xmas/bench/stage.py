@@ -11,6 +11,7 @@ import numpy as np
 
 from xmas.bench import Benchmark, Question
 from xmas.bench.lines import json_lines
+from xmas.bench.quick import Quick
 from xmas.ranking import Ranking
 from xmas.select import name_of
 from xmas.select.full import Full
@@ -192,7 +193,10 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Scores(Stage):
-    """`scores.json`: every benchmark of the suite for the target and for the reference."""
+    """`scores.json`: every benchmark of the suite for the target and for the reference.
+
+    With `quick`, so many questions of each, under names of their own: `gqa_quick`.
+    """
 
     kind: ClassVar[str] = "scores"
 
@@ -200,12 +204,19 @@ class Scores(Stage):
     target: Target
     reference: Reference
     generation: Generation = dataclasses.field(default_factory=Generation)
+    quick: int | None = None  # questions of a benchmark, in sweeps; null: all
+
+    def benchmarks(self) -> dict[str, Benchmark]:
+        """What is scored, by name."""
+        if self.quick is None:
+            return self.suite
+        return {f"{name}_quick": Quick(one, self.quick) for name, one in self.suite.items()}
 
     def compute(self, store: Store, out: Path) -> None:
         found: dict[str, Any] = {"reference": [], "subset": []}
         todo = [("reference", target) for target in self.reference.targets()]
         for role, target in [*todo, ("subset", self.target)]:
-            for name, benchmark in self.suite.items():
+            for name, benchmark in self.benchmarks().items():
                 stage = Score(benchmark, target, self.generation)
                 record = json.loads((store.get(stage) / "score.json").read_text())
                 found[role].append(

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from xmas.bench import Benchmark
+from xmas.bench.quick import Quick
 from xmas.bench.stage import Score
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.estimate import flops, memory
@@ -122,6 +123,8 @@ def _(stage: Score, scene: Scene) -> Work:
 
 def questions(benchmark: Benchmark, store: Store) -> tuple[int, str]:
     """How many a benchmark asks, and who says so."""
+    if isinstance(benchmark, Quick):
+        return min(benchmark.size, questions(benchmark.whole, store)[0]), "(drawn)"
     official = getattr(benchmark, "count", None)
     if official is not None:
         return official, "(official)"

@@ -104,5 +104,5 @@ def _(stage: Subset) -> Iterable[Stage]:
 @needs.register
 def _(stage: Scores) -> Iterable[Stage]:
     for target in [*stage.reference.targets(), stage.target]:
-        for benchmark in stage.suite.values():
+        for benchmark in stage.benchmarks().values():
             yield Score(benchmark, target, stage.generation)

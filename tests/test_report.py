@@ -18,15 +18,16 @@ from xmas.audit import Audit
 from xmas.bench.stage import Generation, Score, group_of
 from xmas.ranking import Ranking
 from xmas.report import Report
-from xmas.report.shelf import Shelf, key_of, stages_in
 from xmas.report.svg import Scale, tag
 from xmas.report.trajectories import explained
 from xmas.runs import TableError
 from xmas.select.full import Full
 from xmas.select.random import Random
 from xmas.select.xmas import Xmas
+from xmas.shelf import Shelf, key_of, stages_in
 from xmas.store import Store, describe, key
 from xmas.subset import Subset
+from xmas.table import Table
 
 STEPS = (1, 3, 6)
 VOID = ("meta", "img")
@@ -459,3 +460,32 @@ def test_a_browser_draws_it(toy, tmp_path, width):
     ink = np.abs(drawn - drawn[0, 0]) > 40
     for part in np.array_split(ink, 4):  # nowhere blank, nowhere filled
         assert 0.002 < part.mean() < 0.6
+
+
+def test_the_table_has_hours_their_share_of_full_and_length_by_step(toy):
+    folder = toy.store.path(toy.trajectories)
+    said = {str(step): {"rows": 9, "r2_length": {"sum": share}} for step, share in
+            zip(STEPS, (0.97, 0.5, 0.25), strict=True)}  # fmt: skip
+    (folder / "statistics.json").write_text(json.dumps(said))
+    hours = {"Full": 2, "Random": 0.5, "Xmas": 0.5}
+    for path in (toy.folder / "store").glob("*/[!.]*/meta.json"):
+        meta = json.loads(path.read_text())
+        meta |= {"seconds": 0, "device": "H200"}
+        if meta["kind"] == "target":
+            selector = meta["config"]["subset"]["ranking"]["selector"]["type"].rsplit(".", 1)[-1]
+            meta |= {"seconds": 3600 * hours[selector], "devices": 4}
+            meta["device"] = "L4" if selector == "Xmas" else "H200"
+        path.write_text(json.dumps(meta))
+    text = Table().make(toy.store)
+    assert (
+        "R² of the features of xmas against text length, by step: 1: 0.97, 3: 0.50, 6: 0.25" in text
+    )
+    cells = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")]
+        for line in text.split("ARP and cost")[1].splitlines()
+        if line.startswith("| ")
+    }
+    assert cells["full"][-4:-1] == ["0.000", "8.000", "1.00"]  # two hours on four devices
+    assert cells["random"][-4:-1] == ["0.000", "2.000", "0.25"]
+    assert cells["xmas"][-3:-1] == ["2.000", "\N{EN DASH}"]  # trained on another kind of device
+    assert "Hours: of H200; L4, as recorded" in text

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -19,6 +20,7 @@ from xmas.store import (
     key,
     sha256_of,
     volatile,
+    worked_on,
     write_atomically,
 )
 
@@ -264,6 +266,7 @@ def test_meta_says_what_was_made_and_by_what(store, text):
     meta = json.loads((store.get(stage) / "meta.json").read_text())
     assert set(meta) == {
         *("kind", "key", "config", "seconds", "versions", "commit", "host", "cpus"),
+        *("device", "devices"),
     }
     assert meta["kind"] == "reader"
     assert meta["key"] == key(stage) == store.path(stage).name
@@ -306,3 +309,25 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(place, half)
     assert place.read_text() == "whole"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit(Stage):
+    kind: ClassVar[str] = "fit"
+
+    hardware: SimpleNamespace
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan(Stage):
+    kind: ClassVar[str] = "scan"
+
+    fit: Fit
+
+
+def test_a_record_says_on_how_many_devices_a_stage_is_spread():
+    fit = Fit(SimpleNamespace(accelerator="cpu", devices=4))
+    assert worked_on(fit)["devices"] == 4
+    assert worked_on(Scan(fit))["devices"] == 4  # it measures on what the fit runs on
+    assert worked_on(fit)["device"].startswith("CPU, ")
+    assert worked_on(Stage())["devices"] == 1

@@ -2,19 +2,33 @@
 
 import csv
 import dataclasses
-import io
-import itertools
-import json
+from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from scored import Shelves
 
-from xmas.comparison import Cell, summarise
-from xmas.runs import TableError, runs
-from xmas.store import Store
-from xmas.table import Table, as_csv, latex, markdown
+from xmas.__main__ import note
+from xmas.comparison import summarise
+from xmas.config import build, folder
+from xmas.rows import Cell
+from xmas.runs import TableError, asked_by, remember, runs
+from xmas.store import Store, key
+from xmas.table import Table
 
 GAP = "\N{EN DASH}"
-QUESTIONS = {"gqa": 200, "mme": 2114}
+
+
+def shown(store, **options):
+    """The Markdown of a table of everything, and the CSV as dicts."""
+    text = Table(**options).make(store)
+    with open(f"{store.root}/table.csv", encoding="utf-8", newline="") as file:
+        return text, list(csv.DictReader(file))
+
+
+def first(text):
+    """The first table and its notes."""
+    return text.split("\n## ")[0]
 
 
 @pytest.fixture
@@ -24,37 +38,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def add(tmp_path):
-    """Puts a finished score into the store, as the stage would."""
-    names = itertools.count()
-
-    def put(selector, benchmark, score, *, settings=None, without=(), **changed):
-        folder = tmp_path / "score" / f"{next(names):012x}"
-        folder.mkdir(parents=True)
-        run = {
-            "selector": selector, "budget": 0.2, "rows": 1600, "seed": 0, "role": "subset",
-            "pool": "aaa", "target": "ttt", "reference_group": "rrr", "control": "none",
-            "protocol": "batch 1",
-        }  # fmt: skip
-        if selector == "full":
-            run |= {"role": "reference", "budget": 1.0, "rows": 8000}
-        said = {
-            "benchmark": benchmark, "split": "dev", "metric": "accuracy", "score": score,
-            "num": QUESTIONS[benchmark], "detail": {},
-        }  # fmt: skip
-        run |= {name: value for name, value in changed.items() if name not in said}
-        said |= {name: value for name, value in changed.items() if name in said}
-        for name in without:
-            del run[name]
-        target = {
-            "seed": run.get("seed"),
-            "selector": {"k": 1000.0, "seed": 3.0} | (settings or {}),
-        }
-        meta = {"config": {"benchmark": {"name": benchmark}, "target": target}}
-        for name, content in (("meta", meta), ("run", run), ("score", said)):
-            (folder / f"{name}.json").write_text(json.dumps(content))
-        return folder
-
-    return put
+    return Shelves(tmp_path)
 
 
 @pytest.fixture
@@ -89,24 +73,36 @@ def test_means_spreads_and_arp_are_over_seeds(store, filled):
 
 
 def test_markdown_shows_the_reference_first_and_no_spread_for_one_seed(store, filled):
-    assert markdown(summarise(runs(store))) == (
-        "## Pool aaa, reference rrr\n"
-        "\n"
-        "| selector | budget |  rows | seeds |        gqa |            mme |         ARP |\n"
-        "| -------- | -----: | ----: | ----: | ---------: | -------------: | ----------: |\n"
-        "| full     |  100 % | 8,000 |     2 | 60.0 ± 2.8 | 1500.0 ± 141.4 | 100.0 ± 7.1 |\n"
-        "| random   |   20 % | 1,600 |     1 |       48.0 |         1200.0 |        80.0 |\n"
-        "| xmas     |   20 % | 1,600 |     2 | 57.0 ± 4.2 |   1350.0 ± 0.0 |  92.5 ± 3.5 |\n"
-        "\n"
+    heading, _, *lines = first(shown(store)[0]).splitlines()
+    assert heading == "## Pool aaa, reference rrr"
+    assert [" ".join(line.split()) for line in lines[:5]] == [
+        "| selector | budget | rows | seeds | gqa | mme | ARP | ARP w/o |",
+        "| -------- | -----: | ----: | ----: | ---------: | -------------: | ----------: "
+        "| ----------: |",
+        "| full | 100 % | 8,000 | 2 | 60.0 ± 2.8 | 1500.0 ± 141.4 | 100.0 ± 7.1 | 100.0 ± 4.7 |",
+        "| random | 20 % | 1,600 | 1 | 48.0 | 1200.0 | 80.0 | 80.0 |",
+        "| xmas | 20 % | 1,600 | 2 | 57.0 ± 4.2 | 1350.0 ± 0.0 | 92.5 ± 3.5 | 95.0 ± 7.1 |",
+    ]
+    assert len({len(line) for line in lines[:5]}) == 1  # padded
+    assert "\n".join(lines[6:]) + "\n" == (
         "- Seeds: 1 to 2 a row, as its column says; mean ± sample standard deviation over them\n"
         "- Questions: gqa 200 (dev, accuracy), mme 2,114 (dev, accuracy)\n"
+        "- Answers: batch 1\n"
         "- ARP: mean over the benchmarks of 100 * score / mean score of the reference\n"
+        "- ARP is over all 2\n"
+        "- ARP w/o: without MME and LLaVA-Bench, over gqa\n"
+        "- No ARP ten: nobody was scored on vqav2, vizwiz, sqa, textvqa, pope, mmbench, "
+        "mmbench_cn, llava_wild\n"
+        "- No ARP ten, val: nobody was scored on vqav2_val, vizwiz_val, sqa, textvqa, pope, "
+        "mmbench, mmbench_cn, llava_wild\n"
+        "- No ARP seven: nobody was scored on sqa, textvqa, pope, mmbench, mmbench_cn\n"
     )
 
 
 def test_csv_has_a_line_for_every_row_and_benchmark(store, filled):
-    lines = list(csv.DictReader(io.StringIO(as_csv(summarise(runs(store))))))
-    assert len(lines) == 3 * 3
+    _, lines = shown(store)
+    assert len(lines) == 3 * 4
+    assert {line["origin"] for line in lines} == {"measured"}
     (line,) = [x for x in lines if (x["selector"], x["benchmark"]) == ("random", "mme")]
     assert line["relative"] == "80.0"
     assert (float(line["score"]), line["score_sd"], line["num"]) == (1200, "", "2114")
@@ -119,11 +115,12 @@ def test_csv_has_a_line_for_every_row_and_benchmark(store, filled):
 def test_latex_escapes_what_tex_reads_as_a_command(store, add):
     add("full", "gqa", 60)
     add("clip_score", "gqa", 30)
-    text = latex(summarise(runs(store)))
+    Table().make(store)
+    text = (Path(store.root) / "table.tex").read_text(encoding="utf-8")
     assert r"selector & budget & rows & seeds & gqa & ARP \\" in text
     assert r"clip\_score & 20 \% & 1,600 & 1 & 30.0 & 50.0 \\" in text
     assert r"\begin{tabular}{lrrrrr}" in text
-    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
+    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 2
 
 
 def test_any_selector_with_all_rows_is_the_reference_once_a_seed(store, filled):
@@ -139,7 +136,7 @@ def test_a_missing_benchmark_is_a_gap_and_costs_the_arp(store, filled):
     filled("d2", "gqa", 30, seed=0)
     filled("d2", "mme", 900, seed=0)
     filled("d2", "gqa", 36, seed=1)
-    text = markdown(summarise(runs(store)))
+    text = first(shown(store)[0])
     lines = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
     rows = {cells[1].strip(): [cell.strip() for cell in cells[5:8]] for cells in lines}
     assert rows["length"] == ["30.0", GAP, GAP]
@@ -150,7 +147,7 @@ def test_a_missing_benchmark_is_a_gap_and_costs_the_arp(store, filled):
 
 def test_without_a_reference_there_is_no_arp(store, add):
     add("random", "gqa", 30)
-    text = markdown(summarise(runs(store)))
+    text = first(shown(store)[0])
     assert f"| random   |   20 % | 1,600 |     1 | 30.0 |   {GAP} |" in text
     assert "- No ARP: no reference score above 0 on gqa; train the target on the whole pool" in text
 
@@ -175,9 +172,9 @@ def test_scores_that_measure_different_things_are_refused(store, filled, aspect)
 
 
 def test_controls_stay_out(store, filled):
-    before = markdown(summarise(runs(store)))
+    before = first(shown(store)[0])
     filled("xmas", "gqa", 1, control="shuffled", protocol="images shuffled")
-    assert markdown(summarise(runs(store))) == before
+    assert first(shown(store)[0]) == before
 
 
 def test_rows_with_other_settings_are_labelled_with_what_differs(store, filled):
@@ -197,24 +194,24 @@ def test_two_scores_for_one_place_are_refused(store, filled):
 def test_budgets_stand_from_small_to_large_and_may_be_rows(store, add):
     for budget in (0.5, 1200, 0.05):
         add("random", "gqa", 30, budget=budget)
-    lines = markdown(summarise(runs(store))).splitlines()[4:7]
+    lines = first(shown(store)[0]).splitlines()[4:7]
     assert [line.split("|")[2].strip() for line in lines] == ["5 %", "50 %", "1,200 rows"]
 
 
 def test_a_budget_may_be_in_tokens(store, add):
     add("random", "gqa", 30, budget=1200)
     add("random", "gqa", 35, budget=1000, unit="tokens")
-    lines = markdown(summarise(runs(store))).splitlines()[4:6]
+    lines = first(shown(store)[0]).splitlines()[4:6]
     assert [line.split("|")[2].strip() for line in lines] == ["1,200 rows", "1,000 tokens"]
 
 
 def test_selectors_that_are_not_nested_are_named(store, add):
     add("xmas", "gqa", 30)
-    assert "ested" not in markdown(summarise(runs(store)))
+    assert "ested" not in first(shown(store)[0])
     add("ofa", "gqa", 30, nested=False)
     said = "Not nested: ofa; a smaller subset is no part of a larger one"
-    assert f"- {said}\n" in markdown(summarise(runs(store)))
-    assert said in latex(summarise(runs(store)))
+    assert f"- {said}\n" in first(shown(store)[0])
+    assert said in (Path(store.root) / "table.tex").read_text(encoding="utf-8")
 
 
 def test_every_pool_and_reference_has_its_own_table(store, filled):
@@ -222,7 +219,7 @@ def test_every_pool_and_reference_has_its_own_table(store, filled):
     text = Table().make(store)
     assert text.index("## Pool aaa, reference rrr") < text.index("## Pool other, reference sss")
     assert "Pool aaa" not in Table(pool="other").make(store)
-    with pytest.raises(TableError, match="no scores on pool ccc, only on aaa, other"):
+    with pytest.raises(TableError, match="no scores on pool ccc, only aaa; other"):
         Table(pool="ccc").make(store)
 
 
@@ -230,7 +227,7 @@ def test_three_files_are_written_and_named(store, filled, tmp_path):
     text = Table().make(store)
     for kind in ("md", "csv", "tex"):
         assert str(tmp_path / f"table.{kind}") in text
-    assert text.startswith((tmp_path / "table.md").read_text())
+    assert text.startswith((tmp_path / "table.md").read_text(encoding="utf-8"))
     assert not list(tmp_path.glob(".table*"))
 
 
@@ -245,3 +242,81 @@ def test_a_file_that_lacks_a_key_is_named(store, add):
     folder = add("random", "gqa", 30, without=("seed", "pool"))
     with pytest.raises(TableError, match=f"{folder.name}: neither run.json nor .* has seed, pool"):
         runs(store)
+
+
+def test_only_what_an_experiment_asked_for_is_shown(store, filled):
+    asked = [Path(run.folder).name for run in runs(store) if run.selector != "random"]
+    remember(store, "tenth", asked)
+    remember(store, "tenth", asked)  # typed again
+    remember(store, "half", [*asked, "not there yet"])
+    assert asked_by(store, "tenth") == set(asked)
+    text, _ = shown(store, experiment="tenth")
+    assert "| xmas " in text
+    assert "| random " not in text
+    remember(store, "later", ["0123456789ab"])
+    with pytest.raises(TableError, match="experiment later has no finished scores"):
+        Table(experiment="later").make(store)
+    with pytest.raises(
+        TableError, match=r"experiment tenht asked for no scores.*half, later, tenth"
+    ):
+        Table(experiment="tenht").make(store)
+
+
+def test_the_command_notes_which_scores_an_experiment_asks_for(store):
+    with initialize_config_dir(folder(), version_base="1.3"):
+        scores = build(compose("config", overrides=["seed=5", "reference.seeds=[1,2]"]).scores)
+    note(scores, store, None)
+    note(scores.target, store, "demo")  # asks for no score
+    with pytest.raises(TableError, match="those that did: none"):
+        asked_by(store, "demo")
+    note(scores, store, "demo")
+    parts = scores.parts()
+    assert {part.target.seed for part in parts} == {1, 2, 5}
+    assert len(parts) == 3 * len(scores.suite)
+    assert asked_by(store, "demo") == {key(part) for part in parts}
+
+
+def test_selectors_are_chosen_and_the_reference_stays(store, filled):
+    text, lines = shown(store, selector=["xmas"])
+    assert {line["selector"] for line in lines} == {"full", "xmas"}
+    assert "| random " not in text
+    assert {line["selector"] for line in shown(store, selector="random")[1]} == {"full", "random"}
+    with pytest.raises(TableError, match="no scores of selector xmsa, only random; xmas"):
+        Table(selector=["xmas", "xmsa"]).make(store)
+
+
+def test_a_store_of_two_protocols_is_refused_until_one_is_chosen(store, filled):
+    for name in ("gqa", "mme"):
+        filled("full", name, 1000.0, protocol="greedy, batch 8", seed=3)
+        filled("length", name, 500.0, protocol="greedy, batch 8")
+    with pytest.raises(TableError, match=r"gqa: scores of different protocol.*table\.protocol"):
+        Table().make(store)
+    _, lines = shown(store, protocol="batch 8")
+    found = {line["selector"]: line["relative"] for line in lines if line["benchmark"] == "ARP"}
+    assert found == {"full": "100.0", "length": "50.0"}
+    with pytest.raises(TableError, match="no answers made as batch 2, only batch 1; greedy, batch"):
+        Table(protocol="batch 2").make(store)
+
+
+def test_answers_made_in_different_ways_are_refused_whatever_the_protocol_says(store, filled):
+    filled("length", "gqa", 30, answered={"precision": "float16"})
+    with pytest.raises(
+        TableError, match=r"different generation.precision .*: nothing .*; float16 "
+    ):
+        Table().make(store)
+
+
+def test_answers_under_another_attention_are_refused(store, add):
+    for name, kind in (("full", "sdpa"), ("random", "eager")):
+        how = {"attention": kind, "dtype": "float16", "versions": {"torch": kind}}
+        (add(name, "gqa", 60) / "generation.json").write_text(json.dumps(how))
+    with pytest.raises(TableError, match=r"gqa: scores of different answers.attention .*eager .*;"):
+        Table().make(store)
+
+
+def test_an_invalid_score_is_a_gap_with_its_reason(store, filled):
+    filled("length", "gqa", None, detail={"invalid": "3 of 60 reviews"})
+    filled("length", "mme", 750.0)
+    text = first(shown(store)[0])
+    assert f"| length   |   20 % | 1,600 |     1 |          {GAP} |" in text
+    assert "seed 0 has no score on gqa (invalid: 3 of 60 reviews)" in text

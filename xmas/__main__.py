@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -10,7 +10,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from xmas.config import ConfigError, build, check_choices, folder, goal_node, warn_of_demo_values
-from xmas.store import Stage, Store
+from xmas.runs import remember
+from xmas.store import Stage, Store, key
+
+if TYPE_CHECKING:
+    from xmas.bench.stage import Scores
 
 log = logging.getLogger("xmas")
 
@@ -36,12 +40,20 @@ def make(goal: object, store: Store) -> str:
     return str(store.get(goal))
 
 
+def note(goal: object, store: Store, experiment: str | None) -> None:
+    """Write down which scores an experiment asks for, so that a table of it can be made."""
+    if experiment and isinstance(goal, Stage) and goal.kind == "scores":
+        remember(store, experiment, [key(part) for part in cast("Scores", goal).parts()])
+
+
 @hydra.main(version_base="1.3", config_path=folder(), config_name="config")
 def run(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     warn_of_demo_values(hydra_config.runtime.choices)
     try:
-        print(make(build(goal_node(cfg)), build(cfg.store)))
+        goal, store = build(goal_node(cfg)), build(cfg.store)
+        note(goal, store, hydra_config.runtime.choices.get("experiment"))
+        print(make(goal, store))
     except (ValueError, OSError) as error:
         if hydra_config.mode == RunMode.MULTIRUN:
             raise  # the other jobs go on, Hydra reports this one

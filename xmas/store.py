@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -151,6 +152,23 @@ def commit() -> str | None:
     return head + ("+" if changed else "")
 
 
+def worked_on(stage: Stage) -> dict[str, Any]:
+    """`device` and `devices`: what a stage is computed on and on how many at once.
+
+    As its `hardware` says, or that of a stage it measures; else one, the first GPU of a process
+    that has torch loaded, or the CPU.
+    """
+    parts = [stage, *(getattr(stage, field.name) for field in dataclasses.fields(stage))]
+    said = [part.hardware for part in parts if hasattr(part, "hardware")]
+    torch = sys.modules.get("torch")  # who did not load it did not compute on a GPU
+    on_cpu = bool(said) and said[0].accelerator == "cpu"
+    if torch is None or on_cpu or not torch.cuda.is_available():
+        name = f"CPU, {os.cpu_count()} cores"
+    else:
+        name = torch.cuda.get_device_name(0)
+    return {"device": name, "devices": said[0].devices if said else 1}
+
+
 @functools.cache
 def _say_reused(kind: str, place: str) -> None:
     """One line for a result, however often a process asks for it."""
@@ -236,6 +254,7 @@ class Store:
             "commit": commit(),
             "host": platform.node(),
             "cpus": os.cpu_count(),
+            **worked_on(stage),
         }
         (draft / "meta.json").write_text(json.dumps(record, indent=2))
 

@@ -59,12 +59,13 @@ class Outcomes:
     def save(self, path: Path) -> None:
         """As `.npz`; `digest` names the units and their order."""
         digest = hashlib.sha256("\n".join(self.keys.tolist()).encode()).hexdigest()[:16]
+        alike = bool((self.counted == self.counted[:1]).all())  # as in every mean
         np.savez_compressed(
             path,
             keys=self.keys,
             digest=np.array(digest),
             gained=self.gained.astype(np.float32),
-            counted=self.counted.astype(np.float32),
+            counted=self.counted[: 1 if alike else None].astype(np.float32),
             weights=self.weights,
         )
 
@@ -83,9 +84,10 @@ class Kept:
         """Raises ValueError: the file is not what `Outcomes.save` writes."""
         try:
             with path.open("rb") as opened, np.load(opened) as file:  # a member is read when named
-                parts = [file[name] for name in ("gained", "counted", "weights")]
-                return cls(str(file["digest"]), *parts)
-        except (KeyError, zipfile.BadZipFile) as error:
+                gained, weights = file["gained"], file["weights"]
+                counted = np.broadcast_to(file["counted"], gained.shape)
+                return cls(str(file["digest"]), gained, counted, weights)
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{path}: no outcomes of questions: {error}; remove the file"
             ) from error

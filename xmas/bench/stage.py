@@ -208,8 +208,7 @@ class Scores(Stage):
             if isinstance(benchmark, Judged):
                 benchmark.check()
         found: dict[str, Any] = {"reference": [], "subset": []}
-        todo = [("reference", target) for target in self.reference.targets()]
-        for role, target in [*todo, ("subset", self.target)]:
+        for role, target in self._targets():
             for name, benchmark in self.suite.items():
                 stage = Score(benchmark, target, self.generation)
                 record = json.loads((store.get(stage) / "score.json").read_text())
@@ -217,3 +216,14 @@ class Scores(Stage):
                     {"name": name, "seed": target.seed, "score": record["score"], "key": key(stage)}
                 )
         (out / "scores.json").write_text(json.dumps(found, indent=2))
+
+    def parts(self) -> list[Score]:
+        """The score of every benchmark, for the reference and for the target."""
+        return [
+            Score(benchmark, target, self.generation)
+            for _, target in self._targets()
+            for benchmark in self.suite.values()
+        ]
+
+    def _targets(self) -> list[tuple[str, Target]]:
+        return [*(("reference", one) for one in self.reference.targets()), ("subset", self.target)]

@@ -29,7 +29,7 @@ class Report:
         """
         from xmas.report.evidence import evidence
         from xmas.report.page import page
-        from xmas.report.shelf import Shelf
+        from xmas.shelf import Shelf
 
         found = [run for run in runs(store) if self.only in (None, run.pool)]
         compared = summarise(found)
@@ -39,9 +39,7 @@ class Report:
                 "`xmas -m goal=scores selector=random,xmas`, or set store.root to where they are"
             )
         shelf = Shelf(store)
-        shown = [
-            evidence(each, found, shelf=shelf, store=store, pool=self.pool) for each in compared
-        ]
+        shown = [evidence(each, shelf=shelf, store=store, pool=self.pool) for each in compared]
         path = Path(store.root) / "report.html"
         write_atomically(path, functools.partial(_put, text=page(shown, each=self.examples)))
         return str(path)

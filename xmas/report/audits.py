@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from xmas.report.evidence import Evidence, Line
-from xmas.report.shelf import AbsentError, Shelf, key_of
 from xmas.report.svg import scrolled_table, tag, text
+from xmas.shelf import AbsentError, Shelf, key_of
 
 _NONE = "\N{EN DASH}"
 

@@ -1,88 +1,17 @@
 """Cost: the seconds a selection takes before its target trains, beside training on everything.
 
-A stage's record counts its own seconds only, so the parts of a run can be added up. What every run
-needs alike, pool, start, tokens and tower features, is left out and named instead.
+What every run needs alike is left out and named instead, see `costs`.
 """
 
-import dataclasses
-import json
 from collections.abc import Iterable
-from statistics import fmean
 
-from xmas.report.evidence import Evidence, Line, Training
-from xmas.report.shelf import AbsentError, Config, Result, Shelf
+from xmas.costs import PARTS, Cost, cost
+from xmas.report.evidence import Evidence, Line
 from xmas.report.svg import Scale, axis, figure, percent, scrolled_table, tag, text, track, vertical
+from xmas.shelf import AbsentError, Config, Result
 
-PARTS = {
-    "proxy": "fitting the proxy",
-    "attention": "attention of all rows",
-    "features": "other features",
-    "ranking": "clusters, ranking, cut",
-    "target": "training the target",
-}
-_OF_KIND = {
-    "proxy": "proxy", "trajectories": "attention", "clusters": "ranking", "ranking": "ranking",
-    "subset": "ranking",
-}  # fmt: skip
 _PREPARED = ("tokens", "vision")  # asked for while other stages run; no stage contains them
 _HEIGHT = 24
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """Seconds by part of `PARTS`."""
-
-    seconds: dict[str, float]
-
-    @property
-    def total(self) -> float:
-        return sum(self.seconds.values())
-
-    @classmethod
-    def mean(cls, costs: list["Cost"]) -> "Cost":
-        return cls({part: fmean(cost.seconds[part] for cost in costs) for part in PARTS})
-
-
-def scan_seconds(shelf: Shelf, trajectories: Result) -> float:
-    """Seconds of attention scans that ran inside the proxy's fit and stand in its record.
-
-    `scan_seconds.json` has the seconds by step. Scans of saved steps are in the stage's own record
-    already: then that is at least their sum, and nothing is moved.
-    """
-    path = trajectories.folder / "scan_seconds.json"
-    if not path.exists():
-        return 0.0
-    total = sum(json.loads(path.read_text()).values())
-    return 0.0 if trajectories.seconds >= total else total
-
-
-def cost(found: Evidence, training: Training) -> Cost:
-    """What one training cost, from the pool to the trained target.
-
-    Raises AbsentError: its target is no longer in the store.
-    """
-    shelf = found.shelf
-    target = shelf.result(training.target, "target")
-    seconds = dict.fromkeys(PARTS, 0.0) | {"target": target.seconds}
-    alike = {**shelf.inside(training.target["start"]), **shelf.inside(found.pool)}
-    for result in shelf.inside(training.subset).values():
-        if result.key not in alike:
-            seconds[_OF_KIND.get(result.kind, "features")] += result.seconds
-            if result.kind == "proxy":
-                scanned = _scanned(shelf, result)
-                seconds["proxy"] -= scanned
-            elif result.kind == "trajectories":
-                seconds["attention"] += scan_seconds(shelf, result)
-    return Cost(seconds)
-
-
-def _scanned(shelf: Shelf, proxy: Result) -> float:
-    """Seconds of scans in the record of a proxy, whoever asked for them."""
-    return sum(
-        scan_seconds(shelf, result)
-        for result in shelf.results.values()
-        if result.kind == "trajectories" and result.config.get("proxy") == proxy.config
-    )
 
 
 def bars(found: Evidence) -> str:
@@ -91,7 +20,7 @@ def bars(found: Evidence) -> str:
     lost = []
     for number, line in enumerate(found.lines):
         try:
-            costs[number] = Cost.mean([cost(found, one) for one in line.trainings])
+            costs[number] = Cost.mean([cost(found.shelf, one.target) for one in line.trainings])
         except AbsentError as error:
             lost.append(f"{line.row.label}, {line.budget}: {error}")
     if not costs:

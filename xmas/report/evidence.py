@@ -8,10 +8,11 @@ from statistics import fmean
 import numpy as np
 from jaxtyping import Int
 
-from xmas.comparison import REFERENCE, Cell, Comparison, Row
+from xmas.comparison import Comparison
 from xmas.pool import Examples, Pool, PoolError
-from xmas.report.shelf import AbsentError, Config, Shelf
+from xmas.rows import Cell, Row
 from xmas.runs import Run
+from xmas.shelf import AbsentError, Config, Shelf
 from xmas.store import Made, Store, describe
 
 
@@ -113,52 +114,26 @@ class Evidence:
         return max(found, key=lambda line: line.row.rows[-1])
 
 
-def evidence(
-    comparison: Comparison, runs: list[Run], *, shelf: Shelf, store: Store, pool: Pool | None
-) -> Evidence:
+def evidence(comparison: Comparison, *, shelf: Shelf, store: Store, pool: Pool | None) -> Evidence:
     """The trainings behind every row of a comparison, from the scores it was made of."""
-    members = [
-        run
-        for run in runs
-        if (run.pool, run.reference_group) == (comparison.pool, comparison.reference_group)
-        and run.control == "none"
-    ]
-    references = [run for run in members if run.role == "reference"]
-    references.sort(key=lambda run: run.selector == REFERENCE)  # `full` stands for it if there
-    lines = []
-    for number, row in enumerate(comparison.rows):
-        is_reference = bool(references) and number == 0
-        given = (
-            references
-            if is_reference
-            else [
-                run
-                for run in members
-                if run.role != "reference"
-                and (run.selector, run.budget) == (row.selector, row.budget)
-                and set(row.settings) <= set(run.settings)
-            ]
-        )
-        lines.append(_line(row, given, comparison, shelf, is_reference=is_reference))
+    lines = [_line(row, comparison, shelf) for row in comparison.rows]
     return Evidence(comparison, tuple(lines), shelf, store, pool)
 
 
-def _line(
-    row: Row, runs: list[Run], comparison: Comparison, shelf: Shelf, *, is_reference: bool
-) -> Line:
+def _line(row: Row, comparison: Comparison, shelf: Shelf) -> Line:
     reference = comparison.rows[0].scores
     by_seed: dict[int, dict[str, Run]] = {}
-    for run in sorted(runs, key=lambda run: run.seed):
+    for run in row.runs:
         by_seed.setdefault(run.seed, {})[run.benchmark] = run
     trainings = []
     for seed, scored in by_seed.items():
         relative = [
             100 * run.score / reference[name].mean
             for name, run in scored.items()
-            if name not in comparison.unreferenced
+            if run.score is not None and name not in comparison.unreferenced
         ]
         whole = row.arp is not None and len(relative) == len(comparison.benchmarks)
         one = next(iter(scored.values()))
         score = shelf.results[Path(one.folder).name]
         trainings.append(Training(seed, fmean(relative) if whole else None, score.config["target"]))
-    return Line(row, is_reference, tuple(trainings))
+    return Line(row, row.is_reference, tuple(trainings))

@@ -13,8 +13,8 @@ from xmas.bench import LETTER, SHORT
 from xmas.pool import Examples
 from xmas.report.evidence import Evidence, Line
 from xmas.report.palette import Palette
-from xmas.report.shelf import AbsentError
 from xmas.report.svg import tag, text
+from xmas.shelf import AbsentError
 
 _LARGEST = 224  # pixels of a side, in the page
 _SMALL = 128  # a side up to which an image is kept as it is and shown with its pixels

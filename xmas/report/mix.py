@@ -6,7 +6,6 @@ import numpy as np
 
 from xmas.report.evidence import Evidence, Line
 from xmas.report.palette import Palette
-from xmas.report.shelf import AbsentError
 from xmas.report.svg import (
     Scale,
     axis,
@@ -18,6 +17,7 @@ from xmas.report.svg import (
     track,
     vertical,
 )
+from xmas.shelf import AbsentError
 
 _SOURCES = 16  # shown; the others are added up
 _HEIGHT = 24

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from xmas.report.evidence import Evidence
-from xmas.report.shelf import Config, Result, stages_in
 from xmas.report.svg import scrolled_table, tag, text
+from xmas.shelf import Config, Result, stages_in
 
 _OPEN = 60  # stages up to which the table is shown unfolded
 _LATE = ("ranking", "subset", "target")  # kinds whose results differ from run to run

@@ -9,8 +9,8 @@ from xmas.progress import bar
 from xmas.report import audits, clusters, costs, examples, mix, origins, scores, trajectories
 from xmas.report.evidence import Evidence
 from xmas.report.palette import Palette
-from xmas.report.shelf import AbsentError
 from xmas.report.svg import tag, text
+from xmas.shelf import AbsentError
 
 Part = Callable[[], str]
 

@@ -2,11 +2,12 @@
 
 from itertools import groupby
 
-from xmas.comparison import Cell, Comparison, Row, not_nested
+from xmas.comparison import Comparison
 from xmas.report.evidence import Evidence, Line
 from xmas.report.palette import Palette
-from xmas.report.shelf import AbsentError
 from xmas.report.svg import Scale, axis, figure, percent, scrolled_table, tag, text, track, vertical
+from xmas.rows import Cell, Row, not_nested
+from xmas.shelf import AbsentError
 
 _HEIGHT = 26  # of a track, in pixels
 _GAP = "\N{EN DASH}"

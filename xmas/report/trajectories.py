@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from xmas.cluster import reduce_spectra
 from xmas.explained import explained
 from xmas.report.evidence import Evidence
-from xmas.report.shelf import AbsentError, Config, Result, stages_in
 from xmas.report.svg import Scale, area, figure, frame, gridlines, line, percent, tag, track
+from xmas.shelf import AbsentError, Config, Result, stages_in
 
 _PANELS = 8  # clusters shown
 _QUARTILES = (25, 50, 75)

@@ -22,7 +22,7 @@ _NAMED_ONLY = {  # a proxy, for its tokens; it is not fitted
 
 
 class AbsentError(Exception):
-    """A part of the report cannot be shown; the message says why and stands on the page instead."""
+    """A part of a report or table cannot be shown; the message says why and stands in its place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,19 @@ class Result:
     @property
     def seconds(self) -> float:
         return float(self.meta["seconds"])
+
+    @property
+    def device(self) -> str:
+        """What it was computed on."""
+        return str(self.meta.get("device", "a device that was not recorded"))
+
+    @property
+    def devices(self) -> int:
+        return int(self.meta.get("devices", 1))
+
+    @property
+    def device_seconds(self) -> float:
+        return self.seconds * self.devices
 
 
 def key_of(config: Config) -> str:

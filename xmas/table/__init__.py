@@ -1,0 +1,60 @@
+"""The scores of a store as Markdown, CSV and LaTeX, for every pool and reference apart.
+
+`comparison` says what may be compared and how, `intervals` how certain that is; here it is written
+down. The CSV has everything at full precision; the other two are for reading.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from xmas.comparison import summarise
+from xmas.shelf import Shelf
+from xmas.store import Store, write_atomically
+from xmas.table.choice import choose
+from xmas.table.evidence import evidence
+from xmas.table.formats import latex, markdown
+from xmas.table.grids import grids
+from xmas.table.lines import as_csv
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What `goal=table` makes. Not a stage: the store is read each time."""
+
+    pool: str | None = None  # the name of the only one to show
+    selector: str | Sequence[str] | None = None  # the only ones; the reference stays
+    experiment: str | None = None  # only what `goal=scores experiment=...` asked for
+    protocol: str | None = None  # only answers made so, e.g. "batch 1"
+    intervals: bool = False  # in every cell; the CSV always has them
+    draws: int = 2000  # of the bootstrap
+    seed: int = 0  # of its draws
+
+    def make(self, store: Store) -> str:
+        """Write `table.md`, `table.csv` and `table.tex` into the store; the Markdown and the paths.
+
+        Raises TableError: there is nothing to show, or the scores cannot be compared.
+        """
+        shelf = Shelf(store)
+        chosen = choose(
+            store,
+            pool=self.pool,
+            selector=self.selector,
+            experiment=self.experiment,
+            protocol=self.protocol,
+        )
+        shown = [
+            evidence(each, shelf, draws=self.draws, seed=self.seed) for each in summarise(chosen)
+        ]
+        tables = [grid for one in shown for grid in grids(one, intervals=self.intervals)]
+        texts = {"md": markdown(tables), "csv": as_csv(shown), "tex": latex(tables)}
+        paths = []
+        for kind, text in texts.items():
+            paths.append(Path(store.root) / f"table.{kind}")
+            write_atomically(paths[-1], functools.partial(_put, text=text))
+        return texts["md"] + "\n" + "\n".join(map(str, paths))
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,61 @@
+"""Grids as Markdown and as LaTeX. Markdown is padded: it is also what the terminal shows."""
+
+import dataclasses
+from collections.abc import Iterable
+
+GAP = "\N{EN DASH}"
+_LATEX = str.maketrans(
+    {
+        **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "²": r"\textsuperscript{2}",
+        GAP: "--",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A table as it is shown: every cell is text, the first column names its row."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def markdown(grids: Iterable[Grid]) -> str:
+    """A padded table for each grid, its title above and what it rests on below."""
+    blocks = []
+    for grid in grids:
+        cells = [grid.head, *grid.rows]
+        widths = [max(2, *map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [_line(row, widths) for row in cells]
+        rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
+        lines.insert(1, _line(rule, widths))
+        notes = [f"- {note}" for note in grid.notes]
+        blocks.append("\n".join([f"## {grid.title}", "", *lines, "", *notes, ""]))
+    return "\n".join(blocks)
+
+
+def latex(grids: Iterable[Grid]) -> str:
+    """A booktabs `tabular` for each grid, title and notes as comments."""
+    blocks = ["% needs \\usepackage{booktabs}"]
+    for grid in grids:
+        head, *body = [
+            " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+            for cells in [grid.head, *grid.rows]
+        ]
+        about = [f"% {line}" for line in [grid.title, *grid.notes]]
+        columns = "l" + "r" * (len(grid.head) - 1)
+        begin = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
+        blocks.append("\n".join([*about, *begin, *body, r"\bottomrule", r"\end{tabular}"]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    first, *others = zip(cells, widths, strict=True)
+    return "| " + " | ".join([first[0].ljust(first[1]), *(c.rjust(w) for c, w in others)]) + " |"

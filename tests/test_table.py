@@ -306,6 +306,14 @@ def test_answers_made_in_different_ways_are_refused_whatever_the_protocol_says(s
         Table().make(store)
 
 
+def test_answers_under_another_attention_are_refused(store, add):
+    for name, kind in (("full", "sdpa"), ("random", "eager")):
+        how = {"attention": kind, "dtype": "float16", "versions": {"torch": kind}}
+        (add(name, "gqa", 60) / "generation.json").write_text(json.dumps(how))
+    with pytest.raises(TableError, match=r"gqa: scores of different answers.attention .*eager .*;"):
+        Table().make(store)
+
+
 def test_an_invalid_score_is_a_gap_with_its_reason(store, filled):
     filled("length", "gqa", None, detail={"invalid": "3 of 60 reviews"})
     filled("length", "mme", 750.0)

@@ -42,7 +42,7 @@ class Run:
     num: int
     folder: str
     settings: Settings  # of the target and all before it, seeds left out
-    measured: Settings = ()  # of benchmark and generation: files, prompts, judge, batch, precision
+    measured: Settings = ()  # files, prompts, judge, batch, precision, attention
     config: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     invalid: str = ""  # why
     unit: str = "rows"  # or tokens
@@ -70,6 +70,7 @@ def runs(store: Store) -> list[Run]:
         config = meta["config"]
         target = config.get("target", {})
         measured = {name: config.get(name, {}) for name in ("benchmark", "generation")}
+        measured["answers"] = _made(folder)
         plain = json.dumps(target, sort_keys=True)
         if plain not in flat:
             flat[plain] = tuple(sorted(_leaves(target, seeds=False)))
@@ -84,6 +85,15 @@ def runs(store: Store) -> list[Run]:
             )
         )
     return found
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """How the answers came about, beyond what was configured, where the score says so."""
+    path = folder / "generation.json"
+    if not path.exists():
+        return {}
+    said = json.loads(path.read_text(encoding="utf-8"))
+    return {name: said[name] for name in ("dtype", "attention") if name in said}
 
 
 def remember(store: Store, experiment: str, scores: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from xmas.bench.outcomes import Outcomes
 from xmas.store import Store

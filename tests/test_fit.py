@@ -20,10 +20,10 @@ from xmas.fit.module import LlavaModule
 from xmas.fit.recipe import Hardware, Recipe
 from xmas.fit.sanity import advice
 from xmas.fit.speed import set_up
+from xmas.fit.trainables import Lora, with_lora
 from xmas.fit.trainer import fit
 from xmas.llava import Parts, answer_loss, freeze_tower, hidden_states, language_model, load, tower
 from xmas.store import former_of, write_atomically
-from xmas.target.stage import Lora, with_lora
 from xmas.vision import features_of
 
 Curve = list[dict[str, float]]

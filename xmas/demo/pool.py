@@ -36,7 +36,7 @@ class DemoPool(Stage):
     captions: int = 20000  # pretraining pairs, each with a drawing of its own
     dialogues: int = 6000  # pretraining conversations about scenes told in words
     lessons: int = 11000  # pretraining questions about captions' drawings of single things
-    reviews: int = 8000  # pretraining questions of more kinds about captions' drawings
+    reviews: int = 6000  # pretraining questions of more kinds about captions' drawings
     concepts: int = 150  # everyday things
 
     held_out: ClassVar[bool] = False  # side of the material that is drawn

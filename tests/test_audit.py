@@ -221,8 +221,8 @@ def test_what_length_explains_of_a_score():
     lengths = rng.integers(5, 500, 997)
     scores = np.sqrt(lengths) + 3
     scores[:90] = np.nan
-    assert explained_by(scores, lengths) == pytest.approx(1)
-    assert explained_by(rng.normal(size=997), lengths) == pytest.approx(0, abs=0.02)
+    assert explained_by(scores, lengths) > 0.99
+    assert explained_by(rng.normal(size=997), lengths) < 0.05
     assert explained_by(np.full(997, np.nan), lengths) is None
 
 

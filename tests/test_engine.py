@@ -14,8 +14,9 @@ from xmas.attention.metric import Spectra
 from xmas.attention.prefix import can_be_shared
 from xmas.attention.released import Window
 from xmas.attention.shards import Shards
+from xmas.attention.spectrum import lowrank
 from xmas.attention.weights import Weights
-from xmas.llava import Parts, load
+from xmas.llava import Parts, embed, load
 from xmas.vision import FromFiles, read
 
 STEP = 7
@@ -307,6 +308,39 @@ def test_released_values_are_those_of_eight_consecutive_rows(toy, parts, materia
     row = int(np.argmin(np.where(table.image_at >= 0, table.lengths, 10**6)))
     alone = dataclasses.replace(scan.plan, together=1)
     assert [unit.width for unit in alone.units(0) if row in unit.rows] == [table.lengths[row]]
+
+
+@torch.no_grad()
+def test_released_values_are_the_release_s_algebra_with_pads_as_text(parts, material, scanned):
+    """The pool's first eight rows by hand, in float64; the text-only one sets no more than pads."""
+    window = Window(27, 5, 19)
+    values = scanned(mode="released", k=3, window=window)
+    table, model = material.table, parts.model
+    rows = [row for row in range(8) if row not in TEXT_ONLY]
+    ids = torch.full((len(rows), int(table.lengths[:8].max())), material.pad)
+    for line, row in enumerate(rows):
+        held = table[row]
+        whole = np.insert(held.ids, held.image_at, [model.config.image_token_id] * 16)
+        ids[line, : len(whole)] = torch.from_numpy(whole)
+    language = model.model.language_model
+    states = language(
+        inputs_embeds=embed(model, ids, material.pictures(rows)["features"]),
+        output_hidden_states=True,
+    ).hidden_states
+    total = torch.zeros(())
+    for layer, state in zip(language.layers, states, strict=False):
+        seen = layer.input_layernorm(state).double()
+        query, key = (
+            seen @ one.weight.double().T for one in (layer.self_attn.q_proj, layer.self_attn.k_proj)
+        )
+        key = key.repeat_interleave(query.shape[-1] // key.shape[-1], dim=-1)  # features, not heads
+        shares = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
+        total = total + shares[:, window.text_from :, window.image_from : window.image_to]
+    wanted = lowrank(total.float(), 3).numpy()
+    np.testing.assert_allclose(values[rows], wanted, rtol=1e-4)
+    assert total.std() > 0.01
+    real = torch.from_numpy(table.lengths[rows])
+    assert (real < ids.shape[1]).sum() > 4  # or pads would not be tested
 
 
 @pytest.mark.parametrize(

@@ -351,6 +351,15 @@ def test_prefixes_are_shared_where_images_are_asked_about_often(toy):
     assert load.sharing(16, 34 / 13).tokens == pytest.approx(load.tokens - (34 - 13) * 16)
 
 
+def test_a_scan_is_priced_in_the_bits_it_runs_in(toy, empty):
+    recipe = dataclasses.replace(toy.proxy.recipe, precision="bf16-mixed")
+    proxy = dataclasses.replace(toy.proxy, recipe=recipe)
+    half = work(dataclasses.replace(toy.trajectories, proxy=proxy), scene(empty))
+    full = work(toy.trajectories, scene(empty))
+    assert (half.bits, full.bits) == (16, 32)
+    assert half.flops == full.flops
+
+
 def test_a_fitted_proxy_is_scanned_in_one_pass_over_the_images(toy, empty):
     read = dataclasses.replace(toy.proxy, cache_vision=False)
     stage = dataclasses.replace(toy.trajectories, proxy=read)

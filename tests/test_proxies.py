@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,12 @@ from test_config import composed
 from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPModel
 
-from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.metric import Spectra
-from xmas.chat.batches import Loader
 from xmas.config import build
 from xmas.families import FAMILIES, family_of
 from xmas.families.onevision import anyres
-from xmas.features.trajectories import Trajectories
-from xmas.llava import bare, embed, language_model, load, tower_features
+from xmas.features.trajectories import Measuring, Trajectories
+from xmas.llava import bare, freeze_tower, language_model, load, tower_features
 from xmas.proxy.stage import Proxy
 from xmas.start.assembled import Assembled
 from xmas.start.published import Published
@@ -70,52 +69,6 @@ def test_a_fit_and_its_scans_end_well(toy: Toy, folder, kind):
     assert ("model.image_newline" in moved) == (kind == "onevision")
 
 
-@pytest.mark.parametrize("kind", ["stablelm", "onevision", "idefics3"])
-def test_a_row_s_values_do_not_depend_on_its_batch_mates(toy: Toy, folder, kind):
-    """Rows of a batch differ in text and in the number of their image's features."""
-    fitted = proxy(toy, kind, folder)
-    parts, table = load(toy.store.get(fitted.start)), fitted.tokens().open(toy.store)
-    pictures = fitted.pictures(toy.store, parts)
-
-    material = Material(table, pictures, toy.pool.open().picture, parts.tokenizer.pad_token_id)
-
-    def scanned(batch_tokens: int, shared_from: float) -> np.ndarray:
-        running = Running(shared_from=shared_from)
-        return Scan(parts.model, material, Spectra(batch_tokens=batch_tokens), running).once("test")
-
-    alone = scanned(1, 1.0)
-    for shared_from in (1.0, 0.0):  # never a prefix of its own, always one
-        np.testing.assert_allclose(scanned(4000, shared_from), alone, rtol=1e-4, atol=1e-6)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", ["onevision", "idefics3"])
-def test_the_values_are_those_of_eager_attention(toy: Toy, folder, kind):
-    """Image columns are the features' tokens only; text rows come behind all of the image."""
-    fitted = proxy(toy, kind, folder)
-    parts, table = load(toy.store.get(fitted.start)), fitted.tokens().open(toy.store)
-    pictures, token = fitted.pictures(toy.store, parts), parts.model.config.image_token_id
-    pad = parts.tokenizer.pad_token_id
-    material = Material(table, pictures, toy.pool.open().picture, pad)
-    values = Scan(parts.model, material, Spectra(), Running()).once("test")
-    language_model(parts.model).set_attn_implementation("eager")
-    for row in (0, 4, 5):
-        loader = Loader(table, [np.array([row])], image_token=token, pad=pad, pictures=pictures)
-        batch = next(iter(loader))
-        features = tower_features(parts.model, batch.pictures["pixels"])
-        layers = language_model(parts.model)(
-            inputs_embeds=embed(parts.model, batch.ids, features, batch.pictures.get("sizes")),
-            attention_mask=batch.mask.long(),
-            output_attentions=True,
-        ).attentions
-        total = torch.stack(layers).double().mean(dim=2).sum(dim=0)[0]
-        spots = np.flatnonzero(batch.ids[0] == token)
-        text = np.arange(table.image_at[row] + table.image_lengths[row], table.lengths[row])
-        assert spots[-1] < text[0]
-        wanted = torch.linalg.svdvals(total[text][:, spots])[:5].numpy()
-        np.testing.assert_allclose(values[row], wanted, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("name", "whole", "language", "tower"),
     [
@@ -133,6 +86,53 @@ def test_each_proxy_is_built_at_full_size_without_weights(name, whole, language,
     assert sum(one.numel() for one in inside.values()) == language
     seen = bare(model).get_submodule(family_of(model.config).tower)
     assert sum(one.numel() for one in seen.parameters()) == tower
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_each_proxy_takes_a_training_step_at_full_size_without_weights(name):
+    """Forward, loss, backward and AdamW on the meta device: every shape fits the next."""
+    model: Any = unbuilt(FULL_SIZE[name]())
+    freeze_tower(model)
+    family, side = family_of(model.config), model.config.vision_config.image_size
+    tiles = torch.empty(3, 3, side, side, device="meta")
+    sizes = torch.tensor([[side, 2 * side]])  # an image as a whole, its left and right half
+    projected = family.project(model, tower_features(model, tiles), sizes)
+    asked = torch.zeros(1, 57, dtype=torch.long, device="meta")
+    inputs = torch.cat([projected[None], model.get_input_embeddings()(asked)], dim=1)
+    hidden = language_model(model)(inputs_embeds=inputs, use_cache=False).last_hidden_state
+    assert hidden.shape == inputs.shape
+    logits = model.lm_head(hidden[0, -19:])
+    assert logits.shape == (19, model.config.text_config.vocab_size)
+    torch.nn.functional.cross_entropy(logits, asked[0, :19]).backward()
+    trained = [one for one in model.parameters() if one.requires_grad]
+    assert all(one.grad is not None for one in trained)
+    optimizer = torch.optim.AdamW(trained)
+    optimizer.step()
+    moments = sum(held["exp_avg"].numel() for held in optimizer.state.values())
+    assert moments == sum(one.numel() for one in trained) > 1e8
+
+
+@pytest.mark.parametrize(
+    ("options", "weights"),
+    [
+        (["proxy=tinyllava_stablelm"], "bfloat16"),  # as its fit multiplies
+        (["proxy=smolvlm_256m", "proxy.recipe.precision=16-mixed"], "float16"),
+        (["proxy=llava_onevision_05b", "features.trajectories.running.weights=float32"], "float32"),
+        ([], "float32"),
+    ],
+    ids=str,
+)
+def test_a_proxy_is_measured_in_the_precision_of_its_fit(options, weights):
+    assert build(composed(*options).features.trajectories).weights == weights
+
+
+def test_a_scan_runs_in_the_precision_it_is_measured_in(toy: Toy, tmp_path):
+    recipe = dataclasses.replace(RECIPE, precision="bf16-mixed")
+    halved = dataclasses.replace(toy.proxy, recipe=recipe)
+    model = load(toy.store.get(toy.start)).model
+    for fitted, wanted in ((toy.proxy, torch.float32), (halved, torch.bfloat16)):
+        stage = dataclasses.replace(toy.trajectories, proxy=fitted)
+        assert Measuring(stage, toy.store, tmp_path).scan(model).precision == wanted
 
 
 def test_full_size_images_have_the_published_numbers_of_tokens():

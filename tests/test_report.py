@@ -20,7 +20,6 @@ from xmas.ranking import Ranking
 from xmas.report import Report
 from xmas.report.shelf import Shelf, key_of, stages_in
 from xmas.report.svg import Scale, tag
-from xmas.report.trajectories import explained
 from xmas.runs import TableError
 from xmas.select.full import Full
 from xmas.select.random import Random
@@ -401,15 +400,6 @@ def test_an_empty_store_and_an_unknown_pool_are_refused(tmp_path, whole):
         Report().make(Store(str(tmp_path)))
     with pytest.raises(TableError, match="no scores"):
         Report(only="llava665k").make(whole.store)
-
-
-def test_length_explains_uniform_attention_and_not_noise():
-    rng = np.random.default_rng(0)
-    length = rng.integers(8, 300, 500).astype(float)
-    uniform = 24 * np.sqrt(576 * length) / (607 + length)  # no mask, 576 image tokens
-    assert explained(uniform, length) > 0.999
-    assert explained(rng.normal(size=500), length) < 0.05
-    assert explained(np.ones(500), length) is None
 
 
 def test_ticks_are_round_and_inside():

@@ -3,40 +3,60 @@
 import numpy as np
 import pytest
 
-from xmas.attention.statistics import explained, flat, length_bins, statistics
-
-
-def test_rows_of_one_length_are_never_parted():
-    lengths = np.array([5, 1, 5, 2, 9, 5, 5])
-    assert length_bins(lengths, 7).tolist() == [2, 0, 2, 1, 3, 2, 2]
-    assert length_bins(lengths, 1).tolist() == [0] * 7
-    many = np.random.default_rng(0).integers(1, 400, 10_007)
-    bins = length_bins(many, 64)
-    assert len(set(bins)) == 64
-    assert np.bincount(bins).min() > 90
-    order = np.argsort(many, kind="stable")
-    assert (np.diff(bins[order]) >= 0).all()
+from xmas.attention.statistics import flat, statistics
+from xmas.explained import explained
 
 
 def test_explained_variance_by_hand():
-    """Means 1 and 4 around 2.5: 4 * 2.25 of 2 * (6.25 + 0.25)."""
-    values, bins = np.array([0.0, 2.0, 3.0, 5.0]), np.array([0, 0, 1, 1])
-    assert explained(values, bins) == pytest.approx(9 / 13)
-    assert np.isnan(explained(np.ones(4), bins))
+    """In order of length 0, 1, 3, 6: squared steps 1, 4, 9 around a variance of 7."""
+    value, length = np.array([6.0, 1.0, 0.0, 3.0]), np.array([90, 5, 4, 7])
+    assert explained(value, length) == pytest.approx(1 - (14 / 3 / 2) / 7)
+    assert explained(np.array([0.0, 9.0, 0.0, 9.0]), length[[2, 1, 3, 0]]) == 0  # never below
+    assert explained(np.ones(4), length) is None
+    assert explained(value, np.full(4, 7)) is None
+    assert explained(value[:2], length[:2]) is None
 
 
-def test_a_function_of_length_is_explained_and_noise_is_not():
+@pytest.mark.parametrize("rows", [101, 997, 50_021])
+def test_noise_is_not_explained_however_few_its_rows_are(rows):
+    rng = np.random.default_rng(rows)
+    found = [explained(rng.normal(size=rows), rng.integers(1, 400, rows)) for _ in range(31)]
+    assert 0 < np.mean(found) < 1 / np.sqrt(rows)
+    assert max(found) < 4 / np.sqrt(rows)
+
+
+@pytest.mark.parametrize("rows", [503, 50_021])
+def test_any_function_of_length_is_explained(rows):
+    """Also one that goes up and down, of which a smooth curve would see nothing."""
+    rng = np.random.default_rng(1)
+    length = rng.integers(8, 300, rows)
+    uniform = 24 * np.sqrt(576 * length) / (607 + length)  # no mask, 576 image tokens
+    assert explained(uniform, length) > 0.9995
+    assert explained(np.sin(length / 20), length) > 0.99
+    halves = uniform + uniform.std() * rng.normal(size=rows)
+    assert explained(halves, length) == pytest.approx(0.5, abs=3 / np.sqrt(rows))
+
+
+def test_the_order_of_the_pool_explains_nothing():
+    """Neighbours in the pool are alike and have the same length: that is not the length's doing."""
+    value = np.repeat(np.random.default_rng(2).normal(size=1009), 3)
+    length = 50 + np.arange(len(value)) // 3 % 2
+    assert explained(value, length) < 0.1
+
+
+def test_every_value_and_their_sum_are_explained():
     rng = np.random.default_rng(1)
     lengths = rng.integers(1, 60, 3001)
-    values = np.stack([np.sqrt(lengths), 1 / (9 + lengths), rng.random(3001)], axis=1)
+    values = np.stack([np.sqrt(lengths), rng.random(3001)], axis=1).astype(np.float32)
     values[17] = np.nan
-    found = statistics(values.astype(np.float32), lengths)
+    found = statistics(values, lengths)
     assert found["rows"] == 3000
-    assert 0.99 < found["r2_length"]["sigma1"] < 1  # some bins hold two lengths
-    assert 0.99 < found["r2_length"]["sigma2"] < 1
-    chance = found["by_chance"]
-    assert chance == pytest.approx((found["bins"] - 1) / 2999)
-    assert 0 < found["r2_length"]["sigma3"] < 2 * chance < 0.05
+    assert found["r2_length"]["sigma1"] == pytest.approx(1)
+    assert found["r2_length"]["sigma2"] < 0.06
+    assert 0.9 < found["r2_length"]["sum"] < 1
+    same = statistics(np.ones((16, 1), dtype=np.float32), np.arange(16))
+    assert same["r2_length"]["sigma1"] is None
+    assert np.isnan(flat(same)["sigma1/r2_length"])
 
 
 def test_quantiles_are_those_of_numpy():

@@ -4,7 +4,7 @@ No number of patches, heads or tokens is a power of two where the model allows i
 large enough that attention is not uniform.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,16 @@ def language(kind: str, tokens: int) -> Any:
         "phi": {},
         "gemma": {"num_key_value_heads": 1, "head_dim": 16},
         "llama": {"num_key_value_heads": 2},
+        # keys that a sliding layer sees: fewer than a text, so that images drop out of sight
+        "gemma2": {
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "attn_logit_softcapping": 3.0,
+            "query_pre_attn_scalar": 50,
+            "sliding_window": 29,
+        },
+        "mistral": {"num_key_value_heads": 2, "sliding_window": 29},
+        "phi3": {"num_key_value_heads": 2},
     }
     sizes = {
         "vocab_size": tokens,
@@ -226,7 +236,7 @@ def tiled(kind: str) -> Callable[[Path], StartPoint]:
     return write
 
 
-KINDS: Mapping[str, Callable[[Path], StartPoint]] = {
+KINDS: dict[str, Callable[[Path], StartPoint]] = {
     "stablelm": assembled("stablelm"),
     "qwen2": assembled("qwen2"),
     "phi": llava("phi"),
@@ -235,6 +245,9 @@ KINDS: Mapping[str, Callable[[Path], StartPoint]] = {
     "idefics3": tiled("idefics3"),
     "smolvlm": tiled("smolvlm"),
 }
+DECODERS: dict[str, Callable[[Path], StartPoint]] = {
+    kind: llava(kind) for kind in ("llama", "gemma2", "mistral", "phi3")
+}  # LLaVAs of further language models, for the engine alone
 
 
 def start(kind: str, folder: Path) -> StartPoint:
@@ -242,4 +255,4 @@ def start(kind: str, folder: Path) -> StartPoint:
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return KINDS[kind](folder)
+        return (KINDS | DECODERS)[kind](folder)

@@ -112,7 +112,9 @@ def tower_features(
     model: nn.Module, pixels: Float[Tensor, "tiles 3 height width"]
 ) -> Float[Tensor, "tiles patches channels"]:
     """What the frozen tower gives the connector."""
-    return _family(model).features(bare(model), pixels)
+    # Joined in memory: in 16 bits a linear layer with a bias rounds once more where its input is
+    # not, as the patches behind a class token are, but those of a single picture always are.
+    return _family(model).features(bare(model), pixels).contiguous()
 
 
 def embed(

@@ -1,11 +1,12 @@
 """Peak memory of opening, tokenising and planning a pool, against its number of rows.
 
-    python experiments/extraction/memory.py --rows 10000 100000 665000
+    python experiments/extraction/memory.py --rows 10000 100000 665298 --tokenizer FOLDER
 
-Writes LLaVA-like annotation files (0.96 kB a row: 640 MB at 665,000) to a temporary folder. Each
-step runs in a child process of its own, whose `ru_maxrss` is read when it has ended; imports alone
-are a step too. Model passes are left out: they see one unit of the plan at a time, and a test of
-the engine runs them. Beside it: `json.load`, and Hugging Face `datasets` where it is installed.
+Writes LLaVA-like annotation files (1.5 kB a row: 1 GB at 665,298, as LLaVA-665k) to a temporary
+folder. Each step runs in a child process of its own, whose `ru_maxrss` is read when it has ended;
+imports alone are a step too. Model passes are left out: they see one unit of the plan at a time,
+and a test of the engine runs them. Beside it: `json.load`, and Hugging Face `datasets` where it is
+installed.
 """
 
 import argparse
@@ -13,11 +14,13 @@ import json
 import os
 import platform
 import resource
+import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing import Process
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +28,21 @@ WORDS = (
     "the a of on in with and man woman dog red table street image left right sitting holding small "
     "large white there are two three people near building behind what is color where visible"
 ).split()
-ROUND_BYTES = 120.0  # mean of a question with its answer, log-normal
+ROUND_BYTES = 270.0  # mean of a question with its answer, log-normal
 
 
-def write_pool(path: Path, rows: int, seed: int = 0) -> None:
-    """Conversations of one to eight rounds; 6 % text-only; 1.8 rows a picture."""
+def words_of(tokenizer: Path) -> list[str]:
+    """The words that a byte-level BPE knows whole, the likeliest first, as it has merged them."""
+    pieces = json.loads((tokenizer / "tokenizer.json").read_text())["model"]["vocab"]
+    known = sorted((number, piece[1:]) for piece, number in pieces.items() if piece[0] == "Ġ")
+    return [word for _, word in known if word.isascii() and word.isalpha()]
+
+
+def write_pool(path: Path, rows: int, words: Sequence[str] = WORDS, seed: int = 0) -> None:
+    """Conversations of two to eight rounds; 6 % text-only; 1.8 rows a picture; words by Zipf."""
     rng = np.random.default_rng(seed)
-    text = " ".join(rng.choice(WORDS, 200_000))
+    shares = 1 / np.arange(1, len(words) + 1)
+    text = " ".join(rng.choice(words, 200_000, p=shares / shares.sum()))
     pictures = max(1, round(rows * 0.94 / 1.8))
     with path.open("w") as file:
         file.write("[")
@@ -62,21 +73,24 @@ def imports(folder: Path) -> object:
     return xmas.attention.engine, xmas.pool
 
 
-def opened(folder: Path) -> object:
+def opened(folder: Path) -> Any:
     from xmas.pool import Pool
 
     return Pool(str(folder / "pool.json"), str(folder)).open()
 
 
-def tokenised(folder: Path) -> object:
-    """A byte-level tokenizer of 2,000 tokens, trained on the first thousand rows."""
+def tokenised(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    from xmas.chat.template import Template
     from xmas.chat.tokens import Tokenised
     from xmas.pool import Pool
     from xmas.store import Store
 
+    place = str(folder / "tokenizer")
+    template = Template(eos=AutoTokenizer.from_pretrained(place).eos_token)
     pool = Pool(str(folder / "pool.json"), str(folder))
-    _tokenizer(folder)
-    return Tokenised(pool, str(folder / "tokenizer")).open(Store(str(folder / "store")))
+    return Tokenised(pool, place, template).open(Store(str(folder / "store")))
 
 
 def planned(folder: Path) -> object:
@@ -105,7 +119,7 @@ def planned(folder: Path) -> object:
     return units
 
 
-def _draw_tokens(folder: Path, pool: object) -> None:
+def _draw_tokens(folder: Path, pool: Any) -> None:
     rng = np.random.default_rng(0)
     lengths = np.diff(pool._spans, axis=1)[:, 0] // 4
     np.save(folder / "offsets.npy", np.r_[0, np.cumsum(lengths)])
@@ -142,23 +156,31 @@ STEPS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def _tokenizer(folder: Path) -> None:
+def train_tokenizer(folder: Path) -> None:
+    """A byte-level one of 2,000 tokens, in Hugging Face's format."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 
-    if (folder / "tokenizer").exists():
-        return
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator([" ".join(WORDS)] * 50, 2000, special_tokens=["<s>", "</s>"])
-    fast = PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(
         tokenizer_object=trained._tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
-    )
-    fast.save_pretrained(folder / "tokenizer")
+    ).save_pretrained(folder)
+
+
+def prepare(folder: Path, rows: int, tokenizer: Path | None) -> None:
+    """A pool, and a tokenizer beside it."""
+    if tokenizer is None:
+        train_tokenizer(folder / "tokenizer")
+        return write_pool(folder / "pool.json", rows)
+    shutil.copytree(tokenizer, folder / "tokenizer")
+    return write_pool(folder / "pool.json", rows, words_of(tokenizer))
 
 
 def peak(step: str, folder: Path) -> tuple[float, float, float]:
-    """GB at the peak of a child that takes this step, what of it is anonymous, and seconds."""
-    begun, reader, writer = time.monotonic(), *os.pipe()
+    """GB at the peak of a child that takes this step, what of it is anonymous, and its processor
+    seconds, which whoever shares the machine does not lengthen."""
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
@@ -176,13 +198,14 @@ def peak(step: str, folder: Path) -> tuple[float, float, float]:
     own = float(os.read(reader, 99) or 0) * 1024 / 1e9
     os.close(reader)
     if status:
-        return float("nan"), float("nan"), time.monotonic() - begun
-    return usage.ru_maxrss * 1024 / 1e9, own, time.monotonic() - begun
+        return float("nan"), float("nan"), float("nan")
+    return usage.ru_maxrss * 1024 / 1e9, own, usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 665_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 665_298])
+    parser.add_argument("--tokenizer", type=Path, help="a folder; else one is trained")
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=list(STEPS))
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -192,7 +215,9 @@ def main() -> None:
     for rows in args.rows:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            write_pool(folder / "pool.json", rows)
+            child = Process(target=prepare, args=(folder, rows, args.tokenizer))
+            child.start()  # what it imports must not count for the steps
+            child.join()
             file = (folder / "pool.json").stat().st_size / 1e6
             for step in args.steps:
                 held, own, seconds = peak(step, folder)

@@ -36,7 +36,7 @@ from xmas.vision import Pictures
 class Running:
     """How a scan runs."""
 
-    weights: str = "float32"  # of model and stream: float32, bfloat16, float16
+    weights: str | None = None  # of model and stream: bfloat16, float16; null: float32
     shard_rows: int = 4096  # measured between two marks: what a killed scan loses at most
     shared_from: float = 0.05  # of a picture's tokens that are saved by running its prefix once
     resident_bytes: int | None = volatile(None)  # of all weights; null: half of the free memory
@@ -65,7 +65,7 @@ class Scan:
         self.model = model
         self.spectra = spectra
         self.running = running
-        self.precision: torch.dtype = getattr(torch, running.weights)
+        self.precision: torch.dtype = getattr(torch, running.weights or "float32")
         llava = bare(model)
         spans = Spans.of(material.table, material.picture)
         self.reasons = reasons(material.table, spans, spectra)
@@ -89,6 +89,7 @@ class Scan:
             image_token=llava.config.image_token_id,
             pad=material.pad,
             workers=running.workers,
+            pinned=next(model.parameters()).is_cuda,
         )
 
     def run(

@@ -1,7 +1,7 @@
 """Units of a plan as tensors, made by worker processes where asked."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from xmas.attention.plan import Spans, Unit
 from xmas.chat.layout import FEATURE
 from xmas.chat.tokens import TokenTable
 from xmas.vision import Pictures
+
+Change = Callable[[Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +30,8 @@ class Text:
     held: Bool[Tensor, "rows text"]
     answers: Bool[Tensor, "rows text"]
 
-    def to(self, device: torch.device) -> "Text":
-        moved = {name: one.to(device, non_blocking=True) for name, one in vars(self).items()}
-        return Text(**moved)
+    def each(self, change: Change) -> "Text":
+        return Text(**{name: change(one) for name, one in vars(self).items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +49,22 @@ class Loaded:
     shown: Bool[Tensor, "pictures image"]
     texts: list[Text]
 
-    def to(self, device: torch.device) -> "Loaded":
+    def each(self, change: Change) -> "Loaded":
         return dataclasses.replace(
             self,
-            pictures={
-                name: one.to(device, non_blocking=True) for name, one in self.pictures.items()
-            },
-            opening=self.opening.to(device, non_blocking=True),
-            image=self.image.to(device, non_blocking=True),
-            shown=self.shown.to(device, non_blocking=True),
-            texts=[text.to(device) for text in self.texts],
+            pictures={name: change(one) for name, one in self.pictures.items()},
+            opening=change(self.opening),
+            image=change(self.image),
+            shown=change(self.shown),
+            texts=[text.each(change) for text in self.texts],
         )
+
+    def to(self, device: torch.device) -> "Loaded":
+        return self.each(lambda one: one.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Loaded":
+        """Called by torch's loader; a copy to a GPU then waits for nothing."""
+        return self.each(Tensor.pin_memory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +77,7 @@ class Feed:
     image_token: int
     pad: int
     workers: int = 0
+    pinned: bool = False  # in memory that a GPU reads by itself
 
     def __call__(self, units: Sequence[Unit]) -> Iterator[Loaded]:
         yield from torch.utils.data.DataLoader(
@@ -78,6 +85,7 @@ class Feed:
             batch_size=None,
             collate_fn=self.load,  # pyright: ignore[reportArgumentType]  # gets one unit
             num_workers=self.workers,
+            pin_memory=self.pinned,
             generator=torch.Generator(),  # or the global generator would move
         )
 

@@ -169,7 +169,7 @@ def explained_by(
     known = np.isfinite(scores)
     if not known.any():
         return None
-    return explained(scores[known].astype(np.float64), lengths[known].astype(np.float64))
+    return explained(scores[known].astype(np.float64), lengths[known])
 
 
 def overlap(

@@ -71,12 +71,13 @@ def of_fit(
 def of_scan(shape: Shape, *, tokens: float, text: float, longest: float, bits: int) -> float:
     """Peak bytes of a batch in a scan: weights, one block's numbers, logits of its text rows.
 
+    Weights are float32 as loaded, beside them a copy in 16 bits where the scan runs in these.
     `text` rows of the metric in the batch, each with a share for every head and key, in float32.
     """
     decoder = shape.decoder
     stream = tokens * block(decoder) * bits / 8
     metric = 3 * 4.0 * decoder.heads * text * longest
-    return shape.parameters * bits / 8 + stream + metric
+    return shape.parameters * (4.0 if bits == 32 else 6.0) + stream + metric
 
 
 def of_generation(shape: Shape, *, tokens: float, bits: int) -> float:

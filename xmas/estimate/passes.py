@@ -57,6 +57,7 @@ def _(stage: Trajectories, scene: Scene) -> Work:
     metric = census.scale * flops.spectra(text, shape.image_tokens)
     longest = int(census.lengths(shape.image_tokens, proxy.max_length).max())
     at_once = max(1, stage.spectra.batch_tokens // longest)
+    precision = bits(stage.weights)
     return Work(
         f"attention of {census.pictured:,.0f} rows at {steps} snapshots{how}",
         flops=flops.tower(shape.tower, towers * shape.tiles)
@@ -66,6 +67,7 @@ def _(stage: Trajectories, scene: Scene) -> Work:
             + flops.projector(shape, min(census.images, load.images))
             + metric
         ),
+        bits=precision,
         core_seconds=decoded,
         readers=max(1, proxy.hardware.workers),
         disk=(4.0 * steps * stage.spectra.k + 1) * census.rows + _DESCRIBED * steps,
@@ -76,7 +78,7 @@ def _(stage: Trajectories, scene: Scene) -> Work:
             tokens=max(stage.spectra.batch_tokens, longest),
             text=at_once * (longest - shape.image_tokens),
             longest=longest,
-            bits=32,
+            bits=precision,
         ),
     )
 

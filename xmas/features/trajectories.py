@@ -26,6 +26,8 @@ from xmas.llava import load
 from xmas.proxy.stage import Proxy
 from xmas.store import Stage, Store, write_atomically
 
+_FITTED = {"bf16": "bfloat16", "16": "float16"}  # Lightning's names of 16 bits, mixed or true
+
 
 @dataclasses.dataclass(frozen=True)
 class Trajectories(Stage):
@@ -45,11 +47,17 @@ class Trajectories(Stage):
     """
 
     kind: ClassVar[str] = "trajectories"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # statistics; tower features in 16 bits
 
     proxy: Proxy
     spectra: Spectra = dataclasses.field(default_factory=Spectra)
     running: Running = dataclasses.field(default_factory=Running)
+
+    @property
+    def weights(self) -> str:
+        """The precision the model is measured in: unless `running` says one, that of its fit."""
+        fitted = self.proxy.recipe.precision.split("-")[0]
+        return self.running.weights or _FITTED.get(fitted, "float32")
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: the attention of a row is not finite; names row and layer."""
@@ -116,7 +124,9 @@ class Measuring:
                 proxy.pool.open(self.store).picture,
                 pad=parts.tokenizer.pad_token_id,
             )
-            running = dataclasses.replace(self.stage.running, workers=proxy.hardware.workers)
+            running = dataclasses.replace(
+                self.stage.running, weights=self.stage.weights, workers=proxy.hardware.workers
+            )
             self._scan = Scan(model, material, self.stage.spectra, running)
         return self._scan
 

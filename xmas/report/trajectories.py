@@ -124,9 +124,7 @@ def length_curve(found: Evidence) -> str:
     steps = np.load(result.folder / "steps.npy")
     lengths = text_lengths(found, len(reduced))
     seen = np.flatnonzero(~np.isnan(reduced).any(axis=1))
-    fitted = [
-        explained(column, lengths[seen].astype(float)) for column in reduced[seen].T.astype(float)
-    ]
+    fitted = [explained(column, lengths[seen]) for column in reduced[seen].T.astype(float)]
     known = [
         (float(step), share) for step, share in zip(steps, fitted, strict=True) if share is not None
     ]
@@ -158,9 +156,10 @@ def length_curve(found: Evidence) -> str:
     drawn = tag("div", drawn, class_="curve")
     return figure(
         drawn,
-        "R² of the value against the number of text tokens (a parabola over its root), by "
-        "optimiser step. Before the model has learnt anything its attention is almost uniform, and "
-        "the singular values of a uniform matrix follow from its size: the value then is the "
-        "length of the text and little else. What a trajectory says beyond length is what is "
+        "R² of the value against the number of text tokens (any function of it: what is left is "
+        "how rows of neighbouring lengths differ), by optimiser step. Before the model has learnt "
+        "anything its attention is almost uniform, and the singular values of a uniform matrix "
+        "follow from its size: the value then is the length of the text and little else. What a "
+        "trajectory says beyond length is what is "
         "missing to 1; the selector <b>length</b> is the control for it.",
     )

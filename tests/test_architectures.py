@@ -1,0 +1,144 @@
+"""The engine on every architecture: transformers' own attention, whatever runs beside a row.
+
+Weights behind the tower have a standard deviation of 0.5, so that attention is peaked, and differs
+from head to head and from layer to layer.
+"""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from test_engine import close, randomised
+from toy import Toy, record
+
+from xmas.attention.engine import Material, Running, Scan
+from xmas.attention.metric import Spectra
+from xmas.chat.batches import Loader
+from xmas.chat.tokens import Tokenised
+from xmas.families import family_of
+from xmas.llava import embed, language_model, load, tower_features
+from xmas.pool import Pool
+from xmas.vision import FromFiles
+
+TAKEN = (
+    0,
+    13,
+    26,
+    2,
+    3,
+    5,
+    8,
+    16,
+    21,
+    30,
+)  # of the toy's rows: three show one picture, two another
+SCALED = "llama, another scaling"
+
+
+@pytest.fixture(scope="module")
+def pool(toy: Toy, tmp_path_factory) -> Pool:
+    place = tmp_path_factory.mktemp("few") / "pool.json"
+    place.write_text(json.dumps([record(row) for row in TAKEN]))
+    return Pool(str(place), str(toy.folder / "images"))
+
+
+@pytest.fixture(scope="module", params=[*tiny.KINDS, *tiny.DECODERS, SCALED])
+def held(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
+    """A model as it is built, `mild`, the same with peaked attention, and the pool's tokens."""
+    kind = "llama" if request.param == SCALED else request.param
+    start = tiny.start(kind, tmp_path_factory.mktemp("kind"))
+    parts = load(toy.store.get(start))
+    template = tiny.TEMPLATES.get(kind, tiny.PHI)
+    tokens = Tokenised(pool, start.tokenizer, template, start.image, 1024)
+    examples = pool.open(toy.store)
+    pictures = FromFiles(examples, parts.processor)
+    pad = parts.tokenizer.pad_token_id
+    material = Material(tokens.open(toy.store), pictures, examples.picture, pad)
+    mild, peaked = parts.model, copy.deepcopy(parts.model)
+    tower = family_of(mild.config).tower
+    randomised(peaked)
+    peaked.get_submodule(tower).load_state_dict(mild.get_submodule(tower).state_dict())
+    for model in (mild, peaked) if request.param == SCALED else ():
+        for layer in language_model(model).layers:
+            layer.self_attn.scaling = 0.07
+    return SimpleNamespace(mild=mild, peaked=peaked, material=material)
+
+
+def scanned(held: SimpleNamespace, model: str, *, batch_tokens: int, **running) -> np.ndarray:
+    spectra, options = Spectra(batch_tokens=batch_tokens), Running(**running)
+    return Scan(getattr(held, model), held.material, spectra, options).once("test")
+
+
+@torch.no_grad()
+def test_values_are_those_of_eager_attention(held):
+    """Each row alone, by transformers' own maps: image columns are the features' tokens only."""
+    values = scanned(held, "peaked", batch_tokens=10**6)
+    table, token = held.material.table, held.peaked.config.image_token_id
+    language = language_model(held.peaked)
+    before = language.config._attn_implementation
+    language.set_attn_implementation("eager")
+    spread = []
+    for row in np.flatnonzero(table.image_at >= 0):
+        loader = Loader(
+            table, [np.array([row])], image_token=token, pad=held.material.pad,
+            pictures=held.material.pictures,
+        )  # fmt: skip
+        batch = next(iter(loader))
+        features = tower_features(held.peaked, batch.pictures["pixels"])
+        layers = language(
+            inputs_embeds=embed(held.peaked, batch.ids, features, batch.pictures.get("sizes")),
+            attention_mask=batch.mask.long(),
+            output_attentions=True,
+        ).attentions
+        assert len(layers) == 3
+        total = torch.stack(layers).double().mean(dim=2).sum(dim=0)[0]
+        spots = np.flatnonzero(batch.ids[0] == token)
+        text = np.arange(table.image_at[row] + table.image_lengths[row], table.lengths[row])
+        block = total[text][:, spots]
+        spread.append(float(block.std() / block.mean()))
+        wanted = torch.linalg.svdvals(block)[:5].numpy()
+        np.testing.assert_allclose(values[row], wanted, rtol=1e-4, atol=1e-6 * wanted[0])
+    language.set_attn_implementation(before)
+    assert min(spread) > 0.2  # far from uniform, or a wrong mask would pass
+
+
+ALONE = {"batch_tokens": 1, "shared_from": 1.0}
+BESIDE = {
+    "padded": {"batch_tokens": 10**6, "shared_from": 1.0},
+    "in buckets": {"batch_tokens": 300, "shared_from": 1.0},
+    "prefixes shared": {"batch_tokens": 10**6, "shared_from": 0.0},
+}
+
+
+def test_a_row_s_values_do_not_depend_on_its_batch_mates(held):
+    alone = scanned(held, "peaked", **ALONE)
+    assert np.flatnonzero(np.isnan(alone).any(axis=1)).tolist() == [TAKEN.index(3)]
+    for way in BESIDE.values():
+        close(scanned(held, "peaked", **way), alone, 1e-5)
+
+
+def test_nor_do_they_in_half_precision(held):
+    alone = scanned(held, "mild", weights="bfloat16", **ALONE)
+    for way in BESIDE.values():
+        close(scanned(held, "mild", weights="bfloat16", **way), alone, 1e-3)
+
+
+def test_where_attention_is_peaked_half_precision_rounds_more_than_batch_mates_matter(held):
+    """Sums in another order turn a bit of some numbers, which peaked attention then enlarges."""
+    alone = scanned(held, "peaked", weights="bfloat16", **ALONE)
+    exact = scanned(held, "peaked", **ALONE)
+    rounding = np.nanmean(abs(alone - exact) / exact[:, :1])
+    for name, way in BESIDE.items():
+        found = scanned(held, "peaked", weights="bfloat16", **way)
+        print(
+            "peaked",
+            name,
+            rounding,
+            np.nanmean(abs(found - alone) / exact[:, :1]),
+            np.nanmax(abs(found - alone) / exact[:, :1]),
+        )
+        assert np.nanmean(abs(found - alone) / exact[:, :1]) < 0.2 * rounding

@@ -68,7 +68,7 @@ def scanned(parts, material):
     [
         {},
         {"shared_from": 0.0},
-        {"shared_from": 1.0, "workers": 2},
+        {"shared_from": 1.0, "workers": 1},
         {"combine": "concat_text", "normalise": "center_rows"},
         {"combine": "concat_vision", "rows": "answer_only"},
         {"combine": "last", "precision": "float64"},
@@ -153,7 +153,7 @@ def test_batches_come_pinned_and_snapshots_lie_on_the_device(parts, material, tm
 
 
 def test_steps_measured_in_a_fit_and_behind_it_are_the_same(toy: Toy, tmp_path):
-    hardware = Hardware(accelerator="gpu" if DEVICE.type == "cuda" else "cpu", workers=2)
+    hardware = Hardware(accelerator="gpu" if DEVICE.type == "cuda" else "cpu", workers=1)
     proxy = dataclasses.replace(toy.proxy, hardware=hardware, cache_vision=False, seed=STEP)
     stage = Trajectories(proxy, Spectra(batch_tokens=512))
     values = np.load(toy.store.get(stage) / "values.npy")  # during the fit

@@ -155,11 +155,14 @@ def test_statistics_of_every_snapshot_are_written(toy: Toy):
     assert float(lines[1]["sigma2/0.5"]) == pytest.approx(median)
 
 
-def test_statistics_go_to_the_logger_of_a_fit(toy: Toy, fresh, probed, tmp_path):
+@pytest.mark.parametrize("fitted", [False, True], ids=["during the fit", "behind it"])
+def test_statistics_go_to_the_logger(toy: Toy, fresh, probed, tmp_path, fitted):
     logger = CSVLogger(tmp_path, name="", version="")
     logged = dataclasses.replace(toy.proxy, logger=logger)
     assert key(logged) == key(toy.proxy)
     store = fresh()
+    if fitted:
+        store.get(toy.proxy)
     folder = store.get(dataclasses.replace(toy.trajectories, proxy=logged))
     assert digests(folder, "values.npy") == digests(probed.get(toy.trajectories), "values.npy")
     with (tmp_path / "metrics.csv").open() as file:

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from xmas.attention.shards import Shards
 from xmas.attention.statistics import flat, statistics
 from xmas.fit.recipe import Hardware
 from xmas.llava import load
+from xmas.proxy.probe import logged
 from xmas.proxy.stage import Proxy
 from xmas.store import Stage, Store, write_atomically
 
@@ -106,11 +107,16 @@ class Measuring:
         model = load(self.store.get(self.stage.proxy.start)).model
         shards, scan = self.shards(model), self.scan(model)
         place = self.out / "values.npy"
+        late = [] if place.exists() else [step for step in self.steps if len(shards.todo([step]))]
+        if late:
+            side_by_side(self.stage.proxy.hardware.devices, self)
         if not place.exists():
-            if not shards.done().all():
-                side_by_side(self.stage.proxy.hardware.devices, self)
             shards.merge(place, scan.plan.order, len(scan.reasons))
-        self._describe(np.load(place), scan)
+        found = self._describe(np.load(place), scan)
+        logger = self.stage.proxy.logger
+        for step in late if logger is not None else ():  # the others went there during the fit
+            logger.log_metrics(logged(flat(found[step])), step)
+            logger.save()
         shutil.rmtree(shards.folder, ignore_errors=True)  # nothing, if there is no image
 
     def scan(self, model: nn.Module) -> Scan:
@@ -138,7 +144,9 @@ class Measuring:
     def _read(self, step: int) -> dict[str, Tensor]:
         return self.stage.proxy.weights(self.store, step)
 
-    def _describe(self, values: Float[np.ndarray, "rows steps k"], scan: Scan) -> None:
+    def _describe(
+        self, values: Float[np.ndarray, "rows steps k"], scan: Scan
+    ) -> dict[int, dict[str, Any]]:
         reasons = scan.reasons.copy()
         reasons[(reasons == MEASURED) & np.isnan(values).any(axis=(1, 2))] = NO_TEXT
         text = scan.plan.spans.text
@@ -151,6 +159,7 @@ class Measuring:
             writer = csv.DictWriter(file, lines[0])
             writer.writeheader()
             writer.writerows(lines)
+        return found
 
     def _record_seconds(self, steps: Sequence[int], seconds: float) -> None:
         clock = self.out / "scan_seconds.json"

@@ -86,6 +86,10 @@ class AttentionProbe(Snapshots):
     def at(self, trainer: Trainer, model: nn.Module) -> None:
         step = trainer.global_step
         found = self.measure(model, step)
-        named = {f"attention/{name}": held for name, held in (found or {}).items()}
-        for logger in trainer.loggers if named else []:
-            logger.log_metrics(named, step)
+        for logger in trainer.loggers if found else []:
+            logger.log_metrics(logged(found), step)
+
+
+def logged(found: Mapping[str, float]) -> dict[str, float]:
+    """What is measured at a step, by the names it has in a logger."""
+    return {f"attention/{name}": held for name, held in found.items()}

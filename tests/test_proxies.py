@@ -99,7 +99,10 @@ def test_each_proxy_takes_a_training_step_at_full_size_without_weights(name):
     projected = family.project(model, tower_features(model, tiles), sizes)
     asked = torch.zeros(1, 57, dtype=torch.long, device="meta")
     inputs = torch.cat([projected[None], model.get_input_embeddings()(asked)], dim=1)
-    hidden = language_model(model)(inputs_embeds=inputs, use_cache=False).last_hidden_state
+    whole = torch.ones(1, 1, inputs.shape[1], inputs.shape[1], dtype=torch.bool, device="meta")
+    hidden = language_model(model)(  # with a mask made, or transformers would look at numbers
+        inputs_embeds=inputs, attention_mask=whole, use_cache=False
+    ).last_hidden_state
     assert hidden.shape == inputs.shape
     logits = model.lm_head(hidden[0, -19:])
     assert logits.shape == (19, model.config.text_config.vocab_size)

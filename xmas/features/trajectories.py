@@ -113,9 +113,9 @@ class Measuring:
         if not place.exists():
             shards.merge(place, scan.plan.order, len(scan.reasons))
         found = self._describe(np.load(place), scan)
-        logger = self.stage.proxy.logger
-        for step in late if logger is not None else ():  # the others went there during the fit
-            logger.log_metrics(logged(flat(found[step])), step)
+        if logger := self.stage.proxy.logger:
+            for step in late:  # the others went there during the fit
+                logger.log_metrics(logged(flat(found[step])), step)
             logger.save()
         shutil.rmtree(shards.folder, ignore_errors=True)  # nothing, if there is no image
 

@@ -86,8 +86,9 @@ class AttentionProbe(Snapshots):
     def at(self, trainer: Trainer, model: nn.Module) -> None:
         step = trainer.global_step
         found = self.measure(model, step)
-        for logger in trainer.loggers if found else []:
-            logger.log_metrics(logged(found), step)
+        if found:
+            for logger in trainer.loggers:
+                logger.log_metrics(logged(found), step)
 
 
 def logged(found: Mapping[str, float]) -> dict[str, float]:

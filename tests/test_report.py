@@ -293,7 +293,7 @@ def test_trajectories_show_clusters_and_what_length_explains(page):
     assert "all rows 34 rows" in shown
     assert "optimiser step 1 to 6" in shown
     first = float(re.search(r">([\d.]+)</text><text[^>]*>step 1<", page)[1])
-    assert first > 0.99  # at the first step the value is the root of the length
+    assert first > 0.97  # at the first step the value is the root of the length, of few rows
 
 
 def test_sizes_sources_overlap_and_origins_are_there(page, whole):

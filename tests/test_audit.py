@@ -274,7 +274,7 @@ def test_an_audit_sets_the_subset_beside_the_pool(toy: Toy, tmp_path):
     assert found["lengths"]["subset"]["sum"] == lengths[rows].sum()
     assert found["length_kept"] == pytest.approx(lengths[rows].sum() / lengths.sum())
     assert found["clusters"]["clusters"] == 5
-    assert found["score_explained_by_length"] > 0.99  # length's own score
+    assert found["score_explained_by_length"] > 0.97  # length's own score
     common = len(np.intersect1d(rows, other.chosen(toy.store)))
     assert found["overlap"]["jaccard"] == pytest.approx(common / (34 - common))
     shared = json.loads((folder / "benchmark_rows.json").read_text())["seen"]

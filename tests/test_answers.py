@@ -372,4 +372,4 @@ def test_a_fitted_target_is_asked_before_and_after_its_fit(toy, tmp_path):
     assert losses[:, 1].mean() < losses[:, 0].mean() - 0.1
     assert np.isfinite(np.load(folder / "values.npy")).all()
     with pytest.raises(ValueError, match=rf"target step 7: kept .* \[0, {after}\]"):
-        target.weights(toy.store, 7)
+        target.weights_at(toy.store, 7)

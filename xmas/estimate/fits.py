@@ -48,6 +48,7 @@ def fit_work(
     cached: bool,
     workers: int,
     rank: int | None = None,
+    halved: bool = False,
 ) -> Work:
     """A fit on `rows` rows of a pool, padded as its own order of batches pads.
 
@@ -92,6 +93,7 @@ def fit_work(
             answers=max(float(census.answers[batch].sum()) for batch in batches),
             bits=precision,
             rank=rank,
+            halved=halved,
         ),
     )
 
@@ -137,8 +139,14 @@ def _(stage: SmallLlava, scene: Scene) -> Work:
 
 @work.register
 def _(stage: Assembled | Published, scene: Scene) -> Work:
-    size = 4.0 * stage.shape().parameters
-    return Work("published weights in the store, float32", disk=size, host=2 * size)
+    size = size_of(stage.dtype) * stage.shape().parameters
+    origin = "published" if stage.drawn is None else "random"
+    return Work(f"{origin} weights in the store, {stage.dtype}", disk=size, host=2 * size)
+
+
+def size_of(dtype: str) -> float:
+    """Bytes of a number by torch's name of its type."""
+    return 4.0 if dtype == "float32" else 2.0
 
 
 @work.register
@@ -173,8 +181,13 @@ def snapshots(proxy: Proxy, rows: int) -> int:
 def _(stage: Target, scene: Scene) -> Work:
     rows = chosen(stage.subset, scene)
     shape = shape_of(stage.start)
-    return fit_work(
-        f"the target learns {rows:,} rows, LoRA of rank {stage.lora.rank}",
-        scene, stage.tokens(), shape, stage.recipe,
-        rows=rows, cached=stage.cache_vision, workers=stage.hardware.workers, rank=stage.lora.rank,
+    rank = None if stage.lora is None else stage.lora.rank
+    how = "in full" if rank is None else f"LoRA of rank {rank}"
+    found = fit_work(
+        f"the target learns {rows:,} rows, {how}",
+        scene, stage.tokens(), shape, stage.recipe, halved=True,
+        rows=rows, cached=stage.cache_vision, workers=stage.hardware.workers, rank=rank,
     )  # fmt: skip
+    kept = found.disk if rank is not None else found.disk * bits(stage.recipe.precision) / 32
+    stored = size_of(getattr(stage.start, "dtype", "float32"))
+    return dataclasses.replace(found, disk=kept, host=stored * shape.parameters)

@@ -51,18 +51,21 @@ def of_fit(
     bits: int,
     rank: int | None = None,
     checkpointing: bool = False,
+    halved: bool = False,
 ) -> float:
     """Peak bytes of a micro-batch of `tokens` padded tokens, `answers` of them with logits.
 
-    Weights are float32; 16-bit autocast keeps a copy of them beside.
+    Weights are float32; 16-bit autocast keeps a copy of them beside. `halved`: what is frozen has
+    16 bits instead, under 16-bit autocast.
     """
     learning = trained(shape, rank)
     frozen = shape.parameters - (learning if rank is None else shape.projector_parameters)
     weight = 4 if bits == 32 else 6
+    resting = 2 if halved and bits == 16 else weight
     logits = 3 * 4.0 * answers * shape.decoder.vocabulary  # themselves, log-softmax, gradient
     return (
         learning * (weight + 4 + ADAM)
-        + frozen * weight
+        + frozen * resting
         + activations(shape.decoder, tokens, bits=bits, checkpointing=checkpointing)
         + logits
     )

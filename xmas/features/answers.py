@@ -50,7 +50,7 @@ class HasWeights(Protocol):
 
     def steps(self, store: Store) -> list[int]: ...
 
-    def weights(self, store: Store, step: int) -> dict[str, Tensor]: ...
+    def weights_at(self, store: Store, step: int) -> dict[str, Tensor]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Answers(Stage):
         shards = reading.shards(place, steps)
         reading.run(
             shards,
-            lambda step: self.model.weights(store, step),
+            lambda step: self.model.weights_at(store, step),
             label=f"answers {place.name} images",
         )
         return shards.merge(place / "whole.npy", reading.order, len(table))

@@ -142,7 +142,7 @@ class Measuring:
         return Shards(self.out / "shards", bounds, self.steps, self.stage.spectra.k)
 
     def _read(self, step: int) -> dict[str, Tensor]:
-        return self.stage.proxy.weights(self.store, step)
+        return self.stage.proxy.weights_at(self.store, step)
 
     def _describe(
         self, values: Float[np.ndarray, "rows steps k"], scan: Scan

@@ -60,14 +60,14 @@ class Proxy(Stage):
         """The optimiser steps whose weights are kept."""
         return schedule(self.recipe.steps(len(self.pool.open(store))), self.snapshots)
 
-    def weights(self, store: Store, step: int) -> dict[str, Tensor]:
+    def weights_at(self, store: Store, step: int) -> dict[str, Tensor]:
         """What had been trained behind an optimiser step, by name."""
         return load_file(store.get(self) / "steps" / str(step) / "trained.safetensors")
 
     def load(self, store: Store, step: int) -> Parts:
         """The model as it was behind an optimiser step."""
         parts = load(store.get(self.start))
-        left = parts.model.load_state_dict(self.weights(store, step), strict=False)
+        left = parts.model.load_state_dict(self.weights_at(store, step), strict=False)
         if left.unexpected_keys:
             raise ValueError(f"proxy step {step}: no place for weights {left.unexpected_keys}")
         return parts

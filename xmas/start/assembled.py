@@ -1,4 +1,4 @@
-"""A LLaVA put together from a published language model and CLIP's tower."""
+"""A LLaVA put together from a published language model, CLIP's tower and a projector."""
 
 import dataclasses
 from pathlib import Path
@@ -11,31 +11,44 @@ from xmas.chat.layout import Layout
 from xmas.images import SquareImages
 from xmas.llava import Parts, layout_of
 from xmas.shape import Decoder, Shape, Tower
+from xmas.start.projector import fill_projector, projector_file
 from xmas.start.sizes import config_of
 from xmas.start.source import Source, answer_greedily, tokenizer_of
+from xmas.start.tokenizer import TrainedTokenizer
 from xmas.store import Made, Stage, Store
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import LlavaConfig, PreTrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
 class Assembled(Stage):
-    """A `LlavaForConditionalGeneration` whose connector is random: where XMAS's proxy begins.
+    """A `LlavaForConditionalGeneration` of a language model, a tower and, where there is one, the
+    projector that LLaVA's first stage trained between them: where LLaVA-1.5's fine-tune begins.
 
-    The released script passes no checkpoint of the first stage, so its connector (`mlp2x_gelu`:
-    linear, GELU, linear) starts from normal numbers. Weights are stored in float32, so that small
-    updates are not rounded away.
-    Source: XMAS release, `train_stablelm.sh`; TinyLLaVA's initialisation, standard deviation 0.02.
+    XMAS's proxy begins without: the released script passes no checkpoint of the first stage, so its
+    connector (`mlp2x_gelu`: linear, GELU, linear) starts from normal numbers.
+
+    The image token is the first behind the tokenizer's, so that no text can name it, and another
+    line is kept for a pad token: 32,000 and 32,001 of 32,064 with Vicuna, as in llava-hf's folders.
+    New lines are zero. Their logits stand in the softmax, which LLaVA's own do not; answers never
+    have these labels, so it is a share of e^0 beside logits of 10 and more.
+
+    Source: LLaVA `scripts/v1_5/finetune_lora.sh`; XMAS release, `train_stablelm.sh`; TinyLLaVA's
+    initialisation, standard deviation 0.02.
     """
 
     kind: ClassVar[str] = "assembled"
+    version: ClassVar[int] = 2  # a line for a pad token
 
     language: Source
     vision: Source  # a CLIP, or its vision half
+    projector: Source | None = None  # mm_projector.bin or its folder; null: a random one
     feature_layer: int = -2  # of the tower's hidden states
     aspect: str = "crop"  # crop: resize and centre crop, as the release; pad: to a square
-    seed: int = 0
+    dtype: str = "float32"  # of the stored weights; what trains is float32 in any case
+    drawn: TrainedTokenizer | None = None  # random weights in these sizes, for this tokenizer
+    seed: int = 0  # of what is random
 
     @property
     def tower(self) -> "Assembled":
@@ -59,17 +72,19 @@ class Assembled(Stage):
         return Shape(decoder, tower, (tower.width, *[decoder.width] * 2), tower.patches)
 
     def compute(self, store: Store, out: Path) -> None:
-        """Raises ValueError: the tower is no CLIP, or the language model's head has a bias."""
+        """Raises ValueError: the tower is no CLIP, the language model's head has a bias, or the
+        projector belongs between other models.
+        """
+        parts = self._put_together() if self.drawn is None else self._drawn(store)
+        parts.save(out)
+
+    def _put_together(self) -> Parts:
         from transformers import AutoModel, AutoModelForCausalLM
 
-        place = self.language.folder()
+        place, dtype = self.language.folder(), getattr(torch, self.dtype)
         tokenizer = tokenizer_of(place)
-        language = AutoModelForCausalLM.from_pretrained(
-            place, local_files_only=True, dtype=torch.float32
-        )
-        clip = AutoModel.from_pretrained(
-            self.vision.folder(), local_files_only=True, dtype=torch.float32
-        )
+        language = AutoModelForCausalLM.from_pretrained(place, local_files_only=True, dtype=dtype)
+        clip = AutoModel.from_pretrained(self.vision.folder(), local_files_only=True, dtype=dtype)
         tower = getattr(clip, "vision_model", clip)
         if not tower.config.model_type.startswith("clip"):
             raise ValueError(f"{self.vision.name} is a {tower.config.model_type}, not a CLIP")
@@ -79,29 +94,61 @@ class Assembled(Stage):
                 "another language model"
             )
         token = len(tokenizer)
-        _make_room(language, token + 1)
+        _make_room(language, token + 2)
         model = joined(language, tower, token, self.feature_layer, self.seed)
+        if self.projector is not None:
+            file = projector_file(self.projector.folder())
+            fill_projector(model.model.multi_modal_projector, file)
         answer_greedily(model, tokenizer)
-        Parts(model, tokenizer, SquareImages(tower.config.image_size, self.aspect)).save(out)
+        images = SquareImages(tower.config.image_size, self.aspect)
+        return Parts(model.to(dtype), tokenizer, images)
+
+    def _drawn(self, store: Store) -> Parts:
+        """The same sizes without any published file; no result rests on it but speed and memory."""
+        from transformers import LlavaForConditionalGeneration
+
+        assert self.drawn is not None
+        tokenizer = tokenizer_of(store.get(self.drawn))
+        language, vision = config_of(self.language), config_of(self.vision)
+        if len(tokenizer) + 2 > language.vocab_size:
+            raise ValueError(
+                f"the drawn tokenizer has {len(tokenizer)} tokens, {self.language.name} "
+                f"{language.vocab_size} lines, two of which are the image's and the pad's"
+            )
+        vision = getattr(vision, "vision_config", vision)
+        config = llava_of(language, vision, len(tokenizer), self.feature_layer)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = LlavaForConditionalGeneration._from_config(
+                config, dtype=getattr(torch, self.dtype)
+            )
+        answer_greedily(model, tokenizer)
+        return Parts(model, tokenizer, SquareImages(vision.image_size, self.aspect))
 
 
-def joined(
-    language: Any, tower: nn.Module, image_token: int, feature_layer: int, seed: int
-) -> "PreTrainedModel":
-    """A LLaVA of two models, which it takes over as they are, and a random connector."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
+def llava_of(language: Any, vision: Any, image_token: int, feature_layer: int) -> "LlavaConfig":
+    """The configuration of a LLaVA with these two halves."""
+    from transformers import LlavaConfig
 
-    vision: Any = tower.config
-    config = LlavaConfig(
-        text_config=language.config,
+    return LlavaConfig(
+        text_config=language,
         vision_config=vision,
         image_token_index=image_token,
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
         vision_feature_layer=feature_layer,
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
-        tie_word_embeddings=language.config.tie_word_embeddings,
+        tie_word_embeddings=language.tie_word_embeddings,
     )
+
+
+def joined(
+    language: Any, tower: nn.Module, image_token: int, feature_layer: int, seed: int
+) -> "PreTrainedModel":
+    """A LLaVA of two models, which it takes over as they are, and a random connector."""
+    from transformers import LlavaForConditionalGeneration
+
+    config = llava_of(language.config, tower.config, image_token, feature_layer)
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     projector = model.model.multi_modal_projector.to_empty(device="cpu")

@@ -12,6 +12,7 @@ from xmas.llava import Parts, layout_of
 from xmas.shape import Shape
 from xmas.start.sizes import config_of
 from xmas.start.source import Source, answer_greedily, tokenizer_of
+from xmas.start.tokenizer import TrainedTokenizer
 from xmas.store import Made, Stage, Store, volatile
 
 
@@ -20,7 +21,7 @@ class Published(Stage):
     """Weights, tokenizer and image processor of a model of one of `xmas.families`.
 
     Such models are instruction-tuned already, often on much of the pool: trajectories then start
-    from a model that knows it. Weights are stored in float32.
+    from a model that knows it, and a target has to be told `from_tuned`.
     """
 
     kind: ClassVar[str] = "published"
@@ -28,6 +29,9 @@ class Published(Stage):
     source: Source
     config: dict[str, Any] = dataclasses.field(default_factory=dict)  # changes of config.json
     images: dict[str, Any] = dataclasses.field(default_factory=dict)  # of preprocessor_config.json
+    dtype: str = "float32"  # of the stored weights; what trains is float32 in any case
+    drawn: TrainedTokenizer | None = None  # random weights in these sizes, for this tokenizer
+    seed: int = 0  # of what is random
     tiles: float = volatile(1.0)  # of a picture on average, for estimates
 
     @property
@@ -53,6 +57,9 @@ class Published(Stage):
         """Raises TypeError: the model is of no known class; ValueError: its parts disagree."""
         from transformers import AutoConfig, AutoModelForImageTextToText
 
+        if self.drawn is not None:
+            self._drawn(store, out).save(out)
+            return
         place = self.source.folder()
         config = AutoConfig.from_pretrained(place, local_files_only=True, **self.config)
         family = family_of(config)
@@ -60,7 +67,26 @@ class Published(Stage):
         processor = family.processor(place, self.images)
         family.layout(config, processor, tokenizer)  # or it would fail after the weights
         model = AutoModelForImageTextToText.from_pretrained(
-            place, config=config, local_files_only=True, dtype=torch.float32
+            place, config=config, local_files_only=True, dtype=getattr(torch, self.dtype)
         )
         answer_greedily(model, tokenizer)
         Parts(model, tokenizer, processor).save(out)
+
+    def _drawn(self, store: Store, out: Path) -> Parts:
+        """The same sizes without any published file; its images as its class sees them."""
+        from transformers import AutoModelForImageTextToText
+
+        assert self.drawn is not None
+        config = config_of(self.source)
+        for name, value in self.config.items():
+            setattr(config, name, value)
+        tokenizer = tokenizer_of(store.get(self.drawn))
+        (out / "preprocessor_config.json").write_text("{}")
+        processor = family_of(config).processor(out, self.images)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = AutoModelForImageTextToText.from_config(
+                config, dtype=getattr(torch, self.dtype)
+            )
+        answer_greedily(model, tokenizer)
+        return Parts(model, tokenizer, processor)

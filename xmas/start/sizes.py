@@ -1,4 +1,4 @@
-"""Configurations of the published proxies, for building them at full size without their weights.
+"""Configurations of published models, for building them at full size without their weights.
 
 Numbers are those of the `config.json` of each repository on the hub.
 """
@@ -13,12 +13,61 @@ from xmas.shape import ShapelessError
 from xmas.start.source import Source
 
 
+def clip_l_336() -> PreTrainedConfig:
+    """CLIP-L/14-336's vision half. Source: openai/clip-vit-large-patch14-336."""
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        projection_dim=768,
+    )
+
+
+def llava15(width: int, feed_forward: int, layers: int, heads: int) -> PreTrainedConfig:
+    """A Vicuna v1.5 under CLIP-L/14-336 with LLaVA's two more tokens, padded to 32,064 lines.
+
+    Source: lmsys/vicuna-7b-v1.5 and -13b-v1.5; the layout of llava-hf/llava-1.5-7b-hf.
+    """
+    from transformers import LlamaConfig, LlavaConfig
+
+    return LlavaConfig(
+        text_config=LlamaConfig(
+            vocab_size=32064,
+            hidden_size=width,
+            intermediate_size=feed_forward,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=4096,
+            rms_norm_eps=1e-5,
+            pad_token_id=0,
+        ),
+        vision_config=clip_l_336(),
+        image_token_index=32000,
+        image_seq_length=576,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+
+
+def llava15_7b() -> PreTrainedConfig:
+    return llava15(4096, 11008, 32, 32)
+
+
+def llava15_13b() -> PreTrainedConfig:
+    return llava15(5120, 13824, 40, 40)
+
+
 def tinyllava_stablelm() -> PreTrainedConfig:
     """StableLM-2-1.6B under CLIP-L/14-336, as the XMAS release puts them together.
 
     Source: stabilityai/stablelm-2-zephyr-1_6b, openai/clip-vit-large-patch14-336.
     """
-    from transformers import CLIPVisionConfig, LlavaConfig, StableLmConfig
+    from transformers import LlavaConfig, StableLmConfig
 
     return LlavaConfig(
         text_config=StableLmConfig(
@@ -39,15 +88,7 @@ def tinyllava_stablelm() -> PreTrainedConfig:
             bos_token_id=100257,
             eos_token_id=100257,
         ),
-        vision_config=CLIPVisionConfig(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-            projection_dim=768,
-        ),
+        vision_config=clip_l_336(),
         image_token_index=100351,  # any row behind the tokenizer's; `Assembled` takes the first
         image_seq_length=576,
         vision_feature_layer=-2,
@@ -125,6 +166,8 @@ def smolvlm_256m() -> PreTrainedConfig:
 
 
 FULL_SIZE: Mapping[str, Callable[[], PreTrainedConfig]] = {
+    "llava15_7b": llava15_7b,
+    "llava15_13b": llava15_13b,
     "tinyllava_stablelm": tinyllava_stablelm,
     "llava_onevision_05b": llava_onevision_05b,
     "smolvlm_256m": smolvlm_256m,
@@ -133,7 +176,9 @@ FULL_SIZE: Mapping[str, Callable[[], PreTrainedConfig]] = {
 
 _HUB: Mapping[str, Callable[[], Any]] = {
     "stabilityai/stablelm-2-zephyr-1_6b": lambda: tinyllava_stablelm().text_config,
-    "openai/clip-vit-large-patch14-336": lambda: tinyllava_stablelm().vision_config,
+    "openai/clip-vit-large-patch14-336": clip_l_336,
+    "lmsys/vicuna-7b-v1.5": lambda: llava15_7b().text_config,
+    "lmsys/vicuna-13b-v1.5": lambda: llava15_13b().text_config,
     "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": llava_onevision_05b,
     "HuggingFaceTB/SmolVLM-256M-Instruct": smolvlm_256m,
 }

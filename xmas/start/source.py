@@ -12,7 +12,7 @@ OTHER_FORMATS = ["*/*", "*.gguf", "training_args.bin"]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A repository of the hub at a revision, or a local folder.
+    """A repository of the hub at a revision, or a local folder or file.
 
     A folder's identity is the hash of its files, a repository's its name and revision. A name
     without a revision is whatever the hub has at the first download: give the commit where a result
@@ -24,16 +24,16 @@ class Source:
 
     def identity(self) -> dict[str, str | None]:
         place = Path(self.name).expanduser()
-        if place.is_dir():
+        if place.exists():
             return {"sha256": sha256_of(place)}
         return {"hub": self.name, "revision": self.revision}
 
     def folder(self) -> Path:
-        """The local folder with the files, downloaded if need be."""
+        """The local folder with the files, downloaded if need be; or the one file that it is."""
         from huggingface_hub import snapshot_download
 
         place = Path(self.name).expanduser()
-        if place.is_dir():
+        if place.exists():
             return place
         return Path(
             snapshot_download(

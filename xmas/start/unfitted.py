@@ -38,6 +38,6 @@ class Unfitted:
     def steps(self, store: Store) -> list[int]:
         return [0]
 
-    def weights(self, store: Store, step: int) -> dict[str, Tensor]:
+    def weights_at(self, store: Store, step: int) -> dict[str, Tensor]:
         """None: the folder's own are the model's."""
         return {}

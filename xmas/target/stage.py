@@ -1,4 +1,4 @@
-"""The target: a LLaVA fine-tuned on a subset with LoRA, as a PEFT adapter folder."""
+"""The target: a LLaVA fine-tuned on a subset, with LoRA or in full."""
 
 import dataclasses
 import json
@@ -13,31 +13,20 @@ from xmas.fit.recipe import Hardware, Recipe
 from xmas.fit.trainer import fit
 from xmas.llava import Parts, freeze_tower, load
 from xmas.start.point import StartPoint
-from xmas.store import Stage, Store, volatile
+from xmas.start.tuned import refuse_tuned
+from xmas.store import Stage, Store, volatile, write_atomically
 from xmas.subset import Subset
+from xmas.target.trainables import Lora, merged, trainable, trained
 from xmas.vision import Pictures, pictures_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-LORA_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
-
-
-@dataclasses.dataclass(frozen=True)
-class Lora:
-    """Low-rank updates of every linear layer of the language model, beside the full projector.
-
-    Source of the defaults: LLaVA `scripts/v1_5/finetune_lora.sh`.
-    """
-
-    rank: int = 128
-    alpha: int = 256
-    dropout: float = 0.05
-
 
 @dataclasses.dataclass(frozen=True)
 class Target(Stage):
-    """`adapter/`, a PEFT folder with LoRA and projector; `loss.csv`; `cost.json`, rows and tokens.
+    """`adapter/`, a PEFT folder with LoRA and projector, or `trained.safetensors`, all that trained
+    in full; `loss.csv`; `cost.json`, rows and tokens of an epoch. Seconds are in `meta.json`.
 
     A run on a subset changes the data only: as many epochs over fewer rows, so fewer steps.
     """
@@ -48,11 +37,13 @@ class Target(Stage):
     subset: Subset
     start: StartPoint
     recipe: Recipe
-    lora: Lora = dataclasses.field(default_factory=Lora)
+    lora: Lora | None = dataclasses.field(default_factory=Lora)  # null: all but the tower
     template: Template = dataclasses.field(default_factory=Template)
     seed: int = 0
     cache_vision: bool = False  # tower features once for all, on disk: for small images
     max_length: int = 2048  # tokens of a row, the image counted
+    from_tuned: bool = False  # start from a model that is tuned on instructions already
+    weights: str = volatile("published")  # what the configuration calls those of `start`
     hardware: Hardware = volatile(default_factory=Hardware)
 
     def tokens(self) -> Tokenised:
@@ -67,15 +58,18 @@ class Target(Stage):
         return pictures_of(pool, self.start.tower, parts.processor, store, cached=self.cache_vision)
 
     def compute(self, store: Store, out: Path) -> None:
+        """Raises ValueError: the start point was tuned on instructions; or as `fit` does."""
         import torch
 
+        if not self.from_tuned:
+            refuse_tuned(self.start)
         table = self.tokens().open(store)
         rows = self.subset.chosen(store)
         parts = load(store.get(self.start))
         pictures = self.pictures(store, parts)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            model = with_lora(parts.model, self.lora)
+            model = trainable(parts.model, self.lora, self.recipe.precision)
         fit(
             model,
             table,
@@ -88,24 +82,38 @@ class Target(Stage):
             label="target",
             pad=parts.tokenizer.pad_token_id,
         )
-        cast("PeftModel", model).save_pretrained(str(out / "adapter"))
+        self._write(model, out)
         cost = {"rows": len(rows), "tokens": int(table.lengths[rows].sum())}
         (out / "cost.json").write_text(json.dumps(cost))
+
+    def _write(self, model: nn.Module, out: Path) -> None:
+        from safetensors.torch import save_file
+
+        if self.lora is not None:
+            cast("PeftModel", model).save_pretrained(str(out / "adapter"))
+            return
+        kept = trained(model, self.recipe.precision)
+        write_atomically(out / "trained.safetensors", lambda path: save_file(kept, path))
 
     def load(self, store: Store) -> Parts:
         """The fine-tuned model, its adapter merged, ready to answer."""
         from peft import PeftModel
+        from safetensors.torch import load_file
 
         parts = load(store.get(self.start))
-        adapted = PeftModel.from_pretrained(parts.model, store.get(self) / "adapter")
-        merged = adapted.merge_and_unload()
-        return dataclasses.replace(parts, model=merged.eval())
+        if self.lora is not None:
+            adapted = PeftModel.from_pretrained(parts.model, store.get(self) / "adapter")
+            return dataclasses.replace(parts, model=merged(adapted).eval())
+        parts.model.load_state_dict(
+            load_file(store.get(self) / "trained.safetensors"), strict=False
+        )
+        return parts
 
     def steps(self, store: Store) -> list[int]:
         """The optimiser steps whose weights are known: none taken, and all."""
         return [0, self.recipe.steps(len(self.subset.chosen(store)))]
 
-    def weights(self, store: Store, step: int) -> dict[str, Tensor]:
+    def weights_at(self, store: Store, step: int) -> dict[str, Tensor]:
         """All weights behind the tower, the adapter merged: the start point's at step 0.
 
         Raises ValueError: the weights of that step are not kept.
@@ -115,25 +123,3 @@ class Target(Stage):
         model = self.load(store).model if step else load(store.get(self.start)).model
         freeze_tower(model)
         return {name: one.data for name, one in model.named_parameters() if one.requires_grad}
-
-
-def with_lora(model: nn.Module, lora: Lora) -> nn.Module:
-    """`model` with trainable LoRA and a trainable projector, both float32; all else frozen."""
-    from peft import LoraConfig, get_peft_model
-
-    adapted = get_peft_model(
-        model,
-        LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            bias="none",
-            target_modules=LORA_LAYERS,
-            modules_to_save=["multi_modal_projector"],
-            task_type="CAUSAL_LM",
-        ),
-    )
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # in bf16 most updates would round away
-    return adapted

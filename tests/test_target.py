@@ -17,7 +17,8 @@ from xmas.fit.module import LlavaModule, features_of
 from xmas.llava import answer_loss, load
 from xmas.select.full import Full
 from xmas.store import key
-from xmas.target.stage import Lora, Target, with_lora
+from xmas.target.stage import Target
+from xmas.target.trainables import Lora, with_lora
 
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from xmas.chat.labels import IGNORED, Encoder
 from xmas.chat.layout import Layout
+from xmas.chat.saved_tokenizer import pin
 from xmas.chat.template import Plain, Template
 from xmas.families import Family, family_of
 from xmas.images import image_size
@@ -54,6 +55,7 @@ class Parts:
         """Write all parts as a Hugging Face folder."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        pin(folder)
         self.processor.save(folder)
 
 

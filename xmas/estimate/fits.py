@@ -20,6 +20,7 @@ from xmas.start.pretrained import Pretrained, SmallLlava
 from xmas.start.published import Published
 from xmas.start.towers import TwoTower
 from xmas.subset import Subset, budget_of
+from xmas.target.export import Export
 from xmas.target.stage import Target
 
 
@@ -191,3 +192,9 @@ def _(stage: Target, scene: Scene) -> Work:
     kept = found.disk if rank is not None else found.disk * bits(stage.recipe.precision) / 32
     stored = size_of(getattr(stage.start, "dtype", "float32"))
     return dataclasses.replace(found, disk=kept, host=stored * shape.parameters)
+
+
+@work.register
+def _(stage: Export, scene: Scene) -> Work:
+    size = size_of(stage.dtype) * shape_of(stage.target.start).parameters
+    return Work(f"the target in one piece, {stage.dtype}", disk=size, host=2 * size)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -16,6 +17,7 @@ from xmas.start.point import StartPoint
 from xmas.start.tuned import refuse_tuned
 from xmas.store import Stage, Store, volatile, write_atomically
 from xmas.subset import Subset
+from xmas.target.folder import HUB_NAMES, describe
 from xmas.target.trainables import Lora, merged, trainable, trained
 from xmas.vision import Pictures, pictures_of
 
@@ -70,6 +72,7 @@ class Target(Stage):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             model = trainable(parts.model, self.lora, self.recipe.precision)
+        self._dry_save(model, parts)
         fit(
             model,
             table,
@@ -85,6 +88,17 @@ class Target(Stage):
         self._write(model, out)
         cost = {"rows": len(rows), "tokens": int(table.lengths[rows].sum())}
         (out / "cost.json").write_text(json.dumps(cost))
+
+    def _dry_save(self, model: nn.Module, parts: Parts) -> None:
+        """Write what the end of the fit will write, and drop it: what fails there would fail here.
+
+        Of a model in full only what stands around the weights: they are too many for a rehearsal.
+        """
+        with tempfile.TemporaryDirectory() as name:
+            if self.lora is not None:
+                self._write(model, Path(name))
+            if parts.model.config.model_type in HUB_NAMES:
+                describe(parts, self.template, "float16", Path(name))
 
     def _write(self, model: nn.Module, out: Path) -> None:
         from safetensors.torch import save_file

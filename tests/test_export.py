@@ -1,0 +1,270 @@
+"""A target as a folder for others: plain transformers gives the same answers from it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from peft import PeftModel
+from PIL import Image
+from safetensors import safe_open
+from test_config import composed
+from test_labels import metaspace
+from toy import HARDWARE, TEXT_ONLY, Toy
+from transformers import AutoProcessor, GenerationConfig, LlavaForConditionalGeneration
+
+from xmas.chat.layout import FEATURE
+from xmas.chat.template import Template
+from xmas.config import build
+from xmas.fit.recipe import Recipe
+from xmas.images import SquareImages
+from xmas.llava import load
+from xmas.start.assembled import Assembled
+from xmas.start.source import Source
+from xmas.target.export import Export
+from xmas.target.folder import hub_name
+from xmas.target.stage import Target
+from xmas.target.trainables import Lora
+
+RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precision="32-true")
+SYSTEM = Template().system
+
+
+def assembled(folder: Path, *, legacy: bool) -> Assembled:
+    """Llama's own tokenizer, language model and a CLIP, as Vicuna's folder would hold them."""
+    held = metaspace(legacy)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        tiny.language("llama", len(held)).save_pretrained(folder / "language")
+        tiny.clip().save_pretrained(folder / "tower")
+    held.save_pretrained(folder / "language")
+    config = folder / "language" / "tokenizer_config.json"
+    said = json.loads(config.read_text()) | {"legacy": legacy}  # as hub folders have it
+    config.write_text(json.dumps(said))
+    sampling = {"do_sample": False, "temperature": 0.9, "top_p": 0.6}  # Vicuna's
+    (folder / "language" / "generation_config.json").write_text(json.dumps(sampling))
+    places = [Source(str(folder / name)) for name in ("language", "tower")]
+    return Assembled(*places, aspect="pad")
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["first", "always"])
+def target(request, toy: Toy, tmp_path_factory) -> Target:
+    start = assembled(tmp_path_factory.mktemp("export"), legacy=request.param)
+    return Target(
+        toy.subset(), start, RECIPE, Lora(4, 8), Template(), hardware=HARDWARE, max_length=2048
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(toy: Toy, target) -> Path:
+    return toy.store.get(Export(target, dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    """Model and processor as anybody loads them."""
+    return LlavaForConditionalGeneration.from_pretrained(folder), AutoProcessor.from_pretrained(
+        folder
+    )
+
+
+def asked(question: str, image: bool) -> list[dict]:
+    shown = [{"type": "image"}] if image else []
+    return [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
+
+
+def test_the_store_keeps_how_the_tokenizer_reads(toy: Toy, target):
+    """`legacy` is lost where transformers makes a Llama's tokenizer anew."""
+    legacy = json.loads((target.start.language.folder() / "tokenizer_config.json").read_text())[
+        "legacy"
+    ]
+    found, wanted = load(toy.store.get(target.start)).tokenizer, metaspace(legacy)
+    for text in ("a</s>USER: b", "\nWhat?", "数 7</s>USER:", ""):
+        assert found(text).input_ids == wanted(text).input_ids
+
+
+@torch.no_grad()
+def test_plain_transformers_gives_the_greedy_answers_of_the_unmerged_model(toy, target, plain):
+    model, processor = plain
+    parts = load(toy.store.get(target.start))
+    adapted = PeftModel.from_pretrained(parts.model, toy.store.get(target) / "adapter").eval()
+    examples = toy.pool.open(toy.store)
+    encoder, texts = parts.encoder(target.template), set()
+    for row in range(12):
+        shown = row not in TEXT_ONLY
+        picture = Image.open(examples.image_path(row)) if shown else None
+        question = examples.conversation(row)[0][0]
+        prompt = encoder.prompt(question, image=parts.layout.tokens(None) if shown else None)
+        ids = prompt.ids
+        if shown:
+            token = parts.model.config.image_token_id
+            ids = np.insert(ids, prompt.image_at, np.where(prompt.image == FEATURE, token, 0))
+        given = processor(
+            text=processor.apply_chat_template(asked(question, shown), add_generation_prompt=True),
+            images=picture,
+            return_tensors="pt",
+        )
+        assert given["input_ids"][0].tolist() == ids.tolist()
+        pixels = {"pixel_values": parts.processor([picture])} if shown else {}
+        if shown:
+            assert torch.equal(given["pixel_values"], pixels["pixel_values"])
+        wanted = adapted.generate(
+            input_ids=torch.tensor(ids[None]), attention_mask=torch.ones(1, len(ids)), **pixels,
+            max_new_tokens=7, do_sample=False,
+        )  # fmt: skip
+        found = model.generate(**given, max_new_tokens=7)  # greedy by its own defaults
+        assert found[0, : wanted.shape[1]].tolist() == wanted[0].tolist()
+        texts.add(tuple(found[0, len(ids) :].tolist()))
+    assert len(texts) > 3  # or the answers would say nothing
+
+
+def test_the_weights_have_the_hub_s_names(toy: Toy, folder, target):
+    """Those of llava-hf/llava-1.5-7b-hf, whose layout transformers 4 and vLLM read."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    layer = "self_attn.q_proj.weight"
+    for wanted in (
+        "language_model.lm_head.weight",
+        "language_model.model.embed_tokens.weight",
+        "language_model.model.norm.weight",
+        f"language_model.model.layers.2.{layer}",
+        "multi_modal_projector.linear_1.bias",
+        "multi_modal_projector.linear_2.weight",
+        "vision_tower.vision_model.embeddings.class_embedding",
+        "vision_tower.vision_model.pre_layrnorm.weight",
+        f"vision_tower.vision_model.encoder.layers.1.{layer}",
+        "vision_tower.vision_model.post_layernorm.bias",
+    ):
+        assert wanted in names
+    assert len(names) == len(load(toy.store.get(target.start)).model.state_dict())
+    assert not any("lora" in name or "base_layer" in name for name in names)
+
+
+def test_every_weight_is_found_again(folder):
+    model, said = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not any(said.values()), said
+    assert model.dtype == torch.float32
+
+
+def test_names_of_no_known_part_or_class_are_refused():
+    with pytest.raises(ValueError, match="a gpt2 is not exported"):
+        hub_name("lm_head.weight", "gpt2")
+    with pytest.raises(ValueError, match="no part of a llava is called so"):
+        hub_name("model.other.weight", "llava")
+
+
+def test_the_generation_defaults_are_greedy(folder, plain):
+    said = json.loads((folder / "generation_config.json").read_text())
+    assert said["do_sample"] is False
+    assert not {"temperature", "top_p", "top_k"} & set(said)
+    model, processor = plain
+    tokens = processor.tokenizer
+    assert (said["eos_token_id"], said["bos_token_id"]) == (
+        tokens.eos_token_id,
+        tokens.bos_token_id,
+    )
+    assert said["pad_token_id"] == tokens.pad_token_id == tokens.convert_tokens_to_ids("<pad>")
+    GenerationConfig.from_pretrained(folder).validate(strict=True)
+
+
+def test_the_two_tokens_stand_behind_the_tokenizer_s(folder, plain, target, toy):
+    model, processor = plain
+    before = len(load(toy.store.get(target.start)).tokenizer)  # 32,000 with Vicuna
+    assert processor.tokenizer.convert_tokens_to_ids(["<image>", "<pad>"]) == [before, before + 1]
+    assert model.config.image_token_id == before
+    assert model.config.text_config.vocab_size > before + 1
+
+
+def test_the_processor_pads_to_a_square(folder, plain):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 33, 3), dtype=np.uint8))
+    found = plain[1].image_processor(picture, return_tensors="pt")["pixel_values"]
+    assert torch.equal(found, SquareImages(21, "pad")([picture]))
+    assert json.loads((folder / "preprocessor_config.json").read_text())["do_pad"] is True
+
+
+def test_the_chat_template_is_the_fit_s(plain):
+    template = plain[1].apply_chat_template
+    said = [
+        *asked("What?", True),
+        {"role": "assistant", "content": [{"type": "text", "text": "A."}]},
+    ]
+    said += asked("Sure?", False)
+    behind = template(said, add_generation_prompt=True).replace("<image> \n", "<image>\n")
+    assert behind == f"{SYSTEM} USER: <image>\nWhat? ASSISTANT: A.</s>USER: Sure? ASSISTANT:"
+    texts = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    assert template(texts, add_generation_prompt=True) == "Be brief. USER: Why? ASSISTANT:"
+
+
+def test_masks_of_answers_can_be_asked_for(plain):
+    said = [
+        *asked("What?", False),
+        {"role": "assistant", "content": [{"type": "text", "text": "fig 7"}]},
+    ]
+    tokens = plain[1].tokenizer
+    tokens.chat_template = plain[1].chat_template
+    given = tokens.apply_chat_template(
+        said, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    masked = [
+        one for one, own in zip(given["input_ids"], given["assistant_masks"], strict=True) if own
+    ]
+    assert tokens.decode(masked).strip() == "fig 7</s>"
+
+
+def test_what_version_4_reads_is_written_too(folder, target):
+    """By the names of transformers 4.57: flat processor, both kinds of templates, rope and type."""
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["LlavaForConditionalGeneration"]
+    assert config["torch_dtype"] == config["dtype"] == "float32"
+    assert config["text_config"]["rope_theta"] == 10000.0
+    assert config["text_config"]["model_type"] == "llama"
+    assert "image_processor" not in json.loads((folder / "processor_config.json").read_text())
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    assert (folder / "chat_template.jinja").read_text() == template
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_half_precision_is_the_default(toy: Toy, target, folder):
+    half = toy.store.get(Export(target))
+    with (
+        safe_open(half / "model.safetensors", "pt") as file,
+        safe_open(folder / "model.safetensors", "pt") as whole,
+    ):
+        for name in file.keys():
+            assert torch.equal(file.get_tensor(name), whole.get_tensor(name).half()), name
+
+
+def test_the_demo_s_target_is_exported(toy: Toy):
+    """Tied embeddings, a tokenizer with its own pad, a template without a system prompt."""
+    folder = toy.store.get(Export(toy.target(), dtype="float32"))
+    model, said = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not any(said.values())
+    processor = AutoProcessor.from_pretrained(folder)
+    text = processor.apply_chat_template(asked("What?", True), add_generation_prompt=True)
+    assert text == "USER: <image>\nWhat? ASSISTANT:"
+    assert processor.tokenizer.pad_token == "<pad>"
+    held = toy.target().load(toy.store).model.state_dict()
+    assert all(torch.equal(held[name], one) for name, one in model.state_dict().items())
+
+
+def test_what_could_not_be_saved_stops_a_fit_before_it_starts(toy: Toy, target, monkeypatch):
+    """Vicuna's sampling defaults once cost runs their results at the end (LLaVA, issue 1144)."""
+    monkeypatch.setattr("xmas.target.stage.fit", lambda *_, **__: pytest.fail("the fit began"))
+
+    def broken(self, place, **_):
+        raise ValueError("GenerationConfig is invalid")
+
+    monkeypatch.setattr(GenerationConfig, "save_pretrained", broken)
+    with pytest.raises(ValueError, match="GenerationConfig is invalid"):
+        toy.store.get(dataclasses.replace(target, seed=99))
+
+
+def test_the_goal_is_the_configured_target():
+    found = build(composed("goal=export", "export.dtype=bfloat16").export)
+    assert isinstance(found, Export)
+    assert found.target == build(composed().target)
+    assert found.dtype == "bfloat16"

@@ -1,0 +1,45 @@
+"""A target as a Hugging Face folder that plain transformers and vLLM load."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+from xmas.llava import Parts
+from xmas.store import Stage, Store
+from xmas.target.folder import describe, hub_name
+from xmas.target.stage import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Export(Stage):
+    """The fine-tuned model in one piece, its adapter merged: `model*.safetensors`, `config.json`,
+    tokenizer, image processor, chat template and greedy generation defaults.
+
+    Names are those of llava-hf's folders, which every version of transformers and vLLM read. The
+    template is the fit's, unlike theirs: with a system prompt, answers end in `</s>`.
+    """
+
+    kind: ClassVar[str] = "export"
+
+    target: Target
+    dtype: str = "float16"  # of the weights
+
+    def compute(self, store: Store, out: Path) -> None:
+        """Raises ValueError: models of this class, or with this tokenizer, are not exported."""
+        parts = self.target.load(store)
+        describe(parts, self.target.template, self.dtype, out)
+        write_weights(parts, self.dtype, out)
+
+
+def write_weights(parts: Parts, dtype: str, out: Path) -> None:
+    """Shards of five gigabytes under the hub's names, and their index."""
+    import torch
+    from huggingface_hub import save_torch_state_dict
+
+    config = parts.model.config
+    held = {
+        hub_name(name, config.model_type): one.detach().to("cpu", getattr(torch, dtype))
+        for name, one in parts.model.state_dict().items()
+        if not (config.tie_word_embeddings and name == "lm_head.weight")
+    }
+    save_torch_state_dict(held, out)

@@ -10,7 +10,7 @@ import tiny
 import torch
 from peft import PeftModel
 from PIL import Image
-from safetensors import safe_open
+from safetensors.torch import load_file
 from test_config import composed
 from test_labels import metaspace
 from toy import HARDWARE, TEXT_ONLY, Toy
@@ -66,21 +66,23 @@ def folder(toy: Toy, target) -> Path:
 @pytest.fixture(scope="module")
 def plain(folder):
     """Model and processor as anybody loads them."""
-    return LlavaForConditionalGeneration.from_pretrained(folder), AutoProcessor.from_pretrained(
-        folder
-    )
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    return model, AutoProcessor.from_pretrained(folder)
+
+
+def said_by(role: str, text: str, *, image: bool = False) -> dict:
+    shown = [{"type": "image"}] if image else []
+    return {"role": role, "content": [*shown, {"type": "text", "text": text}]}
 
 
 def asked(question: str, image: bool) -> list[dict]:
-    shown = [{"type": "image"}] if image else []
-    return [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
+    return [said_by("user", question, image=image)]
 
 
 def test_the_store_keeps_how_the_tokenizer_reads(toy: Toy, target):
     """`legacy` is lost where transformers makes a Llama's tokenizer anew."""
-    legacy = json.loads((target.start.language.folder() / "tokenizer_config.json").read_text())[
-        "legacy"
-    ]
+    config = target.start.language.folder() / "tokenizer_config.json"
+    legacy = json.loads(config.read_text())["legacy"]
     found, wanted = load(toy.store.get(target.start)).tokenizer, metaspace(legacy)
     for text in ("a</s>USER: b", "\nWhat?", "数 7</s>USER:", ""):
         assert found(text).input_ids == wanted(text).input_ids
@@ -123,8 +125,7 @@ def test_plain_transformers_gives_the_greedy_answers_of_the_unmerged_model(toy, 
 
 def test_the_weights_have_the_hub_s_names(toy: Toy, folder, target):
     """Those of llava-hf/llava-1.5-7b-hf, whose layout transformers 4 and vLLM read."""
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        names = set(file.keys())
+    names = set(load_file(folder / "model.safetensors"))
     layer = "self_attn.q_proj.weight"
     for wanted in (
         "language_model.lm_head.weight",
@@ -160,12 +161,9 @@ def test_the_generation_defaults_are_greedy(folder, plain):
     said = json.loads((folder / "generation_config.json").read_text())
     assert said["do_sample"] is False
     assert not {"temperature", "top_p", "top_k"} & set(said)
-    model, processor = plain
-    tokens = processor.tokenizer
-    assert (said["eos_token_id"], said["bos_token_id"]) == (
-        tokens.eos_token_id,
-        tokens.bos_token_id,
-    )
+    tokens = plain[1].tokenizer
+    assert said["eos_token_id"] == tokens.eos_token_id == 2
+    assert said["bos_token_id"] == tokens.bos_token_id == 1
     assert said["pad_token_id"] == tokens.pad_token_id == tokens.convert_tokens_to_ids("<pad>")
     GenerationConfig.from_pretrained(folder).validate(strict=True)
 
@@ -187,11 +185,7 @@ def test_the_processor_pads_to_a_square(folder, plain):
 
 def test_the_chat_template_is_the_fit_s(plain):
     template = plain[1].apply_chat_template
-    said = [
-        *asked("What?", True),
-        {"role": "assistant", "content": [{"type": "text", "text": "A."}]},
-    ]
-    said += asked("Sure?", False)
+    said = [*asked("What?", True), said_by("assistant", "A."), *asked("Sure?", False)]
     behind = template(said, add_generation_prompt=True).replace("<image> \n", "<image>\n")
     assert behind == f"{SYSTEM} USER: <image>\nWhat? ASSISTANT: A.</s>USER: Sure? ASSISTANT:"
     texts = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
@@ -199,19 +193,14 @@ def test_the_chat_template_is_the_fit_s(plain):
 
 
 def test_masks_of_answers_can_be_asked_for(plain):
-    said = [
-        *asked("What?", False),
-        {"role": "assistant", "content": [{"type": "text", "text": "fig 7"}]},
-    ]
+    said = [*asked("What?", False), said_by("assistant", "fig 7")]
     tokens = plain[1].tokenizer
     tokens.chat_template = plain[1].chat_template
     given = tokens.apply_chat_template(
         said, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
-    masked = [
-        one for one, own in zip(given["input_ids"], given["assistant_masks"], strict=True) if own
-    ]
-    assert tokens.decode(masked).strip() == "fig 7</s>"
+    ids, masks = np.array(given["input_ids"]), np.array(given["assistant_masks"], dtype=bool)
+    assert tokens.decode(ids[masks]).strip() == "fig 7</s>"
 
 
 def test_what_version_4_reads_is_written_too(folder, target):
@@ -230,12 +219,9 @@ def test_what_version_4_reads_is_written_too(folder, target):
 
 def test_half_precision_is_the_default(toy: Toy, target, folder):
     half = toy.store.get(Export(target))
-    with (
-        safe_open(half / "model.safetensors", "pt") as file,
-        safe_open(folder / "model.safetensors", "pt") as whole,
-    ):
-        for name in file.keys():
-            assert torch.equal(file.get_tensor(name), whole.get_tensor(name).half()), name
+    found, wanted = load_file(half / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert len(found) > 80
+    assert all(torch.equal(found[name], one.half()) for name, one in wanted.items())
 
 
 def test_the_demo_s_target_is_exported(toy: Toy):

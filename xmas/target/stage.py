@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import tempfile
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -72,7 +72,7 @@ class Target(Stage):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             model = trainable(parts.model, self.lora, self.recipe.precision)
-        self._dry_save(model, parts)
+        self._dry_save(model, parts, out / "rehearsal")
         fit(
             model,
             table,
@@ -89,16 +89,17 @@ class Target(Stage):
         cost = {"rows": len(rows), "tokens": int(table.lengths[rows].sum())}
         (out / "cost.json").write_text(json.dumps(cost))
 
-    def _dry_save(self, model: nn.Module, parts: Parts) -> None:
+    def _dry_save(self, model: nn.Module, parts: Parts, place: Path) -> None:
         """Write what the end of the fit will write, and drop it: what fails there would fail here.
 
         Of a model in full only what stands around the weights: they are too many for a rehearsal.
         """
-        with tempfile.TemporaryDirectory() as name:
-            if self.lora is not None:
-                self._write(model, Path(name))
-            if parts.model.config.model_type in HUB_NAMES:
-                describe(parts, self.template, "float16", Path(name))
+        place.mkdir(exist_ok=True)  # where an attempt that died meanwhile has left one
+        if self.lora is not None:
+            self._write(model, place)
+        if parts.model.config.model_type in HUB_NAMES:
+            describe(parts, self.template, "float16", place)
+        shutil.rmtree(place)
 
     def _write(self, model: nn.Module, out: Path) -> None:
         from safetensors.torch import save_file

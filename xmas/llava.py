@@ -21,7 +21,7 @@ from xmas.chat.labels import IGNORED, Encoder
 from xmas.chat.layout import Layout
 from xmas.chat.saved_tokenizer import pin
 from xmas.chat.template import Plain, Template
-from xmas.families import Family, family_of
+from xmas.families import Family, HasPositions, family_of
 from xmas.images import image_size
 
 if TYPE_CHECKING:
@@ -97,10 +97,15 @@ def language_model(model: nn.Module) -> PreTrainedModel:
 
 
 def freeze_tower(model: nn.Module) -> None:
-    """Everything trains but the vision tower: the base recipe of TinyLLaVA and of full LLaVA."""
+    """Everything trains but the vision tower: the base recipe of TinyLLaVA and of full LLaVA.
+
+    A connector that stands inside the tower trains.
+    """
     inner = bare(model)
     inner.requires_grad_(True)
-    inner.get_submodule(family_of(inner.config).tower).requires_grad_(False)
+    tower = inner.get_submodule(family_of(inner.config).tower)
+    for name, parameter in tower.named_parameters():
+        parameter.requires_grad_(in_connector(model, name))
 
 
 def in_connector(model: nn.Module, name: str) -> bool:
@@ -111,12 +116,14 @@ def in_connector(model: nn.Module, name: str) -> bool:
 
 @torch.no_grad()
 def tower_features(
-    model: nn.Module, pixels: Float[Tensor, "tiles 3 height width"]
+    model: nn.Module,
+    pixels: Float[Tensor, "tiles ..."],
+    sizes: Int[Tensor, "images 2"] | None = None,
 ) -> Float[Tensor, "tiles patches channels"]:
     """What the frozen tower gives the connector."""
     # Joined in memory: in 16 bits a linear layer with a bias rounds once more where its input is
     # not, as the patches behind a class token are, but those of a single picture always are.
-    return _family(model).features(bare(model), pixels).contiguous()
+    return _family(model).features(bare(model), pixels, sizes).contiguous()
 
 
 def embed(
@@ -130,8 +137,20 @@ def embed(
     `sizes` are the images' heights and widths, where their tiles are put together by them. Without
     images in the batch a zero from the connector is added, so that its parameters get a gradient on
     every rank (LLaVA adds a dummy image instead). Raises ValueError: the numbers of image tokens
-    and features differ.
+    and features differ; NotImplementedError: embeddings alone do not say where tokens stand.
     """
+    if isinstance(_family(model), HasPositions):
+        kind = bare(model).config.model_type
+        raise NotImplementedError(f"a {kind} can be trained and read, not yet scanned or asked")
+    return _embedded(model, ids, features, sizes)
+
+
+def _embedded(
+    model: nn.Module,
+    ids: Int[Tensor, "rows length"],
+    features: Float[Tensor, "tiles patches channels"] | None,
+    sizes: Int[Tensor, "images 2"] | None,
+) -> Float[Tensor, "rows length hidden"]:
     inner = bare(model)
     spots: Bool[Tensor, "rows length"] = ids == inner.config.image_token_id
     embedded = inner.get_input_embeddings()(ids.masked_fill(spots, 0))
@@ -154,10 +173,15 @@ def hidden_states(
     sizes: Int[Tensor, "images 2"] | None = None,
 ) -> Float[Tensor, "rows length hidden"]:
     """Last hidden states of the language model, in front of its head."""
+    family = _family(model)
+    positions = {}
+    if isinstance(family, HasPositions):
+        positions["position_ids"] = family.positions(bare(model).config, ids, mask, sizes)
     return language_model(model)(
-        inputs_embeds=embed(model, ids, features, sizes),
+        inputs_embeds=_embedded(model, ids, features, sizes),
         attention_mask=mask.long(),
         use_cache=False,
+        **positions,
     ).last_hidden_state
 
 

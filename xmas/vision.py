@@ -54,7 +54,9 @@ def features_of(model: nn.Module, batch: Batch) -> Tensor | None:
     """Tower features of a batch: from the cache, from its pixels, or none without images."""
     if "features" in batch.pictures:
         return batch.pictures["features"]
-    return tower_features(model, batch.pictures["pixels"]) if batch.pictures else None
+    if not batch.pictures:
+        return None
+    return tower_features(model, batch.pictures["pixels"], batch.pictures.get("sizes"))
 
 
 def read(examples: Examples, row: int) -> Image.Image:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -18,6 +18,7 @@ from xmas.chat.layout import Layout
 from xmas.families.idefics3 import Idefics3
 from xmas.families.llava import Llava
 from xmas.families.onevision import Onevision
+from xmas.families.qwen25_vl import Qwen25Vl
 from xmas.images import Processor
 
 
@@ -44,7 +45,10 @@ class Family(Protocol):
         ...
 
     def features(
-        self, model: Any, pixels: Float[Tensor, "tiles 3 height width"]
+        self,
+        model: Any,
+        pixels: Float[Tensor, "tiles ..."],
+        sizes: Int[Tensor, "images 2"] | None = None,
     ) -> Float[Tensor, "tiles patches channels"]:
         """What the tower gives the connector."""
         ...
@@ -69,9 +73,25 @@ class Family(Protocol):
         ...
 
 
+@runtime_checkable
+class HasPositions(Protocol):
+    """A family whose language model counts tokens otherwise than one by one."""
+
+    def positions(
+        self,
+        config: Any,
+        ids: Int[Tensor, "rows length"],
+        mask: Bool[Tensor, "rows length"],
+        sizes: Int[Tensor, "images 2"] | None,
+    ) -> Int[Tensor, "axes rows length"]:
+        """What its language model takes as `position_ids`."""
+        ...
+
+
 FAMILIES: Mapping[str, Family] = {
     "llava": Llava(),
     "llava_onevision": Onevision(),
+    "qwen2_5_vl": Qwen25Vl(),
     "idefics3": Idefics3("idefics3", "Idefics3ImageProcessorPil"),
     "smolvlm": Idefics3("smolvlm", "SmolVLMImageProcessorPil"),
 }

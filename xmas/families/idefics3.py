@@ -37,7 +37,10 @@ class Idefics3:
     connector: tuple[str, ...] = ("connector",)
 
     def features(
-        self, model: Any, pixels: Float[Tensor, "tiles 3 height width"]
+        self,
+        model: Any,
+        pixels: Float[Tensor, "tiles 3 height width"],
+        sizes: Int[Tensor, "images 2"] | None = None,
     ) -> Float[Tensor, "tiles patches channels"]:
         return model.model.vision_model(pixels.to(model.dtype)).last_hidden_state
 

@@ -30,7 +30,10 @@ class Onevision:
     connector = ("multi_modal_projector", "image_newline")
 
     def features(
-        self, model: Any, pixels: Float[Tensor, "tiles 3 height width"]
+        self,
+        model: Any,
+        pixels: Float[Tensor, "tiles 3 height width"],
+        sizes: Int[Tensor, "images 2"] | None = None,
     ) -> Float[Tensor, "tiles patches channels"]:
         return tower_layers(model, pixels)
 

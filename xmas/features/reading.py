@@ -137,7 +137,8 @@ class Reading:
             return None
         if "features" in batch.pictures:
             return batch.pictures["features"].to(precision)
-        return tower_features(self.model, batch.pictures["pixels"].to(precision))
+        pixels = batch.pictures["pixels"].to(precision)
+        return tower_features(self.model, pixels, batch.pictures.get("sizes"))
 
     def _loader(self, shards: Sequence[int]) -> Loader:
         return Loader(

@@ -165,9 +165,46 @@ def smolvlm_256m() -> PreTrainedConfig:
     )
 
 
+def qwen25_vl_3b() -> PreTrainedConfig:
+    """A tower of windows at the pictures' own sizes and a Qwen2.5-3B, whose head is its embedding.
+
+    Source: Qwen/Qwen2.5-VL-3B-Instruct.
+    """
+    from transformers import Qwen2_5_VLConfig
+
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 128000,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [16, 24, 24],
+            },
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "tokens_per_second": 2,
+        },
+        tie_word_embeddings=True,
+    )
+
+
 FULL_SIZE: Mapping[str, Callable[[], PreTrainedConfig]] = {
     "llava15_7b": llava15_7b,
     "llava15_13b": llava15_13b,
+    "qwen25_vl_3b": qwen25_vl_3b,
     "tinyllava_stablelm": tinyllava_stablelm,
     "llava_onevision_05b": llava_onevision_05b,
     "smolvlm_256m": smolvlm_256m,
@@ -179,6 +216,7 @@ _HUB: Mapping[str, Callable[[], Any]] = {
     "openai/clip-vit-large-patch14-336": clip_l_336,
     "lmsys/vicuna-7b-v1.5": lambda: llava15_7b().text_config,
     "lmsys/vicuna-13b-v1.5": lambda: llava15_13b().text_config,
+    "Qwen/Qwen2.5-VL-3B-Instruct": qwen25_vl_3b,
     "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": llava_onevision_05b,
     "HuggingFaceTB/SmolVLM-256M-Instruct": smolvlm_256m,
 }

@@ -1,0 +1,307 @@
+"""Qwen2.5-VL as a target: its tokens, its positions and its fit equal transformers' own."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from test_config import composed
+from test_llava15 import LINEAR
+from toy import HARDWARE, Toy, losses
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from xmas.attention.engine import Running
+from xmas.attention.metric import Spectra
+from xmas.chat.batches import Batch, Loader
+from xmas.chat.layout import FEATURE
+from xmas.chat.template import Template
+from xmas.config import build
+from xmas.estimate import Estimate
+from xmas.families.qwen25_vl import Qwen25Vl, window_order
+from xmas.features.trajectories import Trajectories
+from xmas.fit.module import features_of
+from xmas.fit.recipe import Recipe
+from xmas.llava import Parts, answer_loss, bare, embed, hidden_states, load
+from xmas.proxy.stage import Proxy
+from xmas.start.published import Published
+from xmas.start.sizes import FULL_SIZE, unbuilt
+from xmas.start.source import Source
+from xmas.target.stage import Target
+from xmas.target.trainables import Lora, trainable
+from xmas.vision import FromFiles
+
+VISION = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+SIZES = [(16, 16), (19, 37), (37, 19), (5, 61), (101, 103), (24, 23), (7, 7), (480, 640), (90, 29)]
+RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precision="bf16-mixed")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Published:
+    """Patches of 4 pixels, windows of 3 x 3 tokens, head dimension 16 in three axes."""
+    folder = tmp_path_factory.mktemp("qwen")
+    held = tiny.tokenizer("<|im_end|>")
+    held.add_special_tokens({"additional_special_tokens": VISION})
+    starts, ends, image, video = held.convert_tokens_to_ids(VISION)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(held), "hidden_size": 48, "intermediate_size": 56,
+            "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 1,
+            "max_position_embeddings": 2048, "initializer_range": 0.1,
+            "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": 0,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3],
+            },
+        },
+        vision_config={
+            "depth": 3, "hidden_size": 32, "intermediate_size": 40, "num_heads": 2,
+            "patch_size": 4, "window_size": 24, "out_hidden_size": 48,
+            "fullatt_block_indexes": [1], "initializer_range": 0.1,
+        },
+        image_token_id=image, video_token_id=video, vision_start_token_id=starts,
+        vision_end_token_id=ends, tie_word_embeddings=True,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    held.save_pretrained(folder)
+    own = Qwen2VLImageProcessorPil(patch_size=4, min_pixels=64, max_pixels=4000)
+    own.save_pretrained(folder)
+    return Published(Source(str(folder)))
+
+
+@pytest.fixture(scope="module")
+def parts(toy: Toy, start) -> Parts:
+    return load(toy.store.get(start))
+
+
+@pytest.fixture(scope="module")
+def template() -> Template:
+    return build(composed("target=qwen25_vl_3b").target).template
+
+
+@pytest.fixture(scope="module")
+def target(toy: Toy, start, template) -> Target:
+    return Target(
+        toy.subset(), start, RECIPE, Lora(4, 8), template, from_tuned=True, hardware=HARDWARE,
+        max_length=1024,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def batches(toy: Toy, parts, target) -> dict[str, Batch]:
+    rows = {"mixed": [0, 3, 16, 2], "images": [8, 5, 10, 4], "text": [40, 19]}
+    loader = Loader(
+        target.tokens().open(toy.store),
+        [np.array(one) for one in rows.values()],
+        image_token=parts.model.config.image_token_id,
+        pad=parts.tokenizer.pad_token_id,
+        pictures=FromFiles(toy.pool.open(toy.store), parts.processor),
+    )
+    return dict(zip(rows, loader, strict=True))
+
+
+@pytest.fixture(params=["mixed", "images", "text"])
+def batch(request, batches) -> Batch:
+    return batches[request.param]
+
+
+def own_inputs(parts: Parts, batch: Batch) -> dict[str, torch.Tensor]:
+    """What the model's own forward takes."""
+    config = parts.model.config
+    given = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
+    if batch.pictures:
+        grid = batch.pictures["sizes"] // config.vision_config.patch_size
+        given["pixel_values"] = batch.pictures["pixels"]
+        given["image_grid_thw"] = torch.nn.functional.pad(grid, (1, 0), value=1)
+        given["mm_token_type_ids"] = (batch.ids == config.image_token_id).int()
+    return given
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_an_image_has_as_many_tokens_as_its_processor_and_the_model_give(parts, size):
+    height, width = size
+    rng = np.random.default_rng(height * width)
+    image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    found = parts.processor.own([image], return_tensors="pt")
+    tokens = parts.layout.tokens(size)
+    marks = parts.tokenizer.convert_tokens_to_ids(VISION[:2])
+    assert [tokens[0], tokens[-1]] == marks
+    assert (tokens == FEATURE).sum() == len(tokens) - 2 == found["image_grid_thw"].prod() // 4
+    theirs = parts.model.get_image_features(**found).pooler_output
+    assert len(torch.cat(list(theirs))) == len(tokens) - 2
+
+
+def test_full_size_pictures_have_the_published_numbers_of_tokens():
+    own = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=1003520)
+    layout = Qwen25Vl().layout(
+        FULL_SIZE["qwen25_vl_3b"](), type("Of", (), {"own": own}), tiny.tokenizer()
+    )
+    counts = {(480, 640): 17 * 23, (336, 336): 144, (28, 28): 4, (3000, 3000): 35 * 35}
+    for size, count in counts.items():
+        assert (layout.tokens(size) == FEATURE).sum() == count
+    assert build(composed("target=qwen25_vl_3b").target).start.images == {
+        "min_pixels": 3136, "max_pixels": 1003520,
+    }  # fmt: skip
+
+
+def test_windows_by_hand():
+    """5 x 4 tokens in windows of 3 x 3, then a picture of one window behind them."""
+    wanted = [0, 1, 2, 4, 5, 6, 8, 9, 10, 3, 7, 11, 12, 13, 14, 16, 17, 18, 15, 19, 20, 21]
+    assert window_order(torch.tensor([[5, 4], [1, 2]]), 3).tolist() == wanted
+
+
+def test_positions_by_hand():
+    """Two tokens, 2 x 3 of an image, two tokens: text goes on behind the longer side."""
+    config = build_config(image=9)
+    ids = torch.tensor([[5, 6, 9, 9, 9, 9, 9, 9, 7, 8], [5, 6, 7, 8, 0, 0, 0, 0, 0, 0]])
+    mask = ids != 0
+    found = Qwen25Vl().positions(config, ids, mask, torch.tensor([[56, 84]]))
+    assert found[0, 0].tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 5, 6]
+    assert found[1, 0].tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6]
+    assert found[2, 0].tolist() == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
+    assert found[:, 1, :4].tolist() == [[0, 1, 2, 3]] * 3
+
+
+def build_config(image: int) -> Qwen2_5_VLConfig:
+    config = FULL_SIZE["qwen25_vl_3b"]()
+    config.image_token_id = image
+    return config
+
+
+def test_positions_are_those_of_the_model(parts, batch):
+    given = own_inputs(parts, batch)
+    found = Qwen25Vl().positions(
+        parts.model.config, batch.ids, batch.mask, batch.pictures.get("sizes")
+    )
+    if batch.pictures:
+        del given["pixel_values"]
+        wanted, _ = parts.model.model.get_rope_index(**given)
+        assert len(set(wanted[1][batch.mask].tolist())) > 20
+    else:
+        wanted = (batch.mask.long().cumsum(1) - 1)[None].expand(3, -1, -1)
+    assert torch.equal(found[:, batch.mask], wanted[:, batch.mask])
+
+
+@torch.no_grad()
+def test_hidden_states_logits_and_loss_equal_those_of_transformers(parts, batch):
+    features, sizes = features_of(parts.model, batch), batch.pictures.get("sizes")
+    ours = hidden_states(parts.model, batch.ids, batch.mask, features, sizes=sizes)
+    parts.model.model.rope_deltas = None  # of an earlier call
+    theirs = parts.model(**own_inputs(parts, batch), labels=batch.labels)
+    logits = parts.model.lm_head(ours)
+    torch.testing.assert_close(logits[batch.mask], theirs.logits[batch.mask], rtol=1e-4, atol=1e-4)
+    loss = answer_loss(parts.model, batch.ids, batch.mask, batch.labels, features, sizes=sizes)
+    torch.testing.assert_close(loss, theirs.loss, rtol=1e-5, atol=0)
+    assert logits[batch.mask].std() > 0.1
+
+
+@torch.no_grad()
+def test_without_the_three_axes_the_numbers_are_others(parts, batches):
+    """Or the comparison above would say nothing about positions."""
+    batch = batches["images"]
+    features, sizes = features_of(parts.model, batch), batch.pictures["sizes"]
+    ours = hidden_states(parts.model, batch.ids, batch.mask, features, sizes=sizes)
+    flat = torch.stack([sizes[:, 0] // sizes[:, 0] * 8, sizes.prod(dim=1) // 8], dim=1)
+    positions = Qwen25Vl().positions(parts.model.config, batch.ids, batch.mask, flat)
+    embedded = parts.model.get_input_embeddings()(batch.ids)
+    given = {"inputs_embeds": embedded, "attention_mask": batch.mask.long()}
+    plain = parts.model.model.language_model(**given).last_hidden_state
+    others = parts.model.model.language_model(**given, position_ids=positions).last_hidden_state
+    assert (plain - others)[batch.mask].abs().max() > 1e-2
+    assert ours.shape == plain.shape
+
+
+def test_the_rendered_text_is_the_repository_s(parts, template):
+    tokens = parts.encoder(template).conversation(
+        [("What?", "A fig."), ("Sure?", "Yes.")], image=parts.layout.tokens((16, 16))
+    )
+    token = parts.model.config.image_token_id
+    shown = np.where(tokens.image == FEATURE, token, tokens.image)
+    ids = np.insert(tokens.ids, tokens.image_at, shown)
+    assert parts.tokenizer.decode(ids) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>What?<|im_end|>\n"
+        "<|im_start|>assistant\nA fig.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
+        "<|im_start|>assistant\nYes.<|im_end|>\n"
+    )
+    assert parts.tokenizer.decode(tokens.ids[tokens.labelled]) == "A fig.<|im_end|>Yes.<|im_end|>"
+
+
+def test_lora_and_the_merger_train_and_the_rest_of_the_tower_does_not(toy, target, batches):
+    model = trainable(load(toy.store.get(target.start)).model, target.lora, RECIPE.precision)
+    batch = batches["mixed"]
+    features, sizes = features_of(model, batch), batch.pictures["sizes"]
+    with torch.autocast("cpu", torch.bfloat16):
+        answer_loss(model, batch.ids, batch.mask, batch.labels, features, sizes=sizes).backward()
+    trains = {name for name, one in model.named_parameters() if one.requires_grad}
+    between = {name for name in trains if "merger" in name}
+    assert {name.rpartition("default.")[2] for name in between} == {
+        "ln_q.weight", "mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias",
+    }  # fmt: skip
+    linear = {name.split(".lora_")[0].rpartition(".")[2] for name in trains - between}
+    assert linear == set(LINEAR)
+    assert len(trains - between) == 3 * 7 * 2
+    assert all("language_model" in name for name in trains - between)
+    blocks = list(bare(model).model.visual.blocks.parameters())
+    assert not any(one.requires_grad for one in blocks)
+    for name, one in model.named_parameters():
+        assert one.requires_grad == (one.grad is not None), name
+        assert one.dtype == (torch.float32 if one.requires_grad else torch.bfloat16), name
+    full = trainable(load(toy.store.get(target.start)).model, None, RECIPE.precision)
+    frozen = {name for name, one in full.named_parameters() if not one.requires_grad}
+    assert frozen
+    assert all("visual" in name and "merger" not in name for name in frozen)
+
+
+def test_a_fit_ends_well_and_is_merged(toy: Toy, target):
+    place = toy.store.get(target)
+    assert np.isfinite([row["loss"] for row in losses(place)]).all()
+    before = load(toy.store.get(target.start)).model.state_dict()
+    after = target.load(toy.store).model.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("merger" in name for name in moved)
+    assert not any("visual.blocks" in name for name in moved)
+    assert sum("q_proj" in name for name in moved) == 3
+
+
+def test_an_instruction_tuned_start_has_to_be_told(toy: Toy, target):
+    with pytest.raises(ValueError, match=r"target\.from_tuned=true"):
+        toy.store.get(dataclasses.replace(target, from_tuned=False))
+    assert build(composed("target=qwen25_vl_3b").target).from_tuned is True
+
+
+def test_a_scan_without_its_positions_is_refused(toy: Toy, start, parts, template):
+    """It would run, with every image in one line."""
+    with pytest.raises(NotImplementedError, match="not yet scanned or asked"):
+        embed(parts.model, torch.tensor([[1, 2]]), None)
+    proxy = Proxy(
+        toy.pool, start, RECIPE, template, snapshots=1, cache_vision=False, max_length=1024,
+        hardware=HARDWARE,
+    )  # fmt: skip
+    with pytest.raises((NotImplementedError, ValueError)):
+        toy.store.get(Trajectories(proxy, Spectra(batch_tokens=600), Running()))
+
+
+def test_it_is_built_at_full_size_without_weights():
+    model = unbuilt(FULL_SIZE["qwen25_vl_3b"]())
+    whole = {id(one): one.numel() for one in model.parameters()}
+    assert sum(whole.values()) == 3_754_622_976  # hub
+    shape = build(composed("target=qwen25_vl_3b").target).start.shape()
+    assert shape.parameters == pytest.approx(3_754_622_976, rel=0.01)
+    assert shape.image_tokens == 17 * 23
+    assert {one.device.type for one in model.parameters()} == {"meta"}
+
+
+def test_random_weights_are_estimated_and_built_without_any_file(toy: Toy, start, tmp_path):
+    cfg = composed("target=qwen25_vl_3b", "target.weights=random", "hardware=h200")
+    assert isinstance(build(cfg.estimate), Estimate)
+    assert "random weights" in build(cfg.estimate).make(build(cfg.store))
+    drawn = dataclasses.replace(
+        start, drawn=toy.tokenizer, images={"patch_size": 4, "min_pixels": 64, "max_pixels": 4000}
+    )
+    parts = load(toy.store.get(drawn))
+    assert parts.model.config.model_type == "qwen2_5_vl"
+    assert len(parts.layout.tokens((16, 16))) == 6

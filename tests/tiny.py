@@ -26,7 +26,7 @@ MARKS = [END, "<|im_start|>", "<|im_end|>", *TILE_MARKS] + [
     f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)
 ]
 
-PHI = Template(eos=END)
+PHI = Template(eos=END, lone_user=None)
 CHATML = Template(
     system="",
     user="<|im_start|>user\n",
@@ -35,6 +35,7 @@ CHATML = Template(
     behind_assistant="",
     eos="<|im_end|>",
     behind_answer="\n",
+    lone_user=None,
 )
 SMOL = Template(
     system="<|im_start|>",
@@ -46,6 +47,7 @@ SMOL = Template(
     assistant="Assistant:",
     eos="<end_of_utterance>",
     behind_answer="\n",
+    lone_user=None,
 )
 TEMPLATES = {"onevision": CHATML, "idefics3": SMOL, "smolvlm": SMOL}  # of the others: PHI
 

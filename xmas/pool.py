@@ -145,6 +145,13 @@ class Examples:
             ]
         return list(zip(said[0::2], said[1::2], strict=True))
 
+    def image_round(self, row: int) -> int:
+        """The round of `conversation` whose question has the image; 0 where none says so."""
+        turns = self[row]["conversations"]
+        turns = turns[1:] if turns[0]["from"] == "gpt" else turns
+        shown = [IMAGE_PLACEHOLDER in turn["value"] for turn in turns[0::2]]
+        return shown.index(True) if True in shown else 0
+
 
 def _source(record: dict[str, Any]) -> str:
     named = record.get("source")

@@ -57,14 +57,20 @@ class Encoder:
         self.max_length = max_length
 
     def conversation(
-        self, rounds: list[tuple[str, str]], *, image: Int[np.ndarray, " image"] | None
+        self,
+        rounds: list[tuple[str, str]],
+        *,
+        image: Int[np.ndarray, " image"] | None,
+        image_round: int = 0,
     ) -> Tokens:
         """A whole conversation, cut at `max_length` with the image's tokens counted.
 
-        `image` are the tokens of its image, from a `Layout`. Raises ValueError: `max_length` would
-        cut the image, or leaves no answer.
+        `image` are the tokens of its image, from a `Layout`. Nothing is labelled where all answers
+        are empty or behind the cut. Raises ValueError: `max_length` would cut the image.
         """
-        chunks, answers = self.template.render(rounds, image=image is not None)
+        chunks, answers = self.template.render(
+            rounds, image=image is not None, image_round=image_round
+        )
         ids, labelled, image_at = [], [], -1
         for number, chunk in enumerate(chunks):
             if number == 1:
@@ -79,10 +85,6 @@ class Encoder:
             raise ValueError(
                 f"max_length {self.max_length} ends inside the image, which needs "
                 f"{image_at + len(shown)} tokens with the text before it; raise max_length"
-            )
-        if not any(labelled[:room]):
-            raise ValueError(
-                f"no answer is left within max_length {self.max_length}; raise it or mend the row"
             )
         return Tokens(
             np.array(ids[:room], dtype=np.int32),

@@ -13,11 +13,15 @@ class Template:
     """Rounds of question and answer as one text; the defaults are LLaVA's vicuna_v1.
 
     `system + " "`, then a round: `USER: question ASSISTANT: answer</s>`, no space before the next
-    USER. Without a system prompt the text starts at the first USER. The image always opens the
-    first question, as in LLaVA's `preprocess_multimodal`. With `<|endoftext|>` for `</s>` it is
+    USER. Without a system prompt the text starts at the first USER. The image always opens its
+    question, as in LLaVA's `preprocess_multimodal`. With `<|endoftext|>` for `</s>` it is
     TinyLLaVA's "phi", which the XMAS release trains its proxy with.
 
-    Source: LLaVA `llava/conversation.py` (vicuna_v1).
+    LLaVA finds the answers by the words around them, and trains on nothing of a conversation whose
+    texts hold these words too ("tokenization mismatch"). Here they are answers like any other,
+    unless `strict_parity` asks for the same loss.
+
+    Source: LLaVA `llava/conversation.py` (vicuna_v1); `llava/train/train.py`, preprocess_v1.
     """
 
     system: str = VICUNA_SYSTEM
@@ -30,9 +34,11 @@ class Template:
     behind_assistant: str = " "  # belongs to the answer: its first token may hold it
     eos: str = "</s>"  # the answer's end, labelled as part of it
     behind_answer: str = ""
+    lone_user: str | None = "USER:"  # a question without words, in whole; null: like any other
+    strict_parity: bool = False  # no answers where LLaVA's own arithmetic loses them
 
     def render(
-        self, rounds: list[tuple[str, str]], *, image: bool
+        self, rounds: list[tuple[str, str]], *, image: bool, image_round: int = 0
     ) -> tuple[list[str], list[tuple[int, int, int]]]:
         """The text in chunks and where its answers stand.
 
@@ -42,18 +48,28 @@ class Template:
         chunks = [self.system + self.behind_system if self.system else ""]
         answers = []
         for number, (question, answer) in enumerate(rounds):
-            chunks[-1] += self.user
-            if image and number == 0:
-                chunks.append(self.behind_image)
+            if image and number == image_round:
+                chunks[-1] += self.user
+                chunks.append(self.behind_image + question if question else "")
+                chunks[-1] += self.behind_question
+            elif question or self.lone_user is None:
+                chunks[-1] += self.user + self.behind_user + question + self.behind_question
             else:
-                chunks[-1] += self.behind_user
-            chunks[-1] += question + self.behind_question + self.assistant
+                chunks[-1] += self.lone_user
+            chunks[-1] += self.assistant
             if answer:  # a space goes with an answer; a prompt ends in "ASSISTANT:"
                 start = len(chunks[-1])
                 chunks[-1] += self.behind_assistant + answer + self.eos
                 answers.append((len(chunks) - 1, start, len(chunks[-1])))
                 chunks[-1] += self.behind_answer
+        if self.strict_parity and self._lost_by_llava("".join(chunks)):
+            return chunks, []
         return chunks, answers
+
+    def _lost_by_llava(self, text: str) -> bool:
+        """Whether some round does not split into a question and an answer at their marks."""
+        between = self.behind_question + self.assistant + self.behind_assistant
+        return any(each.count(between) != 1 for each in text.split(self.eos) if each)
 
     def prompt(self, question: str, *, image: bool) -> list[str]:
         """The chunks of a single question, up to where the model's answer starts."""
@@ -73,7 +89,7 @@ class Plain:
     chat: Template = dataclasses.field(default_factory=Template)
 
     def render(
-        self, rounds: list[tuple[str, str]], *, image: bool
+        self, rounds: list[tuple[str, str]], *, image: bool, image_round: int = 0
     ) -> tuple[list[str], list[tuple[int, int, int]]]:
         if not image:
             return self.chat.render(rounds, image=False)

@@ -58,7 +58,8 @@ class Proxy(Stage):
 
     def steps(self, store: Store) -> list[int]:
         """The optimiser steps whose weights are kept."""
-        return schedule(self.recipe.steps(len(self.pool.open(store))), self.snapshots)
+        rows = int(self.tokens().open(store).answered.sum())
+        return schedule(self.recipe.steps(rows), self.snapshots)
 
     def weights_at(self, store: Store, step: int) -> dict[str, Tensor]:
         """What had been trained behind an optimiser step, by name."""
@@ -84,7 +85,7 @@ class Proxy(Stage):
         fit(
             parts.model,
             table,
-            np.arange(len(table)),
+            np.flatnonzero(table.answered),
             pictures,
             recipe=self.recipe,
             hardware=self.hardware,

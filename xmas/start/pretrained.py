@@ -153,7 +153,7 @@ class Pretrained(Stage):
         fit(
             parts.model,
             table,
-            np.arange(len(table)),
+            np.flatnonzero(table.answered),
             pictures,
             recipe=self.recipe,
             hardware=self.hardware,

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
+import numpy as np
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from xmas.chat.template import Template
@@ -66,7 +68,7 @@ class Target(Stage):
         if not self.from_tuned:
             refuse_tuned(self.start)
         table = self.tokens().open(store)
-        rows = self.subset.chosen(store)
+        rows = self._rows(store)
         parts = load(store.get(self.start))
         pictures = self.pictures(store, parts)
         with torch.random.fork_rng():
@@ -88,6 +90,11 @@ class Target(Stage):
         self._write(model, out)
         cost = {"rows": len(rows), "tokens": int(table.lengths[rows].sum())}
         (out / "cost.json").write_text(json.dumps(cost))
+
+    def _rows(self, store: Store) -> Int[np.ndarray, " rows"]:
+        """The chosen rows that have an answer to learn from."""
+        chosen = self.subset.chosen(store)
+        return chosen[self.tokens().open(store).answered[chosen]]
 
     def _dry_save(self, model: nn.Module, parts: Parts, place: Path) -> None:
         """Write what the end of the fit will write, and drop it: what fails there would fail here.
@@ -126,7 +133,7 @@ class Target(Stage):
 
     def steps(self, store: Store) -> list[int]:
         """The optimiser steps whose weights are known: none taken, and all."""
-        return [0, self.recipe.steps(len(self.subset.chosen(store)))]
+        return [0, self.recipe.steps(len(self._rows(store)))]
 
     def weights_at(self, store: Store, step: int) -> dict[str, Tensor]:
         """All weights behind the tower, the adapter merged: the start point's at step 0.

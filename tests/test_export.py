@@ -20,6 +20,7 @@ from xmas.chat.layout import FEATURE
 from xmas.chat.template import Template
 from xmas.config import build
 from xmas.fit.recipe import Recipe
+from xmas.fit.trainables import Lora
 from xmas.images import SquareImages
 from xmas.llava import load
 from xmas.start.assembled import Assembled
@@ -27,7 +28,6 @@ from xmas.start.source import Source
 from xmas.target.export import Export
 from xmas.target.folder import hub_name
 from xmas.target.stage import Target
-from xmas.target.trainables import Lora
 
 RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precision="32-true")
 SYSTEM = Template().system

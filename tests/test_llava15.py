@@ -19,6 +19,7 @@ from xmas.config import build
 from xmas.estimate import Estimate
 from xmas.fit.module import LlavaModule
 from xmas.fit.recipe import Recipe
+from xmas.fit.trainables import Lora, trainable
 from xmas.llava import answer_loss, bare, load, tower_features
 from xmas.start.assembled import Assembled
 from xmas.start.projector import projector_file
@@ -29,7 +30,6 @@ from xmas.start.tokenizer import TrainedTokenizer
 from xmas.start.tuned import refuse_tuned, tuned
 from xmas.store import key
 from xmas.target.stage import Target
-from xmas.target.trainables import Lora, trainable
 from xmas.vision import FromFiles
 
 RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precision="bf16-mixed")

@@ -24,13 +24,13 @@ from xmas.families.qwen25_vl import Qwen25Vl, window_order
 from xmas.features.trajectories import Trajectories
 from xmas.fit.module import features_of
 from xmas.fit.recipe import Recipe
+from xmas.fit.trainables import Lora, trainable
 from xmas.llava import Parts, answer_loss, bare, embed, hidden_states, load
 from xmas.proxy.stage import Proxy
 from xmas.start.published import Published
 from xmas.start.sizes import FULL_SIZE, unbuilt
 from xmas.start.source import Source
 from xmas.target.stage import Target
-from xmas.target.trainables import Lora, trainable
 from xmas.vision import FromFiles
 
 VISION = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]

@@ -14,11 +14,11 @@ from transformers import LlavaForConditionalGeneration
 
 from xmas.chat.batches import Loader
 from xmas.fit.module import LlavaModule, features_of
+from xmas.fit.trainables import Lora, with_lora
 from xmas.llava import answer_loss, load
 from xmas.select.full import Full
 from xmas.store import key
 from xmas.target.stage import Target
-from xmas.target.trainables import Lora, with_lora
 
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

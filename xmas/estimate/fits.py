@@ -16,6 +16,7 @@ from xmas.proxy.probe import schedule
 from xmas.proxy.stage import Proxy
 from xmas.shape import Shape, Tower, shape_of
 from xmas.start.assembled import Assembled
+from xmas.start.first_stage import FirstStage
 from xmas.start.pretrained import Pretrained, SmallLlava
 from xmas.start.published import Published
 from xmas.start.towers import TwoTower
@@ -159,6 +160,17 @@ def _(stage: Pretrained, scene: Scene) -> Work:
         scene, tokens, shape, stage.recipe, rows=census.rows, cached=True, workers=0,
     )  # fmt: skip
     return dataclasses.replace(found, disk=4.0 * shape.parameters)
+
+
+@work.register
+def _(stage: FirstStage, scene: Scene) -> Work:
+    tokens = stage.tokens()
+    rows = scene.census(tokens).rows
+    return fit_work(
+        f"the projector alone learns {rows:,} rows",
+        scene, tokens, stage.start.shape(), stage.recipe, rows=rows, cached=stage.cache_vision,
+        workers=stage.hardware.workers, rank=0, halved=True,
+    )  # fmt: skip
 
 
 @work.register

@@ -13,6 +13,7 @@ from xmas.bench.stage import Score, Scores
 from xmas.proxy.stage import Proxy
 from xmas.ranking import Ranking
 from xmas.select.length import Length
+from xmas.start.first_stage import FirstStage
 from xmas.start.pretrained import Pretrained
 from xmas.store import Made, Stage
 from xmas.subset import Subset
@@ -65,6 +66,13 @@ def _(stage: Pretrained) -> Iterable[Stage]:
     yield from _fields(stage)
     yield stage.tokens()
     yield VisionFeatures(stage.pool, stage.tower)
+
+
+@needs.register
+def _(stage: FirstStage) -> Iterable[Stage]:
+    yield from _fields(stage)
+    yield stage.tokens()
+    yield looked_at(stage.pool, stage.start.tower, cached=stage.cache_vision)
 
 
 @needs.register

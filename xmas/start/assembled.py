@@ -43,7 +43,7 @@ class Assembled(Stage):
 
     language: Source
     vision: Source  # a CLIP, or its vision half
-    projector: Source | None = None  # mm_projector.bin or its folder; null: a random one
+    projector: Source | Made | None = None  # mm_projector.bin or its folder; null: a random one
     feature_layer: int = -2  # of the tower's hidden states
     aspect: str = "crop"  # crop: resize and centre crop, as the release; pad: to a square
     dtype: str = "float32"  # of the stored weights; what trains is float32 in any case
@@ -75,10 +75,10 @@ class Assembled(Stage):
         """Raises ValueError: the tower is no CLIP, the language model's head has a bias, or the
         projector belongs between other models.
         """
-        parts = self._put_together() if self.drawn is None else self._drawn(store)
+        parts = self._put_together(store) if self.drawn is None else self._drawn(store)
         parts.save(out)
 
-    def _put_together(self) -> Parts:
+    def _put_together(self, store: Store) -> Parts:
         from transformers import AutoModel, AutoModelForCausalLM
 
         place, dtype = self.language.folder(), getattr(torch, self.dtype)
@@ -97,8 +97,9 @@ class Assembled(Stage):
         _make_room(language, token + 2)
         model = joined(language, tower, token, self.feature_layer, self.seed)
         if self.projector is not None:
-            file = projector_file(self.projector.folder())
-            fill_projector(model.model.multi_modal_projector, file)
+            made = isinstance(self.projector, Made)
+            place = store.find(self.projector) if made else self.projector.folder()
+            fill_projector(model.model.multi_modal_projector, projector_file(place))
         answer_greedily(model, tokenizer)
         images = SquareImages(tower.config.image_size, self.aspect)
         return Parts(model.to(dtype), tokenizer, images)

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from xmas.store import write_atomically
+
 NAMES = ("mm_projector.bin", "mm_projector.safetensors")  # in a folder
 _KEY = re.compile(r"(?:.*\.)?mm_projector\.(.+)")
 _PLACES = {"0": "linear_1", "2": "linear_2"}  # of LLaVA's `mlp2x_gelu`; 1 is the GELU
@@ -36,6 +38,18 @@ def fill_projector(projector: nn.Module, file: Path) -> None:
             "a projector fits only the models it was trained between"
         )
     projector.load_state_dict(found)
+
+
+def save_projector(projector: nn.Module, file: Path) -> None:
+    """Write a `multi_modal_projector` under LLaVA's names, as safetensors."""
+    from safetensors.torch import save_file
+
+    back = {ours: number for number, ours in _PLACES.items()}
+    held = {}
+    for name, one in projector.named_parameters():
+        layer, _, rest = name.partition(".")
+        held[f"model.mm_projector.{back[layer]}.{rest}"] = one.detach().cpu().contiguous()
+    write_atomically(file, lambda path: save_file(held, path))
 
 
 def _renamed(file: Path) -> dict[str, Tensor]:

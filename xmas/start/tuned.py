@@ -12,6 +12,7 @@ from xmas.start.assembled import Assembled
 from xmas.start.point import StartPoint
 from xmas.start.pretrained import Pretrained
 from xmas.start.published import Published
+from xmas.start.source import Source
 
 
 def refuse_tuned(start: StartPoint) -> None:
@@ -36,7 +37,7 @@ def tuned(start: object) -> str | None:
     if not isinstance(start, Assembled) or start.drawn is not None:
         return None
     for source in (start.language, start.projector):
-        if source is not None and _of_a_tuned_llava(_config(source.folder())):
+        if isinstance(source, Source) and _of_a_tuned_llava(_config(source.folder())):
             return f"{source.name} is a LLaVA that was tuned on instructions"
     return None
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xmas.chat.template import Template
 from xmas.chat.tokens import Tokenised
 from xmas.fit.recipe import Hardware, Recipe
+from xmas.fit.trainables import Lora, merged, trainable, trained
 from xmas.fit.trainer import fit
 from xmas.llava import Parts, freeze_tower, load
 from xmas.start.point import StartPoint
@@ -20,7 +21,6 @@ from xmas.start.tuned import refuse_tuned
 from xmas.store import Stage, Store, volatile, write_atomically
 from xmas.subset import Subset
 from xmas.target.folder import HUB_NAMES, describe
-from xmas.target.trainables import Lora, merged, trainable, trained
 from xmas.vision import Pictures, pictures_of
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What of a target trains: LoRA beside the whole projector, or the language model in full."""
+"""What trains: LoRA beside the whole projector, all but the tower, or the projector alone."""
 
 import dataclasses
 from typing import TYPE_CHECKING, cast
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xmas.families import family_of
-from xmas.llava import bare, freeze_tower
+from xmas.llava import bare, freeze_tower, in_connector
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,6 +60,14 @@ def with_lora(model: nn.Module, lora: Lora) -> nn.Module:
 def in_full(model: nn.Module) -> nn.Module:
     """`model`, everything but its tower trainable in float32, embeddings and head as well."""
     freeze_tower(model)
+    return _in_float32(model)
+
+
+def projector_alone(model: nn.Module, precision: str) -> nn.Module:
+    """`model`, its projector trainable in float32 and all else frozen."""
+    model.to(HALF.get(precision, torch.float32))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(in_connector(model, name))
     return _in_float32(model)
 
 

@@ -30,8 +30,10 @@ from xmas.store import Stage, Store, key
 CONF = Path(folder())
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
 CHOICES = sorted(
-    (group, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml")
-)  # fmt: skip
+    (group, path.stem)
+    for group in [*GROUPS, "target/recipe"]
+    for path in (CONF / group).glob("*.yaml")
+)
 FILES = ["pool.annotations=/dev/null", "pool.images=."]  # what `pool=files` asks for
 
 
@@ -46,6 +48,8 @@ def choice(group: str, name: str) -> list[str]:
         "benchmark": [f"+benchmark@suite.another={name}"],
         "features": [f"features@features.trajectories={name}"],
         "clusters": [f"clusters@clusters.trajectories={name}"],
+        "projector": ["target=llava15_7b", f"projector@target.start.projector={name}"],
+        "target/recipe": ["target=llava15_7b", f"target/recipe={name}"],
         "pool": [f"pool={name}", *(FILES if name == "files" else [])],
     }
     return places.get(group, [f"{group}={name}"])
@@ -68,11 +72,13 @@ def test_all_choices_are_found():
     assert len(GROUPS) >= 11
     assert len(CHOICES) >= 20
     names = {group: {name for each, name in CHOICES if each == group} for group in GROUPS}
+    assert {name for each, name in CHOICES if each == "target/recipe"} >= {"lora", "full"}
     assert {"full", "length", "random", "xmas"} <= names["selector"]
     assert {"gqa", "mmbench", "mmbench_cn", "mme", "pope"} <= names["benchmark"]
     assert {"demo", "smoke"} <= names["experiment"]
     assert {"demo", "files"} <= names["pool"]
     assert {"cpu", "one_gpu"} <= names["hardware"]
+    assert {"llava15_7b", "llava15_13b", "qwen25_vl_3b"} <= names["target"]
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=str)

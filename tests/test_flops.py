@@ -25,6 +25,7 @@ from transformers import (
 from xmas.chat.labels import IGNORED
 from xmas.estimate import flops, memory
 from xmas.estimate.flops import Load
+from xmas.fit.trainables import Lora, with_lora
 from xmas.llava import answer_loss, tower_features
 from xmas.shape import (
     CLIP_L_336,
@@ -37,7 +38,6 @@ from xmas.shape import (
     Tower,
 )
 from xmas.start.towers import contrastive
-from xmas.target.stage import Lora, with_lora
 
 ROWS, LENGTH, ANSWERS, PATCHES = 3, 71, 11, 49
 IMAGE = 210  # the image token

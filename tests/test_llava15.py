@@ -8,27 +8,28 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_config import composed
-from toy import HARDWARE, Toy
+from toy import HARDWARE, Toy, losses
 from transformers import AutoModelForCausalLM, CLIPModel
 
 from xmas.chat.batches import Loader
-from xmas.chat.template import VICUNA_SYSTEM
+from xmas.chat.template import VICUNA_SYSTEM, Plain
 from xmas.config import build
 from xmas.estimate import Estimate
 from xmas.fit.module import LlavaModule
 from xmas.fit.recipe import Recipe
-from xmas.fit.trainables import Lora, trainable
+from xmas.fit.trainables import Lora, projector_alone, trainable
 from xmas.llava import answer_loss, bare, load, tower_features
 from xmas.start.assembled import Assembled
+from xmas.start.first_stage import FirstStage
 from xmas.start.projector import projector_file
 from xmas.start.published import Published
 from xmas.start.sizes import FULL_SIZE, unbuilt
 from xmas.start.source import Source
 from xmas.start.tokenizer import TrainedTokenizer
 from xmas.start.tuned import refuse_tuned, tuned
-from xmas.store import key
+from xmas.store import Made, key
 from xmas.target.stage import Target
 from xmas.vision import FromFiles
 
@@ -350,8 +351,6 @@ def test_a_fit_in_full_is_kept_and_loaded(toy: Toy, target):
 
 def test_an_adapter_is_merged_with_one_rounding(toy: Toy, target):
     """W + B A s in float64, rounded to the stored type once."""
-    from safetensors.torch import load_file
-
     held = load_file(toy.store.get(target) / "adapter" / "adapter_model.safetensors")
     before = load(toy.store.get(target.start)).model.state_dict()
     after = target.load(toy.store).model.state_dict()
@@ -442,3 +441,66 @@ def test_random_weights_are_estimated_without_any_file(name, tmp_path):
     assert "LoRA of rank 128" in said
     assert "random weights in the store, float16" in said
     assert not (tmp_path / "store").exists()
+
+
+# --- the first stage ---
+
+
+def test_the_first_stage_trains_the_projector_alone_and_a_target_starts_from_it(toy, target):
+    blank = dataclasses.replace(target.start, projector=None)
+    stage = FirstStage(blank, toy.pool, RECIPE, max_length=1024, hardware=HARDWARE)
+    curve = losses(toy.store.get(stage))
+    assert len(curve) == 6
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    learnt = load_file(toy.store.get(stage) / "mm_projector.safetensors")
+    assert {name: tuple(one.shape) for name, one in learnt.items()} == {
+        name: tuple(one.shape) for name, one in projector().items()
+    }
+    assert {one.dtype for one in learnt.values()} == {torch.float32}
+    made = Made(stage, "mm_projector.safetensors")
+    whole = dataclasses.replace(target.start, projector=made)
+    before = load(toy.store.get(blank)).model.state_dict()
+    after = load(toy.store.get(whole)).model.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if "multi_modal_projector" in name}
+    found = after["model.multi_modal_projector.linear_2.weight"]
+    assert torch.equal(found, learnt["model.mm_projector.2.weight"].half())
+    assert tuned(whole) is None
+
+
+def test_the_first_stage_trains_nothing_else(toy: Toy, target):
+    model = projector_alone(load(toy.store.get(target.start)).model, "bf16-mixed")
+    trains = {name for name, one in model.named_parameters() if one.requires_grad}
+    assert len(trains) == 4
+    assert all("multi_modal_projector" in name for name in trains)
+    assert {one.dtype for one in model.parameters() if not one.requires_grad} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", ["llava15_7b", "llava15_13b"])
+def test_the_official_first_stage(name, tmp_path):
+    """LLaVA `scripts/v1_5/pretrain.sh`."""
+    cfg = composed(
+        f"target={name}",
+        "projector@target.start.projector=first_stage",
+        "target.start.projector.stage.pool.annotations=captions.json",
+        "target.start.projector.stage.pool.images=.",
+        f"store.root={tmp_path}",
+        "hardware=h200",
+    )
+    start = build(cfg.target).start
+    assert isinstance(start.projector, Made)
+    stage = start.projector.stage
+    assert isinstance(stage, FirstStage)
+    assert stage.start == dataclasses.replace(start, projector=None)
+    recipe = stage.recipe
+    assert (recipe.projector_rate, recipe.batch, recipe.epochs, recipe.warmup) == (
+        1e-3,
+        256,
+        1,
+        0.03,
+    )
+    assert recipe.steps(558_128) == 2_181
+    assert isinstance(stage.template, Plain)
+    assert stage.max_length == 2048
+    said = build(cfg.estimate).make(build(cfg.store))
+    assert "the projector alone learns" in said

@@ -27,6 +27,7 @@ from xmas.cluster import Clusters
 from xmas.features.activations import Activations
 from xmas.features.trajectories import Trajectories
 from xmas.fit.recipe import Hardware, Recipe
+from xmas.fit.trainables import Lora
 from xmas.pool import Pool
 from xmas.proxy.stage import Proxy
 from xmas.ranking import Ranking
@@ -40,7 +41,7 @@ from xmas.start.tokenizer import TrainedTokenizer
 from xmas.start.towers import TwoTower
 from xmas.store import Store
 from xmas.subset import Subset
-from xmas.target.stage import Lora, Target
+from xmas.target.stage import Target
 from xmas.vision import VisionFeatures
 
 ROWS = 41

@@ -99,6 +99,8 @@ def test_plain_transformers_gives_the_greedy_answers_of_the_unmerged_model(toy, 
         shown = row not in TEXT_ONLY
         picture = Image.open(examples.image_path(row)) if shown else None
         question = examples.conversation(row)[0][0]
+        if "<image>" in question:
+            continue  # text to a fit; to a processor, an image that is missing
         prompt = encoder.prompt(question, image=parts.layout.tokens(None) if shown else None)
         ids = prompt.ids
         if shown:

@@ -117,7 +117,7 @@ def in_connector(model: nn.Module, name: str) -> bool:
 @torch.no_grad()
 def tower_features(
     model: nn.Module,
-    pixels: Float[Tensor, "tiles ..."],
+    pixels: Float[Tensor, "..."],
     sizes: Int[Tensor, "images 2"] | None = None,
 ) -> Float[Tensor, "tiles patches channels"]:
     """What the frozen tower gives the connector."""

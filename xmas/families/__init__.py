@@ -47,7 +47,7 @@ class Family(Protocol):
     def features(
         self,
         model: Any,
-        pixels: Float[Tensor, "tiles ..."],
+        pixels: Float[Tensor, "..."],  # as its processor makes them
         sizes: Int[Tensor, "images 2"] | None = None,
     ) -> Float[Tensor, "tiles patches channels"]:
         """What the tower gives the connector."""

@@ -97,8 +97,8 @@ class Assembled(Stage):
         _make_room(language, token + 2)
         model = joined(language, tower, token, self.feature_layer, self.seed)
         if self.projector is not None:
-            made = isinstance(self.projector, Made)
-            place = store.find(self.projector) if made else self.projector.folder()
+            held = self.projector
+            place = store.find(held) if isinstance(held, Made) else held.folder()
             fill_projector(model.model.multi_modal_projector, projector_file(place))
         answer_greedily(model, tokenizer)
         images = SquareImages(tower.config.image_size, self.aspect)

@@ -31,8 +31,8 @@ _TEXT = """\
 
 
 def jinja(template: Template, *, image: str, behind_image: str | None = None) -> str:
-    """What `apply_chat_template` of transformers renders as `template` does, conversation for
-    conversation; `image` is what stands for an image there.
+    """What `apply_chat_template` of transformers renders as `template` does, where questions have
+    words; `image` is what stands for an image there.
 
     Answers stand inside `generation`, so that masks of answers can be asked for. A system message
     takes the place of the template's own. `behind_image` in place of the template's, for tokenizers

@@ -20,7 +20,8 @@ from xmas.chat.template import Template
 from xmas.images import SquareImages
 from xmas.llava import Parts
 
-IMAGE, PAD = "<image>", "<pad>"
+IMAGES = ("<image>", "<image_here>")  # the first that the tokenizer does not have
+PAD = "<pad>"
 
 HUB_NAMES: Mapping[str, Mapping[str, str]] = {  # prefixes here, prefixes in the hub's folders
     "llava": {
@@ -73,9 +74,8 @@ def _tokenizer(parts: Parts) -> tuple[Any, str]:
     tokenizer = copy.deepcopy(parts.tokenizer)
     token = parts.model.config.image_token_id
     if token == len(tokenizer):
-        if IMAGE in tokenizer.get_vocab():
-            raise ValueError(f"the tokenizer has another {IMAGE}, so the image token has no name")
-        tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)])
+        name = next(each for each in IMAGES if each not in tokenizer.get_vocab())
+        tokenizer.add_tokens([AddedToken(name, special=True, normalized=False)])
     elif token > len(tokenizer):
         raise ValueError(f"image token {token}: the tokenizer ends at {len(tokenizer)}")
     own = tokenizer.pad_token not in (None, tokenizer.eos_token, tokenizer.unk_token)

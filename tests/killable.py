@@ -2,7 +2,9 @@
 
 Everything is imported once, before the forks, so that a killed process costs no start of torch.
 Jobs come as lines of JSON on standard input. To each the answer is a line with its process id when
-it starts and a line with its exit status when it ends, minus the signal that killed it.
+it starts and a line with its exit status when it ends, minus the signal that killed it. A job of
+several ranks is that many processes, as torchrun would start them; the id is the last one's, and
+when one fails the others are killed.
 """
 
 import dataclasses
@@ -11,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -22,6 +25,8 @@ import antlr4  # noqa: F401  # imported by a fit
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from toy import RECIPE, Toy, picture_name
 from tqdm import tqdm
 
@@ -31,6 +36,7 @@ from xmas.attention.engine import Scan
 from xmas.bench import Question, Scored
 from xmas.bench import generate as generating
 from xmas.bench.stage import Generation, Score
+from xmas.cluster import Clusters
 from xmas.features import activations, trajectories
 from xmas.features import answers as of_answers
 from xmas.features.activations import Activations
@@ -39,6 +45,7 @@ from xmas.features.reading import How, Reading
 from xmas.fit import callbacks
 from xmas.fit.module import LlavaModule
 from xmas.fit.recipe import Hardware
+from xmas.fit.sharding import whole
 from xmas.llava import load
 from xmas.proxy import probe
 from xmas.proxy.stage import Proxy
@@ -71,18 +78,26 @@ class Asked:
         return Scored(0.0, len(answers), {})
 
 
-def stage(toy: Toy, job: str, seconds: float) -> Stage:
+def stage(toy: Toy, given: dict[str, Any]) -> Stage:
     """The stage of a job; checkpoints every so many seconds."""
-    hardware = Hardware(accelerator="cpu", checkpoint_seconds=seconds)
-    proxy: Proxy = dataclasses.replace(toy.proxy, recipe=LONG, hardware=hardware)
+    job, world = given["job"], given.get("world", 1)
+    hardware = Hardware(
+        accelerator="cpu",
+        devices=world,
+        checkpoint_seconds=given["seconds"],
+        **given.get("hardware", {}),
+    )
+    recipe = dataclasses.replace(LONG, **given.get("recipe", {}))
+    proxy: Proxy = dataclasses.replace(toy.proxy, recipe=recipe, hardware=hardware)
     made: dict[str, Callable[[], Stage]] = {
         "proxy": lambda: proxy,
         "trajectories": lambda: dataclasses.replace(toy.trajectories, proxy=proxy),
+        "groups": lambda: Clusters(dataclasses.replace(toy.trajectories, proxy=proxy), k=5),
         "clusters": lambda: Spherical(
             Activations(proxy, step=0, layers=(0, 1), batch_tokens=512, mark_rows=7), k=5
         ),
         "answers": lambda: Answers(toy.proxy, How(batch_tokens=200, shard_rows=5)),
-        "target": lambda: dataclasses.replace(toy.target(), recipe=LONG, hardware=hardware),
+        "target": lambda: dataclasses.replace(toy.target(), recipe=recipe, hardware=hardware),
         "score": lambda: Score(
             Asked(str(toy.folder)), toy.target(), Generation(precision="float32")
         ),
@@ -91,6 +106,21 @@ def stage(toy: Toy, job: str, seconds: float) -> Stage:
         ),
     }
     return made[job]()
+
+
+def keep_gradients(root: Path) -> None:
+    """`gradients/<step>.safetensors`: what an optimiser step is made of, put together."""
+
+    def keep(self: LlavaModule, optimizer: Any) -> None:
+        held = {name: one.grad for name, one in self.named_parameters() if one.grad is not None}
+        cut = sum(isinstance(one, DTensor) for one in held.values())
+        found = {name: whole(one).clone().contiguous() for name, one in held.items()}
+        if self.global_rank == 0:
+            (root / "gradients").mkdir(exist_ok=True)
+            path = root / "gradients" / f"{self.global_step}.safetensors"
+            save_file(found, path, {"cut": str(cut)})
+
+    LlavaModule.on_before_optimizer_step = keep
 
 
 def count(log: Path, holder: Any, name: str) -> None:
@@ -171,16 +201,18 @@ def work(given: dict[str, Any]) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     faulthandler.dump_traceback_later(HANGS, exit=True)
+    keep_gradients(root)
+    count(root / f"scanned-{os.environ.get('RANK')}.log", Scan, "_values")
     count(root / "steps.log", LlavaModule, "training_step")
     count(root / "answered.log", generating, "_line")
     count(root / "looks.log", Activations, "features")
     count(root / "read.log", Reading, "_values")
-    if given["dies"] is not None:
+    if given["dies"] is not None and int(os.environ.get("RANK", 0)) == given.get("world", 1) - 1:
         where, call = given["dies"]
         DEATHS[where](call)
     toy = Toy(Path(given["folder"]), Store(str(root)))
-    wanted = stage(toy, given["job"], given["seconds"])
-    if given["ranks"] == 1:
+    wanted = stage(toy, given)
+    if given.get("ranks", 1) == 1:
         toy.store.get(wanted)
     else:
         in_ranks(toy.store, wanted, given["ranks"], root)
@@ -229,19 +261,46 @@ def serve() -> None:
         if not warmed:
             warm(json.loads(line))
             warmed = True
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                work(json.loads(line))
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        print(child, flush=True)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        given = json.loads(line)
+        world = given.get("world", 1)
+        port = free_port()
+        children = {started(line, rank, world, port) for rank in range(world)}
+        print(max(children), flush=True)
+        failed = 0
+        while children:
+            child, status = os.wait()
+            children.remove(child)
+            if status and not failed:
+                failed = status
+                for other in children:
+                    os.kill(other, signal.SIGKILL)
+        print(os.waitstatus_to_exitcode(failed), flush=True)
+
+
+def started(line: str, rank: int, world: int, port: int) -> int:
+    """The process id of a rank that does the job."""
+    child = os.fork()
+    if child:
+        return child
+    if world > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+        os.environ |= {name: str(held) for name, held in place.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+        os.environ["TORCHELASTIC_RUN_ID"] = "toy"
+    code = 1
+    try:
+        work(json.loads(line))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def free_port() -> int:
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return asked.getsockname()[1]
 
 
 if __name__ == "__main__":

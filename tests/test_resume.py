@@ -33,11 +33,9 @@ class Server:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
 
-    def start(
-        self, toy: Toy, root: Path, job: str, dies=None, seconds: float = 0, ranks: int = 1
-    ) -> int:
+    def start(self, toy: Toy, root: Path, job: str, dies=None, seconds: float = 0, **more) -> int:
         """Begin a job; gives its process id."""
-        given = {"folder": str(toy.folder), "root": str(root), "job": job, "ranks": ranks}
+        given = {"folder": str(toy.folder), "root": str(root), "job": job} | more
         self.process.stdin.write(json.dumps(given | {"dies": dies, "seconds": seconds}) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())

@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from xmas import ranks
 from xmas.config import ConfigError, build, check_choices, folder, goal_node, warn_of_demo_values
 from xmas.store import Stage, Store
 
@@ -40,9 +41,13 @@ def make(goal: object, store: Store) -> str:
 def run(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     warn_of_demo_values(hydra_config.runtime.choices)
+    if not ranks.leads():
+        logging.getLogger("xmas").setLevel(logging.ERROR)  # what rank 0 says is enough
     try:
-        print(make(build(goal_node(cfg)), build(cfg.store)))
-    except (ValueError, OSError) as error:
+        made = make(build(goal_node(cfg)), build(cfg.store))
+        if ranks.leads():
+            print(made)
+    except (ValueError, OSError, MemoryError) as error:
         if hydra_config.mode == RunMode.MULTIRUN:
             raise  # the other jobs go on, Hydra reports this one
         log.debug("", exc_info=True)

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from xmas import packed
 from xmas.chat.labels import IGNORED, Encoder
 from xmas.chat.layout import Layout
 from xmas.chat.template import Plain, Template
@@ -94,11 +96,16 @@ def language_model(model: nn.Module) -> PreTrainedModel:
     return inner.get_submodule(family_of(inner.config).language)
 
 
+def tower(model: nn.Module) -> nn.Module:
+    """The vision tower."""
+    inner = bare(model)
+    return inner.get_submodule(family_of(inner.config).tower)
+
+
 def freeze_tower(model: nn.Module) -> None:
     """Everything trains but the vision tower: the base recipe of TinyLLaVA and of full LLaVA."""
-    inner = bare(model)
-    inner.requires_grad_(True)
-    inner.get_submodule(family_of(inner.config).tower).requires_grad_(False)
+    bare(model).requires_grad_(True)
+    tower(model).requires_grad_(False)
 
 
 def in_connector(model: nn.Module, name: str) -> bool:
@@ -148,12 +155,18 @@ def hidden_states(
     features: Float[Tensor, "tiles patches channels"] | None,
     *,
     sizes: Int[Tensor, "images 2"] | None = None,
+    lengths: Int[Tensor, " packed"] | None = None,
 ) -> Float[Tensor, "rows length hidden"]:
-    """Last hidden states of the language model, in front of its head."""
-    return language_model(model)(
-        inputs_embeds=embed(model, ids, features, sizes),
-        attention_mask=mask.long(),
-        use_cache=False,
+    """Last hidden states of the language model, in front of its head.
+
+    `lengths` are those of rows that stand end to end in one line (`xmas.chat.packing`).
+    """
+    language = language_model(model)
+    told: dict[str, Any] = {"attention_mask": mask.long()}
+    if lengths is not None:
+        told = packed.arguments(language, lengths)
+    return language(
+        inputs_embeds=embed(model, ids, features, sizes), use_cache=False, **told
     ).last_hidden_state
 
 
@@ -165,18 +178,29 @@ def answer_loss(
     features: Float[Tensor, "tiles patches channels"] | None,
     *,
     sizes: Int[Tensor, "images 2"] | None = None,
+    lengths: Int[Tensor, " packed"] | None = None,
+    logit_rows: int | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of the answers' tokens in this micro-batch, as LLaVA weighs it.
 
-    Logits exist at the answers' positions only. Raises ValueError: no token is labelled.
+    Logits exist at the answers' positions only, at most `logit_rows` of them at once: the way back
+    computes each part again. Raises ValueError: no token is labelled.
     """
-    hidden = hidden_states(model, ids, mask, features, sizes=sizes)[:, :-1]
+    hidden = hidden_states(model, ids, mask, features, sizes=sizes, lengths=lengths)[:, :-1]
     wanted = labels[:, 1:]
     answered = wanted != IGNORED
     if not bool(answered.any()):
         raise ValueError("no token of this batch is labelled: its answers are empty or cut off")
-    logits = bare(model).lm_head(hidden[answered]).float()
-    return nn.functional.cross_entropy(logits, wanted[answered])
+    head, hidden, wanted = bare(model).lm_head, hidden[answered], wanted[answered]
+    if logit_rows is None or len(wanted) <= logit_rows:
+        return nn.functional.cross_entropy(head(hidden).float(), wanted)
+
+    def part(hidden: Tensor, wanted: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(head(hidden).float(), wanted, reduction="sum")
+
+    parts = zip(hidden.split(logit_rows), wanted.split(logit_rows), strict=True)
+    sums = [checkpoint(part, *one, use_reentrant=False, preserve_rng_state=False) for one in parts]
+    return torch.stack(sums).sum() / len(wanted)
 
 
 def check_finite(values: np.ndarray, what: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from xmas import ranks
+
 
 class _Lines(tqdm):
     """A bar for log files: a line at a time, never overwritten."""
@@ -47,4 +49,5 @@ def bar(
         ascii=not terminal,
         dynamic_ncols=terminal,
         leave=not terminal,
+        disable=not ranks.leads(),
     )

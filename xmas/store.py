@@ -24,6 +24,8 @@ from typing import Any, ClassVar
 
 from filelock import FileLock
 
+from xmas import ranks
+
 log = logging.getLogger(__name__)
 
 RECORDED_PACKAGES = (
@@ -51,6 +53,7 @@ class Stage:
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
+    together: ClassVar[bool] = False  # where several ranks run, all call `compute`, else rank 0
 
     def compute(self, store: "Store", out: Path) -> None:
         """Write the result into `out`, which may hold what an interrupted attempt left there."""
@@ -170,10 +173,35 @@ class Store:
     def get(self, stage: Stage) -> Path:
         """Return the folder with the result of `stage`, computing it if it is not there.
 
-        Processes that ask at once compute once. A failed or killed attempt leaves its draft, and
-        the next call goes on from there. Raises whatever `stage.compute` raises; the traceback
-        then stands in `error.txt` of the draft as well.
+        Processes that ask at once compute once. Ranks that torchrun has started all ask for the
+        same: rank 0 computes, and calls the others where a stage is computed together. A failed or
+        killed attempt leaves its draft, and the next call goes on from there. Raises whatever
+        `stage.compute` raises; the traceback then stands in `error.txt` of the draft as well.
         """
+        done = self.path(stage)
+        if not ranks.launched():
+            return self._made(stage)
+        if str(done) in _Lead.agreed and done.exists():
+            return done
+        if ranks.place()[0] > 0:
+            self._follow(stage)
+        elif _Lead.lockstep:
+            self._lead(stage)
+        else:
+            return self._made(stage)
+        ranks.barrier()
+        _Lead.agreed.add(str(done))
+        return done
+
+    def _lead(self, stage: Stage) -> None:
+        try:
+            self._made(stage)
+        except BaseException as error:
+            ranks.tell(("failed", repr(error)))
+            raise
+        ranks.tell(("there", None))
+
+    def _made(self, stage: Stage) -> Path:
         done = self.path(stage)
         if done.exists():
             _say_reused(stage.kind, str(done))
@@ -183,15 +211,47 @@ class Store:
             if done.exists():
                 _say_reused(stage.kind, str(done))
                 return done
-            draft = done.with_name(f".{done.name}")
+            draft = self._draft(stage)
             resumed = draft.exists()
             draft.mkdir(exist_ok=True)
             log.info("%-14s %s %s", stage.kind, done.name, "resumed" if resumed else "computing")
             with self._recorded(stage, draft):
-                stage.compute(self, draft)
+                self._computed(stage, draft)
             draft.rename(done)
         log.info("%-14s %s done      %s", stage.kind, done.name, done)
         return done
+
+    def _computed(self, stage: Stage, draft: Path) -> None:
+        """Compute; rank 0 calls the others if they are needed."""
+        if not ranks.launched():
+            return stage.compute(self, draft)
+        before = _Lead.lockstep
+        _Lead.lockstep = stage.together
+        try:
+            if stage.together:  # only in lockstep the others have this stage in hand
+                ranks.tell(("compute", None if before else stage))
+            stage.compute(self, draft)
+            if stage.together:
+                ranks.barrier()  # nobody writes into the draft any more
+        finally:
+            _Lead.lockstep = before
+        return None
+
+    def _follow(self, stage: Stage) -> None:
+        """Take part in what rank 0 calls for until the result of `stage` is there.
+
+        Rank 0 alone takes the lock and renames. What it computes alone may ask for stages that are
+        computed together; those come with the call.
+        """
+        while (told := ranks.hear())[0] == "compute":
+            called = told[1] or stage
+            called.compute(self, self._draft(called))
+            ranks.barrier()
+        if told[0] == "failed":
+            raise RuntimeError(f"rank 0 could not make {stage.kind} {key(stage)}: {told[1]}")
+
+    def _draft(self, stage: Stage) -> Path:
+        return self.path(stage).with_name(f".{key(stage)}")
 
     def find(self, place: "str | Made") -> Path:
         """The path of a file or folder: itself, or inside a stage's result, computed if need be."""
@@ -240,6 +300,13 @@ class Store:
         (draft / "meta.json").write_text(json.dumps(record, indent=2))
 
 
+class _Lead:
+    """What ranks that run together know of each other."""
+
+    lockstep: ClassVar[bool] = True  # all ask the store for the same now, not rank 0 alone
+    agreed: ClassVar[set[str]] = set()  # results that all know to be there
+
+
 class _Clock:
     """Seconds of one stage without those of the stages it asked for."""
 
@@ -258,7 +325,27 @@ class _Clock:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a file beside `path`, then rename it: `path` is whole or not there."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Have `write` fill a file or folder beside `path`, then rename it: `path` is whole or absent.
+
+    A folder cannot take the place of another one at once: the former is moved aside until it can.
+    """
+    partial, former = partial_of(path), former_of(path)
+    if partial.is_dir():
+        shutil.rmtree(partial)
     write(partial)
+    if partial.is_dir() and path.exists():
+        shutil.rmtree(former, ignore_errors=True)
+        path.rename(former)
     partial.replace(path)
+    if former.exists():
+        shutil.rmtree(former)
+
+
+def partial_of(path: Path) -> Path:
+    """Where `path` is while it is being written."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def former_of(path: Path) -> Path:
+    """Where a folder is that stood at `path`, while another one takes its place."""
+    return path.with_name(f".{path.name}.former")

@@ -28,6 +28,7 @@ from xmas.attention.weights import Read, Weights
 from xmas.chat.tokens import TokenTable
 from xmas.llava import bare, embed, language_model, tower_features
 from xmas.progress import bar
+from xmas.ranks import barrier, place
 from xmas.store import volatile
 from xmas.vision import Pictures
 
@@ -112,8 +113,7 @@ class Scan:
             todo = {shard: lacking for shard, lacking in todo.items() if lacking}
             for shard, values in self._measured(todo, weights, group, read, label):
                 shards.write(shard, todo[shard], values, rank=rank)
-        if world > 1:
-            torch.distributed.barrier()
+        barrier()
 
     def once(self, label: str) -> Float[np.ndarray, "rows k"]:
         """The values of all rows of the pool under the model as it is; NaN where there is none."""
@@ -209,13 +209,6 @@ class Scan:
             image=loaded.image[text.which],
             image_mask=loaded.shown[text.which],
         )
-
-
-def place() -> tuple[int, int]:
-    """This process among those that measure together: its rank, and how many there are."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 @contextlib.contextmanager

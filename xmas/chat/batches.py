@@ -30,6 +30,8 @@ class Batch:
     image_start: Int[Tensor, " rows"]  # -1 without an image
     image_length: Int[Tensor, " rows"]  # features and marks between them, 0 without an image
     pictures: dict[str, Tensor]  # "features" from the cache, or "pixels"; {} without images
+    weight: float = 1.0  # of its loss among the micro-batches of an optimiser step
+    lengths: Int[Tensor, " rows"] | None = None  # of rows that stand end to end in one line
 
     def to(self, device: torch.device) -> "Batch":
         def move(held: Any) -> Any:
@@ -82,7 +84,7 @@ def collate(
 
 @dataclasses.dataclass
 class Loader:
-    """Batches of given rows, by worker processes where asked; goes on from batch `start`.
+    """Batches of given rows, by worker processes where asked; goes on behind those consumed.
 
     `consumed` is set by whoever trains, never by the iterator, since prefetching runs ahead.
     """
@@ -93,37 +95,46 @@ class Loader:
     pad: int
     pictures: Callable[[list[int]], dict[str, Tensor]]
     workers: int = 0
+    prefetch: int = 2  # batches that each worker is ahead
+    weights: Sequence[float] | None = None  # of the batches' losses; null: all one
+    change: Callable[[Batch], Batch] | None = None  # what becomes of a batch, in the worker
+    world: int = 1  # loaders that go through their own batches side by side
     consumed: int = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        todo = self.batches[self.consumed :]
+        todo = range(self.consumed, len(self.batches))
         loader = torch.utils.data.DataLoader(
-            todo,  # type: ignore[arg-type]  # a list is a map-style dataset
+            todo,  # type: ignore[arg-type]  # a range is a map-style dataset
             batch_size=None,
             collate_fn=self._batch,  # pyright: ignore[reportArgumentType]  # gets one item of `todo`
             num_workers=self.workers,
+            prefetch_factor=self.prefetch if self.workers else None,
             generator=torch.Generator(),  # or the global generator would move
         )
         yield from loader
 
-    def _batch(self, rows: Int[np.ndarray, " rows"]) -> Batch:
-        held = [int(row) for row in rows]
-        return collate(
+    def _batch(self, number: int) -> Batch:
+        held = [int(row) for row in self.batches[number]]
+        batch = collate(
             held,
             [self.table[row] for row in held],
             image_token=self.image_token,
             pad=self.pad,
             pictures=self.pictures,
         )
+        if self.weights is not None:
+            batch.weight = self.weights[number]
+        return batch if self.change is None else self.change(batch)
 
     def state_dict(self) -> dict[str, int]:
-        return {"consumed": self.consumed}
+        return {"consumed": self.consumed * self.world}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.consumed = state["consumed"]
+        """Those of another number of loaders, too, once all have consumed as many."""
+        self.consumed = state["consumed"] // self.world
 
 
 def modality_length_order(

@@ -109,6 +109,12 @@ class TokenTable:
             NO_IMAGE if image_at < 0 else self.layout.tokens(_size(self._sizes[row])),
         )
 
+    def answers(self, row: int) -> int:
+        """Tokens of a row that a loss counts: the labelled ones that something stands before."""
+        labelled = self._labelled[self.offsets[row] : self.offsets[row + 1]]
+        opens = bool(labelled[:1].any()) and self.image_at[row] != 0
+        return int(labelled.sum()) - int(opens)
+
     def ids(self, row: int) -> Int[np.ndarray, " text"]:
         """The text tokens of a row, without those of its image."""
         return self._ids[self.offsets[row] : self.offsets[row + 1]]

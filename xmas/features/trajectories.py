@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from xmas.attention.engine import Material, Running, Scan, place
+from xmas import ranks
+from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.metric import Spectra
 from xmas.attention.reasons import MEASURED, NO_TEXT
 from xmas.attention.shards import Shards
@@ -46,6 +47,7 @@ class Trajectories(Stage):
 
     kind: ClassVar[str] = "trajectories"
     version: ClassVar[int] = 2
+    together: ClassVar[bool] = True
 
     proxy: Proxy
     spectra: Spectra = dataclasses.field(default_factory=Spectra)
@@ -72,14 +74,16 @@ class Measuring:
     def __call__(self, model: nn.Module, step: int) -> dict[str, float] | None:
         """Measure one step; gives the statistics of its values, None if it was there already."""
         begun = time.monotonic()
-        if not len(self.shards(model).todo([step])):
-            return None
-        self.scan(model).run(self.shards(model), [step], label="attention")
-        if place()[0] > 0:
+        shards = self.shards(model)
+        lacking = len(shards.todo([step]))
+        if not lacking and ranks.place()[1] == 1:
+            return None  # among several, another may have ended just now: all meet in the scan
+        self.scan(model).run(shards, [step], label="attention")
+        if ranks.place()[0] > 0 or not lacking:
             return None
         self._record_seconds([step], time.monotonic() - begun)
         plan = self.scan(model).plan
-        column = self.shards(model).column(step)
+        column = shards.column(step)
         return flat(statistics(column, plan.spans.text[plan.order]))
 
     def saved(self, rank: int = 0) -> None:
@@ -90,7 +94,7 @@ class Measuring:
         steps = [step for step in self.steps if len(shards.todo([step]))]
         begun = time.monotonic()
         self.scan(model).run(shards, steps, self._read, label="attention")
-        if steps and place()[0] == 0:
+        if steps and ranks.place()[0] == 0:
             self._record_seconds(steps, time.monotonic() - begun)
 
     def finish(self) -> None:
@@ -98,9 +102,16 @@ class Measuring:
         model = load(self.store.get(self.stage.proxy.start)).model
         shards, scan = self.shards(model), self.scan(model)
         place = self.out / "values.npy"
+        if ranks.launched():
+            merged = place.exists()
+            ranks.barrier()  # all have looked
+            if not merged:
+                self.saved(ranks.local())
+            if ranks.place()[0] > 0:
+                return
+        elif not place.exists() and not shards.done().all():
+            side_by_side(self.stage.proxy.hardware.devices, self)
         if not place.exists():
-            if not shards.done().all():
-                side_by_side(self.stage.proxy.hardware.devices, self)
             shards.merge(place, scan.plan.order, len(scan.reasons))
         self._describe(np.load(place), scan)
         shutil.rmtree(shards.folder, ignore_errors=True)  # nothing, if there is no image

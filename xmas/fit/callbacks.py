@@ -1,15 +1,17 @@
 """What goes with every fit: a progress bar, the loss curve, checkpoints that survive `kill -9`."""
 
 import csv
+import shutil
 import time
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from xmas.chat.batches import Batch, Loader
 from xmas.progress import bar
-from xmas.store import write_atomically
+from xmas.store import former_of, partial_of, write_atomically
 
 
 class Losses(Callback):
@@ -22,6 +24,7 @@ class Losses(Callback):
         self.path = path
         self.rows: list[list[float]] = []
         self._open: list[float] = []
+        self._weight = 0.0
         self._tokens = 0
         self._rate = 0.0
 
@@ -40,11 +43,21 @@ class Losses(Callback):
     ) -> None:
         # Lightning has divided the loss by the accumulation; the curve shows the mean.
         self._open.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
-        self._tokens += int((batch.labels >= 0).sum())
+        self._weight += batch.weight
+        self._tokens += int((batch.labels >= 0).sum()) if batch.weight else 0
         if trainer.global_step > (self.rows[-1][0] if self.rows else 0):
-            loss = sum(self._open) / len(self._open)
-            self.rows.append([trainer.global_step, loss, self._rate, self._tokens])
-            self._open, self._tokens = [], 0
+            loss, weight, tokens = self._summed(trainer)
+            self.rows.append([trainer.global_step, loss / weight, self._rate, int(tokens)])
+            self._open, self._weight, self._tokens = [], 0.0, 0
+
+    def _summed(self, trainer: Trainer) -> list[float]:
+        """Loss, weight and tokens of the step, over all ranks."""
+        own = [sum(self._open), self._weight, self._tokens]
+        if trainer.world_size == 1:
+            return own
+        device = trainer.strategy.root_device
+        held = torch.tensor(own, dtype=torch.float64, device=device)
+        return trainer.strategy.reduce(held, reduce_op="sum").tolist()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -54,11 +67,17 @@ class Losses(Callback):
                 writer.writerows(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "open": self._open, "tokens": self._tokens}
+        return {
+            "rows": self.rows,
+            "open": self._open,
+            "weight": self._weight,
+            "tokens": self._tokens,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
         self._open, self._tokens = state_dict["open"], state_dict["tokens"]
+        self._weight = state_dict["weight"]
 
 
 class Progress(Callback):
@@ -95,7 +114,7 @@ class Progress(Callback):
 class Checkpoints(Callback):
     """The state of an unfinished fit, every so many seconds, between two optimiser steps.
 
-    Written beside and renamed, so that the file is whole whenever the process dies.
+    Written beside and renamed, so that the file is whole whenever a process dies.
     """
 
     def __init__(self, path: Path, seconds: float) -> None:
@@ -112,11 +131,29 @@ class Checkpoints(Callback):
         batch_idx: int,
     ) -> None:
         cast("Loader", trainer.train_dataloader).consumed = batch_idx + 1
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        due = stepped and time.monotonic() - self._last >= self.seconds
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        due = time.monotonic() - self._last >= self.seconds
         if trainer.strategy.broadcast(due):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        write_atomically(self.path, trainer.save_checkpoint)
+        """All ranks write, or take part in it; rank 0 renames."""
+        if trainer.is_global_zero:
+            write_atomically(self.path, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(partial_of(self.path))
+        trainer.strategy.barrier()
         self._last = time.monotonic()
+
+
+def found_at(path: Path) -> str | None:
+    """The checkpoint to go on from: the last one, or what stood before it, if either is whole."""
+    places = [path, former_of(path)]
+    return next((str(place) for place in places if place.exists()), None)
+
+
+def remove(path: Path) -> None:
+    """The last checkpoint, and what a kill left half written."""
+    for left in path.parent.glob(f"*{path.name}*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -5,6 +5,8 @@ import math
 
 from xmas.store import volatile
 
+TOKEN_MEANS = ("micro_batch", "step")
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -22,14 +24,22 @@ class Recipe:
     weight_decay: float = 0.0
     clip: float | None = None  # norm of the gradient; null: LLaVA's in effect
     precision: str = "bf16-mixed"  # Lightning's name
+    token_mean: str = "micro_batch"  # then plain, LLaVA's; step: over all tokens of the batch
 
     def __post_init__(self) -> None:
+        if self.token_mean not in TOKEN_MEANS:
+            raise ValueError(f"token_mean {self.token_mean!r} is none of {', '.join(TOKEN_MEANS)}")
         if self.batch % self.micro_batch:
             raise ValueError(
                 f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}; change one"
             )
         if self.epochs < 1:
             raise ValueError(f"epochs {self.epochs}: at least 1 is needed")
+
+    @property
+    def accumulated(self) -> int:
+        """Micro-batches of an optimiser step, over all devices."""
+        return self.batch // self.micro_batch
 
     def micro_steps(self, rows: int) -> int:
         return math.ceil(rows / self.micro_batch) * self.epochs
@@ -58,11 +68,26 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """Where a fit or a scan runs; none of it is part of a result's identity."""
+    """Where a fit or a scan runs, and how; none of it is part of a result's identity.
+
+    The global batch stays what the recipe says. What is set here changes a fit's numbers by no
+    more than the order of sums does.
+    """
 
     accelerator: str = volatile("auto")
-    devices: int = volatile(1)
-    strategy: str = volatile("auto")
-    workers: int = volatile(0)  # processes that load batches
+    devices: int = volatile(1)  # on a host
+    nodes: int = volatile(1)
+    strategy: str = volatile("auto")  # ddp, fsdp2, deepspeed_stage_2, or another of Lightning's
+    workers: int = volatile(0)  # processes that load batches, on each device
+    prefetch: int = volatile(2)  # batches that each of them is ahead
     checkpoint_seconds: float = volatile(600.0)  # between two of an unfinished fit
+    packing: bool = volatile(False)  # rows of a micro-batch end to end, nothing padded
+    attention: str | None = volatile(None)  # sdpa, flash_attention_2; null: as the model has it
+    checkpointing: float = volatile(0.0)  # share of the language model's blocks that are recomputed
+    logit_rows: int | None = volatile(None)  # answer tokens whose logits exist at once; null: all
+    compile: str | None = volatile(None)  # torch.compile's backend for the blocks: inductor
     device: Device | None = volatile(None)  # what each of them is, for estimates
+
+    @property
+    def world(self) -> int:
+        return self.devices * self.nodes

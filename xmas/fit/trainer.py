@@ -13,11 +13,17 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from xmas.chat.batches import Loader, micro_batches, modality_length_order
+from xmas import ranks
+from xmas.chat.batches import Loader
+from xmas.chat.packing import pack
 from xmas.chat.tokens import TokenTable
-from xmas.fit.callbacks import Checkpoints, Losses, Progress
+from xmas.fit.callbacks import Checkpoints, Losses, Progress, found_at, remove
+from xmas.fit.dealing import deal, per_rank
 from xmas.fit.module import LlavaModule
 from xmas.fit.recipe import Hardware, Recipe
+from xmas.fit.sanity import FirstBatches, check_rows, memory_advice
+from xmas.fit.sharding import put_together, strategy_of
+from xmas.fit.speed import set_up
 from xmas.llava import bare
 from xmas.vision import Pictures
 
@@ -40,41 +46,46 @@ def fit(
     """Train what is trainable in `model` on `rows` of a pool; writes `out/loss.csv`.
 
     An `out/last.ckpt` of an interrupted fit is taken up and removed at the end; on a CPU the result
-    is then the same, bit for bit, as without the interruption.
+    is then the same, bit for bit, as without the interruption. Where torchrun has started several
+    processes, all of them call this, and each ends with the fitted model.
+
+    Raises ValueError: the first rows have nothing to learn from, or as many processes as devices
+    were not started; FloatingPointError: a loss is not finite, naming the rows; MemoryError: naming
+    the settings to change.
     """
-    if hardware.devices != 1:
-        raise ValueError(
-            f"hardware.devices={hardware.devices}: batches are not dealt to several devices yet; "
-            "set hardware.devices=1"
-        )
-    accumulate = recipe.batch // recipe.micro_batch
-    rng = np.random.default_rng(seed)
-    batches = []
-    for _ in range(recipe.epochs):
-        order = modality_length_order(
-            table.lengths[rows],
-            table.image_at[rows] >= 0,
-            micro=recipe.micro_batch,
-            world=recipe.batch // recipe.micro_batch,
-            rng=rng,
-        )
-        batches += micro_batches(rows[order], recipe.micro_batch)
+    strategy = strategy_of(hardware)
+    rank, world = ranks.place() if ranks.launched() else (0, 1)
+    accumulate = per_rank(recipe, world)
+    dealt = deal(table, rows, recipe, seed)
+    check_rows(table, dealt.batches)
+    share = dealt.share(rank, world)
+    config = bare(model).config
     loader = Loader(
         table,
-        batches,
-        image_token=bare(model).config.image_token_id,
+        share.batches,
+        image_token=config.image_token_id,
         pad=pad,
         pictures=pictures,
         workers=hardware.workers,
+        prefetch=hardware.prefetch,
+        weights=share.weights,
+        change=pack if hardware.packing else None,
+        world=world,
     )
     last = out / "last.ckpt"
     steps = recipe.steps(len(rows))
-    module = LlavaModule(model, recipe, steps=steps, seed=seed)
-    with _known_warnings(), _own_randomness():
+    module = LlavaModule(model, recipe, steps=steps, seed=seed, logit_rows=hardware.logit_rows)
+    with (
+        _known_warnings(),
+        _own_randomness(),
+        set_up(model, hardware),
+        memory_advice(recipe, hardware),
+    ):
         trainer = Trainer(
             accelerator=hardware.accelerator,
             devices=hardware.devices,
-            strategy=hardware.strategy,
+            num_nodes=hardware.nodes,
+            strategy=strategy,
             precision=recipe.precision,  # type: ignore[arg-type]
             max_epochs=1,
             accumulate_grad_batches=accumulate,
@@ -88,15 +99,16 @@ def fit(
             callbacks=[
                 Losses(out / "loss.csv"),
                 Progress(label, len(rows) * recipe.epochs),
+                FirstBatches(config.get_text_config().vocab_size),
                 Checkpoints(last, hardware.checkpoint_seconds),
                 *callbacks,
             ],
         )
-        trainer.fit(module, loader, ckpt_path=str(last) if last.exists() else None)
+        trainer.fit(module, loader, ckpt_path=found_at(last))
+        put_together(model)
     model.eval()
     if trainer.is_global_zero:
-        for left in out.glob("*last.ckpt*"):  # the last one, and what a kill left half written
-            left.unlink()
+        remove(last)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,9 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 
+from xmas.fit.sharding import whole
 from xmas.store import write_atomically
 
 
@@ -57,15 +59,15 @@ class SavedSteps(Snapshots):
         self.folder = folder
 
     def at(self, trainer: Trainer, model: nn.Module) -> None:
+        trained = {
+            name: whole(one.detach()).cpu().contiguous()
+            for name, one in model.named_parameters()
+            if one.requires_grad
+        }
         if not trainer.is_global_zero:
             return
         place = self.folder / str(trainer.global_step) / "trained.safetensors"
         place.parent.mkdir(parents=True, exist_ok=True)
-        trained = {
-            name: one.detach().cpu().contiguous()
-            for name, one in model.named_parameters()
-            if one.requires_grad
-        }
         write_atomically(place, lambda path: save_file(trained, path))
 
 
@@ -75,6 +77,8 @@ class AttentionProbe(Snapshots):
     `measure(model, step)` keeps the values if they are not there yet, ranks sharing the work, and
     gives their statistics, which go to the loggers of the fit. Nothing is drawn and the mode of
     every module is put back: a fit with the probe ends with the same weights as one without.
+
+    Raises ValueError: the weights are cut over several devices.
     """
 
     def __init__(
@@ -82,6 +86,14 @@ class AttentionProbe(Snapshots):
     ) -> None:
         super().__init__(steps)
         self.measure = measure
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if any(isinstance(one, DTensor) for one in pl_module.parameters()):
+            raise ValueError(
+                "attention is measured with whole weights, but the strategy cuts them over "
+                "devices; set hardware.strategy=ddp, or fit first (goal=proxy): what it saves is "
+                "measured afterwards"
+            )
 
     def at(self, trainer: Trainer, model: nn.Module) -> None:
         step = trainer.global_step

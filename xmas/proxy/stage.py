@@ -33,6 +33,7 @@ class Proxy(Stage):
     """
 
     kind: ClassVar[str] = "proxy"
+    together: ClassVar[bool] = True
 
     pool: Pool
     start: StartPoint

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from xmas import ranks
 from xmas.chat.template import Plain, Template
 from xmas.chat.tokens import Tokenised
 from xmas.fit.recipe import Hardware, Recipe
@@ -113,6 +114,7 @@ class Pretrained(Stage):
     """
 
     kind: ClassVar[str] = "pretrained"
+    together: ClassVar[bool] = True
 
     start: "SmallLlava | Pretrained"
     pool: Pool
@@ -162,7 +164,8 @@ class Pretrained(Stage):
             label=self.pool.name,
             pad=parts.tokenizer.pad_token_id,
         )
-        parts.save(out)
+        if ranks.leads():
+            parts.save(out)
 
 
 def _padded(vocabulary: int) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from torch import Tensor, nn
 
+from xmas import ranks
 from xmas.chat.template import Template
 from xmas.chat.tokens import Tokenised
 from xmas.fit.recipe import Hardware, Recipe
@@ -44,6 +45,7 @@ class Target(Stage):
 
     kind: ClassVar[str] = "target"
     version: ClassVar[int] = 2  # LoRA's dropout is on
+    together: ClassVar[bool] = True
 
     subset: Subset
     start: StartPoint
@@ -88,6 +90,8 @@ class Target(Stage):
             label="target",
             pad=parts.tokenizer.pad_token_id,
         )
+        if not ranks.leads():
+            return
         cast("PeftModel", model).save_pretrained(str(out / "adapter"))
         cost = {"rows": len(rows), "tokens": int(table.lengths[rows].sum())}
         (out / "cost.json").write_text(json.dumps(cost))

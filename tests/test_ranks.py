@@ -1,0 +1,179 @@
+"""Several ranks make what one process makes: two processes that talk by gloo, on a CPU."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from test_resume import KILLED, Server, done, results
+from toy import HARDWARE, RECIPE, Toy, losses, shared
+
+from xmas import ranks
+from xmas.fit.recipe import Hardware
+from xmas.fit.sharding import strategy_of
+from xmas.store import Store
+
+SELDOM = 600.0  # seconds between checkpoints: none is written
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def run(toy: Toy, server: Server, tmp_path_factory) -> Callable[..., Path]:
+    """Runs a job to its end, the same one once; gives the folder with its store."""
+    held: dict[str, Path] = {}
+
+    def make(job: str, **options) -> Path:
+        name = job + json.dumps(options, sort_keys=True)
+        if name not in held:
+            held[name] = root = tmp_path_factory.mktemp("ranks")
+            shared(toy, root)
+            code = server.run(toy, root, job, **({"seconds": SELDOM} | options))
+            assert code == 0, (root / "said.log").read_text()
+        return held[name]
+
+    return make
+
+
+def gradients(root: Path) -> list[tuple[dict[str, torch.Tensor], int]]:
+    """Of every optimiser step, and how many of them were cut over the ranks."""
+    found = []
+    for path in sorted((root / "gradients").iterdir(), key=lambda path: int(path.stem)):
+        with safe_open(path, "pt") as file:
+            found.append(
+                ({name: file.get_tensor(name) for name in file.keys()}, int(file.metadata()["cut"]))  # noqa: SIM118
+            )
+    return found
+
+
+def compare(one: Path, other: Path, steps: int, tolerance: float) -> None:
+    first, second = gradients(one), gradients(other)
+    assert len(first) == len(second) == steps
+    for (mine, _), (theirs, _) in zip(first, second, strict=True):
+        assert mine.keys() == theirs.keys()
+        assert any(bool(held.any()) for held in mine.values())
+        for name, held in mine.items():
+            scale = float(held.abs().max()) + 1e-12
+            torch.testing.assert_close(theirs[name] / scale, held / scale, rtol=0, atol=tolerance)
+
+
+def curve(root: Path, kind: str) -> list[dict[str, float]]:
+    (folder,) = (root / kind).glob("[!.]*")
+    return losses(folder)
+
+
+@pytest.mark.parametrize("job", ["proxy", "target"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_ranks_give_the_gradients_of_one_process_that_accumulates(run, job, strategy):
+    """Text-only micro-batches, dropout, an epoch of an odd number of micro-batches included."""
+    one, two = run(job), run(job, world=2, hardware={"strategy": strategy})
+    compare(one, two, steps=11 if job == "proxy" else 6, tolerance=1e-6)
+    assert all((cut > 0) == (strategy == "fsdp2") for _, cut in gradients(two))
+    for mine, theirs in zip(curve(one, job), curve(two, job), strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-6)
+
+
+def test_under_the_mean_of_the_step_two_ranks_give_the_gradients_of_the_doubled_batch(run):
+    mean = {"token_mean": "step", "epochs": 1}  # the last step: one micro-batch for two ranks
+    two = run("proxy", world=2, recipe=mean)
+    doubled = run("proxy", recipe=mean | {"micro_batch": RECIPE.batch})
+    compare(doubled, two, steps=6, tolerance=2e-5)
+    for mine, theirs in zip(curve(doubled, "proxy"), curve(two, "proxy"), strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-5)
+    with pytest.raises(AssertionError):
+        compare(run("proxy", recipe={"epochs": 1}), two, steps=6, tolerance=1e-3)
+
+
+def test_ranks_share_a_scan_that_the_store_is_asked_for(run):
+    """Through clusters, which rank 0 makes alone and calls the other one for their trajectories."""
+    one, two = run("groups"), run("groups", world=2)
+    shares = [done(two, f"scanned-{rank}") for rank in (0, 1)]
+    assert min(shares) > 0
+    assert sum(shares) == done(one, "scanned-None")
+    mine, theirs = results(one, "trajectories"), results(two, "trajectories")
+    assert mine.keys() == theirs.keys()
+    for name in ("values.npy", "reasons.npy"):
+        held = [next((root / "trajectories").glob(f"[!.]*/{name}")) for root in (one, two)]
+        assert held[0].read_bytes() == held[1].read_bytes()
+    assert not [left for left in two.glob("*/.*") if left.suffix != ".lock"]  # no draft is left
+
+
+@pytest.mark.parametrize(("job", "call"), [("target", 4), ("target", 5), ("proxy", 8)])
+def test_ranks_that_were_killed_go_on(toy, server, run, tmp_path, job, call):
+    whole = run(job, world=2)
+    shared(toy, tmp_path)
+    assert server.run(toy, tmp_path, job, dies=("training step", call), world=2) == KILLED
+    before = done(tmp_path, "steps")
+    assert not any((tmp_path / job).glob("[!.]*"))
+    assert server.run(toy, tmp_path, job, world=2) == 0, (tmp_path / "said.log").read_text()
+    assert results(tmp_path, job) == results(whole, job)
+    assert done(tmp_path, "steps") <= before + done(whole, "steps") - 2 * (call // 2)
+
+
+def test_another_number_of_ranks_goes_on(toy, server, run, tmp_path):
+    whole = run("target")
+    shared(toy, tmp_path)
+    assert server.run(toy, tmp_path, "target", dies=("training step", 9)) == KILLED
+    assert done(tmp_path, "steps") == 8  # of one process: four steps
+    assert server.run(toy, tmp_path, "target", world=2) == 0, (tmp_path / "said.log").read_text()
+    assert done(tmp_path, "steps") == 8 + 4
+    for mine, theirs in zip(curve(whole, "target"), curve(tmp_path, "target"), strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-6)
+
+
+def test_cut_weights_are_saved_whole_and_go_on(toy, server, run, tmp_path):
+    whole = run("target")
+    shared(toy, tmp_path)
+    cut = {"world": 2, "hardware": {"strategy": "fsdp2"}}
+    assert server.run(toy, tmp_path, "target", dies=("training step", 4), **cut) == KILLED
+    more = cut | {"seconds": SELDOM}
+    assert server.run(toy, tmp_path, "target", **more) == 0, (tmp_path / "said.log").read_text()
+    assert results(tmp_path, "target") == results(whole, "target")
+
+
+def test_attention_is_not_measured_with_weights_that_are_cut(toy, server, tmp_path):
+    shared(toy, tmp_path)
+    cut = {"world": 2, "hardware": {"strategy": "fsdp2"}, "seconds": SELDOM}
+    assert server.run(toy, tmp_path, "trajectories", **cut) != 0
+    assert "hardware.strategy=ddp" in (tmp_path / "said.log").read_text()
+
+
+def test_what_rank_0_cannot_make_ends_the_others(toy, server, tmp_path):
+    """Not by hanging: the draft of the tokens is a file."""
+    root = tmp_path / "store"
+    root.mkdir()
+    shared(toy, root)
+    (root / "tokens").unlink()
+    (root / "tokens").write_text("no folder")
+    assert server.run(toy, root, "proxy", world=2) != 0
+    assert "rank 0 could not make tokens" in (root / "said.log").read_text()
+
+
+def test_as_many_processes_as_devices_have_to_be_started(toy: Toy, tmp_path):
+    with pytest.raises(ValueError, match=r"torchrun --standalone --nproc-per-node 2 -m xmas"):
+        strategy_of(Hardware(devices=2))
+    with pytest.raises(ValueError, match="2 hosts of 4 devices, but 1 processes"):
+        strategy_of(Hardware(devices=4, nodes=2))
+    proxy = dataclasses.replace(toy.proxy, hardware=dataclasses.replace(HARDWARE, devices=2))
+    shared(toy, tmp_path)
+    with pytest.raises(ValueError, match="processes were started"):
+        Store(str(tmp_path)).get(proxy)
+
+
+def test_devices_that_were_started_but_not_asked_for_are_refused(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "toy")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ranks.place() == (0, 2)
+    with pytest.raises(ValueError, match="1 hosts of 1 devices, but 2 processes were started"):
+        strategy_of(Hardware())
+    assert strategy_of(Hardware(devices=2)) == "ddp"
+    assert strategy_of(Hardware(devices=2, strategy="deepspeed_stage_2")) == "deepspeed_stage_2"

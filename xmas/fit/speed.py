@@ -1,0 +1,47 @@
+"""How the language model computes during a fit; what it computes stays the same."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from xmas import packed
+from xmas.fit.recipe import Hardware
+from xmas.llava import language_model
+
+
+@contextlib.contextmanager
+def set_up(model: nn.Module, hardware: Hardware) -> Iterator[None]:
+    """Attention, recomputation and compilation as `hardware` says; undone afterwards.
+
+    Recomputation is for the blocks of the language model alone. Asked for on the whole model,
+    transformers has every sub-model's input require a gradient, which then runs back through the
+    frozen tower. Raises ValueError: rows cannot be packed.
+    """
+    language: Any = language_model(model)
+    before = language.config._attn_implementation
+    if hardware.attention is not None:
+        language.set_attn_implementation(hardware.attention)
+    if hardware.packing:
+        packed.prepare(language)
+    blocks = list(language.layers)
+    recomputed = math.ceil(hardware.checkpointing * len(blocks))
+    if recomputed:
+        # transformers 5.17 knows the older name only
+        enable = getattr(language, "activation_checkpointing_enable", None)
+        (enable or language.gradient_checkpointing_enable)()
+        for block in blocks[recomputed:]:
+            block.gradient_checkpointing = False
+    if hardware.compile is not None:
+        for block in blocks:
+            block.compile(backend=hardware.compile, dynamic=True)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block.gradient_checkpointing = False
+            block._compiled_call_impl = None
+        if language.config._attn_implementation != before:
+            language.set_attn_implementation(before)

@@ -20,9 +20,12 @@ from transformers.models.llava_onevision.processing_llava_onevision import Llava
 from xmas.chat.batches import Batch, Loader
 from xmas.chat.labels import IGNORED
 from xmas.chat.layout import FEATURE, Fixed
+from xmas.chat.packing import pack
 from xmas.chat.tokens import Tokenised
 from xmas.config import build
 from xmas.families.idefics3 import Tiles
+from xmas.fit.recipe import Hardware
+from xmas.fit.speed import set_up
 from xmas.llava import (
     Parts,
     answer_loss,
@@ -126,6 +129,23 @@ def test_hidden_states_and_logits_equal_those_of_transformers(toy, kind, parts, 
         parts.model.lm_head(ours)[batch.mask], logits[batch.mask], rtol=1e-5, atol=1e-5
     )
     assert logits[batch.mask].std() > 0.1
+
+
+@torch.no_grad()
+def test_packed_rows_give_the_hidden_states_and_the_loss_of_padded_ones(parts, batch):
+    features, sizes = seen(parts, batch)
+    packed = pack(batch)
+    assert packed.ids.shape == (1, int(batch.mask.sum()))
+    with set_up(parts.model, Hardware(packing=True)):
+        found = [
+            call(parts.model, packed.ids, packed.mask, *more, features, sizes=sizes,
+                 lengths=packed.lengths)
+            for call, more in ((hidden_states, ()), (answer_loss, (packed.labels,)))
+        ]  # fmt: skip
+    hidden = hidden_states(parts.model, batch.ids, batch.mask, features, sizes=sizes)
+    torch.testing.assert_close(found[0][0], hidden[batch.mask], rtol=1e-5, atol=1e-5)
+    loss = answer_loss(parts.model, batch.ids, batch.mask, batch.labels, features, sizes=sizes)
+    torch.testing.assert_close(found[1], loss, rtol=1e-5, atol=0)
 
 
 @torch.no_grad()

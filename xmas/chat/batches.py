@@ -21,12 +21,14 @@ from xmas.chat.tokens import TokenTable
 
 @dataclasses.dataclass
 class Batch:
-    """Right- or left-padded rows. `pictures` are given by the rows with an image, in order."""
+    """Right- or left-padded rows, a line each, or packed ones in one line. `pictures` are given by
+    the rows with an image, in order.
+    """
 
     rows: Int[np.ndarray, " rows"]
-    ids: Int[Tensor, "rows length"]
-    mask: Bool[Tensor, "rows length"]
-    labels: Int[Tensor, "rows length"]
+    ids: Int[Tensor, "lines length"]
+    mask: Bool[Tensor, "lines length"]
+    labels: Int[Tensor, "lines length"]
     image_start: Int[Tensor, " rows"]  # -1 without an image
     image_length: Int[Tensor, " rows"]  # features and marks between them, 0 without an image
     pictures: dict[str, Tensor]  # "features" from the cache, or "pixels"; {} without images

@@ -78,7 +78,7 @@ def fit(
     with (
         _known_warnings(),
         _own_randomness(),
-        set_up(model, hardware),
+        set_up(model, hardware, recipe.precision),
         memory_advice(recipe, hardware),
     ):
         trainer = Trainer(

@@ -1,0 +1,350 @@
+"""A fit is the same however it is computed, and stops at once where it would learn nothing."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
+
+from xmas.chat.batches import Batch, Loader
+from xmas.chat.labels import IGNORED
+from xmas.chat.packing import pack, positions
+from xmas.chat.tokens import TokenTable
+from xmas.fit.callbacks import found_at, remove
+from xmas.fit.dealing import Deal, deal, per_rank
+from xmas.fit.module import LlavaModule
+from xmas.fit.recipe import Hardware, Recipe
+from xmas.fit.sanity import advice
+from xmas.fit.speed import set_up
+from xmas.fit.trainer import fit
+from xmas.llava import Parts, answer_loss, freeze_tower, hidden_states, language_model, load, tower
+from xmas.store import former_of, write_atomically
+from xmas.target.stage import Lora, with_lora
+from xmas.vision import features_of
+
+Curve = list[dict[str, float]]
+Weights = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def table(toy: Toy) -> TokenTable:
+    return toy.proxy.tokens().open(toy.store)
+
+
+@pytest.fixture
+def parts(toy: Toy) -> Parts:
+    return load(toy.store.get(toy.start))
+
+
+@pytest.fixture(scope="module")
+def fitted(toy: Toy, table: TokenTable, tmp_path_factory) -> Callable[..., tuple[Curve, Weights]]:
+    """Fits LoRA on the toy; gives the loss curve and what was trained."""
+
+    def make(
+        *, recipe: Recipe = RECIPE, dropout: float = 0.3, pictures: Any = None, **hardware: Any
+    ) -> tuple[Curve, Weights]:
+        parts = load(toy.store.get(toy.start))
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            model = with_lora(parts.model, Lora(4, 8, dropout=dropout))
+        out = tmp_path_factory.mktemp("fit")
+        fit(
+            model, table, np.arange(ROWS), pictures or toy.vision.pictures(toy.store),
+            recipe=recipe, hardware=dataclasses.replace(HARDWARE, **hardware), seed=0, out=out,
+            label="fit", pad=parts.tokenizer.pad_token_id,
+        )  # fmt: skip
+        trained = {
+            name: one.detach() for name, one in model.named_parameters() if one.requires_grad
+        }
+        return losses(out), trained
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def plain(fitted) -> tuple[Curve, Weights]:
+    return fitted()
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_recomputation_changes_no_bit(fitted, plain, share):
+    curve, trained = fitted(checkpointing=share)
+    assert curve == plain[0]
+    assert all(torch.equal(trained[name], held) for name, held in plain[1].items())
+
+
+@pytest.mark.parametrize(
+    "hardware",
+    [
+        {"logit_rows": 3},
+        {"packing": True},
+        {"packing": True, "checkpointing": 1.0, "logit_rows": 5},
+        {"attention": "eager"},
+        {"compile": "eager", "packing": True},
+    ],
+    ids=str,
+)
+def test_the_loss_is_the_same_however_it_is_computed(fitted, hardware):
+    """Without dropout: what is drawn for a packed batch has another shape."""
+    (curve, trained), (wanted, weights) = fitted(dropout=0.0, **hardware), fitted(dropout=0.0)
+    assert len(curve) == 6
+    for mine, theirs in zip(curve, wanted, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
+    moved = {name: held for name, held in weights.items() if "lora_B" in name}  # zero at first
+    for name, held in moved.items():
+        scale = float(held.abs().max())
+        torch.testing.assert_close(trained[name] / scale, held / scale, rtol=0, atol=0.02)
+
+
+def test_a_fit_in_bfloat16_runs_packed(fitted):
+    recipe = dataclasses.replace(RECIPE, precision="bf16-mixed", token_mean="step", clip=1.0)
+    curve, trained = fitted(recipe=recipe, packing=True, checkpointing=1.0, logit_rows=5)
+    assert np.isfinite([row["loss"] for row in curve]).all()
+    assert {held.dtype for held in trained.values()} == {torch.float32}
+
+
+def batch_of(toy: Toy, table: TokenTable, parts: Parts, rows: list[int]) -> Batch:
+    loader = Loader(
+        table,
+        [np.array(rows)],
+        image_token=parts.model.config.image_token_id,
+        pad=parts.tokenizer.pad_token_id,
+        pictures=toy.vision.pictures(toy.store),
+    )
+    return next(iter(loader))
+
+
+def test_a_batch_is_packed_by_hand():
+    batch = Batch(
+        rows=np.array([4, 7]),
+        ids=torch.tensor([[1, 9, 9, 5, 6], [2, 3, 0, 0, 0]]),
+        mask=torch.tensor([[True] * 5, [True, True, False, False, False]]),
+        labels=torch.tensor([[-100, -100, -100, 5, 6], [2, 3, -100, -100, -100]]),
+        image_start=torch.tensor([1, -1]),
+        image_length=torch.tensor([2, 0]),
+        pictures={},
+    )
+    found = pack(batch)
+    assert found.ids.tolist() == [[1, 9, 9, 5, 6, 2, 3]]
+    assert found.labels.tolist() == [[IGNORED, IGNORED, IGNORED, 5, 6, IGNORED, 3]]
+    assert found.lengths.tolist() == [5, 2]
+    assert found.image_start.tolist() == [1, -1]
+    assert found.mask.all()
+    assert positions(found.lengths).tolist() == [0, 1, 2, 3, 4, 0, 1]
+    turned = pack(dataclasses.replace(batch, **{name: getattr(batch, name).flip(0) for name in
+        ("ids", "mask", "labels", "image_start")}))  # fmt: skip
+    assert turned.image_start.tolist() == [-1, 3]
+
+
+@torch.no_grad()
+def test_packed_rows_do_not_see_each_other(toy, table, parts):
+    rows = [0, 3, 2, 16]
+    together = pack(batch_of(toy, table, parts, rows))
+    with set_up(parts.model, Hardware(packing=True)):
+
+        def hidden(batch: Batch) -> torch.Tensor:
+            return hidden_states(
+                parts.model, batch.ids, batch.mask, features_of(parts.model, batch),
+                lengths=batch.lengths,
+            )[0]  # fmt: skip
+
+        alone = [hidden(pack(batch_of(toy, table, parts, [row]))) for row in rows]
+        found = hidden(together)
+        torch.testing.assert_close(found, torch.cat(alone), rtol=1e-5, atol=1e-5)
+        across = dataclasses.replace(together, lengths=together.lengths.sum()[None])
+        assert not torch.allclose(hidden(across), found, atol=1e-2)
+
+
+def test_logits_exist_in_parts_only_and_give_the_same_gradients(toy, table, parts):
+    freeze_tower(parts.model)
+    batch = batch_of(toy, table, parts, [0, 3, 2, 16])
+    seen: list[int] = []
+    parts.model.lm_head.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+
+    def gradients(logit_rows: int | None) -> tuple[float, Weights]:
+        parts.model.zero_grad()
+        loss = answer_loss(
+            parts.model, batch.ids, batch.mask, batch.labels, features_of(parts.model, batch),
+            logit_rows=logit_rows,
+        )  # fmt: skip
+        loss.backward()
+        named = parts.model.named_parameters()
+        return loss.item(), {name: one.grad.clone() for name, one in named if one.requires_grad}
+
+    loss, wanted = gradients(None)
+    answers = seen.pop()
+    assert answers > 21
+    found, parted = gradients(7)
+    assert found == pytest.approx(loss, rel=1e-6)
+    assert len(seen) == 2 * -(-answers // 7)  # and once more on the way back
+    assert max(seen) == 7
+    for name, held in wanted.items():
+        torch.testing.assert_close(parted[name], held, rtol=1e-4, atol=1e-6)
+
+
+def test_only_blocks_of_the_language_model_are_recomputed_and_all_is_undone(parts):
+    language: Any = language_model(parts.model)
+    before = language.config._attn_implementation
+    hardware = Hardware(checkpointing=0.5, packing=True, compile="eager")
+    with set_up(parts.model, hardware):
+        assert [one.gradient_checkpointing for one in language.layers] == [True, False]
+        assert language.config._attn_implementation == "xmas_packed"
+        assert all(one._compiled_call_impl is not None for one in language.layers)
+        looking = [one for one in tower(parts.model).modules() if hasattr(one, "layers")]
+        assert looking
+        assert not any(one.gradient_checkpointing for own in looking for one in own.layers)
+        assert not parts.model.get_input_embeddings()._forward_hooks
+    assert not any(one.gradient_checkpointing for one in language.layers)
+    assert not any(one._compiled_call_impl for one in language.layers)
+    assert language.config._attn_implementation == before
+
+
+def test_a_model_whose_attention_slides_is_not_packed(parts):
+    language_model(parts.model).config.layer_types = ["sliding_attention", "full_attention"]
+    with (
+        pytest.raises(ValueError, match="sliding_attention cannot be packed"),
+        set_up(parts.model, Hardware(packing=True)),
+    ):
+        pass
+
+
+def test_attention_that_sees_across_rows_is_refused(parts):
+    with (
+        pytest.raises(ValueError, match="'eager' does not keep packed rows apart"),
+        set_up(parts.model, Hardware(packing=True, attention="eager")),
+    ):
+        pass
+
+
+def test_micro_batches_go_to_ranks_in_turn_and_the_rest_weighs_nothing():
+    batches = [np.array([number]) for number in range(5)]
+    whole = Deal(batches, [1.0] * 5)
+    shares = [whole.share(rank, 3) for rank in range(3)]
+    assert [[int(one[0]) for one in share.batches] for share in shares] == [[0, 3], [1, 4], [2, 4]]
+    assert [share.weights for share in shares] == [[1, 1], [1, 1], [1, 0]]
+    assert whole.share(0, 1) == whole
+
+
+def test_the_mean_of_a_step_weighs_micro_batches_by_their_answers(table):
+    recipe = dataclasses.replace(RECIPE, token_mean="step")
+    found = deal(table, np.arange(ROWS), recipe, seed=0)
+    order = deal(table, np.arange(ROWS), RECIPE, seed=0)
+    assert all(np.array_equal(*two) for two in zip(found.batches, order.batches, strict=True))
+    assert order.weights == [1.0] * 11
+    counts = [sum(table.answers(int(row)) for row in batch) for batch in found.batches]
+    for start in range(0, 11, 2):
+        step = counts[start : start + 2]
+        wanted = [2 * count / sum(step) for count in step]
+        assert found.weights[start : start + 2] == pytest.approx(wanted)
+    assert found.weights[10] == 2  # alone in a step of two
+
+
+def test_the_answers_of_a_row_are_those_that_the_loss_counts(toy, table, parts):
+    for row in (*range(5), *TEXT_ONLY):
+        batch = batch_of(toy, table, parts, [row])
+        assert table.answers(row) == int((batch.labels[:, 1:] != IGNORED).sum())
+
+
+def test_a_batch_that_devices_cannot_share_is_refused():
+    assert per_rank(Recipe(batch=128, micro_batch=16), 8) == 1
+    with pytest.raises(ValueError, match=r"8 micro-batches of 16, which 3 devices"):
+        per_rank(Recipe(batch=128, micro_batch=16), 3)
+    with pytest.raises(ValueError, match="micro_batch to a divisor of 8"):
+        per_rank(Recipe(batch=128, micro_batch=16), 16)
+    with pytest.raises(ValueError, match="token_mean 'row' is none of micro_batch, step"):
+        Recipe(token_mean="row")
+
+
+def test_a_run_without_labels_stops_before_it_starts(toy, table, tmp_path, parts):
+    masked: Any = TokenTable.__new__(TokenTable)
+    masked.__dict__ |= vars(table) | {"_labelled": np.zeros_like(table._labelled)}
+    with pytest.raises(ValueError, match=r"micro-batch 0 is labelled, rows \[.*template"):
+        fit_on(masked, toy, parts, tmp_path)
+    blind: Any = TokenTable.__new__(TokenTable)
+    blind.__dict__ |= vars(table) | {"image_at": np.full(ROWS, -1, dtype=np.int32)}
+    with pytest.raises(ValueError, match="none of the pool's 41 rows has an image"):
+        fit_on(blind, toy, parts, tmp_path)
+    with pytest.raises(ValueError, match="no row to train on"):
+        fit_on(table, toy, parts, tmp_path, rows=0)
+
+
+def fit_on(table, toy, parts, out, rows: int = ROWS, pictures: Any = None) -> None:
+    freeze_tower(parts.model)
+    fit(
+        parts.model, table, np.arange(rows), pictures or toy.vision.pictures(toy.store),
+        recipe=RECIPE, hardware=HARDWARE, seed=0, out=out, label="fit",
+        pad=parts.tokenizer.pad_token_id,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.0, r"pictures of rows \[\d.* are one flat value"), (torch.nan, "rows .* are not finite")],
+)
+def test_a_run_whose_images_show_nothing_stops_at_its_first_batch(
+    toy, table, parts, tmp_path, value, said
+):
+    whole = toy.vision.pictures(toy.store)
+
+    def flat(rows: list[int]) -> dict[str, torch.Tensor]:
+        return {name: torch.full_like(held, value) for name, held in whole(rows).items()}
+
+    with pytest.raises(ValueError, match=said):
+        fit_on(table, toy, parts, tmp_path, pictures=flat)
+
+
+def test_a_loss_far_above_guessing_stops_the_run(toy, table, parts, tmp_path):
+    with torch.no_grad():
+        parts.model.lm_head.weight.mul_(30)
+    with pytest.raises(ValueError, match=r"first 1 micro-batches is \d+.* guessing \(6\.1"):
+        fit_on(table, toy, parts, tmp_path)
+
+
+def test_too_little_memory_names_the_settings_to_change(fitted, monkeypatch):
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(LlavaModule, "training_step", full)
+    with pytest.raises(MemoryError, match=r"(?s)logit_rows=1024.*checkpointing=1.*micro_batch=2"):
+        fitted()
+    every = Hardware(packing=True, checkpointing=1, logit_rows=1, strategy="fsdp2")
+    assert "hardware" not in advice(Recipe(micro_batch=1), every)
+    assert "the same loss" in advice(Recipe(token_mean="step"), every)
+
+
+def test_another_error_is_not_taken_for_one_of_memory(fitted, monkeypatch):
+    def wrong(*_: Any) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(LlavaModule, "training_step", wrong)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        fitted()
+
+
+def test_a_checkpoint_may_be_a_folder(tmp_path: Path):
+    """As DeepSpeed writes it, a file for every rank."""
+    place = tmp_path / "last.ckpt"
+
+    def write(text: str) -> Callable[[Path], object]:
+        def fill(path: Path) -> None:
+            path.mkdir()
+            (path / text).touch()
+
+        return fill
+
+    assert found_at(place) is None
+    for text in ("one", "two"):
+        write_atomically(place, write(text))
+        assert [held.name for held in place.iterdir()] == [text]
+        assert found_at(place) == str(place)
+    place.rename(former_of(place))  # killed between two renames
+    assert found_at(place) == str(former_of(place))
+    write_atomically(place, write("three"))
+    assert [held.name for held in tmp_path.iterdir()] == ["last.ckpt"]
+    former_of(place).mkdir()
+    remove(place)
+    assert not list(tmp_path.iterdir())

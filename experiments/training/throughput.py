@@ -1,7 +1,8 @@
 """Tokens a second of LoRA fine-tuning: the plain recipe beside ours, in one run.
 
-    python experiments/training/throughput.py                       LLaVA-1.5-7B, on a GPU
-    OMP_NUM_THREADS=1 taskset -c 1 python experiments/training/throughput.py --size small --device cpu
+    python experiments/training/throughput.py               LLaVA-1.5-7B, on a GPU
+    OMP_NUM_THREADS=1 taskset -c 1 \\
+        python experiments/training/throughput.py --size small --device cpu
 
 Weights are random, from the configuration; rows have the lengths of LLaVA-665k and images of full
 size. All ways train the same rows on one model. The plain recipe is what third-party stacks do:

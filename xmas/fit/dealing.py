@@ -32,7 +32,12 @@ class Deal:
 
 
 def deal(table: TokenTable, rows: Int[np.ndarray, " rows"], recipe: Recipe, seed: int) -> Deal:
-    """All micro-batches of a fit on `rows` of a pool, epoch behind epoch."""
+    """All micro-batches of a fit on `rows` of a pool, epoch behind epoch.
+
+    Raises ValueError: there is no row.
+    """
+    if not len(rows):
+        raise ValueError("there is no row to train on: the subset or the pool is empty")
     rng = np.random.default_rng(seed)
     batches = []
     for _ in range(recipe.epochs):

@@ -95,12 +95,14 @@ class LlavaModule(LightningModule):
             {"params": language, "lr": self.recipe.rate},
             {"params": projector, "lr": self.recipe.projector_rate},
         ]
+        # Lightning takes a fused optimiser for one that unscales, and refuses to clip before it.
+        clipped = self.recipe.clip is not None and "mixed" in self.recipe.precision
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
             betas=(0.9, 0.999),
             eps=1e-8,
             weight_decay=self.recipe.weight_decay,
-            fused=True,
+            fused=None if clipped else True,
         )
         warmup = math.ceil(self.recipe.warmup * self.steps)
         schedule = get_cosine_schedule_with_warmup(optimizer, warmup, self.steps)

@@ -19,11 +19,7 @@ GUESSING = 2.0  # times the loss of a uniform guess: labels that do not belong t
 
 
 def check_rows(table: TokenTable, batches: Sequence[Int[np.ndarray, " _"]]) -> None:
-    """Raise ValueError: no row at all, no image in the whole pool, or first micro-batches without
-    a labelled token.
-    """
-    if not batches:
-        raise ValueError("there is no row to train on; the subset or the pool is empty")
+    """Raise ValueError: no image in the whole pool, or a first micro-batch without a label."""
     if (table.image_at < 0).all():
         raise ValueError(
             f"none of the pool's {len(table)} rows has an image: a vision-language model would "

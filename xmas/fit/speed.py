@@ -3,10 +3,12 @@
 import contextlib
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from peft.helpers import disable_input_dtype_casting
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from xmas import packed
 from xmas.fit.recipe import Hardware
@@ -20,7 +22,7 @@ def set_up(model: nn.Module, hardware: Hardware, precision: str = "32-true") -> 
     Under autocast peft would cast the input of every LoRA to float32, and autocast back again:
     the same numbers, for a quarter of the time of a block's matrices.
 
-    Recomputation is for the blocks of the language model alone. Asked for on the whole model,
+    Recomputation is for blocks of the language model alone. Asked for on the whole model,
     transformers has every sub-model's input require a gradient, which then runs back through the
     frozen tower. Raises ValueError: rows cannot be packed.
     """
@@ -31,13 +33,10 @@ def set_up(model: nn.Module, hardware: Hardware, precision: str = "32-true") -> 
     if hardware.packing:
         packed.prepare(language)
     blocks = list(language.layers)
-    recomputed = math.ceil(hardware.checkpointing * len(blocks))
-    if recomputed:
-        # transformers 5.17 knows the older name only
-        enable = getattr(language, "activation_checkpointing_enable", None)
-        (enable or language.gradient_checkpointing_enable)()
-        for block in blocks[recomputed:]:
-            block.gradient_checkpointing = False
+    recomputed = blocks[: math.ceil(hardware.checkpointing * len(blocks))]
+    for block in recomputed:
+        block.gradient_checkpointing = True
+        block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     if hardware.compile is not None:
         for block in blocks:
             block.compile(backend=hardware.compile, dynamic=True)

@@ -28,7 +28,7 @@ demo: install ## subsets, scores, table and report of the demo pool; again, it c
 
 bench: install ## measurements of speed and faults, each beside its record in experiments/
 	@for script in $(addprefix experiments/,extraction/engine extraction/memory extraction/solver scoring/rescore \
-	  selection/audit_665k selection/coincide_665k selection/ofa_665k selection/xmas_665k); do \
+	  selection/audit_665k selection/coincide_665k selection/ofa_665k selection/xmas_665k training/throughput); do \
 	  echo "$$script.py"; $(BIN)/python "$$script.py" || exit 1; done
 
 .PHONY: help install check test demo bench

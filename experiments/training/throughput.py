@@ -110,7 +110,9 @@ class Drawn:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--size", choices=SIZES, default="7b")
+    parser.add_argument(
+        "--size", choices=SIZES, default="7b" if torch.cuda.is_available() else "small"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=3, help="over all ways; the best counts")
     parser.add_argument("--rows", type=int, default=None)

@@ -106,6 +106,18 @@ def test_ranks_share_a_scan_that_the_store_is_asked_for(run):
     assert not [left for left in two.glob("*/.*") if left.suffix != ".lock"]  # no draft is left
 
 
+def test_ranks_share_the_questions_of_a_benchmark(toy, server, tmp_path_factory):
+    found = {}
+    for world in (1, 2):
+        root = tmp_path_factory.mktemp("score")
+        toy.store.get(toy.target())
+        shared(toy, root, "target")
+        assert server.run(toy, root, "score", world=world) == 0, (root / "said.log").read_text()
+        found[world] = next((root / "score").glob("[!.]*/answers.jsonl")).read_bytes()
+        assert done(root, "answered") == 20
+    assert found[1] == found[2]
+
+
 @pytest.mark.parametrize(("job", "call"), [("target", 4), ("target", 5), ("proxy", 8)])
 def test_ranks_that_were_killed_go_on(toy, server, run, tmp_path, job, call):
     whole = run(job, world=2)

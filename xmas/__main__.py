@@ -30,11 +30,16 @@ def make(goal: object, store: Store) -> str:
 
     Raises ConfigError: `goal` is a part of others that has no result of its own.
     """
-    if isinstance(goal, Page):
+    if not isinstance(goal, Page):
+        if not isinstance(goal, Stage):
+            raise ConfigError(f"{type(goal).__name__} is a part of other goals and has no result")
+        return str(store.get(goal))
+    if isinstance(goal, Stage):
+        store.get(goal)  # ranks make it together; rank 0 alone says what came of it
+    if not ranks.leads():
+        return ""
+    with ranks.sharing(False):
         return goal.make(store)
-    if not isinstance(goal, Stage):
-        raise ConfigError(f"{type(goal).__name__} is a part of other goals and has no result")
-    return str(store.get(goal))
 
 
 @hydra.main(version_base="1.3", config_path=folder(), config_name="config")

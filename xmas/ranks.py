@@ -5,9 +5,11 @@ that ranks do together is told by rank 0 through torchrun's own key-value store,
 process group: waiting there has no time limit, so ranks may wait hours for what rank 0 does alone.
 """
 
+import contextlib
 import functools
 import os
 import pickle
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -19,9 +21,32 @@ def launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
 
 
+class _Work:
+    """Whether all ranks do the same now; if not, rank 0 works alone."""
+
+    shared = True
+
+
+def shared() -> bool:
+    return _Work.shared
+
+
+@contextlib.contextmanager
+def sharing(shared: bool) -> Iterator[None]:
+    """Rank 0: what follows is done by all, or by it alone while the others wait."""
+    before = _Work.shared
+    _Work.shared = shared
+    try:
+        yield
+    finally:
+        _Work.shared = before
+
+
 def place() -> tuple[int, int]:
-    """The rank of this process, and how many work together."""
+    """The rank of this process, and how many work together now."""
     if launched():
+        if not shared():
+            return 0, 1
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     from torch import distributed
 
@@ -32,7 +57,7 @@ def place() -> tuple[int, int]:
 
 def leads() -> bool:
     """Whether this is the process that writes and speaks for all."""
-    return place()[0] == 0 if launched() else True
+    return not launched() or os.environ["RANK"] == "0"
 
 
 def local() -> int:
@@ -41,9 +66,10 @@ def local() -> int:
 
 
 def barrier() -> None:
-    """Wait until all ranks are here."""
+    """Wait until all ranks that work together are here."""
     if launched():
-        _channel().meet()
+        if shared():
+            _channel().meet()
     elif place()[1] > 1:
         from torch import distributed
 

@@ -28,6 +28,8 @@ from xmas import ranks
 
 log = logging.getLogger(__name__)
 
+_AGREED: set[str] = set()  # results that all ranks of this run know to be there
+
 RECORDED_PACKAGES = (
     "numpy torch transformers tokenizers peft lightning faiss-cpu faiss-gpu pillow xmas".split()
 )
@@ -181,16 +183,16 @@ class Store:
         done = self.path(stage)
         if not ranks.launched():
             return self._made(stage)
-        if str(done) in _Lead.agreed and done.exists():
+        if str(done) in _AGREED and done.exists():
             return done
-        if ranks.place()[0] > 0:
+        if not ranks.leads():
             self._follow(stage)
-        elif _Lead.lockstep:
+        elif ranks.shared():
             self._lead(stage)
         else:
             return self._made(stage)
         ranks.barrier()
-        _Lead.agreed.add(str(done))
+        _AGREED.add(str(done))
         return done
 
     def _lead(self, stage: Stage) -> None:
@@ -225,16 +227,11 @@ class Store:
         """Compute; rank 0 calls the others if they are needed."""
         if not ranks.launched():
             return stage.compute(self, draft)
-        before = _Lead.lockstep
-        _Lead.lockstep = stage.together
-        try:
-            if stage.together:  # only in lockstep the others have this stage in hand
-                ranks.tell(("compute", None if before else stage))
+        if stage.together:  # only where all ask for it, the others have this stage in hand
+            ranks.tell(("compute", None if ranks.shared() else stage))
+        with ranks.sharing(stage.together):
             stage.compute(self, draft)
-            if stage.together:
-                ranks.barrier()  # nobody writes into the draft any more
-        finally:
-            _Lead.lockstep = before
+            ranks.barrier()  # nobody writes into the draft any more
         return None
 
     def _follow(self, stage: Stage) -> None:
@@ -298,13 +295,6 @@ class Store:
             "cpus": os.cpu_count(),
         }
         (draft / "meta.json").write_text(json.dumps(record, indent=2))
-
-
-class _Lead:
-    """What ranks that run together know of each other."""
-
-    lockstep: ClassVar[bool] = True  # all ask the store for the same now, not rank 0 alone
-    agreed: ClassVar[set[str]] = set()  # results that all know to be there
 
 
 class _Clock:

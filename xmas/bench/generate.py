@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from xmas.attention.engine import place
 from xmas.bench import Question
 from xmas.bench.decode import Batch, alone
 from xmas.bench.prompts import GenerationError, Group, decoded, head_of, prompts_of, with_pictures
 from xmas.chat.labels import Encoder
 from xmas.llava import Parts
 from xmas.progress import bar
+from xmas.ranks import barrier, place
 from xmas.store import write_atomically
 
 
@@ -55,7 +54,7 @@ def answer(
     own = out.with_name(f"{out.name}.{rank}.partial")
     _cut_torn(own)
     done = set(_lines(out, questions))
-    _wait()  # until every rank has read what there is
+    barrier()  # until every rank has read what there is
     todo = _share(groups, done, rank, world)
     given = with_pictures(todo, decoded(parts), workers)
     options: Any = {"max_new_tokens": max_new_tokens, "eos": parts.tokenizer.eos_token_id}
@@ -76,10 +75,10 @@ def answer(
             file.write(json.dumps({"position": prompt.position, "line": line}) + "\n")
             file.flush()
             progress.update()
-    _wait()
+    barrier()
     if rank == 0:
         _merge(out, questions, label)
-    _wait()
+    barrier()
 
 
 def discard_parts(out: Path) -> None:
@@ -152,12 +151,6 @@ def _merge(out: Path, questions: Sequence[Question], label: str) -> None:
     )
     write_atomically(out, lambda path: path.write_text(ordered, "utf-8"))
     discard_parts(out)
-
-
-def _wait() -> None:
-    """For all ranks."""
-    if place()[1] > 1:
-        torch.distributed.barrier()
 
 
 def _line(question: Question, text: str, model_id: str) -> dict[str, Any]:

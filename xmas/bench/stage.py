@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from xmas import ranks
 from xmas.bench import Benchmark, Judged, Question
 from xmas.bench.lines import json_lines
 from xmas.ranking import Ranking
@@ -46,13 +47,13 @@ class Score(Stage):
 
     kind: ClassVar[str] = "score"
     version: ClassVar[int] = 3  # keeps the outcomes of questions, and how they were answered
+    together: ClassVar[bool] = True
 
     benchmark: Benchmark
     target: Target
     generation: Generation = dataclasses.field(default_factory=Generation)
 
     def compute(self, store: Store, out: Path) -> None:
-        from xmas.attention.engine import place
         from xmas.bench.generate import discard_parts
 
         if isinstance(self.benchmark, Judged):
@@ -60,9 +61,13 @@ class Score(Stage):
         answers = out / "answers.jsonl"
         if not answers.exists():
             self._answer(store, answers)
-        if place()[0] > 0:
+        if ranks.place()[0] > 0:
             return
-        discard_parts(answers)
+        with ranks.sharing(False):
+            discard_parts(answers)
+            self._score(store, out, answers)
+
+    def _score(self, store: Store, out: Path, answers: Path) -> None:
         scored = self.benchmark.score(json_lines(answers), store)
         record = {
             "benchmark": self.benchmark.name,
@@ -86,7 +91,7 @@ class Score(Stage):
         questions = self.benchmark.asked(store)
         order = self._image_order(questions)
         parts = self.target.load(store)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{ranks.local()}" if torch.cuda.is_available() else "cpu"
         parts.model.to(  # pyright: ignore[reportCallIssue]  # its wrapper asks for `self` again
             device=device, dtype=getattr(torch, self.generation.precision)
         )
@@ -95,15 +100,16 @@ class Score(Stage):
             "batch": self.generation.batch,
             "dtype": str(parts.model.dtype).removeprefix("torch."),
             "attention": parts.model.config.text_config._attn_implementation,
-            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",
             "max_new_tokens": self.benchmark.max_new_tokens,
             "template": describe(self.target.template),
             "versions": versions(),
         }
-        write_atomically(
-            answers.with_name("generation.json"),
-            lambda path: path.write_text(json.dumps(how, indent=2)),
-        )
+        if ranks.place()[0] == 0:
+            write_atomically(
+                answers.with_name("generation.json"),
+                lambda path: path.write_text(json.dumps(how, indent=2)),
+            )
         answer(
             parts,
             parts.encoder(self.target.template, self.target.max_length),

@@ -34,8 +34,8 @@ def make(goal: object, store: Store) -> str:
         if not isinstance(goal, Stage):
             raise ConfigError(f"{type(goal).__name__} is a part of other goals and has no result")
         return str(store.get(goal))
-    if isinstance(goal, Stage):
-        store.get(goal)  # ranks make it together; rank 0 alone says what came of it
+    if ranks.launched() and isinstance(goal, Stage):
+        store.get(goal)  # all make it together; rank 0 alone says what came of it
     if not ranks.leads():
         return ""
     with ranks.sharing(False):

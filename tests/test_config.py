@@ -221,7 +221,7 @@ def test_a_goal_may_be_any_node_with_a_target(goal):
             r"selector=lenght does not exist; did you mean selector=length\?",
         ),
         ("experiment=smok", r"did you mean experiment=smoke\?"),
-        ("pool=zzzz", r"pool=zzzz does not exist; There are demo, files"),
+        ("pool=zzzz", r"pool=zzzz does not exist; There are demo, demo_unseen, files"),
         ("+benchmark@suite.x=gqaa", r"did you mean benchmark=gqa\?"),
         ("hardware=gpu", r"hardware=gpu does not exist;"),
     ],

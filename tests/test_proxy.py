@@ -289,11 +289,9 @@ def test_a_loss_that_is_not_a_number_stops_the_fit_and_names_the_rows(toy: Toy):
     assert not toy.store.path(exploding).exists()
 
 
-def test_several_devices_are_refused_until_batches_are_dealt_to_them(toy: Toy):
+def test_several_devices_without_a_process_on_each_are_refused(toy: Toy):
     hardware = dataclasses.replace(toy.proxy.hardware, devices=3)
-    with pytest.raises(
-        ValueError, match=r"hardware\.devices=3: batches are not dealt to several devices yet"
-    ):
+    with pytest.raises(ValueError, match=r"3 devices, but 1 processes were started; start one on"):
         toy.store.get(dataclasses.replace(toy.proxy, hardware=hardware, seed=9))
 
 

@@ -17,6 +17,7 @@ from transformers.masking_utils import sdpa_mask
 from xmas.chat.packing import positions
 
 NAME = "xmas_packed"
+_DEAF = {"stablelm"}  # its layers drop what attention is told beside the mask (transformers 5.23)
 
 
 @torch.compiler.disable  # the number of rows differs from batch to batch
@@ -29,6 +30,11 @@ def _attention(
     row_lengths: list[int] | None = None,
     **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
+    if row_lengths is None and attention_mask is not None and attention_mask.numel() == 1:
+        raise ValueError(  # the mask of a packed batch came through, where rows end did not
+            f"{type(module).__name__} does not hand on where packed rows end; set "
+            "hardware.packing=false"
+        )
     if row_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
     parts = zip(*(one.split(row_lengths, dim=2) for one in (query, key, value)), strict=True)
@@ -74,6 +80,11 @@ def prepare(language: PreTrainedModel) -> None:
         raise ValueError(
             f"a {language.config.model_type} with {found.pop()} cannot be packed; set "
             "hardware.packing=false"
+        )
+    if language.config.model_type in _DEAF:
+        raise ValueError(
+            f"the layers of a {language.config.model_type} do not hand on where packed rows end; "
+            "set hardware.packing=false"
         )
     if _kind(language) == "sdpa":
         language.set_attn_implementation(NAME)

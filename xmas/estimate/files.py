@@ -1,6 +1,9 @@
 """What stages cost that run no model: drawings, tokens, clusters, rankings, subsets."""
 
+from xmas.bench.rescore import Rescore
+from xmas.bench.reviews import Reviews
 from xmas.bench.stage import Scores
+from xmas.bench.submission import Submission
 from xmas.chat.tokens import Tokenised
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.demo.pool import DemoPool
@@ -101,6 +104,17 @@ def _(stage: Subset, scene: Scene) -> Work:
         disk=(8.0 + census.size / census.rows) * rows,
         host=float(_INDEX * census.rows),
     )
+
+
+@work.register
+def _(stage: Reviews, scene: Scene) -> Work:
+    asked = len(stage.asked)
+    return Work(f"{asked:,} questions to a judge, at the judge's price", disk=4000.0 * asked)
+
+
+@work.register
+def _(stage: Rescore | Submission, scene: Scene) -> Work:
+    return Work("answers that are there already")
 
 
 @work.register

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from test_bench_mmbench import write as write_mmbench
 from test_bench_mme import write as write_mme
 
@@ -15,6 +16,7 @@ from xmas.bench.gqa import Gqa
 from xmas.bench.outcomes import Outcomes
 from xmas.bench.quick import Quick, copy_rows, standard_error
 from xmas.bench.stage import Reference, Scores
+from xmas.config import build, folder
 from xmas.store import Store, describe
 
 STORE = Store("nowhere")
@@ -136,3 +138,38 @@ def test_rows_are_copied_from_each_kind_of_question_file(tmp_path):
     assert json.loads((tmp_path / "part.json").read_text()) == [{"id": "3", "a": 1}, {"id": 5}]
     with pytest.raises(AnswerError, match=r"asked.xlsx: expected questions as .jsonl"):
         copy_rows(tmp_path / "asked.xlsx", tmp_path / "part.xlsx", {"3"})
+
+
+def test_a_part_of_every_benchmark_of_the_demo_is_scored(tmp_path):
+    """All formats that the suite has, through their own rules."""
+    with initialize_config_dir(folder(), version_base="1.3"):
+        cfg = compose(
+            "config", ["experiment=smoke", "demo_bench.questions=40", f"store.root={tmp_path}"]
+        )
+    store, suite = build(cfg.store), build(cfg.suite)
+    assert len(suite) >= 9
+    for name, whole in suite.items():
+        part = Quick(whole, 10)
+        asked = part.asked(store)
+        assert 10 <= len(asked) < len(whole.asked(store)), name
+        lines = [
+            {"question_id": one.question_id, "prompt": one.prompt, "text": ("A", "yes")[n % 2]}
+            for n, one in enumerate(asked)
+        ]
+        scored = part.score(lines, store)
+        assert 0 < scored.num <= len(asked)
+        assert scored.detail["of"] == len(whole.asked(store))
+        assert scored.detail["standard_error"] >= 0
+
+
+def test_parts_of_owners_files_are_drawn_by_the_ids_they_are_asked_by(tmp_path):
+    """VQAv2's and TextVQA's questions stand under a key; TextVQA's are asked by their image."""
+    rows = [{"question_id": number, "image_id": f"x{number}"} for number in range(4)]
+    for under, kept in (("questions", {"1", "3"}), ("data", {"x1", "x3"})):
+        (tmp_path / "all.json").write_text(json.dumps({"info": 1, under: rows}))
+        copy_rows(tmp_path / "all.json", tmp_path / "part.json", kept)
+        held = json.loads((tmp_path / "part.json").read_text())
+        assert held == {"info": 1, under: [rows[1], rows[3]]}
+    (tmp_path / "val.json").write_text(json.dumps([{"image": "a.jpg"}, {"image": "b.jpg"}]))
+    copy_rows(tmp_path / "val.json", tmp_path / "part.json", {"b.jpg"})
+    assert json.loads((tmp_path / "part.json").read_text()) == [{"image": "b.jpg"}]

@@ -18,8 +18,9 @@ from xmas.bench.rescore import Rescore
 from xmas.bench.submission import Submission
 from xmas.store import Store
 
+LONG = [pytest.mark.slow, pytest.mark.timeout(1800)]
 NAMES = [
-    pytest.param(write.__name__, marks=[pytest.mark.slow] if write.__name__ == "vqav2_val" else [])
+    pytest.param(write.__name__, marks=LONG if write.__name__ == "vqav2_val" else [])
     for write in official.WRITERS
 ]
 

@@ -19,6 +19,11 @@ from xmas.bench.outcomes import Outcomes
 from xmas.store import Store
 
 _ROTATION = 1_000_000  # between MMBench's indices of one question
+_IDS = {  # of rows by the key that they stand under: VQAv2, TextVQA; ScienceQA and VizWiz
+    "questions": ("question_id",),
+    "data": ("image_id",),
+    None: ("id", "image"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +142,11 @@ def copy_rows(path: Path, to: Path, kept: set[str]) -> None:
             "".join(line for line in lines if str(json.loads(line)["question_id"]) in kept), "utf-8"
         )
     elif path.suffix == ".json":
-        rows = json.loads(path.read_text("utf-8"))
-        to.write_text(json.dumps([row for row in rows if str(row["id"]) in kept]), "utf-8")
+        held = json.loads(path.read_text("utf-8"))
+        under = next((name for name in _IDS if isinstance(held, dict) and name in held), None)
+        rows = held if under is None else held[under]
+        rows = [row for row in rows if str(next(row[k] for k in _IDS[under] if k in row)) in kept]
+        to.write_text(json.dumps(rows if under is None else held | {under: rows}), "utf-8")
     elif path.suffix == ".tsv":
         limit = csv.field_size_limit(sys.maxsize)  # an image is one field
         try:

@@ -1,8 +1,8 @@
 """Attention inside rows that stand end to end in one line.
 
 Each row is a call of its own, causal and without a mask, so that torch takes its flash kernel where
-there is one and nothing is computed across rows. Under `flash_attention_2` transformers does the
-same with one kernel for all; both are told where rows end by the same arguments.
+there is one and nothing is computed across rows. The lengths of the rows stand where a model takes
+its mask. Under `flash_attention_2` transformers does the same with one kernel for all rows.
 """
 
 from typing import Any, cast
@@ -27,17 +27,12 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    row_lengths: list[int] | None = None,
     **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    if row_lengths is None and attention_mask is not None and attention_mask.numel() == 1:
-        raise ValueError(  # the mask of a packed batch came through, where rows end did not
-            f"{type(module).__name__} does not hand on where packed rows end; set "
-            "hardware.packing=false"
-        )
-    if row_lengths is None:
+    if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
-    parts = zip(*(one.split(row_lengths, dim=2) for one in (query, key, value)), strict=True)
+    lengths = attention_mask.flatten().tolist()
+    parts = zip(*(one.split(lengths, dim=2) for one in (query, key, value)), strict=True)
     rest["is_causal"] = True
     seen = [
         sdpa_attention_forward(module, asked, keys, values, None, **rest)[0]
@@ -56,9 +51,8 @@ def arguments(language: PreTrainedModel, lengths: Int[Tensor, " rows"]) -> dict[
     Raises ValueError: its attention does not keep rows apart.
     """
     if _kind(language) == NAME:
-        # The mask is there so that transformers makes none; it is not read.
-        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=lengths.device)
-        told: dict[str, Any] = {"row_lengths": lengths.tolist(), "attention_mask": mask}
+        # A mask of four axes passes every model as it is; arguments of its own StableLM drops.
+        told: dict[str, Any] = {"attention_mask": lengths.cpu()[None, None, None]}
     elif "flash" in _kind(language):
         ends = nn.functional.pad(torch.cumsum(lengths, 0, dtype=torch.int32), (1, 0))
         longest = int(lengths.max())
@@ -81,10 +75,10 @@ def prepare(language: PreTrainedModel) -> None:
             f"a {language.config.model_type} with {found.pop()} cannot be packed; set "
             "hardware.packing=false"
         )
-    if language.config.model_type in _DEAF:
+    if language.config.model_type in _DEAF and "flash" in _kind(language):
         raise ValueError(
-            f"the layers of a {language.config.model_type} do not hand on where packed rows end; "
-            "set hardware.packing=false"
+            f"the layers of a {language.config.model_type} do not hand on to {_kind(language)} "
+            "where packed rows end; set hardware.attention=sdpa or hardware.packing=false"
         )
     if _kind(language) == "sdpa":
         language.set_attn_implementation(NAME)

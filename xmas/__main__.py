@@ -35,6 +35,8 @@ def make(goal: object, store: Store) -> str:
     Raises ConfigError: `goal` is a part of others that has no result of its own.
     """
     if isinstance(goal, Page):
+        if ranks.launched() and isinstance(goal, Stage):
+            store.get(goal)  # all make it together; rank 0 alone says what came of it
         if not ranks.leads():
             return ""
         with ranks.sharing(False):

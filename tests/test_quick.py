@@ -144,7 +144,13 @@ def test_a_part_of_every_benchmark_of_the_demo_is_scored(tmp_path):
     """All formats that the suite has, through their own rules."""
     with initialize_config_dir(folder(), version_base="1.3"):
         cfg = compose(
-            "config", ["experiment=smoke", "demo_bench.questions=40", f"store.root={tmp_path}"]
+            "config",
+            [
+                "experiment=smoke",
+                "suite=demo_all",
+                "demo_bench.questions=40",
+                f"store.root={tmp_path}",
+            ],
         )
     store, suite = build(cfg.store), build(cfg.suite)
     assert len(suite) >= 9

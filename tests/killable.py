@@ -37,8 +37,8 @@ from xmas.bench import Question, Scored
 from xmas.bench import generate as generating
 from xmas.bench.stage import Generation, Score
 from xmas.cluster import Clusters
-from xmas.features import activations, trajectories
 from xmas.features import answers as of_answers
+from xmas.features import looks, trajectories
 from xmas.features.activations import Activations
 from xmas.features.answers import Answers
 from xmas.features.reading import How, Reading
@@ -185,7 +185,7 @@ DEATHS: dict[str, Callable[[int], None]] = {
     "values of answers": lambda call: die_writing(of_answers, call),
     "parts": lambda call: die_at(shutil, "rmtree", call),
     "batch of activations": lambda call: die_at(Activations, "features", call),
-    "mark of activations": lambda call: die_writing(activations, call),
+    "mark of activations": lambda call: die_writing(looks, call),
     "pass of k-means": lambda call: die_at(Assigner, "__call__", call),
     "centroids": lambda call: die_writing(spherical, call),
     "adapter": lambda call: die_at(PeftModel, "save_pretrained", call),

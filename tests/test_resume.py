@@ -292,7 +292,7 @@ def test_answers_that_were_killed_from_outside_go_on(toy, server, empty, whole, 
 LOOKS = [
     ("batch of activations", 1),
     ("batch of activations", 5),
-    ("mark of activations", 1),
+    ("mark of activations", 2),
     ("pass of k-means", 3),
     ("centroids", 2),
 ]

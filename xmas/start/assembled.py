@@ -84,7 +84,7 @@ class Assembled(Stage):
         (out / TUNED).write_text(json.dumps(said))
 
     def tuned(self, store: Store) -> str | None:
-        """How one knows that a part was tuned on instructions; of a made model without its files."""
+        """How one knows that a part was tuned on instructions; a made model needs no files."""
         made = store.path(self) / TUNED
         return json.loads(made.read_text()) if made.exists() else self._tuned()
 

@@ -204,14 +204,20 @@ def test_a_whole_model_is_refused_unless_told(toy: Toy, target, tmp_path):
     published = tiny.start("phi", tmp_path)
     with pytest.raises(ValueError, match="is a whole vision-language model, tuned on instruc"):
         toy.store.get(dataclasses.replace(target, start=published))
-    assert tuned(Published(Source("llava-hf/llava-1.5-7b-hf"))) is not None
+    assert tuned(Published(Source("llava-hf/llava-1.5-7b-hf")), toy.store) is not None
+
+
+def test_a_made_start_is_known_without_its_files(toy: Toy, start, monkeypatch):
+    toy.store.get(start)
+    monkeypatch.setattr(Source, "folder", lambda _: pytest.fail("the files are asked for"))
+    assert tuned(start, toy.store) is None
 
 
 def test_pretrained_parts_and_the_demo_s_start_are_not_tuned(toy: Toy, start, folder):
     for fine in (start, toy.start, toy.untrained):
-        assert tuned(fine) is None
+        assert tuned(fine, toy.store) is None
     file = Source(str(folder / "projector" / "mm_projector.bin"))
-    assert refuse_tuned(dataclasses.replace(start, projector=file)) is None
+    assert refuse_tuned(dataclasses.replace(start, projector=file), toy.store) is None
 
 
 def test_random_weights_need_no_file(toy: Toy, target, tmp_path):
@@ -465,7 +471,7 @@ def test_the_first_stage_trains_the_projector_alone_and_a_target_starts_from_it(
     assert moved == {name for name in before if "multi_modal_projector" in name}
     found = after["model.multi_modal_projector.linear_2.weight"]
     assert torch.equal(found, learnt["model.mm_projector.2.weight"].half())
-    assert tuned(whole) is None
+    assert tuned(whole, toy.store) is None
 
 
 def test_the_first_stage_trains_nothing_else(toy: Toy, target):

@@ -1,6 +1,7 @@
 """A LLaVA put together from a published language model, CLIP's tower and a projector."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,12 +14,14 @@ from xmas.llava import Parts, layout_of
 from xmas.shape import Decoder, Shape, Tower
 from xmas.start.projector import fill_projector, projector_file
 from xmas.start.sizes import config_of
-from xmas.start.source import Source, answer_greedily, tokenizer_of
+from xmas.start.source import Source, answer_greedily, tokenizer_of, tuned_llava
 from xmas.start.tokenizer import TrainedTokenizer
 from xmas.store import Made, Stage, Store
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, PreTrainedModel
+
+TUNED = "tuned.json"  # what `Assembled.tuned` says, once the files may be gone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +78,21 @@ class Assembled(Stage):
         """Raises ValueError: the tower is no CLIP, the language model's head has a bias, or the
         projector belongs between other models.
         """
+        said = self._tuned()
         parts = self._put_together(store) if self.drawn is None else self._drawn(store)
         parts.save(out)
+        (out / TUNED).write_text(json.dumps(said))
+
+    def tuned(self, store: Store) -> str | None:
+        """How one knows that a part was tuned on instructions; a made model needs no files."""
+        made = store.path(self) / TUNED
+        return json.loads(made.read_text()) if made.exists() else self._tuned()
+
+    def _tuned(self) -> str | None:
+        if self.drawn is not None:
+            return None
+        parts = [part for part in (self.language, self.projector) if isinstance(part, Source)]
+        return next(filter(None, map(tuned_llava, parts)), None)
 
     def _put_together(self, store: Store) -> Parts:
         from transformers import AutoModel, AutoModelForCausalLM

@@ -1,6 +1,7 @@
 """Where published weights come from: the hub, or a folder of one's own."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,22 @@ class Source:
                 ignore_patterns=OTHER_FORMATS,
             )
         )
+
+
+def tuned_llava(source: Source) -> str | None:
+    """How its files say that they are a LLaVA tuned on instructions; None where they do not.
+
+    LLaVA's own folders tell by their configuration: with `tune_mm_mlp_adapter` the projector alone
+    was trained.
+    """
+    place = source.folder()
+    file = (place if place.is_dir() else place.parent) / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    kind = str(config.get("model_type", "")) + " ".join(config.get("architectures") or [])
+    is_llava = "llava" in kind.lower() or "mm_projector_type" in config
+    if is_llava and not config.get("tune_mm_mlp_adapter", False):
+        return f"{source.name} is a LLaVA that was tuned on instructions"
+    return None
 
 
 def tokenizer_of(folder: Path) -> Any:

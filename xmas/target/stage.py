@@ -37,7 +37,7 @@ class Target(Stage):
     """
 
     kind: ClassVar[str] = "target"
-    version: ClassVar[int] = 2  # LoRA's dropout is on
+    version: ClassVar[int] = 3  # under mixed precisions what is frozen has 16 bits
     together: ClassVar[bool] = True
 
     subset: Subset
@@ -68,7 +68,7 @@ class Target(Stage):
         import torch
 
         if not self.from_tuned:
-            refuse_tuned(self.start)
+            refuse_tuned(self.start, store)
         table = self.tokens().open(store)
         rows = self._rows(store)
         parts = load(store.get(self.start))

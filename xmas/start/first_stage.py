@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from xmas import ranks
 from xmas.chat.template import Plain
 from xmas.chat.tokens import Tokenised
 from xmas.fit.recipe import Hardware, Recipe
@@ -30,6 +31,7 @@ class FirstStage(Stage):
     """
 
     kind: ClassVar[str] = "first_stage"
+    together: ClassVar[bool] = True
 
     start: Assembled  # without a projector of its own
     pool: Pool
@@ -67,4 +69,5 @@ class FirstStage(Stage):
             label="projector",
             pad=parts.tokenizer.pad_token_id,
         )
-        save_projector(parts.model.model.multi_modal_projector, out / FILE)
+        if ranks.leads():
+            save_projector(parts.model.model.multi_modal_projector, out / FILE)

@@ -29,13 +29,13 @@ class DemoPool(Stage):
     """
 
     kind: ClassVar[str] = "demo_pool"
-    version: ClassVar[int] = 14
+    version: ClassVar[int] = 15
 
     seed: int = 0
     rows: int = 8000
     captions: int = 20000  # pretraining pairs, each with a drawing of its own
     dialogues: int = 6000  # pretraining conversations about scenes told in words
-    lessons: int = 11000  # pretraining questions about captions' drawings of single things
+    lessons: int = 12500  # pretraining questions about captions' drawings of single things
     reviews: int = 6000  # pretraining questions of more kinds about captions' drawings
     concepts: int = 150  # everyday things
 

@@ -32,7 +32,7 @@ SHARES = {  # of the rows; "text" has no images
 NEAR_COPIES = 0.35  # of the rows on naming and colour
 LONGER = 0.2  # of the rows have a turn more: most fit into 64 tokens, not all
 LESSONS_AGAIN, DIRECT = 0.3, 0.4  # of the reviews
-CLAIMED = 0.3  # of the rows on colour and counting say the answer and ask whether it is so
+CLAIMED = 0.3  # of the rows on colour name one and ask whether it is so
 ASKED_AGAIN = 0.05  # of the rows with an image show the image of an earlier row
 
 
@@ -177,8 +177,7 @@ def review(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
         return lesson(scene, of, rng)
     fact = ask.naming if first.mark.kind == "icon" else ask.reading
     if which < LESSONS_AGAIN + DIRECT:
-        told = [fact(scene, rng), ask.colour(first, rng)]
-        return shuffled([*told, *(_claim(turn, scene, of, rng) for turn in told)], rng)[:3]
+        return shuffled([fact(scene, rng), ask.colour(first, rng), _claim(scene, rng)], rng)
     asked = ask.colour(first, rng) if rng.random() < 0.3 else fact(scene, rng)
     return [ask.choice(asked, of, rng) for _ in range(3)]
 
@@ -201,8 +200,8 @@ def _turns(source: str, scene: Scene, of: Material, rng: np.random.Generator) ->
     if source == "captioning":
         return [ask.describing(scene, rng)]
     if source in ("words", "digits"):
-        read = ask.reading(scene, rng)
-        turns = [read, *shuffled([ask.colour(first, rng), _claim(read, scene, of, rng)], rng)]
+        of_colour = shuffled([ask.colour(first, rng), _claim(scene, rng)], rng)
+        turns = [ask.reading(scene, rng), *of_colour]
         return turns[: int(rng.integers(1, 4))]
     if source == "spatial":
         turns = ask.spatial(scene, rng) + [ask.colour(item, rng) for item in scene.items]
@@ -218,16 +217,16 @@ def _turns(source: str, scene: Scene, of: Material, rng: np.random.Generator) ->
         "counting": lambda: ask.counting(scene, rng),
     }[source]()
     there = bool(rng.integers(2))
-    yes_or_no = [_claim(main, scene, of, rng), ask.presence(scene, of, rng, there=there)]
-    if source != "naming" and rng.random() < CLAIMED:
+    yes_or_no = [_claim(scene, rng), ask.presence(scene, of, rng, there=there)]
+    if source == "colour" and rng.random() < CLAIMED:
         main = yes_or_no[0]
     more = [ask.naming(scene, rng), ask.colour(first, rng), pick(yes_or_no, rng)]
     more = [turn for turn in shuffled(more, rng) if turn.kind not in (main.kind, source)]
     return [main, *more[: int(rng.integers(0, 2)) + int(rng.random() < LONGER)]]
 
 
-def _claim(turn: Turn, scene: Scene, of: Material, rng: np.random.Generator) -> Turn:
-    return ask.claim(turn, scene.items[0], of, rng, true=bool(rng.integers(2)))
+def _claim(scene: Scene, rng: np.random.Generator) -> Turn:
+    return ask.claim(scene.items[0], rng, true=bool(rng.integers(2)))
 
 
 def _fact(scene: Scene, rng: np.random.Generator) -> Turn:

@@ -12,6 +12,7 @@ from xmas.bench import AnswerError
 from xmas.bench.judge import Judge, JudgeError
 from xmas.bench.judging import Judging
 from xmas.bench.llava_wild import LlavaWild, grades
+from xmas.bench.quick import Quick
 from xmas.bench.review_file import digest
 from xmas.store import Store, describe
 
@@ -282,6 +283,22 @@ def test_the_judge_is_in_the_identity_and_its_address_is_not(bench):
     assert "sha256" in named()
 
 
+def test_a_part_is_asked_about_alone_and_stays_invalid_if_it_is(bench, store):
+    with FakeJudge(lambda body, before: "10 5") as fake:
+        part = Quick(by(fake, bench), size=2)
+        drawn = [one.question_id for one in part.asked(store)]
+        scored = part.score([ANSWERS[number] for number in drawn], store)
+    assert len(fake.requests) == len(drawn) == 2
+    assert scored.score == 50
+    assert scored.detail["standard_error"] == 0
+    assert (part.name, part.metric) == ("llava_wild_quick", "relative_score by fake, test rules")
+    with FakeJudge(lambda body, before: "nothing") as fake:
+        part = Quick(by(fake, bench, temperature=0.3), size=2)
+        scored = part.score([ANSWERS[number] for number in drawn], store)
+    assert scored.score is None
+    assert scored.detail["invalid"] == "2 of 2 reviews cannot be read"
+
+
 # --- files of reviews ---
 
 
@@ -344,7 +361,7 @@ def test_missing_doubled_and_foreign_answers_are_refused(bench, store, answers, 
 
 def test_missing_references_contexts_and_rules_are_named(bench, store, tmp_path):
     references = put(tmp_path / "few.jsonl", said("r0", "r1", "r2"))
-    with pytest.raises(AnswerError, match=r"references .*few.jsonl: 1 of 4 .* the first is 3"):
+    with pytest.raises(AnswerError, match=r"few.jsonl: no reference for question 3"):
         dataclasses.replace(bench, annotations=references).prompts(ANSWERS, store)
     contexts = put(tmp_path / "few.jsonl", [{"image": "001.jpg", "caption": "A cat."}])
     with pytest.raises(AnswerError, match=r"few.jsonl: no context for 002.jpg, of question 1"):

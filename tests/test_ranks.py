@@ -14,7 +14,11 @@ from toy import HARDWARE, RECIPE, Toy, losses, shared
 from xmas import ranks
 from xmas.fit.recipe import Hardware
 from xmas.fit.sharding import strategy_of
+from xmas.proxy.stage import Proxy
+from xmas.start.first_stage import FirstStage
+from xmas.start.pretrained import Pretrained
 from xmas.store import Store
+from xmas.target.stage import Target
 
 SELDOM = 600.0  # seconds between checkpoints: none is written
 
@@ -178,6 +182,14 @@ def test_as_many_processes_as_devices_have_to_be_started(toy: Toy, tmp_path):
     shared(toy, tmp_path)
     with pytest.raises(ValueError, match="processes were started"):
         Store(str(tmp_path)).get(proxy)
+
+
+def test_every_stage_that_fits_is_made_together():
+    for stage in (FirstStage, Pretrained, Proxy, Target):
+        assert stage.together, stage.__name__
+    with ranks.sharing(False), pytest.raises(RuntimeError, match="has to say `together = True`"):
+        strategy_of(Hardware())
+    assert strategy_of(Hardware()) == "auto"
 
 
 def test_devices_that_were_started_but_not_asked_for_are_refused(monkeypatch):

@@ -326,8 +326,14 @@ class Scan(Stage):
 
 
 def test_a_record_says_on_how_many_devices_a_stage_is_spread():
-    fit = Fit(SimpleNamespace(accelerator="cpu", devices=4))
+    fit = Fit(SimpleNamespace(accelerator="cpu", world=4))
     assert worked_on(fit)["devices"] == 4
     assert worked_on(Scan(fit))["devices"] == 4  # it measures on what the fit runs on
     assert worked_on(fit)["device"].startswith("CPU, ")
     assert worked_on(Stage())["devices"] == 1
+
+
+def test_under_torchrun_all_processes_count_also_those_that_wait(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert worked_on(Stage())["devices"] == 3

@@ -160,8 +160,9 @@ def commit() -> str | None:
 def worked_on(stage: Stage) -> dict[str, Any]:
     """`device` and `devices`: what a stage is computed on and on how many at once.
 
-    As its `hardware` says, or that of a stage it measures; else one, the first GPU of a process
-    that has torch loaded, or the CPU.
+    Under torchrun all that were started, since they wait for a stage that rank 0 makes alone; else
+    as its `hardware` says, or that of a stage it measures; else one. The device is the first GPU of
+    a process that has torch loaded, or the CPU.
     """
     parts = [stage, *(getattr(stage, field.name) for field in dataclasses.fields(stage))]
     said = [part.hardware for part in parts if hasattr(part, "hardware")]
@@ -171,7 +172,8 @@ def worked_on(stage: Stage) -> dict[str, Any]:
         name = f"CPU, {os.cpu_count()} cores"
     else:
         name = torch.cuda.get_device_name(0)
-    return {"device": name, "devices": said[0].devices if said else 1}
+    held = int(os.environ["WORLD_SIZE"]) if ranks.launched() else said[0].world if said else 1
+    return {"device": name, "devices": held}
 
 
 @functools.cache

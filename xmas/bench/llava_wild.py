@@ -120,8 +120,9 @@ class LlavaWild:
         asked = self._rows(store)
         said = join(asked, answer_lines(answers, self.name), _id, benchmark=self.name)
         path = store.find(self.annotations)
-        known = json_lines(path, "question_id", "text")
-        references = join(asked, known, _id, benchmark=f"{self.name}, references {path}")
+        references = by_key(json_lines(path, "question_id", "text"), _id, path)
+        if missing := [name for name in asked if name not in references]:
+            raise AnswerError(f"{path}: no reference for question {missing[0]!r}")
         path = store.find(self.contexts)
         contexts = by_key(json_lines(path, "image", "caption"), lambda row: row["image"], path)
         rules = self._rules(store, _members(asked))
@@ -133,7 +134,7 @@ class LlavaWild:
             prompts[name] = _PROMPT.format(
                 context=context if isinstance(context, str) else "\n".join(context),
                 question=row["text"],
-                reference=references[name],
+                reference=references[name]["text"],
                 answer=said[name],
                 role=rules[row["category"]]["role"],
                 rule=rules[row["category"]]["prompt"],

@@ -69,6 +69,7 @@ class Quick:
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         """The score of the part; in its detail `standard_error`, and `of` how many it was drawn.
+        An invalid one stays so.
 
         Raises AnswerError: as the whole does, for the questions drawn.
         """
@@ -84,6 +85,8 @@ class Quick:
             if part.asked(store) != drawn:
                 raise AnswerError(f"{path}: its rows are not the questions of {self.whole.name}")
             scored = part.score(answers, store)
+        if scored.score is None:
+            return scored
         if scored.outcomes is None:
             raise AnswerError(f"{self.whole.name} does not say what each question adds")
         sure = {"standard_error": standard_error(scored.outcomes), "of": len(everything)}

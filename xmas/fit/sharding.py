@@ -21,6 +21,8 @@ def strategy_of(hardware: Hardware) -> Strategy | str:
 
     Raises ValueError: as many processes as devices were not started; says how to.
     """
+    if not ranks.shared():
+        raise RuntimeError("rank 0 fits alone: a stage that fits has to say `together = True`")
     world = ranks.place()[1] if ranks.launched() else 1
     if world != hardware.world:
         wanted = STARTED.format(hardware.devices) if hardware.nodes == 1 else "torchrun on each"

@@ -107,7 +107,24 @@ def test_ranks_share_a_scan_that_the_store_is_asked_for(run):
     for name in ("values.npy", "reasons.npy"):
         held = [next((root / "trajectories").glob(f"[!.]*/{name}")) for root in (one, two)]
         assert held[0].read_bytes() == held[1].read_bytes()
-    assert not [left for left in two.glob("trajectories/.*") if left.suffix != ".lock"]  # no draft
+    assert not [left for kind in ("proxy", "trajectories", "clusters") for left in drafts(two / kind)]
+
+
+def drafts(folder: Path) -> list[Path]:
+    return [left for left in folder.glob(".*") if left.suffix != ".lock"]
+
+
+def test_what_all_ranks_open_is_made_by_one_and_leaves_no_draft(toy, server, tmp_path):
+    """Tokens and tower features, not those of the toy: where others have failed, drafts are left."""
+    shared(toy, tmp_path)
+    opened = ("tokens", "vision")
+    for kind in opened:
+        (tmp_path / kind).unlink()
+    once = {"world": 2, "recipe": {"epochs": 1}, "seconds": SELDOM}
+    assert server.run(toy, tmp_path, "proxy", **once) == 0, (tmp_path / "said.log").read_text()
+    for kind in (*opened, "proxy"):
+        assert len([*(tmp_path / kind).glob("[!.]*")]) == 1
+        assert not drafts(tmp_path / kind)
 
 
 def test_ranks_share_the_questions_of_a_benchmark(toy, server, tmp_path_factory):

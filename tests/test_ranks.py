@@ -107,7 +107,9 @@ def test_ranks_share_a_scan_that_the_store_is_asked_for(run):
     for name in ("values.npy", "reasons.npy"):
         held = [next((root / "trajectories").glob(f"[!.]*/{name}")) for root in (one, two)]
         assert held[0].read_bytes() == held[1].read_bytes()
-    assert not [left for kind in ("proxy", "trajectories", "clusters") for left in drafts(two / kind)]
+    assert not [
+        left for kind in ("proxy", "trajectories", "clusters") for left in drafts(two / kind)
+    ]
 
 
 def drafts(folder: Path) -> list[Path]:
@@ -115,7 +117,7 @@ def drafts(folder: Path) -> list[Path]:
 
 
 def test_what_all_ranks_open_is_made_by_one_and_leaves_no_draft(toy, server, tmp_path):
-    """Tokens and tower features, not those of the toy: where others have failed, drafts are left."""
+    """Tokens and tower features; not the toy's own, among which tests that fail leave drafts."""
     shared(toy, tmp_path)
     opened = ("tokens", "vision")
     for kind in opened:

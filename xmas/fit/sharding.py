@@ -19,7 +19,8 @@ STARTED = "torchrun --standalone --nproc-per-node {} -m xmas …"
 def strategy_of(hardware: Hardware) -> Strategy | str:
     """Lightning's strategy, by its name or, for `fsdp2`, built.
 
-    Raises ValueError: as many processes as devices were not started; says how to.
+    Raises ValueError: as many processes as devices were not started; says how to. RuntimeError:
+    the stage that fits is not made by all ranks.
     """
     if not ranks.shared():
         raise RuntimeError("rank 0 fits alone: a stage that fits has to say `together = True`")

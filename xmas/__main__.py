@@ -1,7 +1,11 @@
 """The command `xmas`: compose a configuration, build its goal, make it."""
 
+import contextlib
+import dataclasses
 import logging
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import hydra
@@ -16,6 +20,7 @@ from xmas.store import Stage, Store, key
 
 if TYPE_CHECKING:
     from xmas.bench.stage import Scores
+    from xmas.logger import Journal
 
 log = logging.getLogger("xmas")
 
@@ -26,6 +31,15 @@ class Page(Protocol):
 
     def make(self, store: Store) -> str:
         """Write or find out, and say in text what came of it."""
+        ...
+
+
+@runtime_checkable
+class Written(Page, Protocol):
+    """A page that is also files: table, report."""
+
+    def files(self, store: Store) -> list[Path]:
+        """Where they are, once it is made."""
         ...
 
 
@@ -52,6 +66,30 @@ def note(goal: object, store: Store, experiment: str | None) -> None:
         remember(store, experiment, [key(part) for part in cast("Scores", goal).parts()])
 
 
+def journal_of(cfg: DictConfig, experiment: str | None) -> "Journal | None":
+    """What `logger=` says, its group by default named as the experiment."""
+    if cfg.logger is None or not ranks.leads():
+        return None
+    journal = build(cfg.logger)
+    return dataclasses.replace(journal, group=journal.group or experiment)
+
+
+@contextlib.contextmanager
+def logged(goal: object, store: Store, journal: "Journal | None") -> Iterator[Store]:
+    """The store with a journal that in the end has all there is of the goal, failed or not."""
+    if journal is None:
+        yield store
+        return
+    try:
+        yield dataclasses.replace(store, journal=journal)
+        if isinstance(goal, Written):
+            journal.enter_page(type(goal).__name__.lower(), goal.files(store))
+    finally:
+        journal.close()
+        if isinstance(goal, Stage):
+            journal.enter_all(goal, store)
+
+
 @hydra.main(version_base="1.3", config_path=folder(), config_name="config")
 def run(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
@@ -60,9 +98,11 @@ def run(cfg: DictConfig) -> None:
         logging.getLogger("xmas").setLevel(logging.ERROR)  # what rank 0 says is enough
     try:
         goal, store = build(goal_node(cfg)), build(cfg.store)
+        experiment = hydra_config.runtime.choices.get("experiment")
         if ranks.leads():
-            note(goal, store, hydra_config.runtime.choices.get("experiment"))
-        made = make(goal, store)
+            note(goal, store, experiment)
+        with logged(goal, store, journal_of(cfg, experiment)) as followed:
+            made = make(goal, followed)
         if ranks.leads():
             print(made)
     except (ValueError, OSError, MemoryError) as error:

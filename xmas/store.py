@@ -21,11 +21,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from filelock import FileLock
 
 from xmas import ranks
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,21 @@ class Made:
 
     stage: Stage
     name: str
+
+
+class Journal(Protocol):
+    """Where results are written down once more, for people to look at; see `xmas.logger`.
+
+    It is no part of any stage: no key and no result depends on it.
+    """
+
+    def follow(self, stage: Stage) -> "Logger":
+        """Lightning's logger for the fit of a stage that is being computed."""
+        ...
+
+    def enter(self, folder: Path) -> None:
+        """Write down a finished result, unless it stands there already."""
+        ...
 
 
 @functools.lru_cache(maxsize=256)
@@ -187,6 +205,7 @@ class Store:
     """Results under `root/<kind>/<key>/`; unfinished ones in hidden draft folders beside them."""
 
     root: str = "store"
+    journal: Journal | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def path(self, stage: Stage) -> Path:
         """The folder where the result of `stage` is, or will be."""
@@ -241,7 +260,13 @@ class Store:
                 self._computed(stage, draft)
             draft.rename(done)
         log.info("%-14s %s done      %s", stage.kind, done.name, done)
+        if self.journal is not None:
+            self.journal.enter(done)
         return done
+
+    def follow(self, stage: Stage) -> "Logger | None":
+        """What the fit of `stage` logs to while it runs, if there is a journal."""
+        return None if self.journal is None else self.journal.follow(stage)
 
     def _computed(self, stage: Stage, draft: Path) -> None:
         """Compute; rank 0 calls the others if they are needed."""

@@ -14,10 +14,14 @@ from xmas.progress import bar
 from xmas.store import former_of, partial_of, write_atomically
 
 
+COLUMNS = ("step", "loss", "rate", "answer_tokens")
+
+
 class Losses(Callback):
     """`loss.csv`: optimiser step, mean loss of its micro-batches, learning rate, answer tokens.
 
     The rows are part of the checkpoint, so that a fit that goes on neither repeats nor misses one.
+    The fit's logger gets the same rows, at its start those of the attempts before.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,6 +31,10 @@ class Losses(Callback):
         self._weight = 0.0
         self._tokens = 0
         self._rate = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for row in self.rows:
+            _log(trainer, row)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
@@ -48,6 +56,7 @@ class Losses(Callback):
         if trainer.global_step > (self.rows[-1][0] if self.rows else 0):
             loss, weight, tokens = self._summed(trainer)
             self.rows.append([trainer.global_step, loss / weight, self._rate, int(tokens)])
+            _log(trainer, self.rows[-1])
             self._open, self._weight, self._tokens = [], 0.0, 0
 
     def _summed(self, trainer: Trainer) -> list[float]:
@@ -63,7 +72,7 @@ class Losses(Callback):
         if trainer.is_global_zero:
             with self.path.open("w", newline="") as file:
                 writer = csv.writer(file)
-                writer.writerow(["step", "loss", "rate", "answer_tokens"])
+                writer.writerow(COLUMNS)
                 writer.writerows(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,6 +87,12 @@ class Losses(Callback):
         self.rows = state_dict["rows"]
         self._open, self._tokens = state_dict["open"], state_dict["tokens"]
         self._weight = state_dict["weight"]
+
+
+def _log(trainer: Trainer, row: list[float]) -> None:
+    step, *values = row
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(zip(COLUMNS[1:], values, strict=True)), int(step))
 
 
 class Progress(Callback):

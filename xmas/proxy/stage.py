@@ -95,5 +95,5 @@ class Proxy(Stage):
             label="proxy",
             pad=parts.tokenizer.pad_token_id,
             callbacks=callbacks,
-            logger=self.logger,
+            logger=self.logger or store.follow(self),
         )

@@ -40,9 +40,13 @@ class Report:
             )
         shelf = Shelf(store)
         shown = [evidence(each, shelf=shelf, store=store, pool=self.pool) for each in compared]
-        path = Path(store.root) / "report.html"
+        (path,) = self.files(store)
         write_atomically(path, functools.partial(_put, text=page(shown, each=self.examples)))
         return str(path)
+
+    def files(self, store: Store) -> list[Path]:
+        """What `make` writes."""
+        return [Path(store.root) / "report.html"]
 
 
 def _put(path: Path, text: str) -> None:

@@ -68,6 +68,7 @@ class FirstStage(Stage):
             out=out,
             label="projector",
             pad=parts.tokenizer.pad_token_id,
+            logger=store.follow(self),
         )
         if ranks.leads():
             save_projector(parts.model.model.multi_modal_projector, out / FILE)

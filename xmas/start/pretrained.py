@@ -163,6 +163,7 @@ class Pretrained(Stage):
             out=out,
             label=self.pool.name,
             pad=parts.tokenizer.pad_token_id,
+            logger=store.follow(self),
         )
         if ranks.leads():
             parts.save(out)

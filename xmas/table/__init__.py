@@ -49,11 +49,13 @@ class Table:
         ]
         tables = [grid for one in shown for grid in grids(one, intervals=self.intervals)]
         texts = {"md": markdown(tables), "csv": as_csv(shown), "tex": latex(tables)}
-        paths = []
-        for kind, text in texts.items():
-            paths.append(Path(store.root) / f"table.{kind}")
-            write_atomically(paths[-1], functools.partial(_put, text=text))
-        return texts["md"] + "\n" + "\n".join(map(str, paths))
+        for path in self.files(store):
+            write_atomically(path, functools.partial(_put, text=texts[path.suffix[1:]]))
+        return texts["md"] + "\n" + "\n".join(map(str, self.files(store)))
+
+    def files(self, store: Store) -> list[Path]:
+        """What `make` writes."""
+        return [Path(store.root) / f"table.{kind}" for kind in ("md", "csv", "tex")]
 
 
 def _put(path: Path, text: str) -> None:

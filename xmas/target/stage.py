@@ -89,6 +89,7 @@ class Target(Stage):
             out=out,
             label="target",
             pad=parts.tokenizer.pad_token_id,
+            logger=store.follow(self),
         )
         if not ranks.leads():
             return

@@ -47,6 +47,7 @@ from xmas.fit.module import LlavaModule
 from xmas.fit.recipe import Hardware
 from xmas.fit.sharding import whole
 from xmas.llava import load
+from xmas.logger.csv import Csv
 from xmas.proxy import probe
 from xmas.proxy.stage import Proxy
 from xmas.spherical import Assigner, Spherical
@@ -210,7 +211,9 @@ def work(given: dict[str, Any]) -> None:
     if given["dies"] is not None and int(os.environ.get("RANK", 0)) == given.get("world", 1) - 1:
         where, call = given["dies"]
         DEATHS[where](call)
-    toy = Toy(Path(given["folder"]), Store(str(root)))
+    followed = "logged" in given and int(os.environ.get("RANK", 0)) == 0  # as the command does
+    journal = Csv(given["logged"], "killed") if followed else None
+    toy = Toy(Path(given["folder"]), Store(str(root), journal))
     wanted = stage(toy, given)
     if given.get("ranks", 1) == 1:
         toy.store.get(wanted)

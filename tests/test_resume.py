@@ -1,5 +1,6 @@
 """`kill -9` anywhere: the next attempt goes on and ends with the same files, bit for bit."""
 
+import csv
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from toy import Toy, shared
+from toy import Toy, losses, shared
 
 HERE = Path(__file__).parent
 MICRO_BATCHES = 22  # of a fit in `killable`: two a step, a checkpoint behind every step
@@ -328,3 +329,22 @@ def test_uninterrupted_runs_are_the_same_bit_for_bit(toy, server, empty, whole):
     assert not any("batches.txt" in name or "iterations" in name for name in whole("clusters"))
     assert {"target/loss.csv", "target/adapter/adapter_model.safetensors"} <= set(whole("target"))
     assert "score/answers.jsonl" in whole("score")
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_logged_fit_that_is_killed_has_every_step_once(toy: Toy, server, empty, world):
+    root = empty("target")
+    more = {"logged": str(root / "logged"), "world": world}
+    assert server.run(toy, root, "target", dies=["training step", 5], **more) == KILLED
+    place = root / "logged" / "csv" / "killed"
+    assert not list(place.glob("*/summary.json"))
+    assert server.run(toy, root, "target", **more) == 0, (root / "said.log").read_text()
+    (run,) = place.glob("target-*")
+    with (run / "metrics.csv").open() as file:
+        logged = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    (made,) = (root / "target").glob("[!.]*")
+    assert logged == [(int(line["step"]), line["loss"]) for line in losses(made)]
+    assert [step for step, _ in logged] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((run / "summary.json").read_text())["summary"]["steps"] == 6
+    # The second attempt went on from step 2 of the first, and did not begin again.
+    assert done(root, "steps") <= 12 + 2 * world

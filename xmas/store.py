@@ -21,14 +21,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from filelock import FileLock
 
 from xmas import ranks
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +71,14 @@ class Made:
     name: str
 
 
+@runtime_checkable
 class Journal(Protocol):
     """Where results are written down once more, for people to look at; see `xmas.logger`.
 
     It is no part of any stage: no key and no result depends on it.
     """
 
-    def follow(self, stage: Stage) -> "Logger":
+    def follow(self, stage: Stage) -> Any:
         """Lightning's logger for the fit of a stage that is being computed."""
         ...
 
@@ -264,8 +262,8 @@ class Store:
             self.journal.enter(done)
         return done
 
-    def follow(self, stage: Stage) -> "Logger | None":
-        """What the fit of `stage` logs to while it runs, if there is a journal."""
+    def follow(self, stage: Stage) -> Any:
+        """Lightning's logger for the fit of `stage`; None without a journal."""
         return None if self.journal is None else self.journal.follow(stage)
 
     def _computed(self, stage: Stage, draft: Path) -> None:

@@ -13,7 +13,6 @@ from xmas.chat.batches import Batch, Loader
 from xmas.progress import bar
 from xmas.store import former_of, partial_of, write_atomically
 
-
 COLUMNS = ("step", "loss", "rate", "answer_tokens")
 
 

@@ -50,6 +50,8 @@ class Journal:
 
     def enter(self, folder: Path) -> None:
         """Log a finished result, unless this group has it or it says nothing that can be drawn."""
+        if self._mark(folder.parent.name, folder.name).exists():
+            return
         store = Store(str(folder.parent.parent))
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         result = Result(folder.parent.name, folder.name, folder, meta)
@@ -58,14 +60,12 @@ class Journal:
 
     def add(self, said: Entry, *, again: bool = False) -> None:
         """Log an entry; `again`: also if this group has it, in the place of what it had."""
-        mark = Path(self.folder) / "entered" / self.where / f"{said.kind}-{said.key}.json"
+        mark = self._mark(said.kind, said.key)
         mark.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(mark.with_suffix(".lock")):
-            followed = self._open.pop(said.key, None)
             if mark.exists() and not again:
-                if followed is not None:
-                    self.drop(followed)
                 return
+            followed = self._open.pop(said.key, None)
             logger = followed or self.begin(said.kind, said.key)
             for step, values in said.curves if followed is None else ():
                 logger.log_metrics(values, step)
@@ -89,6 +89,10 @@ class Journal:
         """Leave the runs of stages that did not end."""
         while self._open:
             self.drop(self._open.popitem()[1])
+
+    def _mark(self, kind: str, key: str) -> Path:
+        """The file that says that a result is logged; without it, it is logged again."""
+        return Path(self.folder) / "entered" / self.where / f"{kind}-{key}.json"
 
     @property
     def where(self) -> str:

@@ -8,12 +8,14 @@ a target `scores.json`. A result with none of these is no entry.
 import csv
 import dataclasses
 import json
-from collections.abc import Iterator
+from math import isnan
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from xmas.attention.statistics import flat
 from xmas.costs import cost
+from xmas.proxy.probe import logged
 from xmas.shelf import AbsentError, Config, Result, Shelf, key_of
 from xmas.standing import averages
 from xmas.store import Store
@@ -81,7 +83,7 @@ def _spectra(result: Result, store: Store) -> _Read:
     """Quantiles of the singular values, and R² against text length, by step."""
     found = json.loads((result.folder / "statistics.json").read_text())
     curves = [
-        (int(step), {f"attention/{name}": held for name, held in _leaves(said)})
+        (int(step), {name: held for name, held in logged(flat(said)).items() if not isnan(held)})
         for step, said in found.items()
     ]
     return curves, {"snapshots": len(curves)}, ()
@@ -150,12 +152,3 @@ def _facts(result: Result, store: Store) -> dict[str, Any]:
 
 def _manifest(result: Result) -> dict[str, Any]:
     return json.loads((result.folder / "manifest.json").read_text(encoding="utf-8"))
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """(path, number) of all numbers in nested dictionaries; null is left out."""
-    if isinstance(value, dict):
-        for name, held in value.items():
-            yield from _leaves(held, f"{path}/{name}".lstrip("/"))
-    elif value is not None:
-        yield path, float(value)

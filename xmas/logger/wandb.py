@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import netrc
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -35,7 +36,8 @@ class Wandb(Journal):
         import wandb
 
         folder = Path(self.folder)
-        name = f"{kind}-{key}-{self.named}"
+        named = re.sub(r"[^\w-]", "-", self.named)  # letters that an id may have
+        name = f"{kind}-{key}-{named}"
         mode = os.environ.get("WANDB_MODE") or self.mode or ("online" if _account() else "offline")
         if mode == "offline":
             for left in (folder / "wandb").glob(f"offline-run-*-{name}"):

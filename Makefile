@@ -19,7 +19,7 @@ check: install ## formatting, lint, types, imports run one way
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python && $(BIN)/lint-imports
 
 test: install ## the fast tests
-	$(BIN)/pytest -q -n 2 -m "not slow and not gpu and not browser"
+	$(BIN)/pytest -q -n 2 -m "not slow and not gpu and not browser and not slurm"
 
 demo: install ## subsets, scores, table and report of the demo pool; again, it computes nothing
 	$(BIN)/xmas -m goal=scores selector=random,length,xmas

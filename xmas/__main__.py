@@ -107,7 +107,7 @@ def run(cfg: DictConfig) -> None:
             print(made)
     except (ValueError, OSError, MemoryError) as error:
         if hydra_config.mode == RunMode.MULTIRUN:
-            raise  # the other jobs go on, Hydra reports this one
+            raise  # the other jobs go on, the end of the sweep names this one
         log.debug("", exc_info=True)
         sys.exit(f"xmas: {error}")
 

@@ -1,9 +1,11 @@
 """From a composed configuration to objects: the only place that instantiates."""
 
 import difflib
+import functools
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,41 @@ def folder() -> str:
 
 
 def build(node: DictConfig) -> Any:
-    """The object that a node describes. Building does no work and touches no disk."""
+    """The object that a node describes. Building does no work and touches no disk.
+
+    Raises ConfigError: a node does not fit what its `_target_` takes; the message says where.
+    """
+    return _built(OmegaConf.to_container(node, resolve=True), "")
+
+
+def _built(plain: Any, place: str) -> Any:
+    """Inner nodes first. Hydra says what a target is; to walk the tree by itself takes it a hundred
+    times as long, most of a warm job.
+    """
+    if isinstance(plain, list):
+        return [_built(held, f"{place}[{number}]") for number, held in enumerate(plain)]
+    if not isinstance(plain, dict):
+        return plain
+    given = {
+        name: _built(held, f"{place}.{name}".lstrip("."))
+        for name, held in plain.items()
+        if name != "_target_"
+    }
+    if "_target_" not in plain:
+        return given
+    try:
+        return _target(plain["_target_"])(**given)
+    except TypeError as error:
+        where = f"{place}: " if place else ""
+        raise ConfigError(f"{where}{plain['_target_']}: {error}") from error
+
+
+@functools.cache
+def _target(name: str) -> Callable[..., Any]:
+    """What a `_target_` names, where Hydra's rules allow to call it."""
     from hydra.utils import instantiate
 
-    plain = OmegaConf.to_container(node, resolve=True)
-    return instantiate(plain, _convert_="all")
+    return instantiate({"_target_": name, "_partial_": True}).func
 
 
 def goal_node(cfg: DictConfig) -> DictConfig:

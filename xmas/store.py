@@ -23,9 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from filelock import FileLock
-
 from xmas import ranks
+from xmas.lock import alone
 
 log = logging.getLogger(__name__)
 
@@ -198,11 +197,16 @@ def _say_reused(kind: str, place: str) -> None:
     log.info("%-14s %s reused    %s", kind, Path(place).name, place)
 
 
+def _say(stage: Stage, what: str) -> None:
+    log.info("%-14s %s %s", stage.kind, key(stage), what)
+
+
 @dataclasses.dataclass(frozen=True)
 class Store:
     """Results under `root/<kind>/<key>/`; unfinished ones in hidden draft folders beside them."""
 
     root: str = "store"
+    locks: str = "auto"  # lease: where hosts do not see each other's flock
     journal: Journal | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def path(self, stage: Stage) -> Path:
@@ -246,18 +250,19 @@ class Store:
             _say_reused(stage.kind, str(done))
             return done
         done.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(done.with_name(f".{done.name}.lock")):
+        waiting = functools.partial(_say, stage, "waits for another process")
+        with alone(done.with_name(f".{done.name}"), kind=self.locks, waiting=waiting):
             if done.exists():
                 _say_reused(stage.kind, str(done))
                 return done
             draft = self._draft(stage)
             resumed = draft.exists()
             draft.mkdir(exist_ok=True)
-            log.info("%-14s %s %s", stage.kind, done.name, "resumed" if resumed else "computing")
+            _say(stage, "resumed" if resumed else "computing")
             with self._recorded(stage, draft):
                 self._computed(stage, draft)
             draft.rename(done)
-        log.info("%-14s %s done      %s", stage.kind, done.name, done)
+        _say(stage, f"done      {done}")
         if self.journal is not None:
             self.journal.enter(done)
         return done

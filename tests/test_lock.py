@@ -1,0 +1,125 @@
+"""Locks: one holder at a time, and a dead one's are taken over, whatever host it was on."""
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from xmas import lock
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(lock, "LEASE", 1.0)
+    lock.has_flock.cache_clear()
+    yield
+    lock.has_flock.cache_clear()
+
+
+def hold(path: Path, kind: str, host: str | None, held) -> None:
+    if host is not None:
+        from filelock import _marker
+
+        _marker.host_name = lambda: host
+    with lock.alone(path, kind=kind, waiting=lambda: None):
+        held.set()
+        time.sleep(60)
+
+
+def holder(path: Path, kind: str, host: str | None = None):
+    held = FORK.Event()
+    process = FORK.Process(target=hold, args=(path, kind, host, held))
+    process.start()
+    assert held.wait(20)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("kind", "host"), [("flock", None), ("lease", None), ("lease", "elsewhere")], ids=str
+)
+def test_a_killed_holders_lock_is_taken_over(tmp_path, kind, host):
+    process = holder(tmp_path / "result", kind, host)
+    waited = []
+    with (
+        pytest.raises(TimeoutError),
+        _at_most(2.5),  # alive, it keeps what it has
+        lock.alone(tmp_path / "result", kind=kind, waiting=lambda: waited.append(1)),
+    ):
+        pass
+    assert waited == [1]
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with (
+        _at_most(10),
+        lock.alone(tmp_path / "result", kind=kind, waiting=lambda: waited.append(2)),
+    ):
+        assert True
+    assert waited in ([1], [1, 2])
+
+
+class _at_most:  # noqa: N801
+    """Seconds within which a block has to end, or TimeoutError."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        def late(*_):
+            raise TimeoutError(f"not within {self.seconds} s")
+
+        self.before = signal.signal(signal.SIGALRM, late)
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+
+    def __exit__(self, *_) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self.before)
+
+
+def test_where_a_file_system_has_no_flock_there_is_a_lease(tmp_path, monkeypatch):
+    def absent(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", absent)
+    with lock.alone(tmp_path / "result", waiting=lambda: None):
+        assert (tmp_path / "result.lease").exists()
+        assert not (tmp_path / "result.lock").exists()
+
+
+def test_with_flock_there_is_none(tmp_path):
+    with lock.alone(tmp_path / "result", waiting=lambda: None):
+        assert [path.name for path in tmp_path.iterdir()] == ["result.lock"]
+
+
+def test_another_error_of_flock_is_not_taken_for_its_absence(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        lock.has_flock(str(tmp_path))
+
+
+def test_another_kind_is_refused(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"store\.locks='none': expected auto, flock, lease"),
+        lock.alone(tmp_path / "result", kind="none", waiting=lambda: None),
+    ):
+        pass
+
+
+def test_a_holder_that_could_not_renew_its_lease_is_interrupted(tmp_path):
+    held = lock.alone(tmp_path / "result", kind="lease", waiting=lambda: None)
+    with held, pytest.raises(KeyboardInterrupt):
+        _lose(tmp_path / "result.lease")
+
+
+def _lose(lease: Path) -> None:
+    lease.unlink()  # as who took it over would
+    time.sleep(10)

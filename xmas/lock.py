@@ -1,0 +1,76 @@
+"""One process at a time, on one host or on many, whatever becomes of the one that was first.
+
+The kernel's lock (flock) ends with its holder, however that dies, and is then taken over at once;
+between hosts NFS 4 does the same. Where a file system has no flock there is a lease: its holder
+renews it, and one that was not renewed for a while is taken over, from whatever host.
+"""
+
+import _thread
+import contextlib
+import errno
+import fcntl
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+LEASE = 120.0  # seconds without a sign of life after which a holder counts as dead
+KINDS = ("auto", "flock", "lease")
+_ABSENT = {errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+@contextlib.contextmanager
+def alone(path: Path, *, kind: str = "auto", waiting: Callable[[], object]) -> Iterator[None]:
+    """Hold the lock of `path`; `waiting` is called once if another process has it.
+
+    `kind`: flock, lease, or what the file system has. A file system whose flock is each host's own
+    (Lustre mounted with localflock) looks like one that has it: there, lease must be said. A holder
+    of a lease that could not renew it, because its host slept, is interrupted.
+
+    Raises ValueError: another kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"store.locks={kind!r}: expected {', '.join(KINDS)}")
+    native = kind == "flock" or (kind == "auto" and has_flock(str(path.parent)))
+    lock = FileLock(path.with_name(f"{path.name}.lock")) if native else _lease(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        lock.acquire(poll_interval=0.2)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@functools.cache
+def has_flock(folder: str) -> bool:
+    """Whether the file system of `folder` knows flock."""
+    probe = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+        return False
+    finally:
+        os.close(probe)
+    return True
+
+
+def _lease(path: Path) -> BaseFileLock:
+    from filelock import SoftFileLease  # not in the versions that GPU hosts may have
+
+    def lost(why: object) -> None:
+        log.error("%s: another process has taken over: %s", path, why)
+        _thread.interrupt_main()
+
+    return SoftFileLease(
+        path.with_name(f"{path.name}.lease"), lease_duration=LEASE, on_compromise=lost
+    )

@@ -1,0 +1,61 @@
+"""Jobs that need several devices: torchrun inside the job, a process on each."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+PORT = 29500  # where the hosts of a job meet: torchrun's own default
+
+
+def wanted(hardware: Any) -> bool:
+    """Whether the job's hardware is more than one process can use."""
+    return hardware is not None and hardware.get("devices", 1) * hardware.get("nodes", 1) > 1
+
+
+def command(hardware: Any) -> list[str]:
+    """torchrun for this host.
+
+    Raises ValueError: several hosts are wanted, but this is no SLURM job that says which.
+    """
+    start = [sys.executable, "-m", "torch.distributed.run"]
+    start += ["--nproc-per-node", str(hardware.devices)]
+    nodes = hardware.get("nodes", 1)
+    if nodes == 1:
+        return [*start, "--standalone"]
+    if "SLURM_JOB_NODELIST" not in os.environ:
+        raise ValueError(
+            f"hardware.nodes={nodes}: a job on several hosts needs hydra/launcher=slurm, "
+            f"hydra.launcher.nodes={nodes} and hydra.launcher.tasks_per_node=1"
+        )
+    from submitit import JobEnvironment  # pyright: ignore[reportMissingImports]  # an extra
+
+    here = JobEnvironment()
+    return [
+        *start,
+        *("--nnodes", str(nodes), "--rdzv-backend", "c10d", "--rdzv-id", here.job_id),
+        *("--rdzv-endpoint", f"{here.hostnames[0]}:{PORT}"),
+    ]
+
+
+def run_on_all(hardware: Any, config: DictConfig, overrides: Sequence[str], log: str) -> str | None:
+    """Run a job's own command on all devices; its error in a line, if it failed.
+
+    What it says is appended to `log`.
+    """
+    given = [
+        f"--config-dir={source.path}"
+        for source in config.hydra.runtime.config_sources
+        if source.provider == "command-line"
+    ]
+    with open(log, "ab") as file:
+        ended = subprocess.run(
+            [*command(hardware), "-m", "xmas", *given, *overrides],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    return f"torchrun ended with status {ended.returncode}" if ended.returncode else None

@@ -110,6 +110,17 @@ def test_a_fit_in_bfloat16_runs_packed(fitted):
     assert {held.dtype for held in trained.values()} == {torch.float32}
 
 
+def test_tasks_of_a_slurm_job_are_no_ranks(fitted, plain, tmp_path, monkeypatch):
+    """Lightning would see four of them, and warn where srun is there and was not used."""
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name, held in {"NTASKS": "4", "JOB_NAME": "xmas", "JOB_ID": "7", "PROCID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", held)
+    curve, _ = fitted()
+    assert curve == plain[0]
+
+
 def batch_of(toy: Toy, table: TokenTable, parts: Parts, rows: list[int]) -> Batch:
     loader = Loader(
         table,

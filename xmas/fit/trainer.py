@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from torch import nn
 
 from xmas import ranks
@@ -90,6 +91,8 @@ def fit(
             max_epochs=1,
             accumulate_grad_batches=accumulate,
             gradient_clip_val=recipe.clip,
+            # Named, or Lightning would take a SLURM job's tasks for ranks and queue the job again.
+            plugins=TorchElasticEnvironment() if ranks.launched() else LightningEnvironment(),
             logger=logger or False,
             log_every_n_steps=1,  # or Lightning warns of short fits
             enable_checkpointing=False,

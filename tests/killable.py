@@ -36,6 +36,7 @@ from xmas.attention.engine import Scan
 from xmas.bench import Question, Scored
 from xmas.bench import generate as generating
 from xmas.bench.stage import Generation, Score
+from xmas.chat.tokens import TokenTable
 from xmas.cluster import Clusters
 from xmas.features import answers as of_answers
 from xmas.features import looks, trajectories
@@ -124,6 +125,19 @@ def keep_gradients(root: Path) -> None:
     LlavaModule.on_before_optimizer_step = keep
 
 
+def mask(rows: list[int]) -> None:
+    """Take the labels of these rows from every table of tokens that is opened."""
+    opened = TokenTable.__init__
+
+    def without(self: TokenTable, folder: Path, layout: Any) -> None:
+        opened(self, folder, layout)
+        self._labelled = self._labelled.copy()
+        for row in rows:
+            self._labelled[self.offsets[row] : self.offsets[row + 1]] = False
+
+    TokenTable.__init__ = without
+
+
 def count(log: Path, holder: Any, name: str) -> None:
     """Leave a byte in a file for every call."""
     original = getattr(holder, name)
@@ -203,6 +217,7 @@ def work(given: dict[str, Any]) -> None:
     os.dup2(log, 2)
     faulthandler.dump_traceback_later(HANGS, exit=True)
     keep_gradients(root)
+    mask(given.get("masked", []))
     count(root / f"scanned-{os.environ.get('RANK')}.log", Scan, "_values")
     count(root / "steps.log", LlavaModule, "training_step")
     count(root / "answered.log", generating, "_line")

@@ -45,7 +45,12 @@ def fitted(toy: Toy, table: TokenTable, tmp_path_factory) -> Callable[..., tuple
     """Fits LoRA on the toy; gives the loss curve and what was trained."""
 
     def make(
-        *, recipe: Recipe = RECIPE, dropout: float = 0.3, pictures: Any = None, **hardware: Any
+        *,
+        recipe: Recipe = RECIPE,
+        dropout: float = 0.3,
+        pictures: Any = None,
+        read: TokenTable = table,
+        **hardware: Any,
     ) -> tuple[Curve, Weights]:
         parts = load(toy.store.get(toy.start))
         with torch.random.fork_rng():
@@ -53,7 +58,7 @@ def fitted(toy: Toy, table: TokenTable, tmp_path_factory) -> Callable[..., tuple
             model = with_lora(parts.model, Lora(4, 8, dropout=dropout))
         out = tmp_path_factory.mktemp("fit")
         fit(
-            model, table, np.arange(ROWS), pictures or toy.vision.pictures(toy.store),
+            model, read, np.arange(ROWS), pictures or toy.vision.pictures(toy.store),
             recipe=recipe, hardware=dataclasses.replace(HARDWARE, **hardware), seed=0, out=out,
             label="fit", pad=parts.tokenizer.pad_token_id,
         )  # fmt: skip
@@ -258,6 +263,39 @@ def test_the_mean_of_a_step_weighs_micro_batches_by_their_answers(table):
     assert found.weights[10] == 2  # alone in a step of two
 
 
+def without_labels(table: TokenTable, rows: Any) -> TokenTable:
+    masked: Any = TokenTable.__new__(TokenTable)
+    masked.__dict__ |= vars(table) | {"_labelled": table._labelled.copy()}
+    for row in rows:
+        masked._labelled[table.offsets[row] : table.offsets[row + 1]] = False
+    return masked
+
+
+@pytest.mark.parametrize("mean", ["micro_batch", "step"])
+@pytest.mark.parametrize("packing", [False, True])
+def test_micro_batches_without_a_label_weigh_nothing(
+    toy, table, parts, fitted, caplog, mean, packing
+):
+    """The second, alone in the first step, and both of the fourth."""
+    recipe = dataclasses.replace(RECIPE, token_mean=mean)
+    batches = deal(table, np.arange(ROWS), recipe, seed=0).batches
+    masked = without_labels(table, np.concatenate([batches[at] for at in (1, 6, 7)]))
+    weights = deal(masked, np.arange(ROWS), recipe, seed=0).weights
+    assert [at for at, weight in enumerate(weights) if not weight] == [1, 6, 7]
+    assert weights[0] == (1 if mean == "micro_batch" else 2)
+    curve, trained = fitted(recipe=recipe, dropout=0.0, read=masked, packing=packing)
+    assert "3 of 11 micro-batches have no labelled token, the first is 1, rows" in caplog.text
+    assert all(bool(torch.isfinite(held).all()) for held in trained.values())
+    assert [row["step"] for row in curve] == [1, 2, 3, 4, 5, 6]
+    assert [row["answer_tokens"] == row["loss"] == 0 for row in curve].index(True) == 3
+    batch = batch_of(toy, table, parts, batches[0].tolist())
+    with torch.no_grad():
+        features = features_of(parts.model, batch)
+        alone = answer_loss(parts.model, batch.ids, batch.mask, batch.labels, features)
+    assert curve[0]["loss"] == pytest.approx(alone.item(), rel=1e-4)
+    assert curve[0]["answer_tokens"] == sum(table.answers(int(row)) for row in batches[0])
+
+
 def test_the_answers_of_a_row_are_those_that_the_loss_counts(toy, table, parts):
     for row in (*range(5), *TEXT_ONLY):
         batch = batch_of(toy, table, parts, [row])
@@ -275,10 +313,10 @@ def test_a_batch_that_devices_cannot_share_is_refused():
 
 
 def test_a_run_without_labels_stops_before_it_starts(toy, table, tmp_path, parts):
-    masked: Any = TokenTable.__new__(TokenTable)
-    masked.__dict__ |= vars(table) | {"_labelled": np.zeros_like(table._labelled)}
-    with pytest.raises(ValueError, match=r"micro-batch 0 is labelled, rows \[.*template"):
-        fit_on(masked, toy, parts, tmp_path)
+    first = np.concatenate(deal(table, np.arange(ROWS), RECIPE, seed=0).batches[:8])
+    for rows in (first, np.arange(ROWS)):
+        with pytest.raises(ValueError, match=r"first 8 micro-batches is labelled.*template"):
+            fit_on(without_labels(table, rows), toy, parts, tmp_path)
     blind: Any = TokenTable.__new__(TokenTable)
     blind.__dict__ |= vars(table) | {"image_at": np.full(ROWS, -1, dtype=np.int32)}
     with pytest.raises(ValueError, match="none of the pool's 41 rows has an image"):

@@ -158,11 +158,21 @@ def test_a_mismatch_of_image_tokens_and_features_is_refused(parts, batches):
         embed(parts.model, batches["text"].ids, features(parts, batch))
 
 
-def test_a_batch_without_labels_is_refused(parts, batches):
-    batch = batches["mixed"]
+@pytest.mark.parametrize("name", ["mixed", "text"])
+def test_a_batch_without_labels_has_no_loss_and_keeps_every_parameter_in_the_graph(
+    parts, batches, name
+):
+    """Where transformers' own loss is not a number."""
+    batch, trained = batches[name], list(parts.model.model.language_model.parameters())
+    trained += [*parts.model.model.multi_modal_projector.parameters(), parts.model.lm_head.weight]
     nothing = torch.full_like(batch.labels, IGNORED)
-    with pytest.raises(ValueError, match="no token of this batch is labelled"):
-        answer_loss(parts.model, batch.ids, batch.mask, nothing, features(parts, batch))
+    seen = features(parts, batch) if name == "mixed" else None
+    parts.model.zero_grad()
+    loss = answer_loss(parts.model, batch.ids, batch.mask, nothing, seen, logit_rows=2)
+    assert loss.item() == 0
+    loss.backward()
+    assert all(one.grad is not None and not one.grad.any() for one in trained)
+    parts.model.zero_grad()
 
 
 def test_the_loss_is_a_mean_over_the_tokens_of_the_batch_not_of_its_rows(parts, batches):

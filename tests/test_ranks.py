@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from test_resume import KILLED, Server, done, results
-from toy import HARDWARE, RECIPE, Toy, losses, shared
+from toy import HARDWARE, RECIPE, ROWS, Toy, losses, shared
 
 from xmas import ranks
 from xmas.fit.recipe import Hardware
@@ -94,6 +94,18 @@ def test_under_the_mean_of_the_step_two_ranks_give_the_gradients_of_the_doubled_
         assert theirs == pytest.approx(mine, rel=1e-5)
     with pytest.raises(AssertionError):
         compare(run("proxy", recipe={"epochs": 1}), two, steps=6, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("mean", ["micro_batch", "step"])
+def test_micro_batches_without_a_label_are_passed_by_two_ranks(run, mean):
+    """A row a micro-batch, with an image or of text alone; one of three weighs nothing."""
+    masked = {"recipe": {"epochs": 1, "micro_batch": 1, "token_mean": mean}}
+    masked["masked"] = [row for row in range(ROWS) if row % 3 == 0]
+    one, two = run("proxy", **masked), run("proxy", world=2, **masked)
+    compare(one, two, steps=6, tolerance=2e-5)
+    for mine, theirs in zip(curve(one, "proxy"), curve(two, "proxy"), strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-5)
+        assert 0 < mine["loss"] < 10
 
 
 def test_ranks_share_a_scan_that_the_store_is_asked_for(run):

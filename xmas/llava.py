@@ -212,14 +212,15 @@ def answer_loss(
     """Mean cross-entropy of the answers' tokens in this micro-batch, as LLaVA weighs it.
 
     Logits exist at the answers' positions only, at most `logit_rows` of them at once: the way back
-    computes each part again. Raises ValueError: no token is labelled.
+    computes each part again. Without a labelled token it is zero, where the mean is none, and all
+    parameters get a gradient of zeros: other ranks wait for it.
     """
     hidden = hidden_states(model, ids, mask, features, sizes=sizes, lengths=lengths)[:, :-1]
     wanted = labels[:, 1:]
-    answered = wanted != IGNORED
+    answered, head = wanted != IGNORED, bare(model).lm_head
     if not bool(answered.any()):
-        raise ValueError("no token of this batch is labelled: its answers are empty or cut off")
-    head, hidden, wanted = bare(model).lm_head, hidden[answered], wanted[answered]
+        return 0.0 * head(hidden[:, :1]).float().sum()
+    hidden, wanted = hidden[answered], wanted[answered]
     if logit_rows is None or len(wanted) <= logit_rows:
         return nn.functional.cross_entropy(head(hidden).float(), wanted)
 

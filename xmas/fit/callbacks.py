@@ -54,7 +54,8 @@ class Losses(Callback):
         self._tokens += int((batch.labels >= 0).sum()) if batch.weight else 0
         if trainer.global_step > (self.rows[-1][0] if self.rows else 0):
             loss, weight, tokens = self._summed(trainer)
-            self.rows.append([trainer.global_step, loss / weight, self._rate, int(tokens)])
+            mean = loss / weight if weight else 0.0  # no answer in the whole step
+            self.rows.append([trainer.global_step, mean, self._rate, int(tokens)])
             _log(trainer, self.rows[-1])
             self._open, self._weight, self._tokens = [], 0.0, 0
 

@@ -34,7 +34,7 @@ class Deal:
 def deal(table: TokenTable, rows: Int[np.ndarray, " rows"], recipe: Recipe, seed: int) -> Deal:
     """All micro-batches of a fit on `rows` of a pool, epoch behind epoch.
 
-    Raises ValueError: there is no row.
+    One without an answer weighs nothing. Raises ValueError: there is no row.
     """
     if not len(rows):
         raise ValueError("there is no row to train on: the subset or the pool is empty")
@@ -50,12 +50,17 @@ def deal(table: TokenTable, rows: Int[np.ndarray, " rows"], recipe: Recipe, seed
         )
         batches += micro_batches(rows[order], recipe.micro_batch)
     if recipe.token_mean == "micro_batch":
-        return Deal(batches, [1.0] * len(batches))
+        return Deal(batches, [float(answered(table, batch)) for batch in batches])
     answers = np.array([sum(table.answers(int(row)) for row in batch) for batch in batches])
     steps = range(0, len(batches), recipe.accumulated)
     whole = [answers[start : start + recipe.accumulated].sum() for start in steps]
-    shares = answers * recipe.accumulated / np.repeat(whole, recipe.accumulated)[: len(answers)]
-    return Deal(batches, shares.tolist())
+    each = np.repeat(np.maximum(whole, 1), recipe.accumulated)[: len(answers)]
+    return Deal(batches, (answers * recipe.accumulated / each).tolist())
+
+
+def answered(table: TokenTable, batch: Int[np.ndarray, " _"]) -> bool:
+    """Whether a micro-batch has a token that a loss counts."""
+    return any(table.answers(int(row)) for row in batch)
 
 
 def per_rank(recipe: Recipe, world: int) -> int:

@@ -1,36 +1,47 @@
 """What stops a fit at once: nothing to learn from, a loss of nonsense, too little memory."""
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Int
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from xmas.chat.batches import Batch
 from xmas.chat.tokens import TokenTable
+from xmas.fit.dealing import Deal
 from xmas.fit.recipe import Hardware, Recipe
+
+log = logging.getLogger(__name__)
 
 FIRST = 8  # micro-batches that are looked at
 GUESSING = 2.0  # times the loss of a uniform guess: labels that do not belong to their tokens
 
 
-def check_rows(table: TokenTable, batches: Sequence[Int[np.ndarray, " _"]]) -> None:
-    """Raise ValueError: no image in the whole pool, or a first micro-batch without a label."""
+def check_rows(table: TokenTable, dealt: Deal) -> None:
+    """Raise ValueError: no image in the whole pool, or no label in any of the first micro-batches.
+
+    Warns of single ones without, which a fit passes over.
+    """
     if (table.image_at < 0).all():
         raise ValueError(
             f"none of the pool's {len(table)} rows has an image: a vision-language model would "
             "learn from text alone; rows name their image under `image`"
         )
-    for number, rows in enumerate(batches[:FIRST]):
-        if not any(table.answers(int(row)) for row in rows):
-            raise ValueError(
-                f"no token of micro-batch {number} is labelled, rows {rows.tolist()}: nothing would"
-                " be learnt; the template does not find the answers, or max_length cuts them off"
-            )
+    why = "the template does not find the answers, or max_length cuts them off"
+    if not any(dealt.weights[:FIRST]):
+        rows = [int(row) for batch in dealt.batches[:FIRST] for row in batch]
+        raise ValueError(
+            f"no token of the first {min(FIRST, len(dealt.batches))} micro-batches is labelled, "
+            f"rows {rows}: nothing would be learnt; {why}"
+        )
+    if empty := [at for at, weight in enumerate(dealt.weights) if not weight]:
+        log.warning(
+            "%d of %d micro-batches have no labelled token, the first is %d, rows %s: %s",
+            len(empty), len(dealt.weights), empty[0], dealt.batches[empty[0]].tolist(), why,
+        )  # fmt: skip
 
 
 class FirstBatches(Callback):

@@ -58,7 +58,7 @@ def fit(
     rank, world = ranks.place() if ranks.launched() else (0, 1)
     accumulate = per_rank(recipe, world)
     dealt = deal(table, rows, recipe, seed)
-    check_rows(table, dealt.batches)
+    check_rows(table, dealt)
     share = dealt.share(rank, world)
     config = bare(model).config
     loader = Loader(

@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 taskset -c 1 python experiments/generation/speed.py
     python experiments/generation/speed.py --model llava15_7b --device cuda --batches 16 64 --warm
 
-Two workloads at LLaVA's prompt lengths: one-word answers (the model is made to end after a few
-tokens, 16 at most) and answers of exactly 128 tokens. All ways see the same random model and the
-same questions in one process. Needs torch, transformers and what `xmas` itself imports; no Hydra.
+Two workloads with text of LLaVA's lengths: one-word answers (the model is made to end after a few
+tokens, 16 at most) and answers of exactly 128 tokens. An image has 16 tokens for the demo's model,
+576 for `demo_336` and the 7B. All ways see the same random model and the same questions in one
+process. Needs torch, transformers and what `xmas` itself imports; no Hydra.
 """
 
 import argparse

@@ -18,23 +18,26 @@ import xmas
 from xmas.audit import Audit
 from xmas.bench.gqa import Gqa
 from xmas.bench.quick import Quick
+from xmas.bench.sqa import Sqa
 from xmas.bench.stage import Reference, Score, Scores
 from xmas.chat.tokens import Tokenised
 from xmas.config import build
 from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.estimate import Estimate
+from xmas.estimate.asked import Asked, asked
 from xmas.estimate.assumed import Assumed
 from xmas.estimate.bill import Item
 from xmas.estimate.census import count
 from xmas.estimate.fits import fit_work
 from xmas.estimate.page import render
-from xmas.estimate.passes import questions, scan_load
+from xmas.estimate.passes import scan_load
 from xmas.estimate.plan import stages
 from xmas.estimate.work import Scene, Work, work
 from xmas.features.clip import ClipEmbeddings
 from xmas.features.once_select import OnceSelect
 from xmas.features.pseudo_labels import PseudoLabels
+from xmas.fit.dealing import deal
 from xmas.fit.recipe import Device, Hardware
 from xmas.pool import Pool, PoolError
 from xmas.ranking import Ranking
@@ -289,29 +292,55 @@ def test_hardware_without_a_device_is_refused_with_what_to_set():
 
 
 def test_a_fit_counts_the_pads_of_its_own_batches(toy):
-    """Tokens of the loader's batches, not of the rows."""
-    from xmas.estimate import flops
+    """Tokens of the loader's batches, not of the rows; packed ones have no pads."""
+    from xmas.estimate import flops, memory
     from xmas.estimate.flops import Load
 
-    tokens = toy.proxy.tokens()
-    shape = toy.start.shape()
-    found = fit_work(
-        "it", scene(toy.store, tokens), tokens, shape, RECIPE, rows=ROWS, cached=True, workers=0
-    )
+    tokens, shape = toy.proxy.tokens(), toy.start.shape()
     table = tokens.open(toy.store)
     lengths = table.lengths.astype(float)
-    answers = sum(int(table[row].labelled.sum()) for row in range(ROWS))
-    images = ROWS - len(TEXT_ONLY)
-    unpadded = Load(ROWS, float(lengths.sum()), float((lengths**2).sum()), answers, images)
-    widest = float(lengths.max())
-    longest = Load(ROWS, ROWS * widest, ROWS * widest**2, answers, images)
-    least, most = (flops.fit(shape, load, towers=0) for load in (unpadded, longest))
-    assert least < found.flops < most
-    twice = dataclasses.replace(RECIPE, epochs=2)
-    again = fit_work(
-        "it", scene(toy.store, tokens), tokens, shape, twice, rows=ROWS, cached=True, workers=0
-    )
-    assert again.flops == pytest.approx(2 * found.flops)
+    batches = deal(table, np.arange(ROWS), RECIPE, seed=0).batches
+    counts = np.array([table[row].labelled.sum() for row in range(ROWS)])
+    answers, images = int(counts.sum()), ROWS - len(TEXT_ONLY)
+    wide = np.concatenate([np.full(len(batch), lengths[batch].max()) for batch in batches])
+    most = {
+        False: max(len(batch) * lengths[batch].max() for batch in batches),
+        True: max(lengths[batch].sum() for batch in batches),
+    }
+    assert most[True] < most[False]
+
+    def found(recipe=RECIPE, **hardware) -> Work:
+        return fit_work(
+            "it", scene(toy.store, tokens), tokens, shape, recipe, rows=ROWS, cached=True,
+            hardware=dataclasses.replace(HARDWARE, **hardware),
+        )  # fmt: skip
+
+    for packing, widths in ((False, wide), (True, lengths)):
+        load = Load(ROWS, float(widths.sum()), float((widths**2).sum()), answers, images)
+        for share in (0.0, 0.5):
+            said = found(packing=packing, checkpointing=share)
+            wanted = flops.fit(shape, load, towers=0, checkpointing=share)
+            assert said.flops == pytest.approx(wanted)
+            assert said.device == pytest.approx(
+                memory.of_fit(
+                    shape, tokens=most[packing], bits=32, checkpointing=share,
+                    answers=max(int(counts[batch].sum()) for batch in batches),
+                )
+            )  # fmt: skip
+    assert found(checkpointing=0.5).flops > found().flops
+    twice = found(dataclasses.replace(RECIPE, epochs=2))
+    assert twice.flops == pytest.approx(2 * found().flops)
+
+
+def test_hardware_packs_and_recomputes_in_every_fit(toy):
+    """One configuration's `hardware` in the proxy, the start point and the target."""
+    hard = dataclasses.replace(HARDWARE, packing=True, checkpointing=1.0)
+    known = scene(toy.store, toy.proxy.tokens())
+    for stage in (toy.proxy, toy.start, toy.target()):
+        plain = work(stage, known)
+        packed = work(dataclasses.replace(stage, hardware=hard), known)
+        assert packed.device < plain.device
+        assert packed.flops != plain.flops
 
 
 def test_a_shape_is_that_of_the_model_it_becomes(toy):
@@ -378,15 +407,39 @@ def test_a_fitted_proxy_is_scanned_in_one_pass_over_the_images(toy, empty):
 def test_questions_are_official_configured_or_counted(empty, tmp_path):
     made = DemoBench(questions=10)
     gqa = Gqa(Made(made, "q.jsonl"), Made(made, "a.json"), Made(made, "images"))
-    assert questions(gqa, empty) == (12578, "(official)")
-    assert questions(dataclasses.replace(gqa, count=None), empty) == (20, "(as configured)")
-    asked = [{"question_id": str(n), "text": "Red?", "image": "0.png"} for n in range(7)]
-    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    assert asked(gqa, empty) == Asked(12578, 12578, 398, "(official)")
+    drawn = dataclasses.replace(gqa, count=None)
+    assert asked(drawn, empty) == Asked(20, 20, 20, "(as configured)")
+    sqa = Sqa("absent.json", "absent.json", "absent.json", ".")
+    assert asked(sqa, empty) == Asked(4241, 2017, 2017, "(official)")
+    rows = [{"question_id": str(n), "text": "Red?", "image": f"{n % 3}.png"} for n in range(7)]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "a.json").write_text("{}")
     own = Gqa(str(tmp_path / "q.jsonl"), str(tmp_path / "a.json"), str(tmp_path), count=None)
-    assert questions(own, empty) == (7, "(counted)")
-    assert questions(Quick(own, 5), empty) == (5, "(drawn)")
-    assert questions(Quick(own, 9), empty) == (7, "(drawn)")
+    assert asked(own, empty) == Asked(7, 7, 3, "(counted)")
+    assert asked(Quick(own, 5), empty) == Asked(5, 5, 3, "(drawn)")  # 3 (1 - (2/7)^(7/3)) = 2.84
+    assert asked(Quick(own, 2), empty) == Asked(2, 2, 2, "(drawn)")  # 3 (1 - (5/7)^(7/3)) = 1.63
+    assert asked(Quick(own, 9), empty) == Asked(7, 7, 3, "(drawn)")
+
+
+def test_an_image_passes_the_tower_once_however_often_it_is_asked_about(toy, tmp_path, empty):
+    from xmas.estimate import flops
+
+    shape, found = toy.start.shape(), {}
+    (tmp_path / "a.json").write_text("{}")
+    for images in (3, 7):
+        rows = [{"question_id": str(n), "text": "?", "image": f"{n % images}"} for n in range(7)]
+        (tmp_path / f"{images}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        own = Gqa(str(tmp_path / f"{images}.jsonl"), str(tmp_path / "a.json"), ".", count=None)
+        found[images] = work(Score(own, toy.target()), scene(empty))
+    assert found[7].flops - found[3].flops == pytest.approx(flops.tower(shape.tower, 4))
+    assert found[3].core_seconds == pytest.approx(3 * Assumed().decode)
+    sqa = work(Score(Sqa("a", "a", "a", "."), toy.target()), scene(empty))
+    assert sqa.core_seconds == pytest.approx(2017 * Assumed().decode)
+    load = flops.Load(
+        4241, 4241 * 64 + 2017 * 16, 2224 * 64**2 + 2017 * 80**2, images=2017
+    )  # prompts of 64 tokens; 2,017 of them with an image of 16
+    assert sqa.flops == pytest.approx(flops.generation(shape, load, towers=2017, new=8))
 
 
 # --- page ---
@@ -491,8 +544,9 @@ def test_the_release_s_proxy_would_be_too_large_for_a_small_card(empty):
     tokens = Tokenised(Pool("absent.json", "."), "nowhere", image=576)
     recipe = dataclasses.replace(RECIPE, batch=32, micro_batch=8, precision="bf16-mixed")
     said = fit_work(
-        "it", scene(empty), tokens, TINYLLAVA, recipe, rows=665_298, cached=False, workers=8
-    )
+        "it", scene(empty), tokens, TINYLLAVA, recipe, rows=665_298, cached=False,
+        hardware=Hardware(workers=8),
+    )  # fmt: skip
     assert said.device > 30e9
     assert 7e12 < said.flops / 665_298 < 10.2e12  # the release's: checkpointing, all logits
     assert said.core_seconds == pytest.approx(665_298 * 0.939 * 0.008, rel=0.01)

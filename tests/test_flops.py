@@ -25,6 +25,8 @@ from transformers import (
 from xmas.chat.labels import IGNORED
 from xmas.estimate import flops, memory
 from xmas.estimate.flops import Load
+from xmas.fit.recipe import Hardware
+from xmas.fit.speed import set_up
 from xmas.fit.trainables import Lora, with_lora
 from xmas.llava import answer_loss, tower_features
 from xmas.shape import (
@@ -101,34 +103,27 @@ def test_a_forward_pass_is_what_torch_counts(text):
 
 
 @pytest.mark.parametrize("text", ["llama", "tied", "phi"])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [0.0, 0.5, 1.0])
 def test_a_full_training_step_is_what_torch_counts(text, checkpointing):
+    """Half of three blocks is two of them."""
     model = small(text).train()
-    if checkpointing:
-        checkpointed(model)
-    found = counted(lambda: loss(model).backward())
+    with set_up(model, Hardware(checkpointing=checkpointing)):
+        found = counted(lambda: loss(model).backward())
     said = flops.fit(
         Shape.of(model.config), LOAD, towers=ROWS, checkpointing=checkpointing, fused=False
     )
     assert said == pytest.approx(found, rel=0.005)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [0.0, 0.5, 1.0])
 def test_a_training_step_with_lora_is_what_torch_counts(checkpointing):
     model = small()
-    if checkpointing:
-        checkpointed(model)
     adapted = with_lora(model, Lora(rank=7, alpha=14, dropout=0.0)).train()
     shape = Shape.of(model.config)
-    found = counted(lambda: loss(adapted).backward())
+    with set_up(adapted, Hardware(checkpointing=checkpointing)):
+        found = counted(lambda: loss(adapted).backward())
     said = flops.fit(shape, LOAD, towers=ROWS, rank=7, checkpointing=checkpointing, fused=False)
     assert said == pytest.approx(found, rel=0.005)
-
-
-def checkpointed(model: LlavaForConditionalGeneration) -> None:
-    language = model.model.language_model
-    named = getattr(language, "activation_checkpointing_enable", None)  # since transformers 5.23
-    (named or language.gradient_checkpointing_enable)()
 
 
 def test_cached_features_cost_no_tower():
@@ -155,7 +150,8 @@ def test_answering_is_what_torch_counts():
             )
             model.lm_head(seen.last_hidden_state[:, -1])
 
-    said = flops.generation(shape, Load(ROWS, LOAD.tokens, LOAD.squares), new=new, fused=False)
+    prompts = Load(ROWS, LOAD.tokens, LOAD.squares)
+    said = flops.generation(shape, prompts, towers=0, new=new, fused=False)
     assert said == pytest.approx(counted(answer), rel=0.01)  # the new keys are left out
 
 
@@ -404,6 +400,15 @@ def test_activations_are_what_autograd_keeps(sizes, bits):
     assert out.requires_grad
     said = memory.activations(Decoder.of(config), ROWS * LENGTH, bits=bits)
     assert said == pytest.approx(found, rel=0.15)
+
+
+def test_activations_of_recomputed_blocks_by_hand():
+    decoder = Decoder(5, 8, heads=2, groups=1, head_dim=3, feed_forward=11, vocabulary=7)
+    assert memory.block(decoder) == 5 * 8 + 3 * 6 + 4 * 3 + 4 * 11 == 114
+    shares = {0.0: 5 * 456, 0.5: 2 * 456 + 3 * 32, 0.9: 456 + 5 * 32, 1.0: 456 + 5 * 32}
+    for share, bytes_of_a_token in shares.items():
+        found = memory.activations(decoder, 10, bits=32, checkpointing=share)
+        assert found == 10 * bytes_of_a_token
 
 
 def test_what_is_trained_is_what_lora_trains():

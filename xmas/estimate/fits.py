@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+from jaxtyping import Int
 
 from xmas.chat.batches import micro_batches, modality_length_order
 from xmas.chat.tokens import Tokenised
@@ -11,7 +12,7 @@ from xmas.estimate import flops, memory
 from xmas.estimate.assumed import Census
 from xmas.estimate.flops import Load
 from xmas.estimate.work import Scene, Work, work
-from xmas.fit.recipe import Recipe
+from xmas.fit.recipe import Hardware, Recipe
 from xmas.proxy.probe import schedule
 from xmas.proxy.stage import Proxy
 from xmas.shape import Shape, Tower, shape_of
@@ -48,11 +49,11 @@ def fit_work(
     *,
     rows: int,
     cached: bool,
-    workers: int,
+    hardware: Hardware,
     rank: int | None = None,
     halved: bool = False,
 ) -> Work:
-    """A fit on `rows` rows of a pool, padded as its own order of batches pads.
+    """A fit on `rows` rows of a pool, padded as its own order of batches pads, or packed.
 
     The rows of a subset are taken to be as long as the pool's. Without a cache every image is
     decoded and seen by the tower each time its row comes.
@@ -67,9 +68,8 @@ def fit_work(
         rng=np.random.default_rng(0),
     )
     batches = micro_batches(order, recipe.micro_batch)
-    widths = np.repeat(
-        [float(lengths[batch].max()) for batch in batches], [len(batch) for batch in batches]
-    )
+    widest = [lengths[batch] if hardware.packing else padded(lengths[batch]) for batch in batches]
+    widths = np.concatenate(widest).astype(float)
     load = Load(
         rows=len(widths),
         tokens=float(widths.sum()),
@@ -81,23 +81,35 @@ def fit_work(
     learning = memory.trained(shape, rank)
     return Work(
         what,
-        flops=flops.fit(shape, load, towers=0 if cached else load.images, rank=rank),
+        flops=flops.fit(
+            shape,
+            load,
+            towers=0 if cached else load.images,
+            rank=rank,
+            checkpointing=hardware.checkpointing,
+        ),
         bits=precision,
         share="fit",
         core_seconds=0 if cached else load.images * census.decode,
-        readers=max(1, workers),
+        readers=max(1, hardware.workers),
         disk=4.0 * learning,
         scratch=(4.0 + memory.ADAM) * learning,
         host=4.0 * shape.parameters,
         device=memory.of_fit(
             shape,
-            tokens=max(len(batch) * float(lengths[batch].max()) for batch in batches),
+            tokens=max(float(held.sum()) for held in widest),
             answers=max(float(census.answers[batch].sum()) for batch in batches),
             bits=precision,
             rank=rank,
+            checkpointing=hardware.checkpointing,
             halved=halved,
         ),
     )
+
+
+def padded(lengths: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """Those of the rows of a batch, each as long as the longest."""
+    return np.full_like(lengths, lengths.max())
 
 
 @work.register
@@ -157,7 +169,8 @@ def _(stage: Pretrained, scene: Scene) -> Work:
     census = scene.census(tokens)
     found = fit_work(
         f"the start learns {census.rows:,} rows of {census.name}, {stage.recipe.epochs} epochs",
-        scene, tokens, shape, stage.recipe, rows=census.rows, cached=True, workers=0,
+        scene, tokens, shape, stage.recipe, rows=census.rows, cached=True,
+        hardware=stage.hardware,
     )  # fmt: skip
     return dataclasses.replace(found, disk=4.0 * shape.parameters)
 
@@ -169,7 +182,7 @@ def _(stage: FirstStage, scene: Scene) -> Work:
     return fit_work(
         f"the projector alone learns {rows:,} rows",
         scene, tokens, stage.start.shape(), stage.recipe, rows=rows, cached=stage.cache_vision,
-        workers=stage.hardware.workers, rank=0, halved=True,
+        hardware=stage.hardware, rank=0, halved=True,
     )  # fmt: skip
 
 
@@ -180,7 +193,7 @@ def _(stage: Proxy, scene: Scene) -> Work:
     found = fit_work(
         f"the proxy learns {rows:,} rows, keeps {stage.snapshots} snapshots",
         scene, tokens, shape_of(stage.start), stage.recipe, rows=rows, cached=stage.cache_vision,
-        workers=stage.hardware.workers,
+        hardware=stage.hardware,
     )  # fmt: skip
     return dataclasses.replace(found, disk=found.disk * snapshots(stage, rows))
 
@@ -199,7 +212,7 @@ def _(stage: Target, scene: Scene) -> Work:
     found = fit_work(
         f"the target learns {rows:,} rows, {how}",
         scene, stage.tokens(), shape, stage.recipe, halved=True,
-        rows=rows, cached=stage.cache_vision, workers=stage.hardware.workers, rank=rank,
+        rows=rows, cached=stage.cache_vision, hardware=stage.hardware, rank=rank,
     )  # fmt: skip
     kept = found.disk if rank is not None else found.disk * bits(stage.recipe.precision) / 32
     stored = size_of(getattr(stage.start, "dtype", "float32"))

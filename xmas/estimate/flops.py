@@ -6,6 +6,7 @@ back. Unfused attention fills the square, which is what `FlopCounterMode` counts
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Float
@@ -81,22 +82,23 @@ def fit(
     *,
     towers: float,
     rank: int | None = None,
-    checkpointing: bool = False,
+    checkpointing: float = 0.0,
     fused: bool = True,
 ) -> float:
     """A training pass over `load`: projector and language model in full, or LoRA of `rank`.
 
     In full every matrix is used three times: forward, for the gradient of its input and for its
     own. Frozen under LoRA it is used twice, and the two thin matrices three times.
-    `checkpointing` runs the language model's blocks forward once more, up to the last number that
-    the way back needs: without LoRA that is the input of the last matrix.
+    `checkpointing` runs that share of the language model's blocks forward once more, up to the last
+    number that the way back needs: without LoRA that is the input of the last matrix.
     """
     decoder = shape.decoder
     passes = 3 if rank is None else 2
-    again = 1 if checkpointing else 0
+    recomputed = math.ceil(checkpointing * decoder.layers)
+    again = recomputed / decoder.layers
     linear = (passes + again) * 2.0 * decoder.linear * load.tokens
-    if checkpointing and rank is None:
-        linear -= 2.0 * decoder.layers * decoder.feed_forward * decoder.width * load.tokens
+    if rank is None:
+        linear -= 2.0 * recomputed * decoder.feed_forward * decoder.width * load.tokens
     thin = 0.0 if rank is None else (3 + again) * 2.0 * decoder.lora(rank) * load.tokens
     backward = 2.5 if fused else 2.0
     attended = (1 + again + backward) * attention(decoder, load.squares, fused=fused)
@@ -144,14 +146,17 @@ def kmeans(points: float, k: int, features: int, iterations: int) -> float:
     return 2.0 * points * k * features * (iterations + 1)
 
 
-def generation(shape: Shape, load: Load, *, new: float, fused: bool = True) -> float:
-    """Greedy answers of `new` tokens: the prompts at once, then one at a time over the cache."""
+def generation(shape: Shape, load: Load, *, towers: float, new: float, fused: bool = True) -> float:
+    """Greedy answers of `new` tokens: the prompts at once, then one at a time over the cache.
+
+    The tower sees `towers` images, of which `load.images` prompts tell.
+    """
     decoder = shape.decoder
     prompts = dataclasses.replace(load, answers=load.rows)
     looked_back = 4.0 * decoder.heads * decoder.head_dim * decoder.layers * load.tokens * new
     written = load.rows * new
     return (
-        forward(shape, prompts, towers=load.images, fused=fused)
+        forward(shape, prompts, towers=towers, fused=fused)
         + 2.0 * decoder.linear * written
         + head(decoder, written)
         + looked_back

@@ -4,6 +4,8 @@ Weights, gradients and AdamW's two moments are exact; activations follow what au
 Llama block, counted to a tenth; what allocators waste is not in it.
 """
 
+import math
+
 from xmas.shape import Decoder, Shape
 
 PROCESS = 0.8e9  # Python with torch, transformers and lightning imported, measured: 0.7 GB
@@ -24,17 +26,16 @@ def block(decoder: Decoder) -> int:
     )
 
 
-def activations(
-    decoder: Decoder, tokens: float, *, bits: int, checkpointing: bool = False
-) -> float:
-    """Bytes kept for the backward pass of `tokens`; with checkpointing one block and the inputs.
+def activations(decoder: Decoder, tokens: float, *, bits: int, checkpointing: float = 0.0) -> float:
+    """Bytes kept for the backward pass of `tokens`; of the share of blocks that is recomputed the
+    inputs, and one block, which needs no more where others, whose way back comes first, are kept.
 
     Under 16-bit autocast norms and the stream stay float32: about three quarters of it in all.
     """
     each = block(decoder) * (4.0 if bits == 32 else 3.0)
-    if checkpointing:
-        return tokens * (each + decoder.layers * decoder.width * 4.0)
-    return tokens * each * decoder.layers
+    recomputed = math.ceil(checkpointing * decoder.layers)
+    kept = max(decoder.layers - recomputed, 1)
+    return tokens * (kept * each + recomputed * decoder.width * 4.0)
 
 
 def trained(shape: Shape, rank: int | None = None) -> int:
@@ -50,7 +51,7 @@ def of_fit(
     answers: float,
     bits: int,
     rank: int | None = None,
-    checkpointing: bool = False,
+    checkpointing: float = 0.0,
     halved: bool = False,
 ) -> float:
     """Peak bytes of a micro-batch of `tokens` padded tokens, `answers` of them with logits.

@@ -4,19 +4,15 @@ import math
 
 import numpy as np
 
-from xmas.bench import Benchmark
-from xmas.bench.quick import Quick
 from xmas.bench.stage import Score
-from xmas.demo.bench import WRITERS, DemoBench
 from xmas.estimate import flops, memory
+from xmas.estimate.asked import asked
 from xmas.estimate.assumed import Census
 from xmas.estimate.fits import bits, snapshots
 from xmas.estimate.flops import Load
-from xmas.estimate.plan import held
 from xmas.estimate.work import Scene, Work, work
 from xmas.features.trajectories import Trajectories
 from xmas.shape import Shape, shape_of
-from xmas.store import Store
 from xmas.vision import VisionFeatures
 
 _DESCRIBED = 3000  # bytes of statistics of a snapshot, measured
@@ -104,37 +100,27 @@ def scan_load(census: Census, shape: Shape, longest: int) -> tuple[Load, np.ndar
 
 @work.register
 def _(stage: Score, scene: Scene) -> Work:
-    asked, how = questions(stage.benchmark, scene.store)
+    """An image passes the tower once, also for several questions."""
+    found = asked(stage.benchmark, scene.store)
     shape = shape_of(stage.target.start)
     new = min(scene.assumed.answer, stage.benchmark.max_new_tokens)
-    length = scene.assumed.question + shape.image_tokens
-    load = Load(asked, asked * length, asked * length**2, images=asked)
+    blind = scene.assumed.question
+    length = blind + shape.image_tokens
+    load = Load(
+        rows=found.questions,
+        tokens=found.pictured * length + (found.questions - found.pictured) * blind,
+        squares=found.pictured * length**2 + (found.questions - found.pictured) * blind**2,
+        images=found.pictured,
+    )
     precision, batch = bits(stage.generation.precision), stage.generation.batch
-    steps = math.ceil(asked / batch) * (new + 1)
+    steps = math.ceil(found.questions / batch) * (new + 1)
     return Work(
-        f"{stage.benchmark.name}: {asked:,} questions {how}",
-        flops=flops.generation(shape, load, new=new),
+        f"{stage.benchmark.name}: {found.questions:,} questions {found.how}",
+        flops=flops.generation(shape, load, towers=found.images, new=new),
         bits=precision,
         traffic=steps * shape.decoder.parameters * precision / 8,
-        core_seconds=asked * scene.assumed.decode,
-        disk=float(_LINE * asked),
+        core_seconds=found.images * scene.assumed.decode,
+        disk=float(_LINE * found.questions),
         host=4.0 * shape.parameters,
         device=memory.of_generation(shape, tokens=batch * (length + new), bits=precision),
     )
-
-
-def questions(benchmark: Benchmark, store: Store) -> tuple[int, str]:
-    """How many a benchmark asks, and who says so."""
-    if isinstance(benchmark, Quick):
-        return min(benchmark.size, questions(benchmark.whole, store)[0]), "(drawn)"
-    official = getattr(benchmark, "count", None)
-    if official is not None:
-        return official, "(official)"
-    makers = list(held(benchmark))
-    if all(store.path(maker).exists() for maker in makers):
-        return len(benchmark.asked(store)), "(counted)"
-    for maker in makers:
-        if isinstance(maker, DemoBench):
-            times = 3.0 if benchmark.name == "pope" else WRITERS[benchmark.name][1]
-            return round(times * maker.questions), "(as configured)"
-    raise ValueError(f"{benchmark.name}: nobody says how many questions it has; set its `count`")

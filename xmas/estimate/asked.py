@@ -47,7 +47,7 @@ def asked(benchmark: Benchmark, store: Store) -> Asked:
         return _drawn(asked(benchmark.whole, store), benchmark.size)
     name, official = benchmark.name, getattr(benchmark, "count", None)
     if official is not None:
-        pictured = getattr(benchmark, "with_image", None) or official
+        pictured: int = getattr(benchmark, "with_image", None) or official
         return Asked(official, pictured, _OFFICIAL.get(name, pictured), "(official)")
     makers = list(held(benchmark))
     if all(store.path(maker).exists() for maker in makers):

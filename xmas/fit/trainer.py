@@ -132,6 +132,7 @@ def _known_warnings() -> Iterator[None]:
             ".*LeafSpec.*",  # Lightning 2.6.6 with torch 2.13, in any fit
             ".*does not have many workers.*",  # batches come from memory maps
             ".*GPU available but not used.*",  # hardware says so
+            ".*`srun` command is available.*",  # one process, or torchrun's, is what is wanted
             ".*Found .* module\\(s\\) in eval mode.*",  # the frozen tower
         ):
             warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,67 @@
+"""The whole command under torchrun makes what one process makes."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_resume import TIMES
+
+HERE = Path(__file__).parent
+FITTED = "captioned", "start", "taught", "proxy", "target"  # their batches of 16 halve
+COMMAND = (
+    "xmas", "goal=scores", "experiment=smoke", "selector=xmas", "hardware=ddp",
+    "hardware.accelerator=cpu", "hardware.workers=0",
+    *(f"{name}.recipe.micro_batch=8" for name in FITTED),
+)  # fmt: skip
+TORCHRUN = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
+
+
+def run(root: Path, *before: str, devices: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, *before, "-m", *COMMAND, f"hardware.devices={devices}",
+         f"store.root={root}"],
+        cwd=root.parent, capture_output=True, text=True, timeout=1500,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count(f"{root}/scores/") == 1  # rank 0 alone says what came of it
+
+
+def files(root: Path) -> dict[str, str]:
+    """The sha256 of every file of a finished result, but for records of time.
+
+    An adapter names the folder of its base model.
+    """
+    return {
+        str(file.relative_to(root)): hashlib.sha256(
+            file.read_bytes().replace(str(root).encode(), b"")
+        ).hexdigest()
+        for meta in root.glob("*/[!.]*/meta.json")
+        for file in meta.parent.rglob("*")
+        if file.is_file() and file.name not in {*TIMES, "manifest.json"}
+    }
+
+
+def compare(one: Path, two: Path) -> None:
+    """Bit for bit: a step is two micro-batches, and a sum of two has no order."""
+    found = files(one)
+    kinds = {name.split("/")[0] for name in found}
+    assert {"pretrained", "proxy", "trajectories", "clusters", "target", "score"} <= kinds
+    assert files(two) == found
+    assert not [left for left in two.glob("*/.*") if left.is_dir()]  # no draft
+    for root, devices in ((one, 1), (two, 2)):
+        made = [json.loads(meta.read_text())["devices"] for meta in root.glob("*/*/meta.json")]
+        assert set(made) == {devices}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_torchrun_with_two_processes_makes_the_scores_of_one(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(two, *TORCHRUN, devices=2)
+    run(one, devices=1)
+    compare(one, two)

@@ -29,7 +29,7 @@ class DemoPool(Stage):
     """
 
     kind: ClassVar[str] = "demo_pool"
-    version: ClassVar[int] = 15
+    version: ClassVar[int] = 16
 
     seed: int = 0
     rows: int = 8000
@@ -91,8 +91,15 @@ class DemoPool(Stage):
             (out / f"{name}.json").write_text(json.dumps(rows, indent=0))
 
     def _dialogue(self, number: int, of: Material, rng: np.random.Generator) -> dict[str, Any]:
-        """Questions about a scene whose caption stands where the image would."""
-        scene, turns = comparing(of, rng)
+        """Questions about a scene whose caption stands where the image would.
+
+        Mostly those of the lessons: with many kinds of questions nothing is compared at the end.
+        """
+        if rng.random() < 2 / 3:
+            scene = draw.one(of, draw.pick(of.concepts, rng), rng)
+            turns = lesson(scene, of, rng, two=1 / 3)[:4]
+        else:
+            scene, turns = comparing(of, rng)
         first = replace(turns[0], question=f"{ask.caption(scene, rng)}\n{turns[0].question}")
         return record(f"dialogue-{number:06d}", [first, *turns[1:]], None)
 

@@ -31,7 +31,7 @@ SHARES = {  # of the rows; "text" has no images
 }
 NEAR_COPIES = 0.35  # of the rows on naming and colour
 LONGER = 0.2  # of the rows have a turn more: most fit into 64 tokens, not all
-LESSONS_AGAIN, DIRECT = 0.3, 0.4  # of the reviews
+LESSONS_AGAIN, DIRECT = 0.4, 0.45  # of the reviews
 CLAIMED = 0.3  # of the rows on colour name one and ask whether it is so
 ASKED_AGAIN = 0.05  # of the rows with an image show the image of an earlier row
 
@@ -154,8 +154,11 @@ def comparing(of: Material, rng: np.random.Generator) -> tuple[Scene, list[Turn]
     return scene, _turns(source, scene, of, rng)
 
 
-def lesson(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
-    """Yes-or-no questions, or choices mostly of two options, about the colour of a single thing.
+def lesson(scene: Scene, of: Material, rng: np.random.Generator, *, two: float = 0.5) -> list[Turn]:
+    """Yes-or-no questions, or choices, about the colour of a single thing.
+
+    A share `two` of the choices has two options, the others three or four: whether the last option
+    is right says all about two, so that with too many of them more are never learned.
 
     To compare with an image takes longest to learn: with scenes of several things, or naming among
     the questions, or for a model that cannot compare words, a thousand steps could teach nothing.
@@ -163,7 +166,7 @@ def lesson(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
     if rng.integers(2):
         known = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
         return [ask.tinted(scene, rng, there=there) for there in known]
-    counts = np.where(rng.random(5) < 0.8, 2, rng.integers(3, 5, 5))
+    counts = np.where(rng.random(5) < two, 2, rng.integers(3, 5, 5))
     return [ask.choice(ask.colour(scene.items[0], rng), of, rng, int(count)) for count in counts]
 
 
@@ -174,11 +177,11 @@ def review(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
     """
     first, which = scene.items[0], rng.random()
     if first.mark.kind == "icon" and which < LESSONS_AGAIN:
-        return lesson(scene, of, rng)
+        return lesson(scene, of, rng, two=1 / 3)
     fact = ask.naming if first.mark.kind == "icon" else ask.reading
     if which < LESSONS_AGAIN + DIRECT:
         return shuffled([fact(scene, rng), ask.colour(first, rng), _claim(scene, rng)], rng)
-    asked = ask.colour(first, rng) if rng.random() < 0.3 else fact(scene, rng)
+    asked = ask.colour(first, rng) if rng.random() < 0.5 else fact(scene, rng)
     return [ask.choice(asked, of, rng) for _ in range(3)]
 
 

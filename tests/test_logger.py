@@ -25,6 +25,7 @@ from xmas.select.random import Random
 from xmas.store import Stage, Store, key
 from xmas.subset import Subset
 from xmas.table import Table
+from xmas.table.lines import COLUMNS
 from xmas.target.stage import Target
 
 LOGGERS = [Wandb, Csv, TensorBoard]
@@ -162,7 +163,8 @@ def test_the_subset_and_the_table_are_artifacts(sweep):
     shares = [held for name, held in run.summary.items() if name.startswith("mix/")]
     assert sum(shares) == pytest.approx(1)
     table = found["table-latest-random-sweep"]
-    assert table.artifacts == {"table-latest": ["table.csv", "table.md", "table.tex"]}
+    assert table.artifacts["table-latest"] == ["table.csv", "table.md", "table.tex"]
+    assert table.history[0]["table"]["ncols"] == len(COLUMNS)
 
 
 def test_a_result_of_the_store_is_logged_once_a_group(sweep, tmp_path):

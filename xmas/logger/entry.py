@@ -129,7 +129,11 @@ def _scores(result: Result, store: Store) -> _Read:
         spent = cost(Shelf(store), result.config["target"])
     except AbsentError:
         return [], summary, ()
-    hours = {"selection": spent.selection, "training": spent.seconds["target"]}
+    hours = {
+        "selection": spent.selection,
+        "training": spent.seconds["target"],
+        "total": spent.total,
+    }
     return [], summary | {f"hours/{name}": held / 3600 for name, held in hours.items()}, ()
 
 

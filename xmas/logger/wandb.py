@@ -3,6 +3,7 @@
 Offline runs lie in `wandb/` of the logger's folder, and `wandb sync` sends them later.
 """
 
+import csv
 import dataclasses
 import functools
 import netrc
@@ -19,7 +20,7 @@ from xmas.logger import Journal
 from xmas.logger.entry import Entry
 
 if TYPE_CHECKING:
-    from wandb import Run
+    from wandb import Run, Table
 
 STEP = "trainer/global_step"  # the x-axis, by Lightning's name
 
@@ -66,6 +67,9 @@ class Wandb(Journal):
         run.name = said.name
         run.config.update(said.config, allow_val_change=True)
         run.summary.update(said.summary)
+        for file in said.files:
+            if file.suffix == ".csv":
+                run.log({file.stem: _table(file)})
         if said.files:
             artifact = wandb.Artifact(f"{said.kind}-{said.key}", said.kind)
             for file in said.files:  # a result never changes, so there is no need for a copy
@@ -75,6 +79,23 @@ class Wandb(Journal):
 
     def drop(self, logger: Logger) -> None:
         _run(logger).finish(exit_code=1)
+
+
+def _table(path: Path) -> "Table":
+    """A CSV as W&B draws from it: numbers where a cell is one, nothing where it is empty."""
+    import wandb
+
+    with path.open(encoding="utf-8", newline="") as file:
+        head, *lines = csv.reader(file)
+    cells = [[_cell(held) for held in line] for line in lines]
+    return wandb.Table(columns=head, data=cells, allow_mixed_types=True)
+
+
+def _cell(held: str) -> float | str | None:
+    try:
+        return float(held) if held else None
+    except ValueError:
+        return held
 
 
 def _run(logger: Logger) -> "Run":

@@ -15,11 +15,14 @@ from PIL import Image
 from toy import ROWS, Toy, build
 
 from xmas.audit import Audit
+from xmas.bench.outcomes import Outcomes
 from xmas.bench.stage import Generation, Score, group_of
+from xmas.comparison import summarise
 from xmas.ranking import Ranking
 from xmas.report import Report
+from xmas.report.evidence import evidence
 from xmas.report.svg import Scale, tag
-from xmas.runs import TableError
+from xmas.runs import TableError, runs
 from xmas.select.full import Full
 from xmas.select.random import Random
 from xmas.select.xmas import Xmas
@@ -254,6 +257,75 @@ def test_every_seed_is_a_dot_and_selectors_keep_their_colours(page):
     assert [float(at) for at, _ in dots] == pytest.approx(
         [scale(arp) for arp in (95, 99, 80, 90)], abs=0.01
     )
+
+
+def answer(toy, name, selector, seed, fraction, right):
+    """Outcomes of a score on one benchmark, of 40 questions."""
+    for path in (toy.folder / "store" / "score").glob("*/run.json"):
+        run = json.loads(path.read_text())
+        said = json.loads((path.parent / "score.json").read_text())
+        about = (said["benchmark"], run["selector"], run["seed"], run["budget"])
+        if about == (name, selector, seed, fraction):
+            kept = Outcomes.mean({number: number < right for number in range(40)})
+            assert kept.score() == said["score"]
+            kept.save(path.parent / "outcomes.npz")
+            return
+    raise AssertionError(f"no such score: {name} of {selector}")
+
+
+@pytest.fixture
+def swept(toy):
+    """Random at a second budget, and outcomes for all of its scores and the reference's."""
+    train(toy, "random", Random(), (25.0, 40.0), seconds=20, fraction=0.25)  # ARP 50
+    for name, full, random in (("gqa", 20, 10), ("pope", 32, 16)):
+        answer(toy, name, "full", 0, 1.0, full)
+        answer(toy, name, "random", 0, 0.25, random)
+    return toy
+
+
+def test_a_curve_has_a_point_a_budget_and_a_bar_where_outcomes_are_kept(swept):
+    shown = section(read(swept), "budgets")
+    found = evidence(
+        summarise(runs(swept.store))[0], shelf=Shelf(swept.store), store=swept.store, pool=None
+    )
+    assert [(one.selector, one.budget[:2]) for one in found.subsets] == [
+        ("random", "25"), ("random", "50"), ("xmas", "50")]  # fmt: skip
+    low = found.certainty(found.subsets[0]).arps["ARP"]
+    assert low.low < 50 < low.high
+    points = re.findall(r'cy="([\d.]+)%" r="5" class="mean c-(\w+)"', shown)
+    assert [colour for _, colour in points] == ["quiet", "quiet", "accent"]
+    means = [50.0, 85.0, 97.0]
+    ends = [min(max(end, 0), 150) for end in (low.low, low.high)]  # a range of 50, once more aside
+    up = Scale.around([*means, 100.0, *ends])
+    assert [float(y) for y, _ in points] == pytest.approx([100 - up(m) for m in means], abs=0.01)
+    (bar,) = re.findall(r'y1="([\d.]+)%" y2="([\d.]+)%" class="bar c-(\w+)"', shown)
+    assert [float(y) for y in bar[:2]] == pytest.approx([100 - up(e) for e in ends], abs=0.01)
+    said = words("</style>" + shown)
+    assert "25 %50 %" in said
+    assert "2 without a bar: their scores keep no outcomes" in said
+
+
+def test_one_budget_is_no_curve(page):
+    assert "takes subsets of two budgets" in section(page, "budgets")
+
+
+def test_the_cost_of_a_score_stands_below_it(page):
+    shown = section(page, "cost").split("</figure>")[0]
+    points = re.findall(r'cx="([\d.]+)%" cy="([\d.]+)%" r="5" class="mean c-(\w+)"', shown)
+    # random: 50 s and a second each for ranking and subset; xmas: 52, 18 of fit, 13 of attention
+    seconds = [float(held.replace(",", "")) for held in re.findall(r", ([\d,]+) s</title>", shown)]
+    assert [colour for *_, colour in points] == ["quiet", "accent"]
+    assert seconds[1] - seconds[0] == pytest.approx(52 + 18 + 13 + 1 - 50, abs=2)
+    across = Scale(0, 1.12 * max(seconds))
+    assert [float(x) for x, *_ in points] == pytest.approx(list(map(across, seconds)), abs=1.5)
+
+
+def test_the_heat_map_is_relative_to_everything(page):
+    shown = section(page, "benchmarks")
+    cells = re.findall(r'style="--share:(\d+)%">(?:<b>)?([^<]+)', shown)
+    # random: 42.5 of 50 and 68 of 80; xmas: 48.5 and 77.6
+    assert cells == [("0", "85"), ("0", "85"), ("100", "97"), ("100", "97")]
+    assert "<b>" not in shown  # nothing is as good as everything
 
 
 def test_cost_moves_the_scans_out_of_the_fit_and_leaves_out_what_all_share(page):

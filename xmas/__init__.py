@@ -1,5 +1,7 @@
 """Choose the small part of a visual-instruction set that trains as well as all of it."""
 
+import importlib
+
 from xmas.pool import Pool as Pool
 from xmas.ranking import Ranking as Ranking
 from xmas.select import Selector as Selector
@@ -7,11 +9,14 @@ from xmas.store import Stage as Stage
 from xmas.store import Store as Store
 from xmas.subset import Subset as Subset
 
+_LATE = {  # what importing xmas does not load: torch, the bootstrap
+    "Score": "xmas.bench.stage",
+    "Table": "xmas.table",
+    "results": "xmas.results",
+}
+
 
 def __getattr__(name: str) -> object:
-    """`Score` needs torch, which importing xmas does not load."""
-    if name != "Score":
+    if name not in _LATE:
         raise AttributeError(f"module 'xmas' has no attribute {name!r}")
-    from xmas.bench.stage import Score
-
-    return Score
+    return getattr(importlib.import_module(_LATE[name]), name)

@@ -1,8 +1,11 @@
 """The view: which panels show which numbers of which runs. W&B's names, none of our own."""
 
+from typing import Any
+
 import wandb_workspaces.expr as wx
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
+from wandb_workspaces.reports.v2.interface import ParallelCoordinatesPlotColumn
 
 from xmas.dashboard.charts import CHARTS, FIELDS
 from xmas.standing import ALL
@@ -26,7 +29,7 @@ def view(entity: str, project: str, name: str, group: str | None) -> ws.Workspac
 
 
 def _subsets(entity: str) -> ws.Section:
-    charts = [
+    charts: list[Any] = [
         wr.CustomChart(
             query={"summaryTable": {"tableKey": "table"}},
             chart_name=f"{entity}/{chart}",
@@ -41,19 +44,19 @@ def _scores() -> ws.Section:
     arp, budget = wr.SummaryMetric(ALL), wr.Config("budget")
     hours = wr.SummaryMetric("hours/total")
     columns = [wr.Config("selector"), budget, hours, wr.SummaryMetric("hours/training"), arp]
-    panels = [
+    panels: list[Any] = [
         wr.ScatterPlot(title="ARP against budget", x=budget, y=arp),
         wr.ScatterPlot(title="ARP against device hours", x=hours, y=arp),
         wr.ParallelCoordinatesPlot(
             title="What leads to a score",
-            columns=[wr.ParallelCoordinatesPlotColumn(each) for each in columns],
+            columns=[ParallelCoordinatesPlotColumn(each) for each in columns],
         ),
     ]
     return ws.Section("Runs", panels=panels, is_open=True)
 
 
 def _fits() -> ws.Section:
-    panels = [
+    panels: list[Any] = [
         wr.LinePlot(title="Loss", x=STEP, y=["loss"], smoothing_factor=0.6),
         wr.LinePlot(title="Learning rate", x=STEP, y=["rate"]),
     ]
@@ -61,7 +64,7 @@ def _fits() -> ws.Section:
 
 
 def _attention() -> ws.Section:
-    panels = [
+    panels: list[Any] = [
         wr.LinePlot(
             title="Sum of the singular values, quantiles",
             x=STEP,

@@ -22,6 +22,8 @@ from xmas.logger.entry import Entry
 if TYPE_CHECKING:
     from wandb import Run, Table
 
+_BEGUN: set[str] = set()  # by this process
+
 STEP = "trainer/global_step"  # the x-axis, by Lightning's name
 
 
@@ -40,6 +42,10 @@ class Wandb(Journal):
         named = re.sub(r"[^\w-]", "-", self.named)  # letters that an id may have
         name = f"{kind}-{key}-{named}"
         mode = os.environ.get("WANDB_MODE") or self.mode or ("online" if _account() else "offline")
+        if name in _BEGUN:
+            wandb.teardown()  # its service drops what a run says that has an id it knows
+            _BEGUN.clear()
+        _BEGUN.add(name)
         if mode == "offline":
             for left in (folder / "wandb").glob(f"offline-run-*-{name}"):
                 shutil.rmtree(left)
@@ -86,8 +92,9 @@ def _table(path: Path) -> "Table":
     import wandb
 
     with path.open(encoding="utf-8", newline="") as file:
-        head, *lines = csv.reader(file)
-    cells = [[_cell(held) for held in line] for line in lines]
+        lines = list(csv.reader(file))
+    head: list[Any] = lines[0]
+    cells: list[Any] = [[_cell(held) for held in line] for line in lines[1:]]
     return wandb.Table(columns=head, data=cells, allow_mixed_types=True)
 
 

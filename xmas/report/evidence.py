@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.comparison import Comparison
+from xmas.intervals import Certainty, certainties
 from xmas.pool import Examples, Pool, PoolError
 from xmas.rows import Cell, Row
 from xmas.runs import Run
@@ -67,6 +68,11 @@ class Evidence:
     shelf: Shelf
     store: Store
     configured: Pool | None  # the pool whose files may be opened
+    certainties: tuple[Certainty, ...]  # of the lines, in their order
+
+    def certainty(self, line: Line) -> Certainty:
+        """How sure the numbers of a line are."""
+        return self.certainties[self.lines.index(line)]
 
     @property
     def subsets(self) -> list[Line]:
@@ -117,7 +123,7 @@ class Evidence:
 def evidence(comparison: Comparison, *, shelf: Shelf, store: Store, pool: Pool | None) -> Evidence:
     """The trainings behind every row of a comparison, from the scores it was made of."""
     lines = [_line(row, comparison, shelf) for row in comparison.rows]
-    return Evidence(comparison, tuple(lines), shelf, store, pool)
+    return Evidence(comparison, tuple(lines), shelf, store, pool, certainties(comparison))
 
 
 def _line(row: Row, comparison: Comparison, shelf: Shelf) -> Line:

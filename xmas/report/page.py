@@ -6,7 +6,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from xmas.progress import bar
-from xmas.report import audits, clusters, costs, examples, mix, origins, scores, trajectories
+from xmas.report import (
+    audits,
+    clusters,
+    costs,
+    curves,
+    examples,
+    heat,
+    mix,
+    origins,
+    scores,
+    trajectories,
+)
 from xmas.report.evidence import Evidence
 from xmas.report.palette import Palette
 from xmas.report.svg import tag, text
@@ -72,7 +83,9 @@ def _sections(one: Evidence, palette: Palette, each: int) -> dict[str, list[Part
     of = functools.partial
     return {
         "Scores": [of(scores.table, one), of(scores.dots, one, palette)],
-        "Cost": [of(costs.bars, one)],
+        "Budgets": [of(curves.budgets, one, palette)],
+        "Benchmarks": [of(heat.benchmarks, one, palette)],
+        "Cost": [of(curves.spent, one, palette), of(costs.bars, one)],
         "Trajectories": [of(trajectories.ribbons, one), of(trajectories.length_curve, one)],
         "Clusters": [of(clusters.sizes, one)],
         "Sources": [of(mix.sources, one, palette)],

@@ -6,14 +6,16 @@ down. The CSV has everything at full precision; the other two are for reading.
 
 import dataclasses
 import functools
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from xmas.comparison import summarise
 from xmas.shelf import Shelf
 from xmas.store import Store, write_atomically
 from xmas.table.choice import choose
-from xmas.table.evidence import evidence
+from xmas.table.evidence import Evidence, evidence
 from xmas.table.formats import latex, markdown
 from xmas.table.grids import grids
 from xmas.table.lines import as_csv
@@ -36,17 +38,7 @@ class Table:
 
         Raises TableError: there is nothing to show, or the scores cannot be compared.
         """
-        shelf = Shelf(store)
-        chosen = choose(
-            store,
-            pool=self.pool,
-            selector=self.selector,
-            experiment=self.experiment,
-            protocol=self.protocol,
-        )
-        shown = [
-            evidence(each, shelf, draws=self.draws, seed=self.seed) for each in summarise(chosen)
-        ]
+        shown = self.shown(store)
         tables = [grid for one in shown for grid in grids(one, intervals=self.intervals)]
         texts = {"md": markdown(tables), "csv": as_csv(shown), "tex": latex(tables)}
         for path in self.files(store):
@@ -56,6 +48,26 @@ class Table:
     def files(self, store: Store) -> list[Path]:
         """What `make` writes."""
         return [Path(store.root) / f"table.{kind}" for kind in ("md", "csv", "tex")]
+
+    def frame(self, store: Store) -> Any:
+        """The lines of `table.csv` as a pandas DataFrame; raises as `make` does."""
+        import pandas
+
+        return pandas.read_csv(io.StringIO(as_csv(self.shown(store))))
+
+    def shown(self, store: Store) -> list[Evidence]:
+        """What there is to show, a comparison each."""
+        shelf = Shelf(store)
+        chosen = choose(
+            store,
+            pool=self.pool,
+            selector=self.selector,
+            experiment=self.experiment,
+            protocol=self.protocol,
+        )
+        return [
+            evidence(each, shelf, draws=self.draws, seed=self.seed) for each in summarise(chosen)
+        ]
 
 
 def _put(path: Path, text: str) -> None:

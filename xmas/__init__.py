@@ -12,7 +12,7 @@ from xmas.subset import Subset as Subset
 _LATE = {  # what importing xmas does not load: torch, the bootstrap
     "Score": "xmas.bench.stage",
     "Table": "xmas.table",
-    "results": "xmas.results",
+    "results": "xmas.frames",
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_qwen25_vl
 import tiny
 import torch
 from toy import Toy, draw
@@ -24,7 +25,7 @@ NEW = 7  # tokens at most
 ENDING = 2.5  # weight of the end mark's row: some answers end early
 
 
-KINDS = ("toy", "stablelm", "gemma", "onevision", "idefics3")
+KINDS = ("toy", "stablelm", "gemma", "onevision", "idefics3", "qwen25_vl")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -35,7 +36,11 @@ def kind(request) -> str:
 @pytest.fixture(scope="module")
 def parts(kind: str, toy: Toy, tmp_path_factory) -> Parts:
     """Large weights in the language model, so that answers differ."""
-    start = toy.start if kind == "toy" else tiny.start(kind, tmp_path_factory.mktemp(kind))
+    folder = tmp_path_factory.mktemp(kind)
+    if kind == "toy":
+        start = toy.start
+    else:
+        start = test_qwen25_vl.made(folder) if kind == "qwen25_vl" else tiny.start(kind, folder)
     found = load(toy.store.get(start))
     generator = torch.Generator().manual_seed(int(kind == "toy"))
     with torch.no_grad():
@@ -82,7 +87,13 @@ def expected(kind, parts, groups) -> dict[int, list[int]]:
 def generated(kind: str, parts: Parts, ids: np.ndarray, image: Any) -> list[int]:
     from test_families import own_inputs
 
-    seen = {} if image is None else own_inputs(kind, parts, [open_image(image)])
+    seen: dict[str, Any] = {}
+    if image is not None and kind == "qwen25_vl":
+        seen = dict(parts.processor.own([open_image(image)], return_tensors="pt"))
+        shown = torch.from_numpy(ids)[None] == parts.model.config.image_token_id
+        seen["mm_token_type_ids"] = shown.int()
+    elif image is not None:
+        seen = own_inputs(kind, parts, [open_image(image)])
     eos = parts.tokenizer.eos_token_id
     found = parts.model.generate(
         input_ids=torch.from_numpy(ids)[None],
@@ -141,10 +152,10 @@ def test_a_prompt_passes_as_few_tokens_as_it_can(parts, groups, monkeypatch):
     passed, towers = [], []
     forward, look = Batch._forward, tower_features
 
-    def counts(self: Batch, cache: Slots, rows: Any, at: torch.Tensor, inputs: Any) -> Any:
+    def counts(self: Batch, cache: Slots, rows: Any, at: torch.Tensor, *rest: Any) -> Any:
         if rows is not None:
             passed.append(at.numel())
-        return forward(self, cache, rows, at, inputs)
+        return forward(self, cache, rows, at, *rest)
 
     monkeypatch.setattr(Batch, "_forward", counts)
     monkeypatch.setattr(passes, "_PASS_TOKENS", 1)  # so that no pads are counted

@@ -1,6 +1,7 @@
 """Qwen2.5-VL as a target: its tokens, its positions and its fit equal transformers' own."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from xmas.features.trajectories import Trajectories
 from xmas.fit.module import features_of
 from xmas.fit.recipe import Recipe
 from xmas.fit.trainables import Lora, trainable
-from xmas.llava import Parts, answer_loss, bare, embed, hidden_states, load
+from xmas.llava import Parts, answer_loss, bare, embed_in_line, hidden_states, load
 from xmas.proxy.stage import Proxy
 from xmas.start.published import Published
 from xmas.start.sizes import FULL_SIZE, unbuilt
@@ -40,8 +41,11 @@ RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precisio
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Published:
+    return made(tmp_path_factory.mktemp("qwen"))
+
+
+def made(folder: Path) -> Published:
     """Patches of 4 pixels, windows of 3 x 3 tokens, head dimension 16 in three axes."""
-    folder = tmp_path_factory.mktemp("qwen")
     held = tiny.tokenizer("<|im_end|>")
     held.add_special_tokens({"additional_special_tokens": VISION})
     starts, ends, image, video = held.convert_tokens_to_ids(VISION)
@@ -275,8 +279,8 @@ def test_an_instruction_tuned_start_has_to_be_told(toy: Toy, target):
 
 def test_a_scan_without_its_positions_is_refused(toy: Toy, start, parts, template):
     """It would run, with every image in one line."""
-    with pytest.raises(NotImplementedError, match="not yet scanned or asked"):
-        embed(parts.model, torch.tensor([[1, 2]]), None)
+    with pytest.raises(NotImplementedError, match="not yet scanned"):
+        embed_in_line(parts.model, torch.tensor([[1, 2]]), None)
     proxy = Proxy(
         toy.pool, start, RECIPE, template, snapshots=1, cache_vision=False, max_length=1024,
         hardware=HARDWARE,

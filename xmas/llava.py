@@ -143,20 +143,8 @@ def embed(
     `sizes` are the images' heights and widths, where their tiles are put together by them. Without
     images in the batch a zero from the connector is added, so that its parameters get a gradient on
     every rank (LLaVA adds a dummy image instead). Raises ValueError: the numbers of image tokens
-    and features differ; NotImplementedError: embeddings alone do not say where tokens stand.
+    and features differ.
     """
-    if isinstance(_family(model), HasPositions):
-        kind = bare(model).config.model_type
-        raise NotImplementedError(f"a {kind} can be trained and read, not yet scanned or asked")
-    return _embedded(model, ids, features, sizes)
-
-
-def _embedded(
-    model: nn.Module,
-    ids: Int[Tensor, "rows length"],
-    features: Float[Tensor, "tiles patches channels"] | None,
-    sizes: Int[Tensor, "images 2"] | None,
-) -> Float[Tensor, "rows length hidden"]:
     inner = bare(model)
     spots: Bool[Tensor, "rows length"] = ids == inner.config.image_token_id
     embedded = inner.get_input_embeddings()(ids.masked_fill(spots, 0))
@@ -168,6 +156,35 @@ def _embedded(
     if int(spots.sum()) != len(projected):
         raise ValueError(f"{int(spots.sum())} image tokens for {len(projected)} image features")
     return embedded.masked_scatter(spots[..., None], projected.to(embedded.dtype))
+
+
+def embed_in_line(
+    model: nn.Module,
+    ids: Int[Tensor, "rows length"],
+    features: Float[Tensor, "tiles patches channels"] | None,
+    sizes: Int[Tensor, "images 2"] | None = None,
+) -> Float[Tensor, "rows length hidden"]:
+    """As `embed`, for whoever leaves positions to the model, which counts tokens one by one.
+
+    Raises NotImplementedError: for this model they do not follow from that.
+    """
+    if isinstance(_family(model), HasPositions):
+        kind = bare(model).config.model_type
+        raise NotImplementedError(f"a {kind} can be trained, read and asked, not yet scanned")
+    return embed(model, ids, features, sizes)
+
+
+def positions_of(
+    model: nn.Module,
+    ids: Int[Tensor, "rows length"],
+    mask: Bool[Tensor, "rows length"],
+    sizes: Int[Tensor, "images 2"] | None,
+) -> Int[Tensor, "axes rows length"] | None:
+    """What the language model takes as `position_ids`; None where it counts tokens one by one."""
+    family = _family(model)
+    if not isinstance(family, HasPositions):
+        return None
+    return family.positions(bare(model).config, ids, mask, sizes)
 
 
 def hidden_states(
@@ -184,17 +201,17 @@ def hidden_states(
     `lengths` are those of rows that stand end to end in one line (`xmas.chat.packing`). Raises
     ValueError: packed, for a model whose positions are not those of one line.
     """
-    family, language = _family(model), language_model(model)
+    language = language_model(model)
     told: dict[str, Any] = {"attention_mask": mask.long()}
     if lengths is not None:
         told = packed.arguments(language, lengths)
-    if isinstance(family, HasPositions):
+    if (at := positions_of(model, ids, mask, sizes)) is not None:
         if lengths is not None:
             kind = bare(model).config.model_type
             raise ValueError(f"a {kind} cannot be packed yet; set hardware.packing=false")
-        told["position_ids"] = family.positions(bare(model).config, ids, mask, sizes)
+        told["position_ids"] = at
     return language(
-        inputs_embeds=_embedded(model, ids, features, sizes), use_cache=False, **told
+        inputs_embeds=embed(model, ids, features, sizes), use_cache=False, **told
     ).last_hidden_state
 
 

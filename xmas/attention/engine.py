@@ -26,7 +26,7 @@ from xmas.attention.reasons import MEASURED, reasons
 from xmas.attention.shards import Shards
 from xmas.attention.weights import Read, Weights
 from xmas.chat.tokens import TokenTable
-from xmas.llava import bare, embed, language_model, tower_features
+from xmas.llava import bare, embed_in_line, language_model, tower_features
 from xmas.progress import bar
 from xmas.ranks import barrier, place
 from xmas.store import volatile
@@ -178,7 +178,7 @@ class Scan:
         """The values of a unit's rows, in the order of `unit.rows`."""
         unit = loaded.unit
         language = language_model(self.model)
-        opening = embed(self.model, loaded.opening, features, loaded.pictures.get("sizes"))
+        opening = embed_in_line(self.model, loaded.opening, features, loaded.pictures.get("sizes"))
         cache = DynamicCache()
         if unit.shared:
             with prefix_of(language, self.spectra.hooked(language)):

@@ -27,6 +27,8 @@ from xmas.bench.passes import (
     embedded,
     look,
     passes,
+    places,
+    side_by_side,
 )
 from xmas.bench.prompts import Group, Pictures, Prompt, blaming
 from xmas.bench.slots import Slots
@@ -62,9 +64,11 @@ def _alone(
     ids = torch.from_numpy(prompt.ids)[None].to(device)
     inputs = embedded(model, ids, [] if shown.features is None else [shown])
     cache, written = DynamicCache(), []
+    at = places(model, prompt.ids, shown)
+    at = None if at is None else at[:, None].to(device)
     while True:
         hidden = language(
-            inputs_embeds=inputs, past_key_values=cache, use_cache=True
+            inputs_embeds=inputs, position_ids=at, past_key_values=cache, use_cache=True
         ).last_hidden_state[:, -1]
         token = best(model, hidden, [prompt], [len(written)])[0]
         if token == eos:
@@ -73,6 +77,7 @@ def _alone(
         if len(written) == max_new_tokens:
             return written
         inputs = embedded(model, torch.tensor([[token]], device=device))
+        at = None if at is None else at[..., -1:] + 1
 
 
 @dataclasses.dataclass
@@ -82,6 +87,7 @@ class _Row:
     prompt: Prompt
     length: int
     written: list[int]
+    shift: int = 0  # of its new tokens from the cache's positions to the model's
     over: bool = False
 
 
@@ -113,7 +119,8 @@ class Batch:
         if len(head):
             self._first = Slots(1)
             with torch.no_grad():
-                self._run(self._first, [Start(0, head, None, 0, 0, None)])
+                start = Start(0, head, None, 0, 0, None, places(model, head, None))
+                self._run(self._first, [start])
 
     @torch.no_grad()
     def answers(self, groups: Iterable[Pictured]) -> Iterator[Answer]:
@@ -149,21 +156,25 @@ class Batch:
         self._openings([(firsts[id(shown)], shown) for shown in fresh if shown.several])
         starts = []
         for row, (prompt, shown) in zip(free, taken, strict=False):
-            self._rows[row] = _Row(prompt, len(prompt.ids), [])
+            at = places(self.model, prompt.ids, shown)
+            shift = 0 if at is None else int(at[0, -1]) + 1 - len(prompt.ids)
+            self._rows[row] = _Row(prompt, len(prompt.ids), [], shift)
             behind = self._head if shown.cache is None else prompt.opening
             source = self._first if shown.cache is None else shown.cache
             seen = shown if shown.cache is None and shown.features is not None else None
-            starts.append(Start(row, prompt.ids[behind:], source, shown.line, behind, seen))
+            at = None if at is None else at[:, behind:]
+            starts.append(Start(row, prompt.ids[behind:], source, shown.line, behind, seen, at))
         for some in passes(starts):
             hidden = self._run(self._slots, some)
             self._say(hidden, [start.row for start in some])
 
     def _openings(self, fresh: Sequence[tuple[Prompt, Shown]]) -> None:
         """Keys and values up to the end of each image, from which its prompts will go on."""
-        starts = [
-            Start(0, prompt.ids[self._head : prompt.opening], self._first, 0, self._head, shown)
-            for prompt, shown in fresh
-        ]
+        starts = []
+        for prompt, shown in fresh:
+            span, at = slice(self._head, prompt.opening), places(self.model, prompt.ids, shown)
+            at = None if at is None else at[:, span]
+            starts.append(Start(0, prompt.ids[span], self._first, 0, self._head, shown, at))
         for some in passes(starts):
             cache = Slots(len(some))
             for line, start in enumerate(some):
@@ -187,18 +198,18 @@ class Batch:
         at = torch.tensor([start.behind for start in starts])[:, None] + torch.arange(width)
         rows = torch.tensor([start.row for start in starts], device=device)
         shown = [start.shown for start in starts if start.shown is not None]
-        hidden = self._forward(
-            cache, rows, at, embedded(self.model, torch.from_numpy(ids).to(device), shown)
-        )
+        inputs = embedded(self.model, torch.from_numpy(ids).to(device), shown)
+        hidden = self._forward(cache, rows, at, inputs, side_by_side(starts, width))
         return hidden[torch.arange(len(starts), device=device), last]
 
     def _step(self) -> None:
         """One more token for every row; those without a question run along, unread."""
         device = device_of(self.model)
         said = [0 if row is None else row.written[-1] for row in self._rows]
-        at = torch.tensor([0 if row is None else row.length for row in self._rows])
-        ids = torch.tensor(said, device=device)
-        hidden = self._forward(self._slots, None, at[:, None], embedded(self.model, ids[:, None]))
+        at = torch.tensor([0 if row is None else row.length for row in self._rows])[:, None]
+        shift = torch.tensor([0 if row is None else row.shift for row in self._rows])[:, None]
+        inputs = embedded(self.model, torch.tensor(said, device=device)[:, None])
+        hidden = self._forward(self._slots, None, at, inputs, at + shift)
         busy = [place for place, row in enumerate(self._rows) if row is not None]
         for row in self._rows:
             if row is not None:
@@ -211,16 +222,21 @@ class Batch:
         rows: Int[Tensor, " lines"] | None,
         at: Int[Tensor, "lines tokens"],
         inputs: Float[Tensor, "lines tokens hidden"],
+        told: Int[Tensor, "*axes lines tokens"] | None,
     ) -> Float[Tensor, "lines tokens hidden"]:
-        """A pass of these rows (None: all); their tokens stand at positions `at`, on the host."""
+        """A pass of these rows (None: all); their tokens stand at `at` in the cache, on the host.
+
+        `told` is where the model is told that they stand, if not there.
+        """
         upto = int(at.max()) + 1
         mask = causal(at, upto, inputs)
         at = at.to(inputs.device)
+        told = at if told is None else told.to(inputs.device)
         cache.aim(rows, at, upto)
         return self._language(
             inputs_embeds=inputs,
             attention_mask=mask,
-            position_ids=at,
+            position_ids=told,
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from xmas.attention.prefix import can_be_shared
 from xmas.bench.prompts import GenerationError, Pictures, Prompt
 from xmas.bench.slots import Slots
-from xmas.llava import bare, embed, tower_features
+from xmas.llava import bare, embed, positions_of, tower_features
 
 _PASS_TOKENS = 8192  # of prompts in one forward, pads counted
 
@@ -39,6 +39,7 @@ class Start:
     line: int
     behind: int  # positions of the source that they stand behind
     shown: Shown | None  # whose features replace the image tokens among them
+    at: Int[Tensor, "axes tokens"] | None = None  # where the model is told that they stand
 
 
 def passes(starts: Sequence[Start]) -> Iterator[list[Start]]:
@@ -96,9 +97,34 @@ def look(model: nn.Module, some: Sequence[Shown]) -> None:
     first = next(model.parameters())
     tiles = [len(shown.pictures["pixels"]) for shown in some]
     pixels = torch.cat([shown.pictures["pixels"] for shown in some])
-    features = tower_features(model, pixels.to(first.device, first.dtype)).split(tiles)
+    for shown in some:
+        shown.sizes = shown.pictures.get("sizes")
+    known = [shown.sizes for shown in some if shown.sizes is not None]
+    sizes = torch.cat(known) if known else None
+    features = tower_features(model, pixels.to(first.device, first.dtype), sizes).split(tiles)
     for shown, found in zip(some, features, strict=True):
-        shown.features, shown.sizes, shown.pictures = found, shown.pictures.get("sizes"), {}
+        shown.features, shown.pictures = found, {}
+
+
+def places(
+    model: nn.Module, ids: Int[np.ndarray, " tokens"], shown: Shown | None
+) -> Int[Tensor, "axes tokens"] | None:
+    """Where the tokens of a prompt stand, on the host; None: one behind the other."""
+    row = torch.from_numpy(ids)[None]
+    sizes = None if shown is None else shown.sizes
+    found = positions_of(model, row, torch.ones_like(row, dtype=torch.bool), sizes)
+    return None if found is None else found[:, 0]
+
+
+def side_by_side(starts: Sequence[Start], width: int) -> Int[Tensor, "axes starts width"] | None:
+    """The places of all starts, zero behind the end of each."""
+    told = [start.at for start in starts if start.at is not None]
+    if not told:
+        return None
+    found = torch.zeros(len(told[0]), len(starts), width, dtype=torch.long)
+    for line, at in enumerate(told):
+        found[:, line, : at.shape[1]] = at
+    return found
 
 
 def best(

@@ -31,20 +31,20 @@ class Qwen25Vl:
         model: Any,
         pixels: Float[Tensor, "patches numbers"],
         sizes: Int[Tensor, "images 2"] | None = None,
-    ) -> Float[Tensor, "one patches channels"]:
-        """In the order of the tower's windows; all images in one."""
+    ) -> Float[Tensor, "patches one channels"]:
+        """In the order of the tower's windows, one image behind the other."""
         grid = _grid(model.config, sizes)
         ones = torch.ones_like(grid[:, :1])
         seen = model.model.visual(pixels, grid_thw=torch.cat([ones, grid], dim=1))
-        return seen.last_hidden_state[None]
+        return seen.last_hidden_state[:, None]
 
     def project(
         self,
         model: Any,
-        features: Float[Tensor, "one patches channels"],
+        features: Float[Tensor, "patches one channels"],
         sizes: Int[Tensor, "images 2"] | None,
     ) -> Float[Tensor, "tokens hidden"]:
-        merged = model.model.visual.merger(features[0])
+        merged = model.model.visual.merger(features[:, 0])
         vision = model.config.vision_config
         side = vision.window_size // vision.patch_size // vision.spatial_merge_size
         order = window_order(_merged(model.config, sizes), side)

@@ -14,7 +14,7 @@ from xmas.chat.batches import Batch, micro_batches
 from xmas.chat.tokens import TokenTable
 from xmas.features.looks import Looks
 from xmas.features.pooled import Means, Windows, halves, means_of
-from xmas.llava import Parts, embed, language_model
+from xmas.llava import Parts, embed_in_line, language_model
 from xmas.proxy.stage import Proxy
 from xmas.store import Stage, Store
 from xmas.vision import features_of
@@ -109,7 +109,9 @@ class Activations(Stage):
     ) -> Float[np.ndarray, "rows width"]:
         """The features of a batch's rows, float32; what is not finite is left as it is."""
         model = parts.model
-        inputs = embed(model, batch.ids, features_of(model, batch), batch.pictures.get("sizes"))
+        inputs = embed_in_line(
+            model, batch.ids, features_of(model, batch), batch.pictures.get("sizes")
+        )
         if self.mode == "released":
             inputs = inputs * batch.mask[..., None]  # the release pads with zeros, not with a token
         language = language_model(model)

@@ -228,7 +228,7 @@ def work(given: dict[str, Any]) -> None:
         DEATHS[where](call)
     followed = "logged" in given and int(os.environ.get("RANK", 0)) == 0  # as the command does
     journal = Csv(given["logged"], "killed") if followed else None
-    toy = Toy(Path(given["folder"]), Store(str(root), journal))
+    toy = Toy(Path(given["folder"]), Store(str(root), journal=journal))
     wanted = stage(toy, given)
     if given.get("ranks", 1) == 1:
         toy.store.get(wanted)

@@ -131,7 +131,6 @@ def _known_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         for message in (
             ".*LeafSpec.*",  # Lightning 2.6.6 with torch 2.13, in any fit
-            ".*`srun` command is available.*",  # a host of a cluster, used without it
             ".*does not have many workers.*",  # batches come from memory maps
             ".*GPU available but not used.*",  # hardware says so
             ".*`srun` command is available.*",  # one process, or torchrun's, is what is wanted

@@ -95,10 +95,11 @@ def test_every_choice_composes_and_every_target_binds(group, name):
             pytest.fail(f"{place}: {node['_target_']}: {error}")
 
 
-@pytest.mark.parametrize("experiment", [name for group, name in CHOICES if group == "experiment"])
+@pytest.mark.parametrize("experiment", ["demo", "smoke", "llava665k"])
 @pytest.mark.parametrize("selector", [name for group, name in CHOICES if group == "selector"])
 def test_every_selector_is_built_in_every_experiment(experiment, selector):
-    cfg = composed(f"experiment={experiment}", f"selector={selector}")
+    files = FILES if experiment == "llava665k" else []
+    cfg = composed(f"experiment={experiment}", f"selector={selector}", *files)
     subset = build(cfg.subset)
     assert isinstance(subset, Stage)
     assert len(key(subset)) == 12  # plain data and stages all the way down
@@ -221,7 +222,7 @@ def test_a_goal_may_be_any_node_with_a_target(goal):
             r"selector=lenght does not exist; did you mean selector=length\?",
         ),
         ("experiment=smok", r"did you mean experiment=smoke\?"),
-        ("pool=zzzz", r"pool=zzzz does not exist; There are demo, demo_unseen, files"),
+        ("pool=zzzz", r"pool=zzzz does not exist; There are demo, demo_unseen, files, llava665k"),
         ("+benchmark@suite.x=gqaa", r"did you mean benchmark=gqa\?"),
         ("hardware=gpu", r"hardware=gpu does not exist;"),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -89,13 +90,34 @@ def test_missing_and_truncated_images_are_named_with_their_row(toy):
     lost.unlink()
     cut.write_bytes(cut.read_bytes()[:-30])
     report = fault(Doctor(toy.pool, {}), toy.store)
-    assert report.startswith("1 of ")
-    assert "2 of 13 images missing or damaged" in report
+    assert report.startswith("2 of ")  # one a source
+    assert re.findall(r"(\d+ of \d+ images of \w+) missing or damaged", report) == [
+        "1 of 4 images of zoo", "1 of 1 images of élèves"
+    ]  # fmt: skip
     assert f"row {rows[0]}: {lost}: missing" in report
     assert f"row {rows[1]}: {cut}: " in report
     assert "-> fetch them again" in report
     report = fault(Doctor(toy.pool, {}, images="exists"), toy.store)
-    assert "1 of 13 images missing" in report
+    assert "1 of 1 images of élèves missing" in report
+
+
+def test_known_faults_of_a_source_are_told_with_it(toy):
+    known = {"drawn": "the owners' server lost three", "zoo": "nothing"}
+    lost = next((toy.folder / "images" / "drawn").glob("*.png"))
+    lost.rename(lost.with_suffix(".gif"))
+    report = fault(Doctor(toy.pool, {}, known=known), toy.store)
+    assert f"{lost}: missing, but {lost.stem}.gif is there: rename it" in report
+    assert "or remove their rows; known: the owners' server lost three" in report
+    assert "nothing" not in report
+
+
+def test_a_gif_named_otherwise_is_a_warning_and_no_fault(toy):
+    place = next((toy.folder / "images" / "drawn").glob("*.png"))
+    Image.new("RGB", (9, 7)).save(place, format="GIF")
+    report = Doctor(toy.pool, {}).make(toy.store)
+    assert f"WARN  pool toy: 1 images are not what their names say: {place} is GIF" in report
+    assert "do not save them again" in report
+    assert "13 images, all decoded" in report
 
 
 def test_a_file_that_is_no_image_is_damaged(toy):

@@ -25,6 +25,9 @@ class Doctor:
     suite: dict[str, Benchmark]
     images: str = "decode"  # every image of the pool; exists: only that the files are there
     sha256: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)  # by name and field
+    known: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # of the pool's images, by source
 
     def make(self, store: Store) -> str:
         """The report. Raises DoctorError, which is the report, if a check failed."""
@@ -34,7 +37,8 @@ class Doctor:
 
         if self.images not in IMAGES:
             raise ValueError(f"doctor.images={self.images!r}: expected {' or '.join(IMAGES)}")
-        findings = [*check_pool(self.pool, store, decode=self.images == "decode")]
+        decode = self.images == "decode"
+        findings = [*check_pool(self.pool, store, decode=decode, known=self.known)]
         if unknown := sorted(set(self.sha256) - set(self.suite)):
             raise ValueError(f"doctor.sha256.{unknown[0]}: the suite has no such benchmark")
         for name, benchmark in self.suite.items():

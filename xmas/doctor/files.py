@@ -1,8 +1,9 @@
 """The files of a pool, looked at as a run would read them."""
 
 import concurrent.futures
+import glob
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from xmas.doctor.finding import Finding
@@ -12,10 +13,17 @@ from xmas.store import Made, Store, sha256_of
 
 _THREADS = 8  # reading and decoding wait for the disk more than for each other
 NAMED = 5  # files in a line
+_EXTENSIONS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF", ".webp": "WEBP"}
+_NOTHING: Mapping[str, str] = {}
 
 
-def check_pool(pool: Pool, store: Store, *, decode: bool) -> Iterator[Finding]:
-    """The annotations, what they hold, and the images they name."""
+def check_pool(
+    pool: Pool, store: Store, *, decode: bool, known: Mapping[str, str] = _NOTHING
+) -> Iterator[Finding]:
+    """The annotations, what they hold, and the images they name.
+
+    `known` says of a source what its owners or users know to be wrong with it.
+    """
     subject = f"pool {pool.name}"
     if unmade(pool.annotations, store):
         yield Finding("OK", subject, "not made yet; the first run draws it")
@@ -37,7 +45,7 @@ def check_pool(pool: Pool, store: Store, *, decode: bool) -> Iterator[Finding]:
         state = "as configured" if pool.sha256 else "not checked: pool.sha256 is null"
         yield Finding("OK", subject, f"sha256 {found}, {state}")
     yield _conversations(subject, examples)
-    yield from _images(subject, examples, decode=decode)
+    yield from _images(subject, examples, decode=decode, known=known)
 
 
 def unmade(place: str | Made, store: Store) -> bool:
@@ -63,8 +71,10 @@ def _conversations(subject: str, examples: Examples) -> Finding:
     )
 
 
-def _images(subject: str, examples: Examples, *, decode: bool) -> Iterator[Finding]:
-    """Images that are missing or cannot be decoded, with the first row that wants them."""
+def _images(
+    subject: str, examples: Examples, *, decode: bool, known: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Images that are missing or cannot be decoded, each source apart; misnamed ones."""
     first: dict[int, int] = {}
     for row, picture in enumerate(examples.picture.tolist()):
         first.setdefault(picture, row)
@@ -74,35 +84,68 @@ def _images(subject: str, examples: Examples, *, decode: bool) -> Iterator[Findi
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         looked = threads.map(decode_fault if decode else _missing, paths)
         faults = list(bar(looked, total=len(paths), label="images", unit="image"))
-    broken = [
-        (row, path, fault)
-        for row, path, fault in zip(rows, paths, faults, strict=True)
-        if fault is not None
-    ]
+    sources = [str(examples.sources[row]) for row in rows]
+    broken: dict[str, list[str]] = {}
+    for row, path, source, fault in zip(rows, paths, sources, faults, strict=True):
+        if fault is not None:
+            broken.setdefault(source, []).append(f"row {row}: {path}: {fault}")
+    for source, said in sorted(broken.items()):
+        of = f"{len(said):,} of {sources.count(source):,} images of {source} missing or damaged"
+        advice = f"fetch them again below {examples.images}, set pool.images, or remove their rows"
+        advice += f"; known: {known[source]}" if source in known else ""
+        yield Finding("FAIL", subject, f"{of}: {_some(said)}", advice)
+    if decode:
+        whole = [path for path, fault in zip(paths, faults, strict=True) if fault is None]
+        yield from _misnamed(subject, whole)
     if not broken:
         done = "decoded" if decode else "there, not decoded (doctor.images=exists)"
         yield Finding("OK", subject, f"{len(paths):,} images, all {done}")
-        return
-    listed = "; ".join(f"row {row}: {path}: {fault}" for row, path, fault in broken[:NAMED])
-    more = f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
-    yield Finding(
-        "FAIL",
-        subject,
-        f"{len(broken):,} of {len(paths):,} images missing or damaged: {listed}{more}",
-        f"fetch them again below {examples.images}, set pool.images, or remove their rows",
-    )
+
+
+def _some(said: list[str]) -> str:
+    more = f"; and {len(said) - NAMED:,} more" if len(said) > NAMED else ""
+    return "; ".join(said[:NAMED]) + more
+
+
+def _misnamed(subject: str, paths: list[Path]) -> Iterator[Finding]:
+    """Images in another format than their names say, GIFs called .jpg above all."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        formats = list(threads.map(_format, paths))
+    odd = [
+        f"{path} is {found}"
+        for path, found in zip(paths, formats, strict=True)
+        if found != _EXTENSIONS.get(path.suffix.lower(), found)
+    ]
+    if odd:
+        yield Finding(
+            "WARN",
+            subject,
+            f"{len(odd):,} images are not what their names say: {_some(odd)}",
+            "they are read by what they are, of a GIF its first picture; leave their names, which "
+            "the annotations have, and do not save them again",
+        )
+
+
+def _format(path: Path) -> str:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return str(image.format)
 
 
 def _missing(path: Path) -> str | None:
-    return None if path.is_file() else "missing"
+    if path.is_file():
+        return None
+    others = sorted(other.name for other in path.parent.glob(f"{glob.escape(path.stem)}.*"))
+    return f"missing, but {others[0]} is there: rename it" if others else "missing"
 
 
 def decode_fault(path: Path) -> str | None:
     """Why an image cannot be used, None if it can. All of it is decoded: truncation shows last."""
     from PIL import Image
 
-    if not path.is_file():
-        return "missing"
+    if missing := _missing(path):
+        return missing
     try:
         with Image.open(path) as image:
             image.load()

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import pickle
 import re
+import textwrap
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -105,9 +106,9 @@ def run_elsewhere(job: Job, context: HydraContext) -> Outcome:
 
 
 def _raised(error: Any) -> str:
-    """The last line of a traceback; all of it goes into the log."""
+    """An error in one line, cut if it is long; all of it goes into the log."""
     _file.error("%s", "".join(traceback.format_exception(error)))
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
 
 
 _file = logging.getLogger("xmas.sweep.traceback")

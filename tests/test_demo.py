@@ -348,7 +348,7 @@ def test_lessons_ask_about_the_captions_drawings(pool: Path) -> None:
     assert checked > 100
 
 
-def test_reviews_ask_about_the_last_single_drawings(pool: Path) -> None:
+def test_reviews_ask_about_the_last_drawings(pool: Path) -> None:
     told = {
         pair["image"]: pair["conversations"][1]["value"].split()
         for pair in json.loads((pool / "captions.json").read_text())
@@ -367,9 +367,13 @@ def test_reviews_ask_about_the_last_single_drawings(pool: Path) -> None:
                 kinds["choice"] += 1
                 answer = lettered[0][3:]
             kinds["colour" if answer in COLOURS else answer if answer == "No" else "other"] += 1
+            if lines[0].startswith(("How many", "What is the number")):
+                kinds["counting"] += 1
+                answer = instructions.NUMBERS[int(answer)]
             if answer not in (*COLOURS, "Yes", "No"):
                 assert set(answer.split()) <= set(caption)
     assert min(kinds[kind] for kind in ("choice", "colour", "No", "other")) > 10
+    assert kinds["counting"] > 0
 
 
 # --- benchmark files ---

@@ -136,7 +136,7 @@ def presence(scene: Scene, of: Material, rng: np.random.Generator, *, there: boo
     Mostly colours: to compare eight of them is something that a small model learns from some
     thousand questions, to compare 150 things is not.
     """
-    if rng.random() < 0.7:
+    if rng.random() < 0.85:
         return tinted(scene, rng, there=there)
     names = {item.name for item in scene.items}
     thing = pick(sorted(names), rng) if there else absent(names, of, rng)

@@ -29,14 +29,14 @@ class DemoPool(Stage):
     """
 
     kind: ClassVar[str] = "demo_pool"
-    version: ClassVar[int] = 16
+    version: ClassVar[int] = 17
 
     seed: int = 0
     rows: int = 8000
     captions: int = 20000  # pretraining pairs, each with a drawing of its own
     dialogues: int = 6000  # pretraining conversations about scenes told in words
     lessons: int = 12500  # pretraining questions about captions' drawings of single things
-    reviews: int = 6000  # pretraining questions of more kinds about captions' drawings
+    reviews: int = 9000  # pretraining questions of more kinds about captions' drawings
     concepts: int = 150  # everyday things
 
     held_out: ClassVar[bool] = False  # side of the material that is drawn
@@ -67,17 +67,20 @@ class DemoPool(Stage):
         """
         rng = np.random.default_rng([self.seed, len(SHARES)])
         (out / "images" / "captions").mkdir(exist_ok=True)
-        captions, singles = [], []
+        captions, scenes = [], []
         for number in range(self.captions):
             scene, image = any_scene(of, rng), f"captions/{number:06d}.png"
             draw.save(scene, out / "images" / image)
             told = Turn("caption", "", ask.caption(scene, rng), suffix="")
             captions.append(record(f"{number:06d}", [told], image))
-            if len(scene.items) == 1 and scene.items[0].mark.kind != "word":
-                singles.append((scene, number, image))
+            scenes.append((scene, number, image))
             progress.update(1)
         captions += [self._dialogue(number, of, rng) for number in range(self.dialogues)]
-        icons = [single for single in singles if single[0].items[0].mark.kind == "icon"]
+        icons = [
+            (scene, number, image)
+            for scene, number, image in scenes
+            if len(scene.items) == 1 and scene.items[0].mark.kind == "icon"
+        ]
         rng = np.random.default_rng([self.seed, len(SHARES) + 2])
         lessons = [
             record(f"lesson-{number:06d}", lesson(scene, of, rng), image)
@@ -85,7 +88,7 @@ class DemoPool(Stage):
         ]
         reviews = [  # of the last drawings: lessons ask about the first
             record(f"review-{number:06d}", review(scene, of, rng), image)
-            for scene, number, image in singles[max(len(singles) - self.reviews, 0) :]
+            for scene, number, image in scenes[max(len(scenes) - self.reviews, 0) :]
         ]
         for name, rows in (("captions", captions), ("lessons", lessons), ("reviews", reviews)):
             (out / f"{name}.json").write_text(json.dumps(rows, indent=0))

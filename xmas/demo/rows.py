@@ -31,7 +31,7 @@ SHARES = {  # of the rows; "text" has no images
 }
 NEAR_COPIES = 0.35  # of the rows on naming and colour
 LONGER = 0.2  # of the rows have a turn more: most fit into 64 tokens, not all
-LESSONS_AGAIN, DIRECT = 0.4, 0.45  # of the reviews
+LESSONS_AGAIN, DIRECT = 0.3, 0.6  # of the reviews
 CLAIMED = 0.3  # of the rows on colour name one and ask whether it is so
 ASKED_AGAIN = 0.05  # of the rows with an image show the image of an earlier row
 
@@ -155,7 +155,7 @@ def comparing(of: Material, rng: np.random.Generator) -> tuple[Scene, list[Turn]
 
 
 def lesson(scene: Scene, of: Material, rng: np.random.Generator, *, two: float = 0.5) -> list[Turn]:
-    """Yes-or-no questions, or choices, about the colour of a single thing.
+    """Yes-or-no questions, or choices of a single thing's colour, about the colours of a scene.
 
     A share `two` of the choices has two options, the others three or four: whether the last option
     is right says all about two, so that with too many of them more are never learned.
@@ -163,7 +163,7 @@ def lesson(scene: Scene, of: Material, rng: np.random.Generator, *, two: float =
     To compare with an image takes longest to learn: with scenes of several things, or naming among
     the questions, or for a model that cannot compare words, a thousand steps could teach nothing.
     """
-    if rng.integers(2):
+    if len(scene.items) > 1 or rng.integers(2):
         known = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
         return [ask.tinted(scene, rng, there=there) for there in known]
     counts = np.where(rng.random(5) < two, 2, rng.integers(3, 5, 5))
@@ -171,17 +171,17 @@ def lesson(scene: Scene, of: Material, rng: np.random.Generator, *, two: float =
 
 
 def review(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
-    """A lesson once more, or what else is asked about a single thing: directly, or as choices.
+    """A lesson once more, or what else is asked about a scene: directly, or as choices.
 
     Once comparing with the image is learned, other questions do it no harm.
     """
     first, which = scene.items[0], rng.random()
     if first.mark.kind == "icon" and which < LESSONS_AGAIN:
         return lesson(scene, of, rng, two=1 / 3)
-    fact = ask.naming if first.mark.kind == "icon" else ask.reading
+    fact = _distinct(scene, rng)
     if which < LESSONS_AGAIN + DIRECT:
-        return shuffled([fact(scene, rng), ask.colour(first, rng), _claim(scene, rng)], rng)
-    asked = ask.colour(first, rng) if rng.random() < 0.5 else fact(scene, rng)
+        return shuffled([fact, ask.colour(first, rng), _claim(scene, rng)], rng)
+    asked = ask.colour(first, rng) if rng.random() < 0.5 else fact
     return [ask.choice(asked, of, rng) for _ in range(3)]
 
 
@@ -230,6 +230,15 @@ def _turns(source: str, scene: Scene, of: Material, rng: np.random.Generator) ->
 
 def _claim(scene: Scene, rng: np.random.Generator) -> Turn:
     return ask.claim(scene.items[0], rng, true=bool(rng.integers(2)))
+
+
+def _distinct(scene: Scene, rng: np.random.Generator) -> Turn:
+    """What tells a scene from others beside its first colour."""
+    if scene.items[0].mark.kind != "icon":
+        return ask.reading(scene, rng)
+    if scene.relation is not None:
+        return ask.colour(scene.items[1], rng)
+    return ask.counting(scene, rng) if len(scene.items) > 1 else ask.naming(scene, rng)
 
 
 def _fact(scene: Scene, rng: np.random.Generator) -> Turn:

@@ -163,11 +163,12 @@ def lesson(scene: Scene, of: Material, rng: np.random.Generator, *, two: float =
     To compare with an image takes longest to learn: with scenes of several things, or naming among
     the questions, or for a model that cannot compare words, a thousand steps could teach nothing.
     """
+    first = scene.items[0]
     if len(scene.items) > 1 or rng.integers(2):
         known = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
         return [ask.tinted(scene, rng, there=there) for there in known]
     counts = np.where(rng.random(5) < two, 2, rng.integers(3, 5, 5))
-    return [ask.choice(ask.colour(scene.items[0], rng), of, rng, int(count)) for count in counts]
+    return [ask.choice(ask.colour(first, rng), of, rng, int(count)) for count in counts]
 
 
 def review(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:

@@ -290,7 +290,7 @@ def serve() -> None:
             children.remove(child)
             if status and not failed:
                 failed = status
-                for other in children:
+                for other in () if given.get("alone") else children:  # as torchrun's agent does
                     os.kill(other, signal.SIGKILL)
         print(os.waitstatus_to_exitcode(failed), flush=True)
 

@@ -31,7 +31,10 @@ class OfflineRun:
 
 
 def offline_runs(folder: Path) -> dict[str, OfflineRun]:
-    """All of them under a logger's folder, by id."""
+    """All of them under a logger's folder, by id, when W&B's service has written what it holds."""
+    import wandb
+
+    wandb.teardown()
     files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
     found = [read(path) for path in files]
     assert len({one.id for one in found}) == len(found), "two runs have the same id"

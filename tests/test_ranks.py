@@ -201,7 +201,9 @@ def test_what_rank_0_cannot_make_ends_the_others(toy, server, tmp_path):
     (root / "tokens").unlink()
     (root / "tokens").write_text("no folder")
     assert server.run(toy, root, "proxy", world=2, alone=True) != 0  # nobody kills rank 1
-    assert "rank 0 could not make tokens" in (root / "said.log").read_text()
+    said = (root / "said.log").read_text()
+    assert "FileExistsError" in said  # of rank 0
+    assert "rank 0 could not make tokens" in said or "rank 0 has ended" in said
 
 
 def test_as_many_processes_as_devices_have_to_be_started(toy: Toy, tmp_path):

@@ -82,7 +82,7 @@ def tell(message: Any) -> None:
 
 
 def hear() -> Any:
-    """Other ranks: wait for what rank 0 tells next."""
+    """Other ranks: wait for what rank 0 tells next. Raises RuntimeError: rank 0 has ended."""
     return _channel().hear()
 
 
@@ -102,10 +102,15 @@ class _Channel:
         self.told += 1
 
     def hear(self) -> Any:
+        from torch.distributed import DistNetworkError
+
         name = f"told/{self.told}"
         self.told += 1
-        self.held.wait([name], PATIENCE)
-        return pickle.loads(self.held.get(name))
+        try:
+            self.held.wait([name], PATIENCE)
+            return pickle.loads(self.held.get(name))
+        except DistNetworkError as error:  # rank 0 may hold the store
+            raise RuntimeError("rank 0 has ended; its own message says why") from error
 
     def meet(self) -> None:
         """Rank 0 leaves last: it may hold the store that the others still read."""

@@ -1,8 +1,10 @@
 """Attention inside rows that stand end to end in one line.
 
-Each row is a call of its own, causal and without a mask, so that torch takes its flash kernel where
-there is one and nothing is computed across rows. The lengths of the rows stand where a model takes
-its mask. Under `flash_attention_2` transformers does the same with one kernel for all rows.
+Attention is causal and without a mask, so that torch takes its flash kernel where there is one, and
+nothing is computed across rows. Short rows of nearly one length are one call, padded behind their
+ends, where no token looks; others are a call each, for their padding costs more than calls do. The
+lengths of the rows stand where a model takes its mask. Under `flash_attention_2` transformers does
+the same with one kernel for all rows.
 """
 
 from typing import Any, cast
@@ -17,6 +19,8 @@ from transformers.masking_utils import sdpa_mask
 from xmas.chat.packing import positions
 
 NAME = "xmas_packed"
+SHORT = 128  # tokens of rows that may be one call
+PADDED = 1.5  # and at most so many with padding to one without
 _DEAF = {"stablelm"}  # its layers drop what attention is told beside the mask (transformers 5.23)
 
 
@@ -32,13 +36,33 @@ def _attention(
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
     lengths = attention_mask.flatten().tolist()
-    parts = zip(*(one.split(lengths, dim=2) for one in (query, key, value)), strict=True)
     rest["is_causal"] = True
+    longest = max(lengths)
+    if longest <= SHORT and longest * len(lengths) <= PADDED * sum(lengths):
+        return _in_one_call(module, query, key, value, lengths, **rest), None
+    parts = zip(*(one.split(lengths, dim=2) for one in (query, key, value)), strict=True)
     seen = [
         sdpa_attention_forward(module, asked, keys, values, None, **rest)[0]
         for asked, keys, values in parts
     ]
     return torch.cat(seen, dim=1), None
+
+
+def _in_one_call(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], **rest: Any
+) -> Tensor:
+    """Rows side by side, each padded at its end: the line's tokens are put there and taken back."""
+    longest = max(lengths)
+    at = torch.cat([row * longest + torch.arange(held) for row, held in enumerate(lengths)])
+    at = at.to(query.device, non_blocking=True)
+    beside = []
+    for line in (query, key, value):
+        tokens = line[0].transpose(0, 1)
+        padded = tokens.new_zeros(len(lengths) * longest, *tokens.shape[1:])
+        padded = padded.index_copy(0, at, tokens).unflatten(0, (len(lengths), longest))
+        beside.append(padded.transpose(1, 2))
+    seen = sdpa_attention_forward(module, *beside, None, **rest)[0]
+    return seen.flatten(0, 1).index_select(0, at)[None]
 
 
 AttentionInterface.register(NAME, _attention)

@@ -149,9 +149,25 @@ class VisionFeatures(Stage):
                 progress.update(len(rows))
         values.flush()
 
-    def pictures(self, store: Store) -> FromCache:
+    def pictures(self, store: Store, of: Pool | None = None) -> FromCache:
+        """The pictures by row of this pool, or of another one that has no others.
+
+        Raises PoolError: the other pool has a picture that this one lacks.
+        """
         values = np.load(store.get(self) / "values.npy", mmap_mode="r")
-        return FromCache(values, self.pool.open(store).picture)
+        examples = self.pool.open(store)
+        if of is None:
+            return FromCache(values, examples.picture)
+        other = of.open(store)
+        lines = {name: line for line, name in enumerate(examples.picture_names)}
+        for name in other.picture_names:
+            if name not in lines:
+                raise PoolError(
+                    f"{other.annotations}: image {name!r} is none of {examples.annotations}, whose "
+                    "features were to serve both; set `drawings` to null or to a pool that has it"
+                )
+        line_of = np.array([lines[name] for name in other.picture_names] + [-1])  # no image: -1
+        return FromCache(values, line_of[other.picture])
 
 
 def first_rows(examples: Examples) -> Int[np.ndarray, " pictures"]:

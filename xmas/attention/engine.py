@@ -27,6 +27,7 @@ from xmas.attention.shards import Shards
 from xmas.attention.weights import Read, Weights
 from xmas.chat.tokens import TokenTable
 from xmas.llava import bare, embed_in_line, language_model, tower_features
+from xmas.products import by_onednn
 from xmas.progress import bar
 from xmas.ranks import barrier, place
 from xmas.store import volatile
@@ -141,6 +142,7 @@ class Scan:
         loaded = self.feed([unit for each in units.values() for unit in each])
         with (
             _evaluating(self.model),
+            by_onednn(),
             weights.resident(group, read) as held,
             bar(total=sum(len(self.plan.rows(shard)) for shard in todo), label=label) as progress,
         ):

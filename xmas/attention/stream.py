@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from xmas.attention.shares import added, capped_attention
+from xmas.products import by_mkl
 
 NAME = "xmas_capture"
 REFUSED = ("s_aux", "position_bias", "cache")  # sinks, added biases, paged keys
@@ -96,9 +97,10 @@ def _attention(
         position = torch.arange(key.shape[2], device=key.device)
         attention_mask = (position <= position[-query.shape[2] :, None])[None, None]
     if softcap is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
-        )
+        with by_mkl():  # on a CPU torch's kernel makes products of a head's few queries
+            return sdpa_attention_forward(
+                module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
+            )
     bias = added(cast("Tensor", attention_mask))
     return capped_attention(query, key, value, bias, scale=scale, softcap=softcap), None
 

@@ -18,7 +18,7 @@ from xmas.start.pretrained import Pretrained
 from xmas.store import Made, Stage
 from xmas.subset import Subset
 from xmas.target.stage import Target
-from xmas.vision import VisionFeatures, looked_at
+from xmas.vision import looked_at
 
 
 def stages(goal: Stage) -> list[Stage]:
@@ -65,7 +65,7 @@ def needs(stage: Stage) -> Iterable[Stage]:
 def _(stage: Pretrained) -> Iterable[Stage]:
     yield from _fields(stage)
     yield stage.tokens()
-    yield VisionFeatures(stage.pool, stage.tower)
+    yield stage.looked_at()
 
 
 @needs.register

@@ -119,6 +119,7 @@ class Pretrained(Stage):
     start: "SmallLlava | Pretrained"
     pool: Pool
     recipe: Recipe
+    drawings: Pool | None = None  # with all pictures of the pool: one cache of features
     template: Template | Plain = dataclasses.field(default_factory=Plain)
     hardware: Hardware = volatile(default_factory=Hardware)
     seed: int = 0
@@ -147,9 +148,12 @@ class Pretrained(Stage):
     def tokens(self) -> Tokenised:
         return Tokenised(self.pool, self.tokenizer, self.template, self.image, self.max_length)
 
+    def looked_at(self) -> VisionFeatures:
+        return VisionFeatures(self.drawings or self.pool, self.tower)
+
     def compute(self, store: Store, out: Path) -> None:
         table = self.tokens().open(store)
-        pictures = VisionFeatures(self.pool, self.tower).pictures(store)
+        pictures = self.looked_at().pictures(store, of=self.pool)
         parts = load(store.get(self.start))
         freeze_tower(parts.model)
         fit(

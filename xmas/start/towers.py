@@ -18,6 +18,7 @@ from transformers import CLIPModel, CLIPTextConfig
 from xmas.images import SquareImages
 from xmas.llava import check_finite
 from xmas.pool import Pool
+from xmas.products import by_onednn
 from xmas.progress import bar
 from xmas.start.tokenizer import TrainedTokenizer
 from xmas.store import Stage, Store, write_atomically
@@ -38,6 +39,7 @@ class TwoTower(Stage):
     """
 
     kind: ClassVar[str] = "two_tower"
+    version: ClassVar[int] = 2
 
     captions: Pool
     tokenizer: TrainedTokenizer
@@ -93,6 +95,7 @@ class TwoTower(Stage):
             "intermediate_size": 4 * self.width,
             "num_attention_heads": max(1, self.width // 32),
             "projection_dim": self.width,
+            "hidden_act": "gelu",  # OpenAI's approximation takes longer (a twelfth of a fit)
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -120,6 +123,7 @@ class TwoTower(Stage):
         positions.data[1:] = sine_positions(self.image_size // self.patch, self.width)
         return model
 
+    @by_onednn()
     def _fit(
         self,
         model: CLIPModel,
@@ -131,6 +135,8 @@ class TwoTower(Stage):
     ) -> CLIPModel:
         """Train; the state of every finished epoch is kept until the stage is done."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        # One product over all heads and pictures: torch's kernel for CPUs makes one for each.
+        model.set_attn_implementation("eager")
         model.to(device).train()  # pyright: ignore[reportArgumentType]  # wrapper asks for `self`
         vocabulary = cast("CLIPTextConfig", model.config.text_config).vocab_size
         weights = rarity(ids, mask, vocabulary)

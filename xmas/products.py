@@ -1,0 +1,36 @@
+"""Matrix products of float32 on a CPU: by MKL, or by oneDNN, which is twice as fast on AMD's.
+
+MKL leaves AVX-512 unused on a CPU that is not Intel's. torch asks oneDNN instead where bfloat16
+would do, and oneDNN multiplies and adds in float32 all the same unless the CPU has AMX; one that
+has it is Intel's, and stays with MKL.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+
+@contextlib.contextmanager
+def by_onednn() -> Iterator[None]:
+    """Large products inside are oneDNN's, where they are then still products of float32."""
+    with _asked("none" if torch.cpu._is_amx_tile_supported() else "bf16"):
+        yield
+
+
+@contextlib.contextmanager
+def by_mkl() -> Iterator[None]:
+    """Inside `by_onednn`, for many small ones: each would cost oneDNN more than it saves."""
+    with _asked("none"):
+        yield
+
+
+@contextlib.contextmanager
+def _asked(precision: str) -> Iterator[None]:
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    products.fp32_precision = precision
+    try:
+        yield
+    finally:
+        products.fp32_precision = before

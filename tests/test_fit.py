@@ -10,6 +10,7 @@ import pytest
 import torch
 from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
 
+from xmas import packed
 from xmas.chat.batches import Batch, Loader
 from xmas.chat.labels import IGNORED
 from xmas.chat.packing import pack, positions
@@ -160,7 +161,11 @@ def test_a_batch_is_packed_by_hand():
 
 
 @torch.no_grad()
-def test_packed_rows_do_not_see_each_other(toy, table, parts):
+@pytest.mark.parametrize("short", [0, 10**6])
+def test_packed_rows_do_not_see_each_other(toy, table, parts, monkeypatch, short):
+    """As a call each and as one call."""
+    monkeypatch.setattr(packed, "SHORT", short)
+    monkeypatch.setattr(packed, "PADDED", 10.0)
     rows = [0, 3, 2, 16]
     together = pack(batch_of(toy, table, parts, rows))
     with set_up(parts.model, Hardware(packing=True)):
@@ -177,6 +182,37 @@ def test_packed_rows_do_not_see_each_other(toy, table, parts):
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
         across = hidden(together, together.lengths.sum()[None])
         assert not torch.allclose(across, found, atol=1e-2)
+
+
+def test_rows_in_one_call_have_the_gradients_of_a_call_each(toy, table, parts, monkeypatch):
+    freeze_tower(parts.model)
+    monkeypatch.setattr(packed, "PADDED", 10.0)
+    batch = pack(batch_of(toy, table, parts, [0, 3, 2, 16]))
+    calls, found = [], []
+    attend = packed.sdpa_attention_forward
+    monkeypatch.setattr(
+        packed, "sdpa_attention_forward", lambda *given, **more: calls.append(given[1].shape) or
+        attend(*given, **more),
+    )  # fmt: skip
+    with set_up(parts.model, Hardware(packing=True)):
+        for short in (0, 10**6):
+            monkeypatch.setattr(packed, "SHORT", short)
+            parts.model.zero_grad()
+            answer_loss(
+                parts.model, batch.ids, batch.mask, batch.labels, features_of(parts.model, batch),
+                lengths=batch.lengths,
+            ).backward()  # fmt: skip
+            found.append(
+                [one.grad.clone() for one in parts.model.parameters() if one.requires_grad]
+            )
+    layers = parts.model.config.text_config.num_hidden_layers
+    assert [len(shape) for shape in calls] == [4] * (4 * layers + layers)
+    assert {shape[0] for shape in calls[: 4 * layers]} == {1}
+    assert {(shape[0], shape[2]) for shape in calls[4 * layers :]} == {
+        (4, int(batch.lengths.max()))
+    }
+    for one, each in zip(*found, strict=True):
+        torch.testing.assert_close(one, each, rtol=1e-4, atol=1e-6)
 
 
 def test_logits_exist_in_parts_only_and_give_the_same_gradients(toy, table, parts):

@@ -1,5 +1,7 @@
 """The LLaVA's image step by hand equals transformers', and its loss equals transformers' loss."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from xmas.llava import (
     load,
     tower_features,
 )
+from xmas.pool import Pool, PoolError
 from xmas.vision import FromFiles
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -109,6 +112,23 @@ def test_cached_features_equal_those_from_pixels(toy, parts, batches):
     cached = toy.vision.pictures(toy.store)([0, 16, 2])["features"]
     torch.testing.assert_close(features(parts, batch), cached, rtol=1e-5, atol=1e-6)
     assert cached.shape == (3, 16, 32)
+
+
+def test_a_pool_of_the_same_pictures_shares_their_features(toy, tmp_path):
+    records = json.loads((toy.folder / "pool.json").read_text())
+    others = [records[row] for row in (16, 3, 2, 16)]  # 3 has no image
+    (tmp_path / "others.json").write_text(json.dumps(others))
+    pool = Pool(str(tmp_path / "others.json"), str(toy.folder / "images"))
+    shared = toy.vision.pictures(toy.store, of=pool)
+    own = toy.vision.pictures(toy.store)
+    assert torch.equal(shared([0, 2, 3])["features"], own([16, 2, 16])["features"])
+    assert shared.picture[1] == -1
+
+    others[2]["image"] = "nowhere.png"
+    (tmp_path / "stranger.json").write_text(json.dumps(others))
+    stranger = Pool(str(tmp_path / "stranger.json"), str(toy.folder / "images"))
+    with pytest.raises(PoolError, match=r"stranger\.json: image 'nowhere\.png' is none of .*"):
+        toy.vision.pictures(toy.store, of=stranger)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ class DemoPool(Stage):
     """
 
     kind: ClassVar[str] = "demo_pool"
-    version: ClassVar[int] = 18
+    version: ClassVar[int] = 17
 
     seed: int = 0
     rows: int = 8000

@@ -31,7 +31,7 @@ SHARES = {  # of the rows; "text" has no images
 }
 NEAR_COPIES = 0.35  # of the rows on naming and colour
 LONGER = 0.2  # of the rows have a turn more: most fit into 64 tokens, not all
-LESSONS_AGAIN, DIRECT = 0.2, 0.7  # of the reviews
+LESSONS_AGAIN, DIRECT = 0.3, 0.6  # of the reviews
 CLAIMED = 0.3  # of the rows on colour name one and ask whether it is so
 ASKED_AGAIN = 0.05  # of the rows with an image show the image of an earlier row
 
@@ -165,7 +165,7 @@ def lesson(scene: Scene, of: Material, rng: np.random.Generator, *, two: float =
     """
     first = scene.items[0]
     if len(scene.items) > 1 or rng.integers(2):
-        known = [bool(answer) for answer in rng.permutation([0, 0, 1, 1])]
+        known = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
         return [ask.tinted(scene, rng, there=there) for there in known]
     counts = np.where(rng.random(5) < two, 2, rng.integers(3, 5, 5))
     return [ask.choice(ask.colour(first, rng), of, rng, int(count)) for count in counts]

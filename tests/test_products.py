@@ -1,0 +1,46 @@
+"""Who multiplies matrices of float32 on a CPU."""
+
+import pytest
+import torch
+
+from xmas.products import by_mkl, by_onednn
+
+products = torch.backends.mkldnn.matmul
+
+
+@pytest.mark.parametrize(
+    ("lines", "inner", "columns"), [(211, 127, 53), (7, 1087, 509), (1, 61, 1)]
+)
+def test_products_are_still_of_float32(lines, inner, columns):
+    """bfloat16 would be off by 3e-3."""
+    generator = torch.Generator().manual_seed(lines)
+    left, right = (
+        torch.randn(size, generator=generator, requires_grad=True)
+        for size in ((lines, inner), (inner, columns))
+    )
+    exact = left.detach().double() @ right.detach().double()
+    with by_onednn():
+        found = left @ right
+        found.sum().backward()
+    assert ((found - exact).abs().max() / exact.abs().max()).item() < 2e-6
+    slope = right.detach().double().sum(dim=1).expand(lines, -1)
+    torch.testing.assert_close(left.grad, slope.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_asked_for_before_is_asked_for_again():
+    assert products.fp32_precision == "none"
+    with by_onednn():
+        asked = products.fp32_precision
+        with by_mkl():
+            assert products.fp32_precision == "none"
+        assert products.fp32_precision == asked
+    with pytest.raises(ZeroDivisionError), by_onednn():
+        1 / 0  # noqa: B018
+    assert products.fp32_precision == "none"
+
+
+@pytest.mark.parametrize(("amx", "asked"), [(True, "none"), (False, "bf16")])
+def test_a_cpu_with_amx_would_multiply_in_bfloat16_and_is_not_asked(monkeypatch, amx, asked):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    with by_onednn():
+        assert products.fp32_precision == asked

@@ -1,12 +1,13 @@
-"""Before anything imports torch: two threads, no network. The toy's stages are made once a run.
+"""Before anything imports torch: few threads, no network. The toy's stages are made once a run.
 
-Idle threads sleep instead of spinning: on a machine with other work, spinning makes the toy's small
-matrices fifty times slower.
+Beside other workers of the run one thread each, or they wait for each other; alone two. Idle ones
+sleep instead of spinning: on a machine with other work, spinning makes the toy's small matrices
+fifty times slower.
 """
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "2"
+os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"

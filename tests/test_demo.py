@@ -25,7 +25,8 @@ from xmas.demo.rows import SHARES, sizes
 from xmas.pool import Examples
 from xmas.store import Store
 
-POOL = DemoPool(rows=503, captions=97, dialogues=37, lessons=41, reviews=59, concepts=61)
+SMALL = {"rows": 503, "captions": 97, "dialogues": 37, "lessons": 23, "choices": 29, "reviews": 59}
+POOL = DemoPool(**SMALL, concepts=61)
 BENCH = DemoBench(concepts=61, questions=40)
 
 
@@ -223,9 +224,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     pool: Path, tmp_path: Path
 ) -> None:
     assert digests(Store(str(tmp_path)).get(POOL)) == digests(pool)
-    other = Store(str(tmp_path)).get(
-        DemoPool(seed=1, rows=503, captions=97, dialogues=37, lessons=41, reviews=59, concepts=61)
-    )
+    other = Store(str(tmp_path)).get(DemoPool(seed=1, **SMALL, concepts=61))
     assert digests(other)["pool.json"] != digests(pool)["pool.json"]
 
 

@@ -106,12 +106,11 @@ def test_a_row_s_values_do_not_depend_on_its_batch_mates(scanned, options):
     close(scanned(**options), values, 1e-5)
 
 
-@pytest.mark.parametrize("options", VARIANTS[:8:3], ids=str)
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_nor_do_they_in_half_precision(scanned, options):
     values = scanned(weights="bfloat16")
     assert values.dtype == np.float32
-    # Peaked attention: sums in another order move some of bf16's own roundings, which are 4e-3.
-    close(scanned(weights="bfloat16", **options), values, 3e-3)
+    close(scanned(weights="bfloat16", **options), values, 1e-3)
     assert not np.allclose(values, scanned(), rtol=1e-3, equal_nan=True)
 
 

@@ -24,7 +24,7 @@ def test_products_are_still_of_float32(lines, inner, columns):
         found.sum().backward()
     assert ((found - exact).abs().max() / exact.abs().max()).item() < 2e-6
     slope = right.detach().double().sum(dim=1).expand(lines, -1)
-    torch.testing.assert_close(left.grad, slope.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(left.grad, slope.float(), rtol=1e-5, atol=1e-4)
 
 
 def test_what_was_asked_for_before_is_asked_for_again():

@@ -1,4 +1,4 @@
-"""What W&B would be sent of the sweep, read back from disk: python experiments/demo_sweep/offline_runs.py STORE
+"""What W&B would be sent of a sweep, read back: python experiments/demo_sweep/offline_runs.py STORE
 
 Groups, runs and artifacts are counted, and the means of the runs' summaries are held against the
 table that `xmas goal=table` wrote from the store.
@@ -13,7 +13,7 @@ from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from offline import offline_runs  # noqa: E402
+from offline import offline_runs
 
 
 def main(store: Path) -> None:

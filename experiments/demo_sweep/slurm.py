@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from cluster import cluster  # noqa: E402
+from cluster import cluster
 
 SWEEP = "-m goal=scores experiment=smoke selector=random,length seed=0,1".split()
 ON_SLURM = (

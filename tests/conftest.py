@@ -13,7 +13,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import copy
+import io
+
 import pytest
+from omegaconf import OmegaConf
 
 THIRD_PARTY = (  # what cannot be mended here, one by one; all other warnings are errors
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft 0.21
@@ -24,6 +28,24 @@ THIRD_PARTY = (  # what cannot be mended here, one by one; all other warnings ar
 def pytest_configure(config: pytest.Config) -> None:
     for line in THIRD_PARTY:
         config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsed_once():
+    """Every YAML is parsed once: tests compose the configuration a thousand times."""
+    parse, known = OmegaConf.load, {}
+
+    def load(file):
+        text = file.read() if hasattr(file, "read") else None
+        if text is None:
+            return parse(file)
+        if text not in known:
+            known[text] = parse(io.StringIO(text))
+        return copy.deepcopy(known[text])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(OmegaConf, "load", staticmethod(load))
+        yield
 
 
 @pytest.fixture(scope="session")

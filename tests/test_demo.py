@@ -321,16 +321,17 @@ def test_captions_are_pretraining_pairs_that_name_what_is_drawn(pool: Path) -> N
     assert np.mean(coloured) > 0.8
 
 
-def test_lessons_ask_about_the_captions_drawings(pool: Path) -> None:
+@pytest.mark.parametrize(("file", "count"), [("lessons", 23), ("choices", 29)])
+def test_lessons_and_choices_ask_about_the_captions_drawings(pool, file, count) -> None:
     told = {
         pair["image"]: pair["conversations"][1]["value"].split()
         for pair in json.loads((pool / "captions.json").read_text())
         if "image" in pair
     }
-    lessons = json.loads((pool / "lessons.json").read_text())
-    assert len(lessons) == 41
-    checked = 0
-    for row in lessons:
+    rows = json.loads((pool / f"{file}.json").read_text())
+    assert len(rows) == count
+    checked, lettered = 0, 0
+    for row in rows:
         caption = told[row["image"]]
         said = row["conversations"]
         for human, gpt in zip(said[::2], said[1::2], strict=True):
@@ -341,10 +342,20 @@ def test_lessons_ask_about_the_captions_drawings(pool: Path) -> None:
             else:
                 (tint,) = (line[3:] for line in lines if line[:3] == f"{answer}. ")
                 assert tint in COLOURS
+                lettered += 1
             if set(caption) & set(COLOURS):  # not every caption says the colour
                 assert (tint in caption) == (answer != "No")
                 checked += 1
-    assert checked > 100
+    assert checked > 80
+    assert (lettered > 80) == (file == "choices")
+
+
+def test_lessons_and_choices_share_no_drawing(pool: Path) -> None:
+    lessons, choices = (
+        {row["image"] for row in json.loads((pool / f"{file}.json").read_text())}
+        for file in ("lessons", "choices")
+    )
+    assert not lessons & choices
 
 
 def test_reviews_ask_about_the_last_drawings(pool: Path) -> None:

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ from xmas.chat.layout import Fixed
 from xmas.chat.tokens import TokenTable
 from xmas.images import SquareImages
 from xmas.llava import bare, embed
+from xmas.products import by_mkl
 
 TOGETHER = 8  # rows of a batch, XMAS release
 K = 5
@@ -199,6 +201,15 @@ def padded(table: TokenTable, rows: Sequence[int], image: int, pad: int) -> tupl
     return torch.from_numpy(ids), torch.from_numpy(mask).long()
 
 
+FUSED = torch.nn.functional.scaled_dot_product_attention
+
+
+def _attention(*given: object, **more: object) -> Tensor:
+    """As in the engine: small products are MKL's, large ones oneDNN's."""
+    with by_mkl():
+        return FUSED(*given, **more)
+
+
 class Bare(Scan):
     """The engine's batches through the model, with nothing taken of them."""
 
@@ -207,13 +218,15 @@ class Bare(Scan):
         opening = embed(self.model, loaded.opening, features)
         cache = DynamicCache()
         if unit.shared:
-            language(inputs_embeds=opening, past_key_values=cache, use_cache=True)
+            with patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention):
+                language(inputs_embeds=opening, past_key_values=cache, use_cache=True)
         for text in loaded.texts:
             inputs = bare(self.model).get_input_embeddings()(text.ids)
             past = branches(cache, text.which) if unit.shared else None
             if past is None:
                 inputs = torch.cat([opening[text.which], inputs], dim=1)
-            language(inputs_embeds=inputs, past_key_values=past, use_cache=unit.shared)
+            with patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention):
+                language(inputs_embeds=inputs, past_key_values=past, use_cache=unit.shared)
         return opening.new_zeros((len(unit.rows), K), dtype=torch.float32)
 
 

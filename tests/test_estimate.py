@@ -242,9 +242,7 @@ def test_large_pools_are_sampled(toy, monkeypatch):
 
 
 def test_a_pool_that_is_not_drawn_has_its_configured_rows(empty):
-    drawn = DemoPool(
-        rows=700, captions=900, dialogues=100, lessons=300, choices=150, reviews=200
-    )
+    drawn = DemoPool(rows=700, captions=900, dialogues=100, lessons=300, choices=150, reviews=200)
     found = {}
     for name in ("pool", "captions", "lessons", "choices", "reviews"):
         pool = Pool(Made(drawn, f"{name}.json"), Made(drawn, "images"))

@@ -40,13 +40,13 @@ class DemoPool(Stage):
     """
 
     kind: ClassVar[str] = "demo_pool"
-    version: ClassVar[int] = 18
+    version: ClassVar[int] = 19
 
     seed: int = 0
     rows: int = 8000
     captions: int = 20000  # pretraining pairs, each with a drawing of its own
     dialogues: int = 6000  # pretraining conversations about scenes told in words
-    lessons: int = 3500  # yes or no, about captions' drawings of single things
+    lessons: int = 4000  # yes or no, about captions' drawings of single things
     choices: int = 7000  # with letters, about others of these drawings
     reviews: int = 9000  # questions of more kinds about captions' drawings
     concepts: int = 150  # everyday things
@@ -113,12 +113,13 @@ class DemoPool(Stage):
     def _dialogue(self, number: int, of: Material, rng: np.random.Generator) -> dict[str, Any]:
         """Questions about a scene whose caption stands where the image would.
 
-        Mostly those of the lessons: with many kinds of questions nothing is compared at the end,
-        and which letter is right is not learned in words at all.
+        Mostly those of the lessons and choices: with many kinds of questions nothing is compared at
+        the end. Which letter is right is not learned in words, but without having been asked for
+        letters it is not learned with images either.
         """
         if rng.random() < 2 / 3:
             scene = draw.one(of, draw.pick(of.concepts, rng), rng)
-            turns = lesson(scene, rng)[:4]
+            turns = choosing(scene, of, rng, again=0.5, two=1 / 3)[:4]
         else:
             scene, turns = comparing(of, rng)
         first = replace(turns[0], question=f"{ask.caption(scene, rng)}\n{turns[0].question}")

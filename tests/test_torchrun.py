@@ -11,7 +11,7 @@ import pytest
 from test_resume import TIMES
 
 HERE = Path(__file__).parent
-FITTED = "captioned", "start", "taught", "chosen", "proxy", "target"  # their batches of 16 halve
+FITTED = "captioned", "start", "taught", "proxy", "target"  # their batches of 16 halve
 COMMAND = (
     "xmas", "goal=scores", "experiment=smoke", "selector=xmas", "hardware=ddp",
     "hardware.accelerator=cpu", "hardware.workers=0",

@@ -21,7 +21,6 @@ SMALL = [  # of the demo's, so small that a CLIP is trained in seconds
     "demo_pool.captions=160",
     "demo_pool.dialogues=40",
     "demo_pool.lessons=20",
-    "demo_pool.choices=20",
     "demo_pool.concepts=13",
     "towers.width=32",
     "towers.layers=1",

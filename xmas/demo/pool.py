@@ -16,39 +16,27 @@ from xmas.demo import draw
 from xmas.demo import instructions as ask
 from xmas.demo.instructions import Turn
 from xmas.demo.material import Material, material
-from xmas.demo.rows import (
-    SHARES,
-    Row,
-    any_scene,
-    choosing,
-    comparing,
-    lesson,
-    record,
-    review,
-    rows_of,
-    sizes,
-)
+from xmas.demo.rows import SHARES, Row, any_scene, comparing, lesson, record, review, rows_of, sizes
 from xmas.progress import bar
 from xmas.store import Stage, Store
 
 
 @dataclass(frozen=True)
 class DemoPool(Stage):
-    """`pool.json`, `truth.jsonl` beside it, and to pretrain on captions, lessons, choices, reviews.
+    """`pool.json`, `truth.jsonl` beside it, and to pretrain on captions, lessons and reviews.
 
-    The drawings are in `images/`; lessons, choices and reviews ask about those of the captions.
+    The drawings are in `images/`; lessons and reviews ask about those of the captions.
     """
 
     kind: ClassVar[str] = "demo_pool"
-    version: ClassVar[int] = 19
+    version: ClassVar[int] = 17
 
     seed: int = 0
     rows: int = 8000
     captions: int = 20000  # pretraining pairs, each with a drawing of its own
     dialogues: int = 6000  # pretraining conversations about scenes told in words
-    lessons: int = 4000  # yes or no, about captions' drawings of single things
-    choices: int = 7000  # with letters, about others of these drawings
-    reviews: int = 9000  # questions of more kinds about captions' drawings
+    lessons: int = 12500  # pretraining questions about captions' drawings of single things
+    reviews: int = 9000  # pretraining questions of more kinds about captions' drawings
     concepts: int = 150  # everyday things
 
     held_out: ClassVar[bool] = False  # side of the material that is drawn
@@ -70,12 +58,12 @@ class DemoPool(Stage):
             self._pretraining(of, out, progress)
 
     def _pretraining(self, of: Material, out: Path, progress: Any) -> None:
-        """Captions and dialogues; lessons, choices and reviews about the captions' drawings.
+        """Captions and dialogues; lessons and reviews about the captions' drawings.
 
         LLaVA starts from Vicuna, which can say yes and no and choose a letter. A language model
-        that starts from nothing learns to say yes and no from dialogues about scenes told in words,
-        then from lessons to do it with an image, then to choose a letter, of colours only. Reviews
-        bring back what it forgot by then, and let it compare other things than colours.
+        that starts from nothing learns that from dialogues about scenes told in words, then from
+        lessons to do it with an image, of colours only. Reviews bring back what lessons let it
+        forget, and let it compare other things than colours.
         """
         rng = np.random.default_rng([self.seed, len(SHARES)])
         (out / "images" / "captions").mkdir(exist_ok=True)
@@ -95,31 +83,24 @@ class DemoPool(Stage):
         ]
         rng = np.random.default_rng([self.seed, len(SHARES) + 2])
         lessons = [
-            record(f"lesson-{number:06d}", lesson(scene, rng), image)
+            record(f"lesson-{number:06d}", lesson(scene, of, rng), image)
             for scene, number, image in icons[: self.lessons]
-        ]
-        choices = [
-            record(f"choice-{number:06d}", choosing(scene, of, rng, again=0.2, two=0.2), image)
-            for scene, number, image in icons[self.lessons : self.lessons + self.choices]
         ]
         reviews = [  # of the last drawings: lessons ask about the first
             record(f"review-{number:06d}", review(scene, of, rng), image)
             for scene, number, image in scenes[max(len(scenes) - self.reviews, 0) :]
         ]
-        made = {"captions": captions, "lessons": lessons, "choices": choices, "reviews": reviews}
-        for name, rows in made.items():
+        for name, rows in (("captions", captions), ("lessons", lessons), ("reviews", reviews)):
             (out / f"{name}.json").write_text(json.dumps(rows, indent=0))
 
     def _dialogue(self, number: int, of: Material, rng: np.random.Generator) -> dict[str, Any]:
         """Questions about a scene whose caption stands where the image would.
 
-        Mostly those of the lessons and choices: with many kinds of questions nothing is compared at
-        the end. Which letter is right is not learned in words, but without having been asked for
-        letters it is not learned with images either.
+        Mostly those of the lessons: with many kinds of questions nothing is compared at the end.
         """
         if rng.random() < 2 / 3:
             scene = draw.one(of, draw.pick(of.concepts, rng), rng)
-            turns = choosing(scene, of, rng, again=0.5, two=1 / 3)[:4]
+            turns = lesson(scene, of, rng, two=1 / 3)[:4]
         else:
             scene, turns = comparing(of, rng)
         first = replace(turns[0], question=f"{ask.caption(scene, rng)}\n{turns[0].question}")

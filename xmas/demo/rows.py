@@ -154,30 +154,21 @@ def comparing(of: Material, rng: np.random.Generator) -> tuple[Scene, list[Turn]
     return scene, _turns(source, scene, of, rng)
 
 
-def lesson(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """Yes-or-no questions about the colours of a scene.
-
-    To compare with an image takes longest to learn, and is learned all at once: with choices or
-    naming among the questions, with scenes of several things, or for a model that cannot compare
-    words, a thousand steps could teach nothing. Of these alone two hundred do.
-    """
-    known = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
-    return [ask.tinted(scene, rng, there=there) for there in known]
-
-
-def choosing(
-    scene: Scene, of: Material, rng: np.random.Generator, *, again: float, two: float
-) -> list[Turn]:
-    """Choices of a thing's colour; a lesson instead in a share `again` of the scenes.
+def lesson(scene: Scene, of: Material, rng: np.random.Generator, *, two: float = 0.5) -> list[Turn]:
+    """Yes-or-no questions, or choices of a single thing's colour, about the colours of a scene.
 
     A share `two` of the choices has two options, the others three or four: whether the last option
-    is right says all about two, so that with too many of them more are never learned. Who can
-    compare with an image learns this soon.
+    is right says all about two, so that with too many of them more are never learned.
+
+    To compare with an image takes longest to learn: with scenes of several things, or naming among
+    the questions, or for a model that cannot compare words, a thousand steps could teach nothing.
     """
-    if rng.random() < again:
-        return lesson(scene, rng)
+    first = scene.items[0]
+    if len(scene.items) > 1 or rng.integers(2):
+        known = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
+        return [ask.tinted(scene, rng, there=there) for there in known]
     counts = np.where(rng.random(5) < two, 2, rng.integers(3, 5, 5))
-    return [ask.choice(ask.colour(scene.items[0], rng), of, rng, int(count)) for count in counts]
+    return [ask.choice(ask.colour(first, rng), of, rng, int(count)) for count in counts]
 
 
 def review(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
@@ -187,9 +178,7 @@ def review(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
     """
     first, which = scene.items[0], rng.random()
     if first.mark.kind == "icon" and which < LESSONS_AGAIN:
-        if len(scene.items) > 1:
-            return lesson(scene, rng)
-        return choosing(scene, of, rng, again=0.5, two=1 / 3)
+        return lesson(scene, of, rng, two=1 / 3)
     fact = _distinct(scene, rng)
     if which < LESSONS_AGAIN + DIRECT:
         return shuffled([fact, ask.colour(first, rng), _claim(scene, rng)], rng)

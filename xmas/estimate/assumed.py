@@ -79,26 +79,21 @@ def _drawn(stage: DemoPool, file: str) -> tuple[int, int, Assumed]:
         rows = stage.captions + stage.dialogues
         told = Assumed(
             with_image=stage.captions / rows,
-            text=21.4,
-            spread=1.3,
-            answers=0.29,
-            record=246,
+            text=21.6,
+            spread=1.39,
+            answers=0.28,
+            record=241,
             decode=DRAWING,
         )
         return rows, stage.captions, told
     if file == "lessons.json":
         told = Assumed(
-            with_image=1, text=93.9, spread=0.04, answers=0.13, record=740, decode=DRAWING
+            with_image=1, text=111.6, spread=0.16, answers=0.10, record=740, decode=DRAWING
         )
         return stage.lessons, stage.lessons, told
-    if file == "choices.json":
-        told = Assumed(
-            with_image=1, text=137.2, spread=0.16, answers=0.08, record=776, decode=DRAWING
-        )
-        return stage.choices, stage.choices, told
     if file == "reviews.json":
         told = Assumed(
-            with_image=1, text=71.6, spread=0.40, answers=0.10, record=518, decode=DRAWING
+            with_image=1, text=73.0, spread=0.45, answers=0.09, record=493, decode=DRAWING
         )
         return stage.reviews, stage.reviews, told
     told = Assumed(

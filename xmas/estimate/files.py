@@ -29,8 +29,7 @@ _INDEX = 720  # bytes of a row while a pool is opened, measured with paths of 35
 def _(stage: DemoPool, scene: Scene) -> Work:
     images = stage.rows + stage.captions
     records = 315 * stage.rows + 167 * stage.captions
-    records += 488 * stage.dialogues + 740 * stage.lessons
-    records += 776 * stage.choices + 518 * stage.reviews
+    records += 488 * stage.dialogues + 740 * stage.lessons + 493 * stage.reviews
     return Work(
         f"{images:,} drawings and their rows",
         core_seconds=_DRAW * images,

@@ -55,13 +55,16 @@ def _in_one_call(
     longest = max(lengths)
     at = torch.cat([row * longest + torch.arange(held) for row, held in enumerate(lengths)])
     at = at.to(query.device, non_blocking=True)
-    beside = []
-    for line in (query, key, value):
+
+    def beside(line: Tensor) -> Tensor:
         tokens = line[0].transpose(0, 1)
         padded = tokens.new_zeros(len(lengths) * longest, *tokens.shape[1:])
         padded = padded.index_copy(0, at, tokens).unflatten(0, (len(lengths), longest))
-        beside.append(padded.transpose(1, 2))
-    seen = sdpa_attention_forward(module, *beside, None, **rest)[0]
+        return padded.transpose(1, 2)
+
+    seen = sdpa_attention_forward(module, beside(query), beside(key), beside(value), None, **rest)[
+        0
+    ]
     return seen.flatten(0, 1).index_select(0, at)[None]
 
 

@@ -27,7 +27,7 @@ def by_mkl() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _asked(precision: str) -> Iterator[None]:
-    products = torch.backends.mkldnn.matmul
+    products = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]  # set late
     before = products.fp32_precision
     products.fp32_precision = precision
     try:

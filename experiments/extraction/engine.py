@@ -128,6 +128,7 @@ def material_of(size: Size, per_image: float, seed: int, folder: Path) -> Materi
     ]
     np.concatenate(ids).tofile(folder / "ids.bin")
     np.ones(sum(map(len, ids)), dtype=bool).tofile(folder / "labelled.bin")
+    np.save(folder / "answered.npy", np.ones(size.examples, dtype=bool))
     np.save(folder / "offsets.npy", np.cumsum([0, *map(len, ids)]))
     np.save(folder / "image_at.npy", np.full(size.examples, size.before, dtype=np.int32))
     np.save(folder / "image_lengths.npy", np.full(size.examples, size.config.image_seq_length))

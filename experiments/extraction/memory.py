@@ -122,6 +122,7 @@ def planned(folder: Path) -> object:
 def _draw_tokens(folder: Path, pool: Any) -> None:
     rng = np.random.default_rng(0)
     lengths = np.diff(pool._spans, axis=1)[:, 0] // 4
+    np.save(folder / "answered.npy", np.ones(len(lengths), dtype=bool))
     np.save(folder / "offsets.npy", np.r_[0, np.cumsum(lengths)])
     np.save(folder / "image_at.npy", np.where(pool.has_image, 31, -1).astype(np.int32))
     np.save(folder / "image_lengths.npy", 576 * pool.has_image.astype(np.int32))

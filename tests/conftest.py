@@ -36,9 +36,9 @@ def parsed_once():
     parse, known = OmegaConf.load, {}
 
     def load(file):
-        text = file.read() if hasattr(file, "read") else None
-        if text is None:
+        if not hasattr(file, "read"):
             return parse(file)
+        text = file.read()
         if text not in known:
             known[text] = parse(io.StringIO(text))
         return copy.deepcopy(known[text])

@@ -39,8 +39,12 @@ def test_what_was_asked_for_before_is_asked_for_again():
     assert products.fp32_precision == "none"
 
 
-@pytest.mark.parametrize(("amx", "asked"), [(True, "none"), (False, "bf16")])
-def test_a_cpu_with_amx_would_multiply_in_bfloat16_and_is_not_asked(monkeypatch, amx, asked):
+@pytest.mark.parametrize(
+    ("machine", "amx", "asked"),
+    [("x86_64", True, "none"), ("x86_64", False, "bf16"), ("aarch64", False, "none")],
+)
+def test_a_cpu_that_would_multiply_in_bfloat16_is_not_asked(monkeypatch, machine, amx, asked):
+    monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     with by_onednn():
         assert products.fp32_precision == asked

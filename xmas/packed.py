@@ -62,9 +62,8 @@ def _in_one_call(
         padded = padded.index_copy(0, at, tokens).unflatten(0, (len(lengths), longest))
         return padded.transpose(1, 2)
 
-    seen = sdpa_attention_forward(module, beside(query), beside(key), beside(value), None, **rest)[
-        0
-    ]
+    lines = beside(query), beside(key), beside(value)
+    seen, _ = sdpa_attention_forward(module, *lines, attention_mask=None, **rest)
     return seen.flatten(0, 1).index_select(0, at)[None]
 
 

@@ -1,11 +1,12 @@
 """Matrix products of float32 on a CPU: by MKL, or by oneDNN, which is twice as fast on AMD's.
 
 MKL leaves AVX-512 unused on a CPU that is not Intel's. torch asks oneDNN instead where bfloat16
-would do, and oneDNN multiplies and adds in float32 all the same unless the CPU has AMX; one that
-has it is Intel's, and stays with MKL.
+would do, and on x86 oneDNN multiplies and adds in float32 all the same unless the CPU has AMX; one
+that has it is Intel's, and stays with MKL. Other processors may really take bfloat16: not asked.
 """
 
 import contextlib
+import platform
 from collections.abc import Iterator
 
 import torch
@@ -14,7 +15,8 @@ import torch
 @contextlib.contextmanager
 def by_onednn() -> Iterator[None]:
     """Large products inside are oneDNN's, where they are then still products of float32."""
-    with _asked("none" if torch.cpu._is_amx_tile_supported() else "bf16"):
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    with _asked("bf16" if x86 and not torch.cpu._is_amx_tile_supported() else "none"):
         yield
 
 

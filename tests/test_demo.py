@@ -25,7 +25,9 @@ from xmas.demo.rows import SHARES, sizes
 from xmas.pool import Examples
 from xmas.store import Store
 
-POOL = DemoPool(rows=503, captions=97, dialogues=37, lessons=41, reviews=59, concepts=61)
+SIZES = {"rows": 503, "captions": 97, "dialogues": 37, "concepts": 61}
+SIZES |= {"drills": 101, "lessons": 41, "reviews": 59, "recalls": 23}
+POOL = DemoPool(**SIZES)
 BENCH = DemoBench(concepts=61, questions=40)
 
 
@@ -223,9 +225,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     pool: Path, tmp_path: Path
 ) -> None:
     assert digests(Store(str(tmp_path)).get(POOL)) == digests(pool)
-    other = Store(str(tmp_path)).get(
-        DemoPool(seed=1, rows=503, captions=97, dialogues=37, lessons=41, reviews=59, concepts=61)
-    )
+    other = Store(str(tmp_path)).get(DemoPool(seed=1, **SIZES))
     assert digests(other)["pool.json"] != digests(pool)["pool.json"]
 
 
@@ -322,30 +322,40 @@ def test_captions_are_pretraining_pairs_that_name_what_is_drawn(pool: Path) -> N
     assert np.mean(coloured) > 0.8
 
 
-def test_lessons_ask_about_the_captions_drawings(pool: Path) -> None:
-    told = {
-        pair["image"]: pair["conversations"][1]["value"].split()
+def test_drills_and_lessons_ask_what_can_be_read_off_caption_or_drawing(pool: Path) -> None:
+    captions = {
+        pair["image"]: pair["conversations"][1]["value"]
         for pair in json.loads((pool / "captions.json").read_text())
         if "image" in pair
     }
-    lessons = json.loads((pool / "lessons.json").read_text())
-    assert len(lessons) == 41
-    checked = 0
-    for row in lessons:
-        caption = told[row["image"]]
-        said = row["conversations"]
-        for human, gpt in zip(said[::2], said[1::2], strict=True):
-            lines = human["value"].removeprefix("<image>\n").split("\n")
-            answer = gpt["value"]
-            if answer in ("Yes", "No"):
-                (tint,) = set(lines[0].rstrip("?").split()) & set(COLOURS)
+    kinds: Counter[tuple[str, str, str]] = Counter()
+    for name, count in (("drills", 101), ("lessons", 41)):
+        rows = json.loads((pool / f"{name}.json").read_text())
+        assert len(rows) == count
+        for row in rows:
+            said = row["conversations"]
+            if "image" in row:
+                caption, how = captions[row["image"]], "image"
             else:
-                (tint,) = (line[3:] for line in lines if line[:3] == f"{answer}. ")
-                assert tint in COLOURS
-            if set(caption) & set(COLOURS):  # not every caption says the colour
-                assert (tint in caption) == (answer != "No")
-                checked += 1
-    assert checked > 100
+                caption, how = said[0]["value"].split("\n")[0], "words"
+            for human, gpt in zip(said[::2], said[1::2], strict=True):
+                lines = human["value"].removeprefix("<image>\n").removeprefix(f"{caption}\n")
+                lines, answer = lines.split("\n"), gpt["value"]
+                if lines[0].startswith(("Describe", "What is in")):
+                    assert set(answer.split()) & set(caption.split())
+                    kinds[name, how, "caption"] += 1
+                    continue
+                if answer in ("Yes", "No"):
+                    (tint,) = set(lines[0].rstrip("?").split()) & set(COLOURS)
+                else:
+                    (tint,) = (line[3:] for line in lines if line[:3] == f"{answer}. ")
+                    assert tint in COLOURS
+                if set(caption.split()) & set(COLOURS):  # not every caption says the colour
+                    assert (tint in caption.split()) == (answer != "No")
+                    kinds[name, how, answer if answer in ("Yes", "No") else "choice"] += 1
+    assert kinds["drills", "image", "caption"] == 3
+    for how in (("drills", "words"), ("lessons", "words"), ("lessons", "image")):
+        assert min(kinds[*how, answer] for answer in ("Yes", "No", "choice")) > 5
 
 
 def test_reviews_ask_about_the_last_drawings(pool: Path) -> None:
@@ -355,9 +365,13 @@ def test_reviews_ask_about_the_last_drawings(pool: Path) -> None:
         if "image" in pair
     }
     reviews = json.loads((pool / "reviews.json").read_text())
-    assert len(reviews) == 59
+    assert len(reviews) == 59 + 23
+    reviews, recalls = reviews[:59], reviews[59:]
     images = [row["image"] for row in reviews]
     assert images == sorted(set(images))
+    for row in recalls:
+        _, answer = row["conversations"]
+        assert set(answer["value"].split()) & set(told[row["image"]])
     kinds: Counter[str] = Counter()
     for row in reviews:
         caption, said = told[row["image"]], row["conversations"]

@@ -242,15 +242,18 @@ def test_large_pools_are_sampled(toy, monkeypatch):
 
 
 def test_a_pool_that_is_not_drawn_has_its_configured_rows(empty):
-    drawn = DemoPool(rows=700, captions=900, dialogues=100, lessons=300, reviews=200)
+    drawn = DemoPool(
+        rows=700, captions=900, dialogues=100, drills=400, lessons=300, reviews=200, recalls=50
+    )
     found = {}
-    for name in ("pool", "captions", "lessons", "reviews"):
+    for name in ("pool", "captions", "drills", "lessons", "reviews"):
         pool = Pool(Made(drawn, f"{name}.json"), Made(drawn, "images"))
         found[name] = count(pool, None, empty, Assumed())
         assert "not drawn yet" in found[name].how
-    assert [each.rows for each in found.values()] == [700, 1000, 300, 200]
+    assert [each.rows for each in found.values()] == [700, 1000, 400, 300, 250]
     assert found["captions"].images == round(found["captions"].pictured) == 900
     assert round(found["pool"].pictured) == 658
+    assert (found["drills"].images, found["lessons"].images) == (8, 210)
 
 
 def test_a_pool_without_files_is_assumed_and_says_so(empty):

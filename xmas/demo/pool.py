@@ -6,7 +6,7 @@ was repeated on purpose is written to `truth.jsonl`, which no selector reads.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,29 +14,33 @@ import numpy as np
 
 from xmas.demo import draw
 from xmas.demo import instructions as ask
+from xmas.demo import rows as make
+from xmas.demo.draw import Scene
 from xmas.demo.instructions import Turn
 from xmas.demo.material import Material, material
-from xmas.demo.rows import SHARES, Row, any_scene, comparing, lesson, record, review, rows_of, sizes
+from xmas.demo.rows import SHARES, Row, record
 from xmas.progress import bar
 from xmas.store import Stage, Store
 
 
 @dataclass(frozen=True)
 class DemoPool(Stage):
-    """`pool.json`, `truth.jsonl` beside it, and to pretrain on captions, lessons and reviews.
+    """`pool.json`, `truth.jsonl` beside it, and to pretrain on captions, drills, lessons, reviews.
 
-    The drawings are in `images/`; lessons and reviews ask about those of the captions.
+    The drawings are in `images/`; what one pretrains on is about those of the captions.
     """
 
     kind: ClassVar[str] = "demo_pool"
-    version: ClassVar[int] = 17
+    version: ClassVar[int] = 18
 
     seed: int = 0
     rows: int = 8000
     captions: int = 20000  # pretraining pairs, each with a drawing of its own
-    dialogues: int = 6000  # pretraining conversations about scenes told in words
-    lessons: int = 12500  # pretraining questions about captions' drawings of single things
-    reviews: int = 9000  # pretraining questions of more kinds about captions' drawings
+    dialogues: int = 2000  # pretraining conversations about scenes told in words, with the captions
+    drills: int = 10000  # pretraining comparisons, mostly of single things told in words
+    lessons: int = 8000  # pretraining comparisons, mostly with captions' drawings of single things
+    reviews: int = 7000  # pretraining questions of more kinds about captions' drawings
+    recalls: int = 4000  # among them, one question each, for the name or all that is drawn
     concepts: int = 150  # everyday things
 
     held_out: ClassVar[bool] = False  # side of the material that is drawn
@@ -45,10 +49,10 @@ class DemoPool(Stage):
         of = material(self.concepts, held_out=self.held_out)
         with bar(total=self.rows + self.captions, label="draw the demo pool") as progress:
             rows = []
-            for number, (source, count) in enumerate(sizes(self.rows).items()):
+            for number, (source, count) in enumerate(make.sizes(self.rows).items()):
                 rng = np.random.default_rng([self.seed, number])
                 (out / "images" / source).mkdir(parents=True, exist_ok=True)
-                drawn = rows_of(source, count, of, rng)
+                drawn = make.rows_of(source, count, of, rng)
                 for row in drawn:
                     if row.scene is not None and row.asked_again_of is None:
                         draw.save(row.scene, out / "images" / row.image)
@@ -58,53 +62,84 @@ class DemoPool(Stage):
             self._pretraining(of, out, progress)
 
     def _pretraining(self, of: Material, out: Path, progress: Any) -> None:
-        """Captions and dialogues; lessons and reviews about the captions' drawings.
+        """Captions and dialogues, drills, lessons and reviews, to be learned in this order.
 
         LLaVA starts from Vicuna, which can say yes and no and choose a letter. A language model
-        that starts from nothing learns that from dialogues about scenes told in words, then from
-        lessons to do it with an image, of colours only. Reviews bring back what lessons let it
-        forget, and let it compare other things than colours.
+        that starts from nothing learns that in drills about single things told in words. Lessons
+        ask the same with an image, of colours only, and some of it in words still: what compares
+        words then comes to compare with images. Without drills whether choices are learned, with
+        an image, is a matter of chance. Reviews bring back what all this lets it forget.
         """
         rng = np.random.default_rng([self.seed, len(SHARES)])
         (out / "images" / "captions").mkdir(exist_ok=True)
         captions, scenes = [], []
         for number in range(self.captions):
-            scene, image = any_scene(of, rng), f"captions/{number:06d}.png"
+            scene, image = make.any_scene(of, rng), f"captions/{number:06d}.png"
             draw.save(scene, out / "images" / image)
             told = Turn("caption", "", ask.caption(scene, rng), suffix="")
             captions.append(record(f"{number:06d}", [told], image))
-            scenes.append((scene, number, image))
+            scenes.append((scene, image))
             progress.update(1)
-        captions += [self._dialogue(number, of, rng) for number in range(self.dialogues)]
         icons = [
-            (scene, number, image)
-            for scene, number, image in scenes
+            (scene, image)
+            for scene, image in scenes
             if len(scene.items) == 1 and scene.items[0].mark.kind == "icon"
         ]
         rng = np.random.default_rng([self.seed, len(SHARES) + 2])
+        captions += [self._dialogue(number, of, rng) for number in range(self.dialogues)]
+        drills = [self._drill(number, scenes, of, rng) for number in range(self.drills)]
         lessons = [
-            record(f"lesson-{number:06d}", lesson(scene, of, rng), image)
-            for scene, number, image in icons[: self.lessons]
+            self._lesson(number, *icons[number % len(icons)], of, rng)
+            for number in range(self.lessons)
         ]
         reviews = [  # of the last drawings: lessons ask about the first
-            record(f"review-{number:06d}", review(scene, of, rng), image)
-            for scene, number, image in scenes[max(len(scenes) - self.reviews, 0) :]
+            record(f"review-{number:06d}", make.review(scene, of, rng), image)
+            for number, (scene, image) in list(enumerate(scenes))[-self.reviews :]
         ]
-        for name, rows in (("captions", captions), ("lessons", lessons), ("reviews", reviews)):
+        reviews += [
+            record(f"recall-{number:06d}", [make.recall(scene, rng)], image)
+            for number, (scene, image) in enumerate(scenes[: self.recalls])
+        ]
+        written = {"captions": captions, "drills": drills, "lessons": lessons, "reviews": reviews}
+        for name, rows in written.items():
             (out / f"{name}.json").write_text(json.dumps(rows, indent=0))
 
     def _dialogue(self, number: int, of: Material, rng: np.random.Generator) -> dict[str, Any]:
-        """Questions about a scene whose caption stands where the image would.
-
-        Mostly those of the lessons: with many kinds of questions nothing is compared at the end.
-        """
+        """Questions about a scene told in words, mostly those of the drills."""
         if rng.random() < 2 / 3:
             scene = draw.one(of, draw.pick(of.concepts, rng), rng)
-            turns = lesson(scene, of, rng, two=1 / 3)[:4]
+            turns = make.lesson(scene, of, rng, two=1 / 3)[:4]
         else:
-            scene, turns = comparing(of, rng)
-        first = replace(turns[0], question=f"{ask.caption(scene, rng)}\n{turns[0].question}")
-        return record(f"dialogue-{number:06d}", [first, *turns[1:]], None)
+            scene, turns = make.comparing(of, rng)
+        return record(f"dialogue-{number:06d}", make.told(scene, turns, rng), None)
+
+    def _drill(
+        self,
+        number: int,
+        scenes: list[tuple[Scene, str]],
+        of: Material,
+        rng: np.random.Generator,
+    ) -> dict[str, Any]:
+        """A lesson in words; one in fifty describes a drawing, lest that is forgotten."""
+        name = f"drill-{number:06d}"
+        if number % 50 == 0:
+            scene, image = draw.pick(scenes, rng)
+            return record(name, [ask.describing(scene, rng)], image)
+        scene = draw.one(of, draw.pick(of.concepts, rng), rng)
+        turns = make.lesson(scene, of, rng, choices=0.6, two=0.9)[:4]
+        return record(name, make.told(scene, turns, rng), None)
+
+    def _lesson(
+        self, number: int, scene: Scene, image: str, of: Material, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """A lesson with an image, or three times of ten in words."""
+        in_words = rng.random() < 0.3
+        if in_words:
+            scene = draw.one(of, draw.pick(of.concepts, rng), rng)
+        turns = make.lesson(scene, of, rng, choices=0.7)
+        if in_words:
+            return record(f"lesson-{number:06d}", make.told(scene, turns, rng), None)
+        return record(f"lesson-{number:06d}", turns, image)
 
     def _write(self, by_source: list[list[Row]], out: Path) -> None:
         """Pool and truth, the rows of all sources mixed."""

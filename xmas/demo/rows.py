@@ -154,21 +154,27 @@ def comparing(of: Material, rng: np.random.Generator) -> tuple[Scene, list[Turn]
     return scene, _turns(source, scene, of, rng)
 
 
-def lesson(scene: Scene, of: Material, rng: np.random.Generator, *, two: float = 0.5) -> list[Turn]:
+def lesson(
+    scene: Scene, of: Material, rng: np.random.Generator, *, choices: float = 0.5, two: float = 0.5
+) -> list[Turn]:
     """Yes-or-no questions, or choices of a single thing's colour, about the colours of a scene.
 
-    A share `two` of the choices has two options, the others three or four: whether the last option
-    is right says all about two, so that with too many of them more are never learned.
-
-    To compare with an image takes longest to learn: with scenes of several things, or naming among
-    the questions, or for a model that cannot compare words, a thousand steps could teach nothing.
+    A share `choices` of those about single things are choices, and a share `two` of these has two
+    options, the others three or four: whether the last option is right says all about two, so that
+    with too many of them more are never learned.
     """
-    first = scene.items[0]
-    if len(scene.items) > 1 or rng.integers(2):
+    if len(scene.items) > 1 or rng.random() >= choices:
         known = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
         return [ask.tinted(scene, rng, there=there) for there in known]
     counts = np.where(rng.random(5) < two, 2, rng.integers(3, 5, 5))
+    first = scene.items[0]
     return [ask.choice(ask.colour(first, rng), of, rng, int(count)) for count in counts]
+
+
+def told(scene: Scene, turns: list[Turn], rng: np.random.Generator) -> list[Turn]:
+    """The same turns for a row without an image: the scene's caption stands where it would."""
+    first = replace(turns[0], question=f"{ask.caption(scene, rng)}\n{turns[0].question}")
+    return [first, *turns[1:]]
 
 
 def review(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
@@ -184,6 +190,12 @@ def review(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
         return shuffled([fact, ask.colour(first, rng), _claim(scene, rng)], rng)
     asked = ask.colour(first, rng) if rng.random() < 0.5 else fact
     return [ask.choice(asked, of, rng) for _ in range(3)]
+
+
+def recall(scene: Scene, rng: np.random.Generator) -> Turn:
+    """What a single thing is; a description of what has no one name."""
+    single = len(scene.items) == 1 and scene.items[0].mark.kind == "icon"
+    return ask.naming(scene, rng) if single else ask.describing(scene, rng)
 
 
 def any_scene(of: Material, rng: np.random.Generator, *, icons: bool = False) -> Scene:

@@ -76,30 +76,21 @@ def supposed(pool: Pool, assumed: Assumed) -> Census:
 def _drawn(stage: DemoPool, file: str) -> tuple[int, int, Assumed]:
     """Rows, images and the rest of a file of the demo's, measured with its default sizes."""
     if file == "captions.json":
-        rows = stage.captions + stage.dialogues
-        told = Assumed(
-            with_image=stage.captions / rows,
-            text=21.6,
-            spread=1.39,
-            answers=0.28,
-            record=241,
-            decode=DRAWING,
-        )
-        return rows, stage.captions, told
-    if file == "lessons.json":
-        told = Assumed(
-            with_image=1, text=111.6, spread=0.16, answers=0.10, record=740, decode=DRAWING
-        )
-        return stage.lessons, stage.lessons, told
-    if file == "reviews.json":
-        told = Assumed(
-            with_image=1, text=73.0, spread=0.45, answers=0.09, record=493, decode=DRAWING
-        )
-        return stage.reviews, stage.reviews, told
-    told = Assumed(
-        with_image=0.94, text=39.1, spread=0.48, answers=0.11, record=315, decode=DRAWING
-    )
-    return stage.rows, round(0.89 * stage.rows), told
+        rows, pictured = stage.captions + stage.dialogues, stage.captions
+        told = {"text": 14.1, "spread": 1.77, "answers": 0.42, "record": 202}
+    elif file == "drills.json":
+        rows, pictured = stage.drills, -(-stage.drills // 50)
+        told = {"text": 95.2, "spread": 0.26, "answers": 0.08, "record": 568}
+    elif file == "lessons.json":
+        rows, pictured = stage.lessons, round(0.7 * stage.lessons)
+        told = {"text": 125.6, "spread": 0.17, "answers": 0.09, "record": 749}
+    elif file == "reviews.json":
+        rows = pictured = stage.reviews + stage.recalls
+        told = {"text": 72.2, "spread": 0.41, "answers": 0.10, "record": 519}
+    else:
+        rows, pictured = stage.rows, round(0.89 * stage.rows)
+        told = {"with_image": 0.94, "text": 39.1, "spread": 0.48, "answers": 0.11, "record": 315}
+    return rows, pictured, Assumed(**{"with_image": pictured / rows, "decode": DRAWING, **told})
 
 
 def _census(name: str, assumed: Assumed, how: str) -> Census:

@@ -21,6 +21,7 @@ from xmas.images import SquareImages
 from xmas.llava import Parts, freeze_tower, load
 from xmas.pool import Pool
 from xmas.shape import Decoder, Shape, Tower
+from xmas.start.enough import Enough, Until
 from xmas.start.towers import TwoTower
 from xmas.store import Made, Stage, Store, volatile
 from xmas.vision import VisionFeatures
@@ -119,6 +120,7 @@ class Pretrained(Stage):
     start: "SmallLlava | Pretrained"
     pool: Pool
     recipe: Recipe
+    enough: Enough | None = None  # null: all rows
     drawings: Pool | None = None  # with all pictures of the pool: one cache of features
     template: Template | Plain = dataclasses.field(default_factory=Plain)
     hardware: Hardware = volatile(default_factory=Hardware)
@@ -167,6 +169,7 @@ class Pretrained(Stage):
             out=out,
             label=self.pool.name,
             pad=parts.tokenizer.pad_token_id,
+            callbacks=[Until(self.enough, self.pool.name)] if self.enough else [],
             logger=store.follow(self),
         )
         if ranks.leads():

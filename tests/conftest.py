@@ -14,10 +14,12 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import copy
+import functools
 import io
 
 import pytest
-from omegaconf import OmegaConf
+from hydra._internal import defaults_list
+from omegaconf import OmegaConf, grammar_parser
 
 THIRD_PARTY = (  # what cannot be mended here, one by one; all other warnings are errors
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft 0.21
@@ -32,8 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def parsed_once():
-    """Every YAML is parsed once: tests compose the configuration a thousand times."""
+    """YAMLs and interpolations are parsed once: tests compose the configuration a thousand times.
+
+    Parse trees are only read; a loaded YAML is written to, so each asker has a copy. Hydra's map for
+    interpolated defaults, made anew at each of fifty nodes, is made where a default is interpolated.
+    """
     parse, known = OmegaConf.load, {}
+    choices = defaults_list._create_interpolation_map
 
     def load(file):
         if not hasattr(file, "read"):
@@ -43,8 +50,15 @@ def parsed_once():
             known[text] = parse(io.StringIO(text))
         return copy.deepcopy(known[text])
 
+    def asked(overrides, defaults, self_added):
+        if any(default.is_interpolation() for default in defaults if not default.is_self()):
+            return choices(overrides, defaults, self_added)
+        return None
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(OmegaConf, "load", staticmethod(load))
+        patched.setattr("omegaconf.base.parse", functools.cache(grammar_parser.parse))
+        patched.setattr(defaults_list, "_create_interpolation_map", asked)
         yield
 
 

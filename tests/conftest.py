@@ -36,8 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def parsed_once():
     """YAMLs and interpolations are parsed once: tests compose the configuration a thousand times.
 
-    Parse trees are only read; a loaded YAML is written to, so each asker has a copy. Hydra's map for
-    interpolated defaults, made anew at each of fifty nodes, is made where a default is interpolated.
+    A loaded YAML is written to, so each asker has a copy; parse trees are only read. Hydra's map of
+    choices for interpolated defaults, else made at every node, is made where there is one.
     """
     parse, known = OmegaConf.load, {}
     choices = defaults_list._create_interpolation_map

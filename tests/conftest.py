@@ -16,10 +16,40 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import copy
 import functools
 import io
+import types
+import typing
 
+import jaxtyping
 import pytest
 from hydra._internal import defaults_list
 from omegaconf import OmegaConf, grammar_parser
+
+
+def has_shape(hint: object) -> bool:
+    """Or may have one: a string may stand for anything."""
+    if isinstance(hint, str):
+        return True
+    inside = isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
+    return inside or any(map(has_shape, typing.get_args(hint)))
+
+
+def jaxtyped(*, typechecker, _shapes=jaxtyping.jaxtyped):
+    """What checks each function of xmas; without shapes the type checker alone does.
+
+    jaxtyping binds the arguments and checks them twice at each call, for shapes that are not there.
+    """
+
+    def checked(held):
+        if isinstance(held, types.FunctionType) and not any(
+            map(has_shape, held.__annotations__.values())
+        ):
+            return typechecker(held)
+        return _shapes(held, typechecker=typechecker)
+
+    return checked
+
+
+jaxtyping.jaxtyped = jaxtyped  # before anything imports xmas
 
 THIRD_PARTY = (  # what cannot be mended here, one by one; all other warnings are errors
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft 0.21

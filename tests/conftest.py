@@ -98,3 +98,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory):
     from toy import build
 
     return build(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Forks of a process that has imported torch and all of xmas; started where a test asks."""
+    from server import Server
+
+    running = Server()
+    yield running
+    running.close()

@@ -353,10 +353,11 @@ def test_a_mistake_on_the_command_line_ends_in_one_line(argument, message, tmp_p
     assert ended.stdout == ""
 
 
-def test_the_command_makes_a_subset_once(toy: Toy, tmp_path):
+def test_the_command_makes_a_subset_once(toy: Toy, server, tmp_path):
     store = tmp_path / "store"
     arguments = [*toy.overrides(), f"store.root={store}", "selector=random", "subset.fraction=0.5"]
-    first, second = (run(*arguments, cwd=tmp_path) for _ in range(2))
+    first = run(*arguments, cwd=tmp_path)
+    second = server.command(*arguments, cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr
     place = Path(first.stdout.strip())
     assert second.stdout == first.stdout
@@ -368,9 +369,9 @@ def test_the_command_makes_a_subset_once(toy: Toy, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["store"]  # no outputs folder of Hydra's
 
 
-def test_a_missing_pool_is_named_in_one_line(toy: Toy, tmp_path):
+def test_a_missing_pool_is_named_in_one_line(toy: Toy, server, tmp_path):
     arguments = [*toy.overrides(), f"store.root={tmp_path}", "pool.annotations=/absent.json"]
-    ended = run(*arguments, "selector=random", cwd=tmp_path)
+    ended = server.command(*arguments, "selector=random", cwd=tmp_path)
     assert ended.returncode == 1
     assert "xmas: pool.annotations=/absent.json: No such file" in ended.stderr
     assert "Traceback" not in ended.stderr

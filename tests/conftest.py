@@ -14,10 +14,42 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import copy
+import functools
 import io
+import types
+import typing
 
+import jaxtyping
 import pytest
-from omegaconf import OmegaConf
+from hydra._internal import defaults_list
+from omegaconf import OmegaConf, grammar_parser
+
+
+def has_shape(hint: object) -> bool:
+    """Or may have one: a string may stand for anything."""
+    if isinstance(hint, str):
+        return True
+    inside = isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
+    return inside or any(map(has_shape, typing.get_args(hint)))
+
+
+def jaxtyped(*, typechecker, _shapes=jaxtyping.jaxtyped):
+    """What checks each function of xmas; without shapes the type checker alone does.
+
+    jaxtyping binds the arguments and checks them twice at each call, for shapes that are not there.
+    """
+
+    def checked(held):
+        if isinstance(held, types.FunctionType) and not any(
+            map(has_shape, held.__annotations__.values())
+        ):
+            return typechecker(held)
+        return _shapes(held, typechecker=typechecker)
+
+    return checked
+
+
+jaxtyping.jaxtyped = jaxtyped  # before anything imports xmas
 
 THIRD_PARTY = (  # what cannot be mended here, one by one; all other warnings are errors
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft 0.21
@@ -32,8 +64,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def parsed_once():
-    """Every YAML is parsed once: tests compose the configuration a thousand times."""
+    """YAMLs and interpolations are parsed once: tests compose the configuration a thousand times.
+
+    A loaded YAML is written to, so each asker has a copy; parse trees are only read. Hydra's map of
+    choices for interpolated defaults, else made at every node, is made where there is one.
+    """
     parse, known = OmegaConf.load, {}
+    choices = defaults_list._create_interpolation_map
 
     def load(file):
         if not hasattr(file, "read"):
@@ -43,8 +80,15 @@ def parsed_once():
             known[text] = parse(io.StringIO(text))
         return copy.deepcopy(known[text])
 
+    def asked(overrides, defaults, self_added):
+        if any(default.is_interpolation() for default in defaults if not default.is_self()):
+            return choices(overrides, defaults, self_added)
+        return None
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(OmegaConf, "load", staticmethod(load))
+        patched.setattr("omegaconf.base.parse", functools.cache(grammar_parser.parse))
+        patched.setattr(defaults_list, "_create_interpolation_map", asked)
         yield
 
 
@@ -54,3 +98,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory):
     from toy import build
 
     return build(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Forks of a process that has imported torch and all of xmas; started where a test asks."""
+    from server import Server
+
+    running = Server()
+    yield running
+    running.close()

@@ -1,10 +1,10 @@
 """A server that runs stages of the toy in forked processes, which die where a test says.
 
 Everything is imported once, before the forks, so that a killed process costs no start of torch.
-Jobs come as lines of JSON on standard input. To each the answer is a line with its process id when
-it starts and a line with its exit status when it ends, minus the signal that killed it. A job of
-several ranks is that many processes, as torchrun would start them; the id is the last one's, and
-when one fails the others are killed.
+Jobs, and commands as a user types them, come as lines of JSON on standard input. To each the
+answer is a line with its process id when it starts and a line with its exit status when it ends,
+minus the signal that killed it. A job of several ranks is that many processes, as torchrun would
+start them; the id is the last one's, and when one fails the others are killed.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ from toy import RECIPE, Toy, picture_name
 from tqdm import tqdm
 
 from xmas import spherical
+from xmas.__main__ import main
 from xmas.attention import shards
 from xmas.attention.engine import Scan
 from xmas.bench import Question, Scored
@@ -210,6 +211,24 @@ DEATHS: dict[str, Callable[[int], None]] = {
 }
 
 
+def command(given: dict[str, Any]) -> int:
+    """`xmas` with these arguments; what it says goes into files. Gives the exit status."""
+    for number, name in enumerate(("out", "err"), start=1):
+        os.dup2(os.open(Path(given["root"]) / name, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(given["cwd"])
+    sys.argv = ["xmas", *given["command"]]
+    try:
+        main()
+    except SystemExit as ended:  # a text is said on the way out
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+            return 1
+        return ended.code or 0
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
 def work(given: dict[str, Any]) -> None:
     root = Path(given["root"])
     log = os.open(root / "said.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -276,10 +295,10 @@ def serve() -> None:
     tqdm.set_lock(threading.RLock())
     warmed = False
     for line in sys.stdin:
-        if not warmed:
-            warm(json.loads(line))
-            warmed = True
         given = json.loads(line)
+        if not warmed and "job" in given:
+            warm(given)
+            warmed = True
         world = given.get("world", 1)
         port = free_port()
         children = {started(line, rank, world, port) for rank in range(world)}
@@ -307,8 +326,12 @@ def started(line: str, rank: int, world: int, port: int) -> int:
         os.environ["TORCHELASTIC_RUN_ID"] = "toy"
     code = 1
     try:
-        work(json.loads(line))
-        code = 0
+        given = json.loads(line)
+        if "command" in given:
+            code = command(given)
+        else:
+            work(given)
+            code = 0
     except BaseException:
         traceback.print_exc()
     finally:

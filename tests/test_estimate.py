@@ -4,8 +4,6 @@ import dataclasses
 import importlib
 import json
 import pkgutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -555,14 +553,10 @@ def test_the_release_s_proxy_would_be_too_large_for_a_small_card(empty):
     assert said.core_seconds == pytest.approx(665_298 * 0.939 * 0.008, rel=0.01)
 
 
-def test_the_command_prints_an_estimate_and_makes_nothing(toy, tmp_path):
-    code = "import sys; from xmas.__main__ import main; sys.argv[0] = 'xmas'; main()"
+def test_the_command_prints_an_estimate_and_makes_nothing(toy, server, tmp_path):
     store = tmp_path / "store"
-    ended = subprocess.run(
-        [sys.executable, "-c", code, "goal=estimate", *toy.overrides(), f"store.root={store}",
-         "selector=xmas"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    given = ["goal=estimate", *toy.overrides(), f"store.root={store}", "selector=xmas"]
+    ended = server.command(*given, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "Estimate of goal=scores" in ended.stdout
     assert "next: " in ended.stdout

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from test_resume import KILLED, Server, done, results
+from server import Server
+from test_resume import KILLED, done, results
 from toy import HARDWARE, RECIPE, ROWS, Toy, losses, shared
 
 from xmas import ranks
@@ -21,13 +22,6 @@ from xmas.store import Store
 from xmas.target.stage import Target
 
 SELDOM = 600.0  # seconds between checkpoints: none is written
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
 
 
 @pytest.fixture(scope="module")

@@ -65,8 +65,11 @@ def test_every_command_composes(arguments, tmp_path):
     searched = [f"hydra.searchpath=[file://{tmp_path}]"]
     with shortest(tmp_path), initialize_config_dir(folder(), version_base="1.3"):
         check_choices(["--config-dir", str(tmp_path), *map("=".join, given)])
-        for place in (0, -1):  # the first and the last of the values that a sweep lists
-            one = [f"{name}={values.split(',')[place]}" for name, values in given]
+        ends = (  # the first and the last of the values that a sweep lists
+            tuple(f"{name}={values.split(',')[place]}" for name, values in given)
+            for place in (0, -1)
+        )
+        for one in dict.fromkeys(ends):
             goal = build(goal_node(compose("config", overrides=[*one, *searched])))
             assert isinstance(goal, Stage | Page)
 

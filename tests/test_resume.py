@@ -6,60 +6,20 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from server import Server
 from toy import Toy, losses, shared
 
-HERE = Path(__file__).parent
 MICRO_BATCHES = 22  # of a fit in `killable`: two a step, a checkpoint behind every step
 TOKEN_BATCHES = 8  # of the toy's rows, a mark behind every seven rows or more
 READ = 25  # batches of a pass over the toy's answers, with images and without
 QUESTIONS = 20
 KILLED = -signal.SIGKILL
 TIMES = {"meta.json", "scan_seconds.json"}
-
-
-class Server:
-    """Runs jobs in forked processes; a started one can be killed from outside."""
-
-    def __init__(self) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
-        self.process = subprocess.Popen(
-            [sys.executable, HERE / "killable.py"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-
-    def start(self, toy: Toy, root: Path, job: str, dies=None, seconds: float = 0, **more) -> int:
-        """Begin a job; gives its process id."""
-        given = {"folder": str(toy.folder), "root": str(root), "job": job} | more
-        self.process.stdin.write(json.dumps(given | {"dies": dies, "seconds": seconds}) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def wait(self) -> int:
-        """The exit status of the started job."""
-        return int(self.process.stdout.readline())
-
-    def run(self, *given, **options) -> int:
-        self.start(*given, **options)
-        return self.wait()
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
-        self.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
 
 
 @pytest.fixture(scope="module")

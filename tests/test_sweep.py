@@ -33,10 +33,15 @@ def marks(tmp_path: Path) -> Path:
     return tmp_path / "marks"
 
 
-def sweep(marks: Path, toy: Toy, *arguments: str) -> subprocess.CompletedProcess:
+def swept(marks: Path, toy: Toy, *arguments: str) -> list[str]:
+    """The arguments of the command."""
     given = [*toy.overrides(), f"store.root={marks.parent / 'store'}", "selector=sweeping"]
+    return ["-m", "--config-dir", str(marks.parent), *given, *arguments]
+
+
+def sweep(marks: Path, toy: Toy, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "xmas", "-m", "--config-dir", marks.parent, *given, *arguments],
+        [sys.executable, "-m", "xmas", *swept(marks, toy, *arguments)],
         cwd=marks.parent,
         env=os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -101,8 +106,9 @@ def test_each_shared_stage_is_computed_once_by_four_jobs_that_start_together(toy
     assert {key for _, key in made} == finished
 
 
-def test_a_failed_job_leaves_the_later_ones_running_in_one_process_too(toy, marks):
-    ended = sweep(marks, toy, "selector.fails=true,false", "subset.rows=10")
+def test_a_failed_job_leaves_the_later_ones_running_in_one_process_too(toy, server, marks):
+    given = swept(marks, toy, "selector.fails=true,false", "subset.rows=10")
+    ended = server.command(*given, cwd=marks.parent)
     assert ended.returncode == 1
     assert "xmas: 1 of 2 jobs failed" in ended.stderr
     (named,) = re.findall(r"log: (.*)", ended.stderr)

@@ -1,0 +1,54 @@
+"""What starts `killable` and talks to it."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from toy import Toy
+
+HERE = Path(__file__).parent
+
+
+class Server:
+    """Runs jobs and commands in forked processes; a started job can be killed from outside."""
+
+    def __init__(self) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+        self.process = subprocess.Popen(
+            [sys.executable, HERE / "killable.py"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+
+    def start(self, toy: Toy, root: Path, job: str, dies=None, seconds: float = 0, **more) -> int:
+        """Begin a job; gives its process id."""
+        given = {"folder": str(toy.folder), "root": str(root), "job": job} | more
+        self.process.stdin.write(json.dumps(given | {"dies": dies, "seconds": seconds}) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def wait(self) -> int:
+        """The exit status of the started job."""
+        return int(self.process.stdout.readline())
+
+    def run(self, *given, **options) -> int:
+        self.start(*given, **options)
+        return self.wait()
+
+    def command(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+        """The command `xmas`, without the seconds that a new interpreter needs for torch."""
+        with tempfile.TemporaryDirectory() as said:
+            given = {"command": list(map(str, arguments)), "cwd": str(cwd), "root": said}
+            self.process.stdin.write(json.dumps(given) + "\n")
+            self.process.stdin.flush()
+            self.process.stdout.readline()
+            code = self.wait()
+            out, err = ((Path(said) / name).read_text() for name in ("out", "err"))
+        return subprocess.CompletedProcess(given["command"], code, out, err)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+        self.process.stdout.close()

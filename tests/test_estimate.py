@@ -251,7 +251,7 @@ def test_a_pool_that_is_not_drawn_has_its_configured_rows(empty):
     assert [each.rows for each in found.values()] == [700, 1000, 400, 300, 250]
     assert found["captions"].images == round(found["captions"].pictured) == 900
     assert round(found["pool"].pictured) == 658
-    assert (found["drills"].images, found["lessons"].images) == (8, 210)
+    assert (found["drills"].images, found["lessons"].images) == (8, 240)
 
 
 def test_a_pool_without_files_is_assumed_and_says_so(empty):

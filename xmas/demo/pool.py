@@ -37,9 +37,9 @@ class DemoPool(Stage):
     rows: int = 8000
     captions: int = 20000  # pretraining pairs, each with a drawing of its own
     dialogues: int = 2000  # pretraining conversations about scenes told in words, with the captions
-    drills: int = 10000  # pretraining comparisons, mostly of single things told in words
-    lessons: int = 8000  # pretraining comparisons, mostly with captions' drawings of single things
-    reviews: int = 7000  # pretraining questions of more kinds about captions' drawings
+    drills: int = 12000  # pretraining comparisons, mostly of single things told in words
+    lessons: int = 7000  # pretraining comparisons, mostly with captions' drawings of single things
+    reviews: int = 6500  # pretraining questions of more kinds about captions' drawings
     recalls: int = 4000  # among them, one question each, for the name or all that is drawn
     concepts: int = 150  # everyday things
 
@@ -126,14 +126,14 @@ class DemoPool(Stage):
             scene, image = draw.pick(scenes, rng)
             return record(name, [ask.describing(scene, rng)], image)
         scene = draw.one(of, draw.pick(of.concepts, rng), rng)
-        turns = make.lesson(scene, of, rng, choices=0.6, two=0.9)[:4]
+        turns = make.lesson(scene, of, rng, choices=0.65, two=0.7)[:4]
         return record(name, make.told(scene, turns, rng), None)
 
     def _lesson(
         self, number: int, scene: Scene, image: str, of: Material, rng: np.random.Generator
     ) -> dict[str, Any]:
-        """A lesson with an image, or three times of ten in words."""
-        in_words = rng.random() < 0.3
+        """A lesson with an image, or one time of five in words."""
+        in_words = rng.random() < 0.2
         if in_words:
             scene = draw.one(of, draw.pick(of.concepts, rng), rng)
         turns = make.lesson(scene, of, rng, choices=0.7)

@@ -163,11 +163,11 @@ def lesson(
     options, the others three or four: whether the last option is right says all about two, so that
     with too many of them more are never learned.
     """
+    first = scene.items[0]
     if len(scene.items) > 1 or rng.random() >= choices:
         known = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
         return [ask.tinted(scene, rng, there=there) for there in known]
     counts = np.where(rng.random(5) < two, 2, rng.integers(3, 5, 5))
-    first = scene.items[0]
     return [ask.choice(ask.colour(first, rng), of, rng, int(count)) for count in counts]
 
 

@@ -82,7 +82,7 @@ def _drawn(stage: DemoPool, file: str) -> tuple[int, int, Assumed]:
         rows, pictured = stage.drills, -(-stage.drills // 50)
         told = {"text": 95.2, "spread": 0.26, "answers": 0.08, "record": 568}
     elif file == "lessons.json":
-        rows, pictured = stage.lessons, round(0.7 * stage.lessons)
+        rows, pictured = stage.lessons, round(0.8 * stage.lessons)
         told = {"text": 125.6, "spread": 0.17, "answers": 0.09, "record": 749}
     elif file == "reviews.json":
         rows = pictured = stage.reviews + stage.recalls

@@ -28,8 +28,8 @@ _INDEX = 720  # bytes of a row while a pool is opened, measured with paths of 35
 @work.register
 def _(stage: DemoPool, scene: Scene) -> Work:
     images = stage.rows + stage.captions
-    records = 315 * stage.rows + 167 * stage.captions + 488 * stage.dialogues
-    records += 568 * stage.drills + 749 * stage.lessons + 519 * stage.reviews + 210 * stage.recalls
+    records = 315 * stage.rows + 167 * stage.captions + 551 * stage.dialogues
+    records += 570 * stage.drills + 751 * stage.lessons + 519 * stage.reviews + 225 * stage.recalls
     return Work(
         f"{images:,} drawings and their rows",
         core_seconds=_DRAW * images,

@@ -28,6 +28,7 @@ from xmas.store import Store
 SIZES = {"rows": 503, "captions": 97, "dialogues": 37, "concepts": 61}
 SIZES |= {"drills": 101, "lessons": 41, "reviews": 59, "recalls": 23}
 POOL = DemoPool(**SIZES)
+PRETRAINED = "captions", "drills", "lessons", "reviews"
 BENCH = DemoBench(concepts=61, questions=40)
 
 
@@ -356,6 +357,13 @@ def test_drills_and_lessons_ask_what_can_be_read_off_caption_or_drawing(pool: Pa
     assert kinds["drills", "image", "caption"] == 3
     for how in (("drills", "words"), ("lessons", "words"), ("lessons", "image")):
         assert min(kinds[*how, answer] for answer in ("Yes", "No", "choice")) > 5
+
+
+def test_nothing_to_pretrain_on_is_made_where_none_is_asked_for(tmp_path: Path) -> None:
+    none = dict.fromkeys(("dialogues", "drills", "lessons", "reviews", "recalls"), 0)
+    made = Store(str(tmp_path)).get(DemoPool(**SIZES | none | {"rows": 19}))
+    counts = {name: len(json.loads((made / f"{name}.json").read_text())) for name in PRETRAINED}
+    assert counts == {"captions": 97, "drills": 0, "lessons": 0, "reviews": 0}
 
 
 def test_reviews_ask_about_the_last_drawings(pool: Path) -> None:

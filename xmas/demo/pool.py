@@ -7,6 +7,7 @@ was repeated on purpose is written to `truth.jsonl`, which no selector reads.
 
 import json
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,12 +90,14 @@ class DemoPool(Stage):
         captions += [self._dialogue(number, of, rng) for number in range(self.dialogues)]
         drills = [self._drill(number, scenes, of, rng) for number in range(self.drills)]
         lessons = [
-            self._lesson(number, *icons[number % len(icons)], of, rng)
-            for number in range(self.lessons)
+            self._lesson(number, scene, image, of, rng)
+            for number, (scene, image) in zip(range(self.lessons), cycle(icons), strict=False)
         ]
         reviews = [  # of the last drawings: lessons ask about the first
             record(f"review-{number:06d}", make.review(scene, of, rng), image)
-            for number, (scene, image) in list(enumerate(scenes))[-self.reviews :]
+            for number, (scene, image) in islice(
+                enumerate(scenes), max(len(scenes) - self.reviews, 0), None
+            )
         ]
         reviews += [
             record(f"recall-{number:06d}", [make.recall(scene, rng)], image)

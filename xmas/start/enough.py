@@ -43,6 +43,9 @@ class Until(Callback):
         self.enough = enough
         self.label = label
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_enough(trainer)  # a checkpoint may be of the very last step
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -51,7 +54,10 @@ class Until(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
+        self._stop_if_enough(trainer)
+
+    def _stop_if_enough(self, trainer: Trainer) -> None:
         (kept,) = (one for one in trainer.callbacks if isinstance(one, Losses))  # type: ignore[attr-defined]
-        if self.enough.reached([loss for _, loss, *_ in kept.rows]):
+        if self.enough.reached([loss for _, loss, *_ in kept.rows[-self.enough.steps :]]):
             trainer.should_stop = True
             log.info("%s: enough after %d steps", self.label, trainer.global_step)

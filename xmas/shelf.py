@@ -6,18 +6,16 @@ without asking any stage, and without its code: results of an older version can 
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xmas.store import Store
+from xmas.store import Store, digest, read_meta
 
 Config = dict[str, Any]
 _NAMED_ONLY = {  # a proxy, for its tokens; it is not fitted
-    "xmas.select.length.Length": "proxy",
-    "xmas.subset.Subset": "counted",
+    "Length": "proxy",
+    "Subset": "counted",
 }
 
 
@@ -58,7 +56,7 @@ class Result:
 
 def key_of(config: Config) -> str:
     """The name of the result that a described stage has, as `xmas.store.key` gives it."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    return digest(config)
 
 
 def stages_in(config: Any) -> Iterator[Config]:
@@ -84,7 +82,7 @@ class Shelf:
     def __init__(self, store: Store) -> None:
         self.results: dict[str, Result] = {}
         for path in sorted(Path(store.root).glob("*/[!.]*/meta.json")):
-            meta = json.loads(path.read_text(encoding="utf-8"))
+            meta = read_meta(path)
             folder = path.parent
             self.results[folder.name] = Result(folder.parent.name, folder.name, folder, meta)
 

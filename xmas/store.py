@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from xmas import ranks
+from xmas.former_names import FORMER_NAMES
 from xmas.lock import alone
 
 log = logging.getLogger(__name__)
@@ -108,6 +110,20 @@ def sha256_of(path: str | Path) -> str:
     return _digest(str(path), found.st_size, found.st_mtime_ns)
 
 
+_STABLE_NAMES = {former: name for name, former in FORMER_NAMES.items()}
+_TYPE = re.compile(r'"type": "([\w.]+)"')
+
+
+def type_name(cls: type) -> str:
+    """The name of a type in identities: the class's own in this package, dotted elsewhere.
+
+    In the package it does not depend on the module, so a class can move without a loss of results.
+    """
+    if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return cls.__qualname__
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 def describe(value: Any) -> Any:
     """The identity of a stage as plain data: type, version and every field that is not volatile.
 
@@ -117,7 +133,7 @@ def describe(value: Any) -> Any:
         own = getattr(value, "identity", None)
         if own is not None:
             return own()
-        described: dict[str, Any] = {"type": f"{type(value).__module__}.{type(value).__qualname__}"}
+        described: dict[str, Any] = {"type": type_name(type(value))}
         if isinstance(value, Stage):
             described["version"] = value.version
         for field in dataclasses.fields(value):
@@ -141,8 +157,24 @@ def describe(value: Any) -> Any:
 
 def key(stage: Stage) -> str:
     """Twelve hex digits that name the result of `stage`."""
-    plain = json.dumps(describe(stage), sort_keys=True)
+    return digest(describe(stage))
+
+
+def digest(described: Any) -> str:
+    """Twelve hex digits of an identity as plain data; types count under their former names."""
+    plain = json.dumps(described, sort_keys=True)
+    plain = _TYPE.sub(lambda found: _renamed(found, FORMER_NAMES), plain)
     return hashlib.sha256(plain.encode()).hexdigest()[:12]
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The `meta.json` of a result, whenever it was made, with the type names of today."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(_TYPE.sub(lambda found: _renamed(found, _STABLE_NAMES), text))
+
+
+def _renamed(found: re.Match[str], names: dict[str, str]) -> str:
+    return f'"type": "{names.get(found[1], found[1])}"'
 
 
 @functools.cache
@@ -307,7 +339,7 @@ class Store:
     def results(self, kind: str) -> list[tuple[Path, dict[str, Any]]]:
         """Every finished result of a kind with its `meta.json`, in the order of their folders."""
         found = sorted((Path(self.root) / kind).glob("[!.]*/meta.json"))
-        return [(meta.parent, json.loads(meta.read_text())) for meta in found]
+        return [(meta.parent, read_meta(meta)) for meta in found]
 
     @contextlib.contextmanager
     def _recorded(self, stage: Stage, draft: Path) -> Iterator[None]:

@@ -1,7 +1,6 @@
 """Scores as stages: a target's answers to one benchmark, and the suite of a run."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,16 @@ from xmas.bench.quick import Quick
 from xmas.ranking import Ranking
 from xmas.select import name_of
 from xmas.select.full import Full
-from xmas.store import Stage, Store, describe, key, versions, volatile, write_atomically
+from xmas.store import (
+    Stage,
+    Store,
+    describe,
+    digest,
+    key,
+    versions,
+    volatile,
+    write_atomically,
+)
 from xmas.subset import Subset
 from xmas.target.stage import Target
 
@@ -164,7 +172,7 @@ def group_of(target: Target) -> str:
     shared = describe(target)
     del shared["subset"], shared["seed"]
     shared["pool"] = describe(target.subset.ranking.pool)
-    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+    return digest(shared)
 
 
 def derangement(members: list[int], count: int, rng: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
 from xmas.images import SquareImages
-from xmas.store import Stage, Store, sha256_of
+from xmas.store import Stage, Store, sha256_of, type_name
 
 PROCESSOR = "preprocessor_config.json"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,7 +37,7 @@ class PretrainedClip(Stage):
         known: dict[str, Any] = {"name": self.name, "revision": self.revision}
         if folder.is_dir():
             known = {"sha256": sha256_of(folder)}
-        return {"type": "xmas.features.clip_model.PretrainedClip", "version": self.version} | known
+        return {"type": type_name(PretrainedClip), "version": self.version} | known
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: neither a folder nor a name with a revision."""

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from xmas.logger.entry import Entry, entry_of
 from xmas.shelf import Config, Result, Shelf, key_of, stages_in
-from xmas.store import Stage, Store, describe, key, write_atomically
+from xmas.store import Stage, Store, describe, key, read_meta, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Journal:
         if self._mark(folder.parent.name, folder.name).exists():
             return
         store = Store(str(folder.parent.parent))
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_meta(folder / "meta.json")
         result = Result(folder.parent.name, folder.name, folder, meta)
         if (said := entry_of(result, store)) is not None:
             self.add(said)

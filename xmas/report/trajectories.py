@@ -22,7 +22,7 @@ def described(found: Evidence, kind: str) -> Config:
     Raises AbsentError: the ranking has no such stage.
     """
     for stage in stages_in(found.xmas().trainings[0].ranking):
-        if stage["type"].endswith(f".{kind}"):
+        if stage["type"] == kind:
             return stage
     raise AbsentError(f"The XMAS ranking has no stage {kind}.")
 

@@ -1,4 +1,4 @@
-"""Hydra's way to `xmas.sweep`: plugins are found in packages called hydra_plugins only."""
+"""Hydra's way to `xmas.cli.sweep`: plugins are found in packages called hydra_plugins only."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from xmas.sweep.job import Job, Outcome, compose, run
-from xmas.sweep.summary import follow
+from xmas.cli.sweep.job import Job, Outcome, compose, run
+from xmas.cli.sweep.summary import follow
 
 
 class Grid(BasicSweeper):
@@ -53,7 +53,7 @@ class Processes(Local):
     """Several jobs at once on this host, a process each."""
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        from xmas.sweep.processes import outcomes
+        from xmas.cli.sweep.processes import outcomes
 
         devices = self.given["devices"]
         return outcomes(
@@ -68,6 +68,6 @@ class Slurm(Local):
     """A SLURM job each, through submitit, in an array."""
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        from xmas.sweep.slurm import outcomes
+        from xmas.cli.sweep.slurm import outcomes
 
         return outcomes(jobs, self.context, self.given)

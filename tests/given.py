@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from xmas.features.clip import ClipEmbeddings
-from xmas.pool import Pool
+from xmas.data.pool import Pool
+from xmas.features.clip.clip import ClipEmbeddings
 from xmas.store import Stage, Store, content
 
 

@@ -30,30 +30,30 @@ from torch.distributed.tensor import DTensor
 from toy import RECIPE, Toy, picture_name
 from tqdm import tqdm
 
-from xmas import spherical
-from xmas.__main__ import main
 from xmas.attention import shards
 from xmas.attention.engine import Scan
-from xmas.bench import Question, Scored
-from xmas.bench import generate as generating
-from xmas.bench.stage import Generation, Score
-from xmas.chat.tokens import TokenTable
-from xmas.cluster import Clusters
-from xmas.features import answers as of_answers
+from xmas.cli.command import main
+from xmas.evaluation.generation import generate as generating
+from xmas.evaluation.protocol import Question, Scored
+from xmas.evaluation.scores import Generation, Score
 from xmas.features import looks, trajectories
 from xmas.features.activations import Activations
-from xmas.features.answers import Answers
-from xmas.features.reading import How, Reading
-from xmas.fit import callbacks
-from xmas.fit.module import LlavaModule
-from xmas.fit.recipe import Hardware
-from xmas.fit.sharding import whole
-from xmas.llava import load
-from xmas.logger.csv import Csv
-from xmas.proxy import probe
-from xmas.proxy.stage import Proxy
-from xmas.spherical import Assigner, Spherical
+from xmas.features.clustering import spherical
+from xmas.features.clustering.kmeans import Clusters
+from xmas.features.clustering.spherical import Assigner, Spherical
+from xmas.features.losses import answers as of_answers
+from xmas.features.losses.answer_scorer import How, Reading
+from xmas.features.losses.answers import Answers
+from xmas.models.chat.tokens import TokenTable
+from xmas.models.vlm import load
+from xmas.results.logger.csv import Csv
 from xmas.store import Stage, Store, commit, versions
+from xmas.training import probe
+from xmas.training.fit import callbacks
+from xmas.training.fit.module import LlavaModule
+from xmas.training.fit.recipe import Hardware
+from xmas.training.fit.sharding import whole
+from xmas.training.proxy import Proxy
 
 HANGS = 200  # seconds; a job that takes longer says where it stands and ends
 LONG = dataclasses.replace(RECIPE, epochs=2)  # 22 micro-batches in twos: 11 optimiser steps

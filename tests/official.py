@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from xmas.bench import LETTER, SHORT, Benchmark
-from xmas.bench.gqa import Gqa
-from xmas.bench.mmbench import CHINESE, MMBench
-from xmas.bench.mme import COGNITION, PERCEPTION, Mme
-from xmas.bench.pope import OFFICIAL, Pope
-from xmas.bench.sqa import Sqa
-from xmas.bench.textvqa import TextVqa, TextVqaNoOcr
-from xmas.bench.vizwiz import UNSURE, VizWizVal
-from xmas.bench.vqav2 import VqaV2Val
+from xmas.evaluation.benchmarks.gqa import Gqa
+from xmas.evaluation.benchmarks.mmbench import CHINESE, MMBench
+from xmas.evaluation.benchmarks.mme import COGNITION, PERCEPTION, Mme
+from xmas.evaluation.benchmarks.pope import OFFICIAL, Pope
+from xmas.evaluation.benchmarks.sqa import Sqa
+from xmas.evaluation.benchmarks.textvqa import TextVqa, TextVqaNoOcr
+from xmas.evaluation.benchmarks.vizwiz import UNSURE, VizWizVal
+from xmas.evaluation.benchmarks.vqav2 import VqaV2Val
+from xmas.evaluation.protocol import LETTER, SHORT, Benchmark
 
 WORDS = "red blue a dog two 3 yes no Coca-Cola unanswerable on the left 10,000 don't know".split()
 NOT_SHUFFLED = ("vqav2_val",)  # too large for the quick tests

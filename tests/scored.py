@@ -4,7 +4,7 @@ import itertools
 import json
 from pathlib import Path
 
-from xmas.bench.outcomes import Outcomes
+from xmas.evaluation.outcomes import Outcomes
 
 QUESTIONS = {"gqa": 200, "mme": 2114}
 

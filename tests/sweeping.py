@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from xmas.pool import Pool
-from xmas.select import Ranked
+from xmas.data.pool import Pool
+from xmas.selection.protocol import Ranked
 from xmas.store import Stage, Store, volatile
 
 

@@ -12,13 +12,13 @@ import tiny
 import torch
 from toy import RECIPE, ROWS, TEXT_ONLY, Toy
 
-from xmas.chat.template import Template
 from xmas.features.activations import Activations
 from xmas.features.pooled import Means, Windows, means_of
-from xmas.llava import Parts, language_model, load
-from xmas.proxy.stage import Proxy
+from xmas.models.chat.template import Template
+from xmas.models.vision_cache import read
+from xmas.models.vlm import Parts, language_model, load
 from xmas.store import Store
-from xmas.vision import read
+from xmas.training.proxy import Proxy
 
 HALF = 1e-3  # values are at most one, in float16
 SYSTEM = Template()  # with a prompt in front of every question
@@ -158,8 +158,8 @@ def test_a_row_shorter_than_the_prompt_counts_its_last_token():
 
 def batch_of(lengths: list[int]):
     """Text-only rows of these lengths."""
-    from xmas.chat.batches import collate
-    from xmas.chat.labels import Tokens
+    from xmas.models.chat.batches import collate
+    from xmas.models.chat.labels import Tokens
 
     rows = [Tokens(np.full(n, 5, np.int32), np.ones(n, bool), -1) for n in lengths]
     return collate(range(len(rows)), rows, image_token=-7, pad=0, pictures=lambda _: {})
@@ -285,7 +285,7 @@ def test_the_last_step_of_the_fit_is_the_default(toy):
 
 def broken(monkeypatch, stage: Activations, toy: Toy) -> None:
     """A model whose second layer gives NaN on everything."""
-    from xmas.features import looks as module
+    from xmas.features import extractor as module
 
     original = module.load
 

@@ -14,16 +14,16 @@ from test_families import TILED, own_inputs
 from toy import ROWS, TEXT_ONLY, Toy, shared
 from transformers import AutoTokenizer
 
-from xmas.chat.labels import IGNORED
-from xmas.chat.layout import FEATURE
-from xmas.features import token_statistics as module
-from xmas.features.answers import COLUMNS, Answers
-from xmas.features.reading import How, Reading, WithoutImages
-from xmas.features.token_statistics import STATISTICS, answer_statistics, token_statistics
-from xmas.llava import Parts, load
-from xmas.start.unfitted import Unfitted
+from xmas.features.losses import token_statistics as module
+from xmas.features.losses.answer_scorer import How, Reading, WithoutImages
+from xmas.features.losses.answers import COLUMNS, Answers
+from xmas.features.losses.token_statistics import STATISTICS, answer_statistics, token_statistics
+from xmas.models.chat.labels import IGNORED
+from xmas.models.chat.layout import FEATURE
+from xmas.models.vision_cache import FromFiles
+from xmas.models.vlm import Parts, load
 from xmas.store import Store
-from xmas.vision import FromFiles
+from xmas.training.starts.unfitted import Unfitted
 
 HOW = How(batch_tokens=512, shard_rows=11)
 IMAGES = np.array([row for row in range(ROWS) if row not in TEXT_ONLY])

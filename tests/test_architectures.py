@@ -17,12 +17,12 @@ from toy import Toy, record
 
 from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.metric import Spectra
-from xmas.chat.batches import Loader
-from xmas.chat.tokens import Tokenised
-from xmas.families import family_of
-from xmas.llava import embed, language_model, load, tower_features
-from xmas.pool import Pool
-from xmas.vision import FromFiles
+from xmas.data.pool import Pool
+from xmas.models.chat.batches import Loader
+from xmas.models.chat.tokens import Tokenised
+from xmas.models.families import family_of
+from xmas.models.vision_cache import FromFiles
+from xmas.models.vlm import embed, language_model, load, tower_features
 
 TAKEN = (
     0,

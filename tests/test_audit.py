@@ -11,19 +11,19 @@ import pytest
 from PIL import Image
 from toy import ROWS, TEXT_ONLY, Toy, draw, picture_name
 
-from xmas.audit import Audit, coverage, explained_by, overlap, repeated, spread
-from xmas.audit.duplicates import (
+from xmas.data.pool import Pool, PoolError
+from xmas.evaluation.protocol import Question
+from xmas.results.audit import Audit, coverage, explained_by, overlap, repeated, spread
+from xmas.results.audit.duplicates import (
     Duplicates,
     components,
     near_images,
     near_texts,
     pairs_of_equal,
 )
-from xmas.audit.images import ImageHashes, all_hashes, difference_hash, distances, near_any
-from xmas.audit.texts import FORMATS, Texts, format_of, min_hashes
-from xmas.bench import Question
-from xmas.pool import Pool, PoolError
-from xmas.select.random import Random
+from xmas.results.audit.images import ImageHashes, all_hashes, difference_hash, distances, near_any
+from xmas.results.audit.texts import FORMATS, Texts, format_of, min_hashes
+from xmas.selection.methods.random import Random
 from xmas.store import Store
 
 sketch_of = inspect.unwrap(min_hashes)  # without the type hook, for thousands of calls
@@ -289,8 +289,8 @@ def test_an_audit_sets_the_subset_beside_the_pool(toy: Toy, tmp_path):
 
 
 def test_an_audit_without_images_or_proxy_opens_neither(copies, tmp_path):
-    from xmas.ranking import Ranking
-    from xmas.subset import Subset
+    from xmas.selection.ranking import Ranking
+    from xmas.selection.subset import Subset
 
     store = Store(str(tmp_path / "store"))
     subset = Subset(Ranking(copies, Random()), rows=11, text_only="ranked")

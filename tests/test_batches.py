@@ -8,9 +8,9 @@ import pytest
 import torch
 from toy import Toy
 
-from xmas.chat.batches import Loader, collate, micro_batches, modality_length_order
-from xmas.chat.labels import IGNORED, NO_IMAGE, Tokens
-from xmas.chat.layout import FEATURE, Fixed
+from xmas.models.chat.batches import Loader, collate, micro_batches, modality_length_order
+from xmas.models.chat.labels import IGNORED, NO_IMAGE, Tokens
+from xmas.models.chat.layout import FEATURE, Fixed
 
 IMAGE = 900  # the image token
 PAD = 7  # a token that stands in texts too

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from xmas.bench import AnswerError
-from xmas.bench.gqa import Gqa
+from xmas.evaluation.benchmarks.gqa import Gqa
+from xmas.evaluation.protocol import AnswerError
 from xmas.store import Store
 
 STORE = Store("nowhere")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from fake_judge import FakeJudge, prompt_of
 
-from xmas.bench import AnswerError
-from xmas.bench.judge import Judge, JudgeError
-from xmas.bench.judging import Judging
-from xmas.bench.llava_wild import LlavaWild, grades
-from xmas.bench.quick import Quick
-from xmas.bench.review_file import digest
+from xmas.evaluation.benchmarks.llava_wild import LlavaWild, grades
+from xmas.evaluation.judge.judge import Judge, JudgeError
+from xmas.evaluation.judge.judging import Judging
+from xmas.evaluation.judge.review_file import digest
+from xmas.evaluation.protocol import AnswerError
+from xmas.evaluation.quick import Quick
 from xmas.store import Store, describe
 
 ASKED = [  # question, category, image

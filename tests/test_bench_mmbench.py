@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from xmas.bench import AnswerError
-from xmas.bench.mmbench import CHINESE, MMBench
+from xmas.evaluation.benchmarks.mmbench import CHINESE, MMBench
+from xmas.evaluation.protocol import AnswerError
 from xmas.store import Store
 
 STORE = Store("nowhere")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from xmas.bench import AnswerError
-from xmas.bench.mme import COGNITION, PERCEPTION, Mme
+from xmas.evaluation.benchmarks.mme import COGNITION, PERCEPTION, Mme
+from xmas.evaluation.protocol import AnswerError
 from xmas.store import Store
 
 STORE = Store("nowhere")

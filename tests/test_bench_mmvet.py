@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from fake_judge import FakeJudge, prompt_of
 
-from xmas.bench import AnswerError, mmvet
-from xmas.bench.judge import Judge
-from xmas.bench.judging import Judging
-from xmas.bench.mmvet import PROMPT, MMVet, grade
+from xmas.evaluation.benchmarks.mmvet import PROMPT, MMVet, grade
+from xmas.evaluation.judge.judge import Judge
+from xmas.evaluation.judge.judging import Judging
+from xmas.evaluation.protocol import AnswerError, mmvet
 from xmas.store import Store
 
 TRUTH = {

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from xmas.bench import AnswerError
-from xmas.bench.sqa import Sqa
-from xmas.bench.text import option_letter_exactly
+from xmas.evaluation.answer_text import option_letter_exactly
+from xmas.evaluation.benchmarks.sqa import Sqa
+from xmas.evaluation.protocol import AnswerError
 from xmas.store import Store
 
 STORE = Store("nowhere")

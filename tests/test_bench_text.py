@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from xmas.bench import AnswerError
-from xmas.bench.lines import answer_lines, by_key, json_lines
-from xmas.bench.text import gqa_answer, mme_answer, option_letter, pope_answer
+from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines
+from xmas.evaluation.answer_text import gqa_answer, mme_answer, option_letter, pope_answer
+from xmas.evaluation.protocol import AnswerError
 
 PETS = {"A": "a cat", "B": "a dog", "C": "a bat", "D": "a Manx cat"}
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from xmas.bench import SHORT, AnswerError
-from xmas.bench.textvqa import TextVqa, TextVqaNoOcr
+from xmas.evaluation.benchmarks.textvqa import TextVqa, TextVqaNoOcr
+from xmas.evaluation.protocol import SHORT, AnswerError
 from xmas.store import Store
 
 STORE = Store("nowhere")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from xmas.bench import AnswerError
-from xmas.bench.vizwiz import VizWiz, VizWizVal
+from xmas.evaluation.benchmarks.vizwiz import VizWiz, VizWizVal
+from xmas.evaluation.protocol import AnswerError
 from xmas.store import Store
 
 STORE = Store("nowhere")

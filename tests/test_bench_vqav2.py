@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from xmas.bench import SHORT, AnswerError
-from xmas.bench.vqav2 import VqaV2, VqaV2Val, accuracy
+from xmas.evaluation.benchmarks.vqav2 import VqaV2, VqaV2Val, accuracy
+from xmas.evaluation.protocol import SHORT, AnswerError
 from xmas.store import Store
 
 STORE = Store("nowhere")

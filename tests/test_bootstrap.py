@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from xmas import bootstrap
-from xmas.bench.outcomes import Kept
-from xmas.bootstrap import Interval, holm, over_questions, over_seeds, p_value
+from xmas.evaluation.outcomes import Kept
+from xmas.results.statistics import bootstrap
+from xmas.results.statistics.bootstrap import Interval, holm, over_questions, over_seeds, p_value
 
 
 def kept(gained, counted=None, weights=(100.0,)):

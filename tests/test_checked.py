@@ -5,8 +5,8 @@ import pytest
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import TypeCheckError
 
-from xmas.bench.lines import with_keys
-from xmas.select.turns import even_quotas
+from xmas.evaluation.answer_lines import with_keys
+from xmas.selection.rules.turns import even_quotas
 
 
 def test_a_wrong_type_is_refused():

@@ -14,11 +14,11 @@ from toy import PICTURES, ROWS, TEXT_ONLY, Toy, turns
 from transformers import AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from xmas.features.clip import ClipEmbeddings
-from xmas.features.clip_model import Clip, PretrainedClip, fingerprint
-from xmas.features.clip_rows import ClipRows
-from xmas.images import SquareImages, open_image
-from xmas.pool import Pool, PoolError
+from xmas.data.images import SquareImages, open_image
+from xmas.data.pool import Pool, PoolError
+from xmas.features.clip.clip import ClipEmbeddings
+from xmas.features.clip.clip_model import Clip, PretrainedClip, fingerprint
+from xmas.features.clip.clip_rows import ClipRows
 from xmas.store import Store, key
 
 ROUNDING = 2**-11  # of float16 below 1
@@ -101,8 +101,8 @@ def test_the_same_pass_gives_the_same_bytes(toy, stage, tmp_path):
 @pytest.mark.parametrize("kind", ["images", "texts"])
 def test_an_interrupted_pass_goes_on_and_ends_the_same(toy, stage, tmp_path, monkeypatch, kind):
     """Stopped in the second block; blocks are made small enough for there to be one."""
-    monkeypatch.setattr("xmas.features.clip._ROWS", 11)
-    monkeypatch.setattr("xmas.features.clip._BATCHES", 1)
+    monkeypatch.setattr("xmas.features.clip.clip._ROWS", 11)
+    monkeypatch.setattr("xmas.features.clip.clip._BATCHES", 1)
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     toy.store.get(toy.towers)
     for root in (whole, halves):

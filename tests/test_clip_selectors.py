@@ -8,19 +8,19 @@ from given import given, given_clip
 from hydra import compose, initialize_config_dir
 from toy import Toy
 
-from xmas.cluster import Clusters
-from xmas.config import build, folder
-from xmas.features.clip_model import PretrainedClip
-from xmas.features.clip_rows import ClipRows
-from xmas.pool import Pool
-from xmas.select import Ranked
-from xmas.select.aum import Aum
-from xmas.select.best_first import best_first
-from xmas.select.clip_score import ClipScore
-from xmas.select.d2 import D2, gather, take_in_turn
-from xmas.select.semdedup import Semdedup, members, nearest_earlier
-from xmas.select.typiclust import Typiclust, typicality
-from xmas.spherical import Spherical
+from xmas.cli.config import build, folder
+from xmas.data.pool import Pool
+from xmas.features.clip.clip_model import PretrainedClip
+from xmas.features.clip.clip_rows import ClipRows
+from xmas.features.clustering.kmeans import Clusters
+from xmas.features.clustering.spherical import Spherical
+from xmas.selection.methods.aum import Aum
+from xmas.selection.methods.clip_score import ClipScore
+from xmas.selection.methods.d2 import D2, gather, take_in_turn
+from xmas.selection.methods.semdedup import Semdedup, members, nearest_earlier
+from xmas.selection.methods.typiclust import Typiclust, typicality
+from xmas.selection.protocol import Ranked
+from xmas.selection.rules.best_first import best_first
 from xmas.store import Store
 
 POOL = Pool("/dev/null", ".")  # the features are given

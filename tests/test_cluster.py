@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from xmas.cluster import Clusters, kept_snapshots, kmeans, reduce_spectra, scaled
+from xmas.features.clustering.kmeans import Clusters, kept_snapshots, kmeans, reduce_spectra, scaled
 from xmas.store import Stage, Store, content
 
 OPTIONS = {"seed": 1234, "iterations": 25, "per_centroid": None}

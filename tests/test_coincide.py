@@ -10,11 +10,11 @@ import pytest
 from toy import Toy
 
 from xmas.features.activations import Activations
-from xmas.select import mmd
-from xmas.select.allocation import budgets, given, shares, transferability
-from xmas.select.coincide import Coincide
-from xmas.select.mmd import gaussian_kernel, greedy
-from xmas.spherical import Spherical
+from xmas.features.clustering.spherical import Spherical
+from xmas.selection.methods.coincide import Coincide
+from xmas.selection.rules import mmd
+from xmas.selection.rules.allocation import budgets, given, shares, transferability
+from xmas.selection.rules.mmd import gaussian_kernel, greedy
 from xmas.store import Store, content
 
 # Transferability.

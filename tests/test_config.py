@@ -17,7 +17,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from toy import Toy
 
-from xmas.config import (
+from xmas.cli.config import (
     ConfigError,
     build,
     check_choices,
@@ -115,7 +115,7 @@ def test_building_does_no_work_and_touches_no_disk(tmp_path, monkeypatch):
 
 def test_a_binding_that_fails_is_seen():
     """The check above, held to a node that is wrong."""
-    from xmas.select.length import Length
+    from xmas.selection.methods.length import Length
 
     with pytest.raises(TypeError, match="centroids"):
         inspect.signature(Length).bind(proxy=None, centroids=3)
@@ -288,7 +288,7 @@ def test_another_pool_in_the_demo_s_experiment_is_warned_of(pool, experiment, wa
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    code = "import sys; from xmas.__main__ import main; sys.argv[0] = 'xmas'; main()"
+    code = "import sys; from xmas.cli.command import main; sys.argv[0] = 'xmas'; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd,
@@ -307,7 +307,7 @@ def loaded(statement: str) -> set[str]:
 
 def test_importing_xmas_loads_neither_torch_nor_faiss():
     found = loaded("import xmas; xmas.Pool, xmas.Store, xmas.Subset, xmas.Ranking, xmas.Selector")
-    assert "xmas.pool" in found
+    assert "xmas.data.pool" in found
     assert not found & {"torch", "faiss", "transformers", "lightning", "peft", "hydra"}
 
 
@@ -317,7 +317,7 @@ def test_that_test_can_fail():
 
 def test_help_is_quick_and_loads_no_torch():
     code = (
-        "import sys; sys.argv = ['xmas', '--help']; from xmas.__main__ import main\n"
+        "import sys; sys.argv = ['xmas', '--help']; from xmas.cli.command import main\n"
         "try: main()\n"
         "except SystemExit: pass"
     )

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from xmas.attention.statistics import QUANTILES
-from xmas.dashboard import Dashboard
-from xmas.dashboard.charts import CHARTS, FIELDS
-from xmas.fit.callbacks import COLUMNS as LOSSES
+from xmas.results.dashboard import Dashboard
+from xmas.results.dashboard.charts import CHARTS, FIELDS
+from xmas.results.table.lines import COLUMNS
 from xmas.store import Store
-from xmas.table.lines import COLUMNS
+from xmas.training.fit.callbacks import COLUMNS as LOSSES
 
 LOGGED = {  # test_logger says that these are
     "summary": {"ARP", "hours/total", "hours/training", "hours/selection"},

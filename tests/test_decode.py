@@ -13,13 +13,20 @@ import torch
 from toy import Toy, draw
 from transformers import LlamaConfig
 
-from xmas.bench import Question, passes
-from xmas.bench import decode as module
-from xmas.bench.decode import Batch, alone
-from xmas.bench.prompts import Group, Prompt, decoded, head_of, prompts_of, with_pictures
-from xmas.bench.slots import Slots
-from xmas.images import open_image
-from xmas.llava import Parts, load, tower_features
+from xmas.data.images import open_image
+from xmas.evaluation.generation import decode as module
+from xmas.evaluation.generation.decode import Batch, alone
+from xmas.evaluation.generation.kv_cache import Slots
+from xmas.evaluation.generation.prompts import (
+    Group,
+    Prompt,
+    decoded,
+    head_of,
+    prompts_of,
+    with_pictures,
+)
+from xmas.evaluation.protocol import Question, passes
+from xmas.models.vlm import Parts, load, tower_features
 
 NEW = 7  # tokens at most
 ENDING = 2.5  # weight of the end mark's row: some answers end early
@@ -142,7 +149,7 @@ def test_a_batch_is_what_transformers_generates(
 ):
     """Also in small passes, in which pads differ, and where the cache has to grow."""
     monkeypatch.setattr(passes, "_PASS_TOKENS", tokens)
-    monkeypatch.setattr("xmas.bench.slots._STEP", step)
+    monkeypatch.setattr("xmas.evaluation.generation.kv_cache._STEP", step)
     given = with_pictures(groups, decoded(parts), 2)
     assert answers(batch_of(parts, groups, rows).answers(given)) == expected
 

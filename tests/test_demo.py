@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xmas.bench import LETTER, SHORT
+from xmas.data.pool import Examples
 from xmas.demo import draw, instructions
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.demo.bench_choice import MMBENCH_COLUMNS
@@ -22,7 +22,7 @@ from xmas.demo.grammar import a, plural
 from xmas.demo.material import COLOURS, DIGITS, SHADES, WORDS, material
 from xmas.demo.pool import DemoPool
 from xmas.demo.rows import SHARES, sizes
-from xmas.pool import Examples
+from xmas.evaluation.protocol import LETTER, SHORT
 from xmas.store import Store
 
 SIZES = {"rows": 503, "captions": 97, "dialogues": 37, "concepts": 61}

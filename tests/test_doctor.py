@@ -13,18 +13,18 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from toy import build as build_toy
 
-from xmas.bench.gqa import Gqa
-from xmas.bench.judge import Judge
-from xmas.bench.judging import Judging
-from xmas.bench.mmvet import MMVet
-from xmas.bench.vizwiz import VizWiz
-from xmas.config import build, folder
+from xmas.cli.config import build, folder
+from xmas.data.pool import Pool
 from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.doctor import Doctor, DoctorError
 from xmas.doctor.machine import check_disk, check_packages
 from xmas.doctor.sources import SOURCES
-from xmas.pool import Pool
+from xmas.evaluation.benchmarks.gqa import Gqa
+from xmas.evaluation.benchmarks.mmvet import MMVet
+from xmas.evaluation.benchmarks.vizwiz import VizWiz
+from xmas.evaluation.judge.judge import Judge
+from xmas.evaluation.judge.judging import Judging
 from xmas.store import Made, Store, sha256_of
 
 

@@ -16,8 +16,8 @@ from xmas.attention.released import Window
 from xmas.attention.shards import Shards
 from xmas.attention.spectrum import lowrank
 from xmas.attention.weights import Weights
-from xmas.llava import Parts, embed, load
-from xmas.vision import FromFiles, read
+from xmas.models.vision_cache import FromFiles, read
+from xmas.models.vlm import Parts, embed, load
 
 STEP = 7
 

@@ -8,10 +8,10 @@ import pytest
 from lightning.pytorch import Callback
 from toy import CAPTION_RECIPE, HARDWARE, ROWS, Toy, losses
 
-from xmas.fit.callbacks import Checkpoints
-from xmas.fit.trainer import fit
-from xmas.llava import freeze_tower, load
-from xmas.start.enough import Enough, Until
+from xmas.models.vlm import freeze_tower, load
+from xmas.training.fit.callbacks import Checkpoints
+from xmas.training.fit.stop_at_loss import Enough, Until
+from xmas.training.fit.trainer import fit
 
 RECIPE = dataclasses.replace(CAPTION_RECIPE, epochs=3, clip=1.0)  # 18 optimiser steps
 

@@ -13,13 +13,8 @@ from test_config import composed
 from toy import HARDWARE, MAX_LENGTH, PICTURES, RECIPE, ROWS, TEMPLATE, TEXT_ONLY, shared
 
 import xmas
-from xmas.audit import Audit
-from xmas.bench.gqa import Gqa
-from xmas.bench.quick import Quick
-from xmas.bench.sqa import Sqa
-from xmas.bench.stage import Reference, Score, Scores
-from xmas.chat.tokens import Tokenised
-from xmas.config import build
+from xmas.cli.config import build
+from xmas.data.pool import Pool, PoolError
 from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.estimate import Estimate
@@ -32,20 +27,25 @@ from xmas.estimate.page import render
 from xmas.estimate.passes import scan_load
 from xmas.estimate.plan import stages
 from xmas.estimate.work import Scene, Work, work
-from xmas.features.clip import ClipEmbeddings
-from xmas.features.once_select import OnceSelect
-from xmas.features.pseudo_labels import PseudoLabels
-from xmas.fit.dealing import deal
-from xmas.fit.recipe import Device, Hardware
-from xmas.pool import Pool, PoolError
-from xmas.ranking import Ranking
-from xmas.select.ofa import Ofa
-from xmas.select.random import Random
-from xmas.select.random_in_clusters import RandomInClusters
-from xmas.select.semdedup import Semdedup
-from xmas.shape import TINYLLAVA
+from xmas.evaluation.benchmarks.gqa import Gqa
+from xmas.evaluation.benchmarks.sqa import Sqa
+from xmas.evaluation.quick import Quick
+from xmas.evaluation.scores import Reference, Score, Scores
+from xmas.features.clip.clip import ClipEmbeddings
+from xmas.features.once_select.once_select import OnceSelect
+from xmas.features.once_select.pseudo_labels import PseudoLabels
+from xmas.models.chat.tokens import Tokenised
+from xmas.models.shape import TINYLLAVA
+from xmas.models.vision_cache import CheckedImages, VisionFeatures
+from xmas.results.audit import Audit
+from xmas.selection.methods.ofa import Ofa
+from xmas.selection.methods.random import Random
+from xmas.selection.methods.random_in_clusters import RandomInClusters
+from xmas.selection.methods.semdedup import Semdedup
+from xmas.selection.ranking import Ranking
 from xmas.store import Made, Stage, Store, key
-from xmas.vision import CheckedImages, VisionFeatures
+from xmas.training.fit.batch_plan import deal
+from xmas.training.fit.recipe import Device, Hardware
 
 GPU = Device("a GPU", tflops_16=100, tflops_32=10, bandwidth=1000, memory=80, fit=0.5, forward=0.8)
 CPU = Hardware("cpu", device=dataclasses.replace(GPU, name="a CPU"))
@@ -345,8 +345,8 @@ def test_hardware_packs_and_recomputes_in_every_fit(toy):
 
 
 def test_a_shape_is_that_of_the_model_it_becomes(toy):
-    from xmas.llava import load
-    from xmas.shape import Shape
+    from xmas.models.shape import Shape
+    from xmas.models.vlm import load
 
     config = load(toy.store.get(toy.untrained)).model.config
     said, found = toy.start.shape(), Shape.of(config)

@@ -8,9 +8,9 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from xmas.config import build, folder
+from xmas.cli.config import build, folder
+from xmas.results.table.published import published
 from xmas.store import key
-from xmas.table.published import published
 
 CONF = Path(folder()) / "experiment"
 NAMES = sorted({path.stem for path in CONF.glob("*.yaml")} - {"demo", "smoke"})

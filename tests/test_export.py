@@ -16,18 +16,18 @@ from test_labels import metaspace
 from toy import HARDWARE, TEXT_ONLY, Toy
 from transformers import AutoProcessor, GenerationConfig, LlavaForConditionalGeneration
 
-from xmas.chat.layout import FEATURE
-from xmas.chat.template import Template
-from xmas.config import build
-from xmas.fit.recipe import Recipe
-from xmas.fit.trainables import Lora
-from xmas.images import SquareImages
-from xmas.llava import load
-from xmas.start.assembled import Assembled
-from xmas.start.source import Source
+from xmas.cli.config import build
+from xmas.data.images import SquareImages
+from xmas.models.assembled import Assembled
+from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.template import Template
+from xmas.models.sources import Source
+from xmas.models.vlm import load
 from xmas.target.export import Export
-from xmas.target.folder import hub_name
-from xmas.target.stage import Target
+from xmas.target.hf_folder import hub_name
+from xmas.target.target import Target
+from xmas.training.fit.recipe import Recipe
+from xmas.training.fit.trainables import Lora
 
 RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precision="32-true")
 SYSTEM = Template().system
@@ -241,7 +241,7 @@ def test_the_demo_s_target_is_exported(toy: Toy):
 
 def test_what_could_not_be_saved_stops_a_fit_before_it_starts(toy: Toy, target, monkeypatch):
     """Vicuna's sampling defaults once cost runs their results at the end (LLaVA, issue 1144)."""
-    monkeypatch.setattr("xmas.target.stage.fit", lambda *_, **__: pytest.fail("the fit began"))
+    monkeypatch.setattr("xmas.target.target.fit", lambda *_, **__: pytest.fail("the fit began"))
 
     def broken(self, place, **_):
         raise ValueError("GenerationConfig is invalid")

@@ -17,17 +17,16 @@ from toy import TEXT_ONLY, Toy
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 
-import xmas.packed
-from xmas.chat.batches import Batch, Loader
-from xmas.chat.labels import IGNORED
-from xmas.chat.layout import FEATURE, Fixed
-from xmas.chat.packing import pack
-from xmas.chat.tokens import Tokenised
-from xmas.config import build
-from xmas.families.idefics3 import Tiles
-from xmas.fit.recipe import Hardware
-from xmas.fit.speed import set_up
-from xmas.llava import (
+import xmas.models.varlen_attention
+from xmas.cli.config import build
+from xmas.models.chat.batches import Batch, Loader
+from xmas.models.chat.labels import IGNORED
+from xmas.models.chat.layout import FEATURE, Fixed
+from xmas.models.chat.packing import pack
+from xmas.models.chat.tokens import Tokenised
+from xmas.models.families.idefics3 import Tiles
+from xmas.models.vision_cache import FromFiles, VisionFeatures
+from xmas.models.vlm import (
     Parts,
     answer_loss,
     embed,
@@ -38,9 +37,10 @@ from xmas.llava import (
     load,
     tower_features,
 )
-from xmas.start.point import StartPoint
 from xmas.store import Made
-from xmas.vision import FromFiles, VisionFeatures
+from xmas.training.fit.recipe import Hardware
+from xmas.training.fit.speed import set_up
+from xmas.training.starts.start_point import StartPoint
 
 TILED = ["onevision", "idefics3", "smolvlm"]
 SIZES = [
@@ -153,7 +153,7 @@ def test_layers_that_would_not_tell_flash_attention_where_rows_end_are_refused(m
     language = language_model(models["stablelm"].model)
     monkeypatch.setattr(language.config, "_attn_implementation", "flash_attention_2")
     with pytest.raises(ValueError, match="a stablelm do not hand on to flash_attention_2"):
-        xmas.packed.prepare(language)
+        xmas.models.varlen_attention.prepare(language)
 
 
 @torch.no_grad()

@@ -10,22 +10,30 @@ import pytest
 import torch
 from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
 
-from xmas import packed
-from xmas.chat.batches import Batch, Loader
-from xmas.chat.labels import IGNORED
-from xmas.chat.packing import pack, positions
-from xmas.chat.tokens import TokenTable
-from xmas.fit.callbacks import found_at, remove
-from xmas.fit.dealing import Deal, deal, per_rank
-from xmas.fit.module import LlavaModule
-from xmas.fit.recipe import Hardware, Recipe
-from xmas.fit.sanity import advice
-from xmas.fit.speed import set_up
-from xmas.fit.trainables import Lora, with_lora
-from xmas.fit.trainer import fit
-from xmas.llava import Parts, answer_loss, freeze_tower, hidden_states, language_model, load, tower
+from xmas.models import varlen_attention
+from xmas.models.chat.batches import Batch, Loader
+from xmas.models.chat.labels import IGNORED
+from xmas.models.chat.packing import pack, positions
+from xmas.models.chat.tokens import TokenTable
+from xmas.models.vision_cache import features_of
+from xmas.models.vlm import (
+    Parts,
+    answer_loss,
+    freeze_tower,
+    hidden_states,
+    language_model,
+    load,
+    tower,
+)
 from xmas.store import former_of, write_atomically
-from xmas.vision import features_of
+from xmas.training.fit.batch_plan import Deal, deal, per_rank
+from xmas.training.fit.callbacks import found_at, remove
+from xmas.training.fit.module import LlavaModule
+from xmas.training.fit.recipe import Hardware, Recipe
+from xmas.training.fit.sanity import advice
+from xmas.training.fit.speed import set_up
+from xmas.training.fit.trainables import Lora, with_lora
+from xmas.training.fit.trainer import fit
 
 Curve = list[dict[str, float]]
 Weights = dict[str, torch.Tensor]
@@ -164,8 +172,8 @@ def test_a_batch_is_packed_by_hand():
 @pytest.mark.parametrize("short", [0, 10**6])
 def test_packed_rows_do_not_see_each_other(toy, table, parts, monkeypatch, short):
     """As a call each and as one call."""
-    monkeypatch.setattr(packed, "SHORT", short)
-    monkeypatch.setattr(packed, "PADDED", 10.0)
+    monkeypatch.setattr(varlen_attention, "SHORT", short)
+    monkeypatch.setattr(varlen_attention, "PADDED", 10.0)
     rows = [0, 3, 2, 16]
     together = pack(batch_of(toy, table, parts, rows))
     with set_up(parts.model, Hardware(packing=True)):
@@ -186,17 +194,19 @@ def test_packed_rows_do_not_see_each_other(toy, table, parts, monkeypatch, short
 
 def test_rows_in_one_call_have_the_gradients_of_a_call_each(toy, table, parts, monkeypatch):
     freeze_tower(parts.model)
-    monkeypatch.setattr(packed, "PADDED", 10.0)
+    monkeypatch.setattr(varlen_attention, "PADDED", 10.0)
     batch = pack(batch_of(toy, table, parts, [0, 3, 2, 16]))
     calls, found = [], []
-    attend = packed.sdpa_attention_forward
+    attend = varlen_attention.sdpa_attention_forward
     monkeypatch.setattr(
-        packed, "sdpa_attention_forward", lambda *given, **more: calls.append(given[1].shape) or
+        varlen_attention,
+        "sdpa_attention_forward",
+        lambda *given, **more: calls.append(given[1].shape) or
         attend(*given, **more),
     )  # fmt: skip
     with set_up(parts.model, Hardware(packing=True)):
         for short in (0, 10**6):
-            monkeypatch.setattr(packed, "SHORT", short)
+            monkeypatch.setattr(varlen_attention, "SHORT", short)
             parts.model.zero_grad()
             answer_loss(
                 parts.model, batch.ids, batch.mask, batch.labels, features_of(parts.model, batch),

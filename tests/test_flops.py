@@ -22,14 +22,10 @@ from transformers import (
     StableLmConfig,
 )
 
-from xmas.chat.labels import IGNORED
 from xmas.estimate import flops, memory
 from xmas.estimate.flops import Load
-from xmas.fit.recipe import Hardware
-from xmas.fit.speed import set_up
-from xmas.fit.trainables import Lora, with_lora
-from xmas.llava import answer_loss, tower_features
-from xmas.shape import (
+from xmas.models.chat.labels import IGNORED
+from xmas.models.shape import (
     CLIP_L_336,
     LLAVA_15_7B,
     STABLELM_1_6B,
@@ -39,7 +35,11 @@ from xmas.shape import (
     Shape,
     Tower,
 )
-from xmas.start.towers import contrastive
+from xmas.models.vlm import answer_loss, tower_features
+from xmas.training.fit.recipe import Hardware
+from xmas.training.fit.speed import set_up
+from xmas.training.fit.trainables import Lora, with_lora
+from xmas.training.starts.towers import contrastive
 
 ROWS, LENGTH, ANSWERS, PATCHES = 3, 71, 11, 49
 IMAGE = 210  # the image token

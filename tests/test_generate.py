@@ -10,15 +10,15 @@ import pytest
 import torch
 from toy import Toy, draw
 
-from xmas.bench import Question, Scored
-from xmas.bench import generate as module
-from xmas.bench.generate import answer
-from xmas.bench.lines import json_lines
-from xmas.bench.outcomes import Kept, Outcomes
-from xmas.bench.prompts import GenerationError
-from xmas.bench.stage import Generation, Score, derangement
-from xmas.images import open_image
-from xmas.llava import Parts, load
+from xmas.data.images import open_image
+from xmas.evaluation.answer_lines import json_lines
+from xmas.evaluation.generation import generate as module
+from xmas.evaluation.generation.generate import answer
+from xmas.evaluation.generation.prompts import GenerationError
+from xmas.evaluation.outcomes import Kept, Outcomes
+from xmas.evaluation.protocol import Question, Scored
+from xmas.evaluation.scores import Generation, Score, derangement
+from xmas.models.vlm import Parts, load
 from xmas.store import Store, key
 
 QUESTIONS = 11

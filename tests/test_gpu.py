@@ -22,10 +22,10 @@ from xmas.attention.released import Window
 from xmas.attention.shards import Shards
 from xmas.attention.weights import Weights, free_bytes
 from xmas.features.trajectories import Trajectories
-from xmas.fit.recipe import Hardware
-from xmas.llava import load
-from xmas.start.sizes import FULL_SIZE
-from xmas.vision import FromFiles
+from xmas.models.specs import FULL_SIZE
+from xmas.models.vision_cache import FromFiles
+from xmas.models.vlm import load
+from xmas.training.fit.recipe import Hardware
 
 DEVICE = torch.device(os.environ.get("XMAS_TEST_DEVICE", "cuda"))
 FULL = Path(__file__).parent.parent / "experiments" / "extraction" / "full_size.py"

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scored import Shelves
 
-from xmas.bench.outcomes import Outcomes
-from xmas.comparison import summarise
-from xmas.intervals import certainties
-from xmas.runs import TableError, runs
+from xmas.evaluation.outcomes import Outcomes
+from xmas.results.comparison import summarise
+from xmas.results.score_records import TableError, runs
+from xmas.results.statistics.intervals import certainties
 from xmas.store import Store
 
 QUESTIONS = 400

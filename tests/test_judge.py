@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from fake_judge import FakeJudge, Fault, Say, completion, prompt_of
 
-from xmas.bench.endpoint import _seconds
-from xmas.bench.judge import Judge, JudgeError
-from xmas.bench.reviews import Asked, Reviews
+from xmas.evaluation.judge.endpoint import _seconds
+from xmas.evaluation.judge.judge import Judge, JudgeError
+from xmas.evaluation.judge.reviews import Asked, Reviews
 from xmas.store import Store, describe, key
 
 KEY = "sk-secret-0123456789abcdef"
@@ -60,7 +60,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> list[float]:
                 waits.append(timeout)
             return self.is_set()
 
-    monkeypatch.setattr("xmas.bench.judge.Event", Noting)
+    monkeypatch.setattr("xmas.evaluation.judge.judge.Event", Noting)
     return waits
 
 
@@ -291,8 +291,8 @@ def test_replies_on_their_way_are_kept_when_another_fails(tmp_path):
 
 KILLED = """
 import sys
-from xmas.bench.judge import Judge
-from xmas.bench.reviews import Asked, Reviews
+from xmas.evaluation.judge.judge import Judge
+from xmas.evaluation.judge.reviews import Asked, Reviews
 from xmas.store import Store
 
 asked = tuple(Asked(number, 0, f"prompt {number}") for number in range(11))

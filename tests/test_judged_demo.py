@@ -10,12 +10,12 @@ import pytest
 from fake_judge import FakeJudge, Fault, completion, prompt_of
 from test_config import composed
 
-from xmas.bench import Benchmark, Judged
-from xmas.bench.judge import JudgeError
-from xmas.bench.rescore import Rescore
-from xmas.bench.stage import Generation, Score
-from xmas.config import build
+from xmas.cli.config import build
 from xmas.doctor import Doctor
+from xmas.evaluation.judge.judge import JudgeError
+from xmas.evaluation.protocol import Benchmark, Judged
+from xmas.evaluation.rescore import Rescore
+from xmas.evaluation.scores import Generation, Score
 from xmas.store import Store, describe, key
 
 SMALL = ["suite=demo_judged", "demo_bench.questions=15", "demo_bench.concepts=61", "judge=local"]

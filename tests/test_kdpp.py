@@ -7,7 +7,7 @@ from math import lgamma, log
 import numpy as np
 import pytest
 
-from xmas.select.kdpp import KDpp, log_elementary
+from xmas.selection.rules.kdpp import KDpp, log_elementary
 
 
 def kernel(count: int, rank: int, seed: int = 0) -> np.ndarray:

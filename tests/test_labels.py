@@ -11,11 +11,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from toy import MAX_LENGTH, ROWS, TEMPLATE, TEXT_ONLY, Toy, losses, turns
 from transformers import AutoTokenizer, LlamaTokenizer
 
-from xmas.chat.labels import Encoder
-from xmas.chat.layout import Fixed
-from xmas.chat.template import VICUNA_SYSTEM, Plain, Template
-from xmas.chat.tokens import Tokenised
-from xmas.pool import Pool, PoolError
+from xmas.data.pool import Pool, PoolError
+from xmas.models.chat.labels import Encoder
+from xmas.models.chat.layout import Fixed
+from xmas.models.chat.template import VICUNA_SYSTEM, Plain, Template
+from xmas.models.chat.tokens import Tokenised
 
 IMAGE_LENGTH = 13
 IMAGE = Fixed(IMAGE_LENGTH).tokens(None)
@@ -308,7 +308,9 @@ def test_the_round_of_an_image_is_found_in_the_pool(toy: Toy, tmp_path):
 def test_rows_without_an_answer_are_told_and_left_out_of_fits(
     toy: Toy, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr("xmas.fit.trainer.check_rows", lambda *_: None)  # a pool of text is refused
+    monkeypatch.setattr(
+        "xmas.training.fit.trainer.check_rows", lambda *_: None
+    )  # a pool of text is refused
     pool = pool_of(tmp_path, ["Hi?", "yes"], ["Hi?", ""], ["Why " * 200, "no"], ["Hi?", "so"])
     tokens = Tokenised(pool, toy.start.tokenizer, TEMPLATE, 16, max_length=120)
     with caplog.at_level("WARNING"):

@@ -9,9 +9,9 @@ import torch
 from test_activations import whole_row
 from toy import MAX_LENGTH, ROWS, TEXT_ONLY, Toy
 
+from xmas.features.extractor import Looks
 from xmas.features.last_layer import LastLayer
-from xmas.features.looks import Looks
-from xmas.llava import load
+from xmas.models.vlm import load
 from xmas.store import Store
 
 HALF = 1e-3  # values are at most one, in float16

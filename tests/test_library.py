@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scored import Shelves
 
-from xmas import Store, Table, results
+from xmas import Store, Table, scores
 
 NOTEBOOK = Path(__file__).parent.parent / "experiments" / "library" / "library.ipynb"
 
@@ -23,9 +23,9 @@ def store(tmp_path) -> Store:
     return Store(str(tmp_path / "scored"))
 
 
-def test_results_have_a_line_a_score(store):
+def test_scores_have_a_line_a_score(store):
     pytest.importorskip("pandas")
-    found = results(store)
+    found = scores(store)
     assert len(found) == 5
     assert set(found.columns) >= {"selector", "budget", "seed", "benchmark", "score", "folder"}
     means = found.groupby("selector")["score"].mean()
@@ -35,7 +35,7 @@ def test_results_have_a_line_a_score(store):
 def test_an_invalid_score_is_nan_and_says_why(store):
     pytest.importorskip("pandas")
     Shelves(Path(store.root) / "more")("random", "gqa", None, detail={"invalid": "no answers"})
-    found = results(Store(f"{store.root}/more"))
+    found = scores(Store(f"{store.root}/more"))
     assert math.isnan(found.score[0])
     assert found.invalid[0] == "no answers"
 

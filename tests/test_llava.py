@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 from toy import SIZES, Toy
 
-from xmas.chat.batches import Batch, Loader
-from xmas.chat.labels import IGNORED
-from xmas.chat.layout import FEATURE
-from xmas.chat.template import Template
-from xmas.images import SquareImages, image_size, open_image
-from xmas.llava import (
+from xmas.data.images import SquareImages, image_size, open_image
+from xmas.data.pool import Pool, PoolError
+from xmas.models.chat.batches import Batch, Loader
+from xmas.models.chat.labels import IGNORED
+from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.template import Template
+from xmas.models.vision_cache import FromFiles
+from xmas.models.vlm import (
     Parts,
     answer_loss,
     bare,
@@ -23,8 +25,6 @@ from xmas.llava import (
     load,
     tower_features,
 )
-from xmas.pool import Pool, PoolError
-from xmas.vision import FromFiles
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -13,25 +13,25 @@ from test_config import composed
 from toy import HARDWARE, Toy, losses
 from transformers import AutoModelForCausalLM, CLIPModel
 
-from xmas.chat.batches import Loader
-from xmas.chat.template import VICUNA_SYSTEM, Plain
-from xmas.config import build
+from xmas.cli.config import build
 from xmas.estimate import Estimate
-from xmas.fit.module import LlavaModule
-from xmas.fit.recipe import Recipe
-from xmas.fit.trainables import Lora, projector_alone, trainable
-from xmas.llava import answer_loss, bare, load, tower_features
-from xmas.start.assembled import Assembled
-from xmas.start.first_stage import FirstStage
-from xmas.start.projector import projector_file
-from xmas.start.published import Published
-from xmas.start.sizes import FULL_SIZE, unbuilt
-from xmas.start.source import Source
-from xmas.start.tokenizer import TrainedTokenizer
-from xmas.start.tuned import refuse_tuned, tuned
+from xmas.models.assembled import Assembled
+from xmas.models.chat.batches import Loader
+from xmas.models.chat.template import VICUNA_SYSTEM, Plain
+from xmas.models.projector import projector_file
+from xmas.models.published import Published
+from xmas.models.sources import Source
+from xmas.models.specs import FULL_SIZE, unbuilt
+from xmas.models.tokenizer import TrainedTokenizer
+from xmas.models.vision_cache import FromFiles
+from xmas.models.vlm import answer_loss, bare, load, tower_features
 from xmas.store import Made, key
-from xmas.target.stage import Target
-from xmas.vision import FromFiles
+from xmas.target.target import Target
+from xmas.training.fit.module import LlavaModule
+from xmas.training.fit.recipe import Recipe
+from xmas.training.fit.trainables import Lora, projector_alone, trainable
+from xmas.training.starts.first_stage import FirstStage
+from xmas.training.starts.tuned import refuse_tuned, tuned
 
 RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precision="bf16-mixed")
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xmas import lock
+from xmas.store import lock
 
 FORK = multiprocessing.get_context("fork")
 

@@ -13,20 +13,20 @@ import pytest
 from offline import offline_runs
 from toy import Toy, losses, picture_name, shared
 
-from xmas.__main__ import logged
-from xmas.bench import Question, Scored
-from xmas.bench.stage import Generation, Reference, Scores
-from xmas.logger import Journal
-from xmas.logger.csv import Csv
-from xmas.logger.tensorboard import TensorBoard
-from xmas.logger.wandb import Wandb, _account
-from xmas.ranking import Ranking
-from xmas.select.random import Random
+from xmas.cli.command import logged
+from xmas.evaluation.protocol import Question, Scored
+from xmas.evaluation.scores import Generation, Reference, Scores
+from xmas.results.logger import Journal
+from xmas.results.logger.csv import Csv
+from xmas.results.logger.tensorboard import TensorBoard
+from xmas.results.logger.wandb import Wandb, _account
+from xmas.results.table import Table
+from xmas.results.table.lines import COLUMNS
+from xmas.selection.methods.random import Random
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
 from xmas.store import Stage, Store, key
-from xmas.subset import Subset
-from xmas.table import Table
-from xmas.table.lines import COLUMNS
-from xmas.target.stage import Target
+from xmas.target.target import Target
 
 LOGGERS = [Wandb, Csv, TensorBoard]
 
@@ -147,7 +147,7 @@ def test_a_run_has_its_whole_configuration_nested_and_its_curve(sweep):
     run = offline_runs(folder)[f"target-{key(target)}-random-sweep"]
     assert run.name == "target random 56.0976 % seed 0"
     assert run.config["stage"]["recipe"]["rate"] == 5e-3
-    assert run.config["stage"]["subset"]["ranking"]["selector"]["type"].endswith(".Random")
+    assert run.config["stage"]["subset"]["ranking"]["selector"]["type"] == "Random"
     wanted = losses(store.path(target))
     assert [line["trainer/global_step"] for line in run.history] == [x["step"] for x in wanted]
     for name in ("loss", "rate", "answer_tokens"):

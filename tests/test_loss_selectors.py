@@ -11,28 +11,28 @@ from test_config import composed
 from torch.utils.flop_counter import FlopCounterMode
 from toy import ROWS, TEXT_ONLY, Toy, shared, turns
 
-from xmas.config import build
+from xmas.cli.config import build
+from xmas.data.pool import Pool
 from xmas.estimate import flops
 from xmas.estimate.assumed import Assumed
 from xmas.estimate.losses import answers_load
 from xmas.estimate.plan import stages
 from xmas.estimate.work import Scene, work
-from xmas.features.answers import Answers
-from xmas.features.loss_clusters import LossClusters
-from xmas.features.reading import How
-from xmas.pool import Pool
-from xmas.ranking import Ranking
-from xmas.select import Selector
-from xmas.select.aum import Aum
-from xmas.select.el2n import El2n
-from xmas.select.learnability import Learnability
-from xmas.select.necessity import Necessity, best_of_each
-from xmas.select.perplexity import Perplexity, middle_first
-from xmas.select.s2l import S2l
-from xmas.select.turns import even_quotas
-from xmas.shape import shape_of
+from xmas.features.losses.answer_scorer import How
+from xmas.features.losses.answers import Answers
+from xmas.features.losses.loss_clusters import LossClusters
+from xmas.models.shape import shape_of
+from xmas.selection.methods.aum import Aum
+from xmas.selection.methods.el2n import El2n
+from xmas.selection.methods.learnability import Learnability
+from xmas.selection.methods.necessity import Necessity, best_of_each
+from xmas.selection.methods.perplexity import Perplexity, middle_first
+from xmas.selection.methods.s2l import S2l
+from xmas.selection.protocol import Selector
+from xmas.selection.ranking import Ranking
+from xmas.selection.rules.turns import even_quotas
+from xmas.selection.subset import Subset
 from xmas.store import Stage, Store, content, key
-from xmas.subset import Subset
 
 NAN = float("nan")
 

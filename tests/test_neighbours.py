@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xmas.neighbours import neighbours
+from xmas.features.clustering.neighbours import neighbours
 
 
 def brute_force(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,15 +14,15 @@ from given import GivenClip, drawn_clip, given, given_clip
 from hydra import compose, initialize_config_dir
 from toy import TEXT_ONLY, Toy
 
-from xmas.config import build
-from xmas.config import folder as config_folder
-from xmas.features.clip import ClipEmbeddings
-from xmas.features.embedded import joint
-from xmas.features.gated import GatedClassifier, Network, Pairs, judge, learn
-from xmas.features.once_select import OnceSelect, assign, pairs
-from xmas.features.pseudo_labels import PseudoLabels
-from xmas.pool import Pool
-from xmas.select.ofa import Ofa, at_least_one, proportional_quotas
+from xmas.cli.config import build
+from xmas.cli.config import folder as config_folder
+from xmas.data.pool import Pool
+from xmas.features.clip.clip import ClipEmbeddings
+from xmas.features.clip.embedded import joint
+from xmas.features.once_select.classifier import GatedClassifier, Network, Pairs, judge, learn
+from xmas.features.once_select.once_select import OnceSelect, assign, pairs
+from xmas.features.once_select.pseudo_labels import PseudoLabels
+from xmas.selection.methods.ofa import Ofa, at_least_one, proportional_quotas
 from xmas.store import Store, key
 
 POOL = Pool("/dev/null", ".")  # what is selected from lies in the embeddings

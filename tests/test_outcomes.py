@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from xmas.bench import Scored
-from xmas.bench.outcomes import Kept, Outcomes
+from xmas.evaluation.outcomes import Kept, Outcomes
+from xmas.evaluation.protocol import Scored
 
 
 def test_a_mean_is_one_term():

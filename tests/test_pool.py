@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from toy import ROWS, TEXT_ONLY, Toy, turns
 
-from xmas import pool as module
-from xmas.pool import Examples, Pool, PoolError
+from xmas.data import pool as module
+from xmas.data.pool import Examples, Pool, PoolError
+from xmas.selection.subset import Subset, write_records
 from xmas.store import Made, Store, key
-from xmas.subset import Subset, write_records
 
 ROUND = turns("<image>\nWhat?", "A fig.")
 

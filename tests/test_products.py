@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xmas.products import by_mkl, by_onednn
+from xmas.models.cpu_matmul import by_mkl, by_onednn
 
 products = torch.backends.mkldnn.matmul
 

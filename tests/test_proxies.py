@@ -14,17 +14,17 @@ from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPModel
 
 from xmas.attention.metric import Spectra
-from xmas.config import build
-from xmas.families import FAMILIES, family_of
-from xmas.families.onevision import anyres
+from xmas.cli.config import build
 from xmas.features.trajectories import Measuring, Trajectories
-from xmas.llava import bare, freeze_tower, language_model, load, tower_features
-from xmas.proxy.stage import Proxy
-from xmas.start.assembled import Assembled
-from xmas.start.published import Published
-from xmas.start.sizes import FULL_SIZE, unbuilt
-from xmas.start.source import Source
+from xmas.models.assembled import Assembled
+from xmas.models.families import FAMILIES, family_of
+from xmas.models.families.onevision import anyres
+from xmas.models.published import Published
+from xmas.models.sources import Source
+from xmas.models.specs import FULL_SIZE, unbuilt
+from xmas.models.vlm import bare, freeze_tower, language_model, load, tower_features
 from xmas.store import describe, key, sha256_of
+from xmas.training.proxy import Proxy
 
 
 @pytest.fixture(scope="module")

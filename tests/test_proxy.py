@@ -15,14 +15,14 @@ from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file
 from toy import RECIPE, ROWS, TEXT_ONLY, Toy, losses, shared
 
-from xmas.chat.batches import Loader, micro_batches, modality_length_order
 from xmas.features.trajectories import Measuring
-from xmas.fit.recipe import Recipe
-from xmas.llava import answer_loss, load
-from xmas.proxy.probe import schedule
-from xmas.proxy.stage import Proxy
+from xmas.models.chat.batches import Loader, micro_batches, modality_length_order
+from xmas.models.vision_cache import features_of
+from xmas.models.vlm import answer_loss, load
 from xmas.store import Store, key
-from xmas.vision import features_of
+from xmas.training.fit.recipe import Recipe
+from xmas.training.probe import schedule
+from xmas.training.proxy import Proxy
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +296,6 @@ def test_several_devices_without_a_process_on_each_are_refused(toy: Toy):
 
 
 def test_a_weight_without_a_place_is_refused(toy: Toy, alone, monkeypatch):
-    monkeypatch.setattr("xmas.proxy.stage.load_file", lambda path: {"foreign": torch.ones(1)})
+    monkeypatch.setattr("xmas.training.proxy.load_file", lambda path: {"foreign": torch.ones(1)})
     with pytest.raises(ValueError, match=r"proxy step 4: no place for weights \['foreign'\]"):
         toy.proxy.load(alone, 4)

@@ -6,10 +6,10 @@ from statistics import fmean
 import pytest
 from scored import Shelves
 
-from xmas.comparison import ORDER
+from xmas.results.comparison import ORDER
+from xmas.results.table import Table
+from xmas.results.table.published import beside, published
 from xmas.store import Store
-from xmas.table import Table
-from xmas.table.published import beside, published
 
 KINDS = {"printed", "third party", "digitised", "recomputed"}
 

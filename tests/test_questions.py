@@ -10,10 +10,10 @@ from test_config import composed
 from toy import ROWS, Toy
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
-from xmas.cluster import Clusters
-from xmas.config import build
-from xmas.features.questions import QuestionEmbeddings
-from xmas.start.source import Source
+from xmas.cli.config import build
+from xmas.features.clustering.kmeans import Clusters
+from xmas.features.losses.questions import QuestionEmbeddings
+from xmas.models.sources import Source
 
 
 @pytest.fixture(scope="module")

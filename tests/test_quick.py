@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_dir
 from test_bench_mmbench import write as write_mmbench
 from test_bench_mme import write as write_mme
 
-from xmas.bench import AnswerError, Benchmark
-from xmas.bench.gqa import Gqa
-from xmas.bench.outcomes import Outcomes
-from xmas.bench.quick import Quick, copy_rows, standard_error
-from xmas.bench.stage import Reference, Scores
-from xmas.config import build, folder
+from xmas.cli.config import build, folder
+from xmas.evaluation.benchmarks.gqa import Gqa
+from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.protocol import AnswerError, Benchmark
+from xmas.evaluation.quick import Quick, copy_rows, standard_error
+from xmas.evaluation.scores import Reference, Scores
 from xmas.store import Store, describe
 
 STORE = Store("nowhere")

@@ -16,23 +16,23 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from xmas.attention.engine import Running
 from xmas.attention.metric import Spectra
-from xmas.chat.batches import Batch, Loader
-from xmas.chat.layout import FEATURE
-from xmas.chat.template import Template
-from xmas.config import build
+from xmas.cli.config import build
 from xmas.estimate import Estimate
-from xmas.families.qwen25_vl import Qwen25Vl, window_order
 from xmas.features.trajectories import Trajectories
-from xmas.fit.module import features_of
-from xmas.fit.recipe import Recipe
-from xmas.fit.trainables import Lora, trainable
-from xmas.llava import Parts, answer_loss, bare, embed_in_line, hidden_states, load
-from xmas.proxy.stage import Proxy
-from xmas.start.published import Published
-from xmas.start.sizes import FULL_SIZE, unbuilt
-from xmas.start.source import Source
-from xmas.target.stage import Target
-from xmas.vision import FromFiles
+from xmas.models.chat.batches import Batch, Loader
+from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.template import Template
+from xmas.models.families.qwen25_vl import Qwen25Vl, window_order
+from xmas.models.published import Published
+from xmas.models.sources import Source
+from xmas.models.specs import FULL_SIZE, unbuilt
+from xmas.models.vision_cache import FromFiles
+from xmas.models.vlm import Parts, answer_loss, bare, embed_in_line, hidden_states, load
+from xmas.target.target import Target
+from xmas.training.fit.module import features_of
+from xmas.training.fit.recipe import Recipe
+from xmas.training.fit.trainables import Lora, trainable
+from xmas.training.proxy import Proxy
 
 VISION = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 SIZES = [(16, 16), (19, 37), (37, 19), (5, 61), (101, 103), (24, 23), (7, 7), (480, 640), (90, 29)]

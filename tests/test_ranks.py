@@ -12,14 +12,13 @@ from server import Server
 from test_resume import KILLED, done, results
 from toy import HARDWARE, RECIPE, ROWS, Toy, losses, shared
 
-from xmas import ranks
-from xmas.fit.recipe import Hardware
-from xmas.fit.sharding import strategy_of
-from xmas.proxy.stage import Proxy
-from xmas.start.first_stage import FirstStage
-from xmas.start.pretrained import Pretrained
-from xmas.store import Store
-from xmas.target.stage import Target
+from xmas.store import Store, distributed
+from xmas.target.target import Target
+from xmas.training.fit.recipe import Hardware
+from xmas.training.fit.sharding import strategy_of
+from xmas.training.proxy import Proxy
+from xmas.training.starts.first_stage import FirstStage
+from xmas.training.starts.pretrained import Pretrained
 
 SELDOM = 600.0  # seconds between checkpoints: none is written
 
@@ -42,7 +41,7 @@ def run(toy: Toy, server: Server, tmp_path_factory) -> Callable[..., Path]:
 
 
 def gradients(root: Path) -> list[tuple[dict[str, torch.Tensor], int]]:
-    """Of every optimiser step, and how many of them were cut over the ranks."""
+    """Of every optimiser step, and how many of them were cut over the distributed."""
     found = []
     for path in sorted((root / "gradients").iterdir(), key=lambda path: int(path.stem)):
         with safe_open(path, "pt") as file:
@@ -214,7 +213,10 @@ def test_as_many_processes_as_devices_have_to_be_started(toy: Toy, tmp_path):
 def test_every_stage_that_fits_is_made_together():
     for stage in (FirstStage, Pretrained, Proxy, Target):
         assert stage.together, stage.__name__
-    with ranks.sharing(False), pytest.raises(RuntimeError, match="has to say `together = True`"):
+    with (
+        distributed.sharing(False),
+        pytest.raises(RuntimeError, match="has to say `together = True`"),
+    ):
         strategy_of(Hardware())
     assert strategy_of(Hardware()) == "auto"
 
@@ -223,7 +225,7 @@ def test_devices_that_were_started_but_not_asked_for_are_refused(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "toy")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert ranks.place() == (0, 2)
+    assert distributed.place() == (0, 2)
     with pytest.raises(ValueError, match="1 hosts of 1 devices, but 2 processes were started"):
         strategy_of(Hardware())
     assert strategy_of(Hardware(devices=2)) == "ddp"

@@ -14,22 +14,22 @@ import pytest
 from PIL import Image
 from toy import ROWS, Toy, build
 
-from xmas.audit import Audit
-from xmas.bench.outcomes import Outcomes
-from xmas.bench.stage import Generation, Score, group_of
-from xmas.comparison import summarise
-from xmas.ranking import Ranking
-from xmas.report import Report
-from xmas.report.evidence import evidence
-from xmas.report.svg import Scale, tag
-from xmas.runs import TableError, runs
-from xmas.select.full import Full
-from xmas.select.random import Random
-from xmas.select.xmas import Xmas
-from xmas.shelf import Shelf, key_of, stages_in
+from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.scores import Generation, Score, group_of
+from xmas.results.audit import Audit
+from xmas.results.comparison import summarise
+from xmas.results.report import Report
+from xmas.results.report.evidence import evidence
+from xmas.results.report.svg import Scale, tag
+from xmas.results.score_records import TableError, runs
+from xmas.results.table import Table
+from xmas.selection.methods.full import Full
+from xmas.selection.methods.random import Random
+from xmas.selection.methods.xmas import Xmas
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
 from xmas.store import Store, describe, key
-from xmas.subset import Subset
-from xmas.table import Table
+from xmas.store.index import Shelf, key_of, stages_in
 
 STEPS = (1, 3, 6)
 VOID = ("meta", "img")
@@ -349,9 +349,9 @@ def test_scans_of_saved_steps_stay_where_they_are(toy):
 
 def test_a_stage_that_is_only_named_is_no_cost(toy):
     kinds = {stage["type"] for stage in stages_in(describe(Ranking(toy.pool, toy.length)))}
-    assert kinds == {"xmas.ranking.Ranking"}
+    assert kinds == {"Ranking"}
     kinds = {stage["type"] for stage in stages_in(describe(Ranking(toy.pool, toy.xmas)))}
-    assert "xmas.proxy.stage.Proxy" in kinds
+    assert "Proxy" in kinds
 
 
 def test_a_configuration_leads_to_the_folder_of_its_result(whole):
@@ -489,7 +489,8 @@ def test_attributes_are_escaped_and_named():
 
 def test_reporting_needs_neither_torch_nor_matplotlib():
     code = (
-        "import sys, xmas.report.page; print({'torch', 'matplotlib', 'faiss'} & set(sys.modules))"
+        "import sys, xmas.results.report.page; "
+        "print({'torch', 'matplotlib', 'faiss'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

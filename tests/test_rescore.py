@@ -12,10 +12,10 @@ import numpy as np
 import official
 import pytest
 
-from xmas.bench import AnswerError, Benchmark, Scored
-from xmas.bench.lines import json_lines
-from xmas.bench.rescore import Rescore
-from xmas.bench.submission import Submission
+from xmas.evaluation.answer_lines import json_lines
+from xmas.evaluation.protocol import AnswerError, Benchmark, Scored
+from xmas.evaluation.rescore import Rescore
+from xmas.evaluation.submission import Submission
 from xmas.store import Store
 
 LONG = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -139,7 +139,7 @@ def command(of: official.Given, answers: Path, store: Store):
         if field.name in ("questions", "annotations", "splits")
     ]
     code = (
-        "import atexit, sys; from xmas.__main__ import main; sys.argv[0] = 'xmas'\n"
+        "import atexit, sys; from xmas.cli.command import main; sys.argv[0] = 'xmas'\n"
         "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); main()"
     )
     return subprocess.run(

@@ -18,24 +18,24 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from toy import ROWS, TEXT_ONLY, Toy
 
-from xmas.budget import cut
-from xmas.cluster import Clusters
-from xmas.config import build, folder
+from xmas.cli.config import build, folder
+from xmas.data.pool import Pool
 from xmas.estimate import stages  # with what every stage needs
+from xmas.features.clustering.kmeans import Clusters
+from xmas.features.clustering.spherical import Spherical
 from xmas.features.trajectories import Trajectories
-from xmas.pool import Pool
-from xmas.ranking import Ranking
-from xmas.select import BudgetSelector, Ranked, Selector, name_of
-from xmas.select.aum import Aum
-from xmas.select.random import Random
-from xmas.select.random_in_clusters import RandomInClusters
-from xmas.select.random_text_share import RandomTextShare
-from xmas.select.stratified import Stratified
-from xmas.select.turns import even_quotas
-from xmas.select.xmas import Xmas, instability, total_variation
-from xmas.spherical import Spherical
+from xmas.selection.budget import cut
+from xmas.selection.methods.aum import Aum
+from xmas.selection.methods.random import Random
+from xmas.selection.methods.random_in_clusters import RandomInClusters
+from xmas.selection.methods.random_text_share import RandomTextShare
+from xmas.selection.methods.stratified import Stratified
+from xmas.selection.methods.xmas import Xmas, instability, total_variation
+from xmas.selection.protocol import BudgetSelector, Ranked, Selector, name_of
+from xmas.selection.ranking import Ranking
+from xmas.selection.rules.turns import even_quotas
+from xmas.selection.subset import Subset
 from xmas.store import Store, content, key
-from xmas.subset import Subset
 
 NAMES = sorted(path.stem for path in (Path(folder()) / "selector").glob("*.yaml"))
 VARIANTS = sorted(path.stem for path in (Path(folder()) / "variant").glob("*.yaml"))
@@ -92,9 +92,12 @@ def rank(toy: Toy, selector: Selector, seed: int = 0) -> Ranked:
 def test_one_name_for_one_thing(any_name, any_selector):
     """`select/coincide.py`, `Coincide`, `selector/coincide.yaml`, `coincide` in the table."""
     kind = type(any_selector)
-    assert kind.__module__ == f"xmas.select.{any_name}"
+    assert kind.__module__ == f"xmas.selection.methods.{any_name}"
     assert name_of(any_selector) == any_name
-    assert getattr(importlib.import_module(f"xmas.select.{any_name}"), kind.__name__) is kind
+    assert (
+        getattr(importlib.import_module(f"xmas.selection.methods.{any_name}"), kind.__name__)
+        is kind
+    )
 
 
 def test_every_module_of_a_selector_has_a_configuration():
@@ -102,9 +105,9 @@ def test_every_module_of_a_selector_has_a_configuration():
     found = {
         module
         for module in modules - {"__init__"}
-        for held in vars(importlib.import_module(f"xmas.select.{module}")).values()
+        for held in vars(importlib.import_module(f"xmas.selection.methods.{module}")).values()
         if isinstance(held, type)
-        and held.__module__ == f"xmas.select.{module}"
+        and held.__module__ == f"xmas.selection.methods.{module}"
         and (hasattr(held, "rank") or hasattr(held, "select"))
     }
     assert found == set(NAMES)

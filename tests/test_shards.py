@@ -11,7 +11,7 @@ from toy import Toy, shared
 
 from xmas.attention.shards import Shards
 from xmas.features.trajectories import Measuring, side_by_side
-from xmas.llava import load
+from xmas.models.vlm import load
 
 BOUNDS = np.array([0, 3, 10, 11])
 STEPS = (2, 5)

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from xmas.spherical import Assigner, Spherical, refilled, spherical_kmeans, training_rows
+from xmas.features.clustering.spherical import (
+    Assigner,
+    Spherical,
+    refilled,
+    spherical_kmeans,
+    training_rows,
+)
 from xmas.store import Stage, Store, content
 
 CPU = torch.device("cpu")

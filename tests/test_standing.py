@@ -2,8 +2,8 @@
 
 import pytest
 
-from xmas.comparison import ORDER
-from xmas.standing import SEVEN, TEN, averages, mean_ranks, ranks, said_of
+from xmas.results.arp import SEVEN, TEN, averages, mean_ranks, ranks, said_of
+from xmas.results.comparison import ORDER
 
 
 def test_every_named_mean_is_over_exactly_its_benchmarks():

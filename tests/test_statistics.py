@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xmas.attention.statistics import flat, statistics
-from xmas.explained import explained
+from xmas.store.variance_explained import explained
 
 
 def test_explained_variance_by_hand():

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from toy import ROWS, TEXT_ONLY, Toy
 
-from xmas.budget import TEXT_ONLY as POLICIES
-from xmas.budget import budget_of
-from xmas.budget import cut as cut_checked
-from xmas.pool import Pool
-from xmas.ranking import Ranking
-from xmas.select import BudgetSelector, Selector
-from xmas.select.full import Full
+from xmas.data.pool import Pool
+from xmas.selection.budget import TEXT_ONLY as POLICIES
+from xmas.selection.budget import budget_of
+from xmas.selection.budget import cut as cut_checked
+from xmas.selection.methods.full import Full
+from xmas.selection.protocol import BudgetSelector, Selector
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
 from xmas.store import Store
-from xmas.subset import Subset
 
 # Without the tests' type hook, as users have them, and for thousands of calls.
 unchecked = inspect.unwrap(budget_of)
@@ -307,7 +307,7 @@ def test_the_manifest_counts_what_was_written(toy: Toy):
         "seed": 0,
     }
     assert {name: manifest[name] for name in counted} == counted
-    assert manifest["config"]["ranking"]["selector"]["type"] == "xmas.select.random.Random"
+    assert manifest["config"]["ranking"]["selector"]["type"] == "Random"
     assert {"python", "numpy", "torch", "transformers"} <= set(manifest["versions"])
     assert set(manifest) - set(counted) == {"config", "versions", "commit", "seconds"}
     assert manifest["seconds"] >= 0

@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from toy import Toy
 
-from xmas.config import folder
-from xmas.sweep import torchrun
-from xmas.sweep.job import Job, Outcome, log_name
-from xmas.sweep.summary import SweepError, follow
+from xmas.cli.config import folder
+from xmas.cli.sweep import torchrun
+from xmas.cli.sweep.job import Job, Outcome, log_name
+from xmas.cli.sweep.summary import SweepError, follow
 
 HERE = Path(__file__).parent
 LAUNCHERS = {path.stem for path in (Path(folder()) / "hydra" / "launcher").glob("*.yaml")}

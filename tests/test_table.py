@@ -9,13 +9,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from scored import Shelves
 
-from xmas.__main__ import note
-from xmas.comparison import summarise
-from xmas.config import build, folder
-from xmas.rows import Cell
-from xmas.runs import TableError, asked_by, remember, runs
+from xmas.cli.command import note
+from xmas.cli.config import build, folder
+from xmas.results.comparison import summarise
+from xmas.results.leaderboard import Cell
+from xmas.results.score_records import TableError, asked_by, remember, runs
+from xmas.results.table import Table
 from xmas.store import Store, key
-from xmas.table import Table
 
 GAP = "\N{EN DASH}"
 
@@ -70,7 +70,7 @@ def test_means_spreads_and_arp_are_over_seeds(store, filled):
     assert random.arp == Cell(80, None, 1)
     # seed 0: (96.67 + 93.33) / 2 = 95; seed 1: 105
     assert dataclasses.astuple(full.arp) == pytest.approx((100, 50**0.5, 2))
-    assert (xmas.rows, xmas.seeds, xmas.gaps) == ((1600,), (0, 1), {})
+    assert (xmas.results.leaderboard, xmas.seeds, xmas.gaps) == ((1600,), (0, 1), {})
 
 
 def test_markdown_shows_the_reference_first_and_no_spread_for_one_seed(store, filled):

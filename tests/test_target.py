@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from toy import RECIPE, ROWS, TEXT_ONLY, Toy, losses, shared
 from transformers import LlavaForConditionalGeneration
 
-from xmas.chat.batches import Loader
-from xmas.fit.module import LlavaModule, features_of
-from xmas.fit.trainables import Lora, with_lora
-from xmas.llava import answer_loss, load
-from xmas.select.full import Full
+from xmas.models.chat.batches import Loader
+from xmas.models.vlm import answer_loss, load
+from xmas.selection.methods.full import Full
 from xmas.store import key
-from xmas.target.stage import Target
+from xmas.target.target import Target
+from xmas.training.fit.module import LlavaModule, features_of
+from xmas.training.fit.trainables import Lora, with_lora
 
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

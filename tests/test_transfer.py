@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from xmas.audit import overlap
-from xmas.config import build, folder
+from xmas.cli.config import build, folder
 from xmas.demo.pool import DemoPool, UnseenPool
-from xmas.ranking import Ranking
-from xmas.select.ofa import Ofa, at_least_one, proportional_quotas
+from xmas.results.audit import overlap
+from xmas.selection.methods.ofa import Ofa, at_least_one, proportional_quotas
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
 from xmas.store import Store
-from xmas.subset import Subset
 
 SMALL = [  # of the demo's, so small that a CLIP is trained in seconds
     "experiment=smoke",

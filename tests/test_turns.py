@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from xmas.select.turns import even_quotas, in_turns, turns_of_clusters
+from xmas.selection.rules.turns import even_quotas, in_turns, turns_of_clusters
 
 quotas_of = inspect.unwrap(even_quotas)  # without the type hook, for thousands of calls
 

@@ -12,13 +12,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from xmas.chat.template import Template
-from xmas.images import SquareImages
-from xmas.llava import Parts
-from xmas.start.assembled import Assembled, joined
-from xmas.start.point import StartPoint
-from xmas.start.published import Published
-from xmas.start.source import Source
+from xmas.data.images import SquareImages
+from xmas.models.assembled import Assembled, joined
+from xmas.models.chat.template import Template
+from xmas.models.published import Published
+from xmas.models.sources import Source
+from xmas.models.vlm import Parts
+from xmas.training.starts.start_point import StartPoint
 
 END = "<|endoftext|>"
 TILE_MARKS = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]

@@ -22,27 +22,27 @@ from PIL import Image, ImageDraw
 
 from xmas.attention.engine import Running
 from xmas.attention.metric import Spectra
-from xmas.chat.template import Template
-from xmas.cluster import Clusters
+from xmas.data.pool import Pool
 from xmas.features.activations import Activations
+from xmas.features.clustering.kmeans import Clusters
+from xmas.features.clustering.spherical import Spherical
 from xmas.features.trajectories import Trajectories
-from xmas.fit.recipe import Hardware, Recipe
-from xmas.fit.trainables import Lora
-from xmas.pool import Pool
-from xmas.proxy.stage import Proxy
-from xmas.ranking import Ranking
-from xmas.select.coincide import Coincide
-from xmas.select.length import Length
-from xmas.select.random import Random
-from xmas.select.xmas import Xmas
-from xmas.spherical import Spherical
-from xmas.start.pretrained import Pretrained, SmallLlava
-from xmas.start.tokenizer import TrainedTokenizer
-from xmas.start.towers import TwoTower
+from xmas.models.chat.template import Template
+from xmas.models.tokenizer import TrainedTokenizer
+from xmas.models.vision_cache import VisionFeatures
+from xmas.selection.methods.coincide import Coincide
+from xmas.selection.methods.length import Length
+from xmas.selection.methods.random import Random
+from xmas.selection.methods.xmas import Xmas
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
 from xmas.store import Store
-from xmas.subset import Subset
-from xmas.target.stage import Target
-from xmas.vision import VisionFeatures
+from xmas.target.target import Target
+from xmas.training.fit.recipe import Hardware, Recipe
+from xmas.training.fit.trainables import Lora
+from xmas.training.proxy import Proxy
+from xmas.training.starts.pretrained import Pretrained, SmallLlava
+from xmas.training.starts.towers import TwoTower
 
 ROWS = 41
 TEXT_ONLY = (3, 11, 12, 19, 27, 34, 40)  # rows without an image

@@ -2,17 +2,17 @@
 
 import importlib
 
-from xmas.pool import Pool as Pool
-from xmas.ranking import Ranking as Ranking
-from xmas.select import Selector as Selector
+from xmas.data.pool import Pool as Pool
+from xmas.selection.protocol import Selector as Selector
+from xmas.selection.ranking import Ranking as Ranking
+from xmas.selection.subset import Subset as Subset
 from xmas.store import Stage as Stage
 from xmas.store import Store as Store
-from xmas.subset import Subset as Subset
 
 _LATE = {  # what importing xmas does not load: torch, the bootstrap
-    "Score": "xmas.bench.stage",
-    "Table": "xmas.table",
-    "results": "xmas.frames",
+    "Score": "xmas.evaluation.scores",
+    "Table": "xmas.results.table",
+    "scores": "xmas.results.frame",
 }
 
 

@@ -14,15 +14,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from xmas.audit import overlap
-from xmas.config import build, folder
-from xmas.features.gated import Pairs, judge
-from xmas.features.once_select import pairs
-from xmas.features.pseudo_labels import load
-from xmas.ranking import Ranking
-from xmas.select.ofa import Ofa, at_least_one, proportional_quotas
+from xmas.cli.config import build, folder
+from xmas.features.once_select.classifier import Pairs, judge
+from xmas.features.once_select.once_select import pairs
+from xmas.features.once_select.pseudo_labels import load
+from xmas.results.audit import overlap
+from xmas.selection.methods.ofa import Ofa, at_least_one, proportional_quotas
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
 from xmas.store import Stage, Store
-from xmas.subset import Subset
 
 SEEDS = (0, 1, 2)
 

@@ -43,11 +43,11 @@ from xmas.attention.feed import Loaded
 from xmas.attention.metric import Spectra
 from xmas.attention.prefix import branches
 from xmas.attention.shards import Shards
-from xmas.chat.layout import Fixed
-from xmas.chat.tokens import TokenTable
-from xmas.images import SquareImages
-from xmas.llava import bare, embed
-from xmas.products import by_mkl
+from xmas.data.images import SquareImages
+from xmas.models.chat.layout import Fixed
+from xmas.models.chat.tokens import TokenTable
+from xmas.models.cpu_matmul import by_mkl
+from xmas.models.vlm import bare, embed
 
 TOGETHER = 8  # rows of a batch, XMAS release
 K = 5

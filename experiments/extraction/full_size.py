@@ -25,15 +25,15 @@ from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.metric import Spectra
-from xmas.chat.batches import Loader
-from xmas.chat.template import Template
-from xmas.chat.tokens import Tokenised, TokenTable
-from xmas.images import SquareImages
-from xmas.llava import Parts, answer_loss, freeze_tower, language_model
-from xmas.pool import Pool
-from xmas.start.sizes import FULL_SIZE
+from xmas.data.images import SquareImages
+from xmas.data.pool import Pool
+from xmas.models.chat.batches import Loader
+from xmas.models.chat.template import Template
+from xmas.models.chat.tokens import Tokenised, TokenTable
+from xmas.models.specs import FULL_SIZE
+from xmas.models.vision_cache import FromFiles, features_of
+from xmas.models.vlm import Parts, answer_loss, freeze_tower, language_model
 from xmas.store import Store
-from xmas.vision import FromFiles, features_of
 
 WORDS = "the cup stands left of a small red box on two wooden boards near an open window".split()
 MARKS = ["<|endoftext|>", "<image>", "<fake_token_around_image>", "<global-img>"] + [
@@ -99,12 +99,12 @@ def processor_of(name: str, config: Any) -> Any:
             LlavaOnevisionImageProcessorPil,
         )
 
-        from xmas.families.onevision import AnyresImages
+        from xmas.models.families.onevision import AnyresImages
 
         return AnyresImages(LlavaOnevisionImageProcessorPil(**half))
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-    from xmas.families.idefics3 import TiledImages
+    from xmas.models.families.idefics3 import TiledImages
 
     tiles = {"size": {"longest_edge": 2048}, "max_image_size": {"longest_edge": 512}}
     return TiledImages(Idefics3ImageProcessorPil(**tiles, **half))

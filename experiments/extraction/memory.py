@@ -68,13 +68,13 @@ def write_pool(path: Path, rows: int, words: Sequence[str] = WORDS, seed: int = 
 
 def imports(folder: Path) -> object:
     import xmas.attention.engine
-    import xmas.pool
+    import xmas.data.pool
 
-    return xmas.attention.engine, xmas.pool
+    return xmas.attention.engine, xmas.data.pool
 
 
 def opened(folder: Path) -> Any:
-    from xmas.pool import Pool
+    from xmas.data.pool import Pool
 
     return Pool(str(folder / "pool.json"), str(folder)).open()
 
@@ -82,9 +82,9 @@ def opened(folder: Path) -> Any:
 def tokenised(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    from xmas.chat.template import Template
-    from xmas.chat.tokens import Tokenised
-    from xmas.pool import Pool
+    from xmas.data.pool import Pool
+    from xmas.models.chat.template import Template
+    from xmas.models.chat.tokens import Tokenised
     from xmas.store import Store
 
     place = str(folder / "tokenizer")
@@ -103,8 +103,8 @@ def planned(folder: Path) -> object:
     from xmas.attention.metric import Spectra
     from xmas.attention.plan import Spans, plan
     from xmas.attention.reasons import reasons
-    from xmas.chat.layout import Fixed
-    from xmas.chat.tokens import TokenTable
+    from xmas.models.chat.layout import Fixed
+    from xmas.models.chat.tokens import TokenTable
 
     pool = opened(folder)
     _draw_tokens(folder, pool)

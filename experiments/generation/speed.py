@@ -29,9 +29,9 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from xmas.bench.decode import Batch, alone
-from xmas.bench.prompts import Group, Pictures, Prompt, head_of
-from xmas.llava import embed, tower_features
+from xmas.evaluation.generation.decode import Batch, alone
+from xmas.evaluation.generation.prompts import Group, Pictures, Prompt, head_of
+from xmas.models.vlm import embed, tower_features
 
 GENERATE = "transformers' generate"
 EOS = 2

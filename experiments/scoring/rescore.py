@@ -32,7 +32,7 @@ import official  # noqa: E402  # of the tests
 IMAGE = 22_500  # bytes, 30,000 in base64
 COMMAND = (
     "import sys; sys.argv[0] = 'xmas'\n"
-    "from xmas.__main__ import main\n"
+    "from xmas.cli.command import main\n"
     "main(); print('torch' in sys.modules, file=sys.stderr)"
 )
 

@@ -13,9 +13,9 @@ import time
 
 import numpy as np
 
-from xmas.audit.duplicates import components, near_images, near_texts
-from xmas.audit.images import distances
-from xmas.audit.texts import min_hashes
+from xmas.results.audit.duplicates import components, near_images, near_texts
+from xmas.results.audit.images import distances
+from xmas.results.audit.texts import min_hashes
 
 ROWS, PICTURES = 665_298, 350_000
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from xmas.features.activations import Activations
-from xmas.select.allocation import budgets, given, shares, transferability
-from xmas.select.coincide import Coincide
-from xmas.select.mmd import gaussian_kernel, greedy
-from xmas.spherical import Assigner, Spherical, spherical_kmeans
+from xmas.features.clustering.spherical import Assigner, Spherical, spherical_kmeans
+from xmas.selection.methods.coincide import Coincide
+from xmas.selection.rules.allocation import budgets, given, shares, transferability
+from xmas.selection.rules.mmd import gaussian_kernel, greedy
 
 ROWS, CLUSTERS, LARGE, LARGE_ROWS = 665_298, 10_000, 5, 5_000
 LAYERS, HIDDEN = 5, 2_048

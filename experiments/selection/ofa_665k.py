@@ -21,13 +21,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from xmas.features.clip import ClipEmbeddings
-from xmas.features.embedded import Embedded
-from xmas.features.gated import GatedClassifier, Network
-from xmas.features.once_select import OnceSelect
-from xmas.features.pseudo_labels import PseudoLabels
-from xmas.pool import Pool
-from xmas.select.ofa import Ofa
+from xmas.data.pool import Pool
+from xmas.features.clip.clip import ClipEmbeddings
+from xmas.features.clip.embedded import Embedded
+from xmas.features.once_select.classifier import GatedClassifier, Network
+from xmas.features.once_select.once_select import OnceSelect
+from xmas.features.once_select.pseudo_labels import PseudoLabels
+from xmas.selection.methods.ofa import Ofa
 from xmas.store import Store
 
 ROWS, TEXT_ONLY, WIDTH, GROUPS = 665_298, 40_688, 512, 128  # LLaVA-665k, ViT-B/32, OnceSelect

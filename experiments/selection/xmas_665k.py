@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from xmas.budget import cut
-from xmas.cluster import kmeans, reduce_spectra, scaled
-from xmas.handout import write_ranking
-from xmas.select import Ranked
-from xmas.select.turns import turns_of_clusters
-from xmas.select.xmas import instability
+from xmas.features.clustering.kmeans import kmeans, reduce_spectra, scaled
+from xmas.selection.budget import cut
+from xmas.selection.methods.xmas import instability
+from xmas.selection.protocol import Ranked
+from xmas.selection.rules.turns import turns_of_clusters
+from xmas.selection.subset_files import write_ranking
 
 ROWS, TEXT_ONLY, STEPS, VALUES = 665_298, 40_688, 7, 5  # LLaVA-665k; XMAS
 FALL = np.array([140, 72, 27, 18, 14, 13.5, 13.5], dtype=np.float32)  # the paper's example, by eye

@@ -22,12 +22,12 @@ from typing import ClassVar
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from xmas.bench.outcomes import Outcomes
-from xmas.bench.stage import Generation, Score, group_of
-from xmas.config import build, folder
-from xmas.shelf import key_of, stages_in
+from xmas.cli.config import build, folder
+from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.scores import Generation, Score, group_of
+from xmas.results.table import Table
 from xmas.store import Store, describe, key
-from xmas.table import Table
+from xmas.store.index import key_of, stages_in
 
 QUESTIONS = {
     "vqav2_val": 214_354, "gqa": 12_578, "vizwiz_val": 4_319, "sqa": 2_017, "textvqa": 5_000,

@@ -27,18 +27,18 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from xmas.chat.batches import Batch, Loader
-from xmas.chat.labels import NO_IMAGE, Tokens
-from xmas.chat.layout import FEATURE
-from xmas.chat.packing import pack
 from xmas.estimate import flops
-from xmas.fit.dealing import deal
-from xmas.fit.recipe import Hardware, Recipe
-from xmas.fit.speed import set_up
-from xmas.llava import answer_loss, bare
-from xmas.shape import Shape
-from xmas.target.stage import Lora, with_lora
-from xmas.vision import features_of
+from xmas.models.chat.batches import Batch, Loader
+from xmas.models.chat.labels import NO_IMAGE, Tokens
+from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.packing import pack
+from xmas.models.shape import Shape
+from xmas.models.vision_cache import features_of
+from xmas.models.vlm import answer_loss, bare
+from xmas.target.target import Lora, with_lora
+from xmas.training.fit.batch_plan import deal
+from xmas.training.fit.recipe import Hardware, Recipe
+from xmas.training.fit.speed import set_up
 
 SIZES: dict[str, dict[str, Any]] = {
     "7b": {

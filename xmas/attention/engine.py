@@ -25,13 +25,13 @@ from xmas.attention.prefix import branches, can_be_shared
 from xmas.attention.reasons import MEASURED, reasons
 from xmas.attention.shards import Shards
 from xmas.attention.weights import Read, Weights
-from xmas.chat.tokens import TokenTable
-from xmas.llava import bare, embed_in_line, language_model, tower_features
-from xmas.products import by_onednn
-from xmas.progress import bar
-from xmas.ranks import barrier, place
+from xmas.models.chat.tokens import TokenTable
+from xmas.models.cpu_matmul import by_onednn
+from xmas.models.vision_cache import Pictures
+from xmas.models.vlm import bare, embed_in_line, language_model, tower_features
 from xmas.store import volatile
-from xmas.vision import Pictures
+from xmas.store.distributed import barrier, place
+from xmas.store.progress import bar
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from xmas.attention.plan import Spans, Unit
-from xmas.chat.layout import FEATURE
-from xmas.chat.tokens import TokenTable
-from xmas.vision import Pictures
+from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.tokens import TokenTable
+from xmas.models.vision_cache import Pictures
 
 Change = Callable[[Tensor], Tensor]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from xmas.chat.tokens import TokenTable
+from xmas.models.chat.tokens import TokenTable
 
 _PADS = 1 / 16  # of a batch's tokens at most, where a smaller batch can avoid them
 

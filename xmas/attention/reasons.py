@@ -6,7 +6,7 @@ from jaxtyping import UInt8
 
 from xmas.attention.metric import Spectra
 from xmas.attention.plan import Spans
-from xmas.chat.tokens import TokenTable
+from xmas.models.chat.tokens import TokenTable
 
 MEASURED, TEXT_ONLY, NO_TEXT = 0, 1, 2
 _BLOCK = 4096  # rows whose tokens are looked at together

@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from xmas.attention.shares import added, capped_attention
-from xmas.products import by_mkl
+from xmas.models.cpu_matmul import by_mkl
 
 NAME = "xmas_capture"
 REFUSED = ("s_aux", "position_bias", "cache")  # sinks, added biases, paged keys

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from xmas.llava import bare
+from xmas.models.vlm import bare
 
 _FREE = 0.5  # of the free memory may hold weights; the rest is for the pass itself
 

@@ -17,8 +17,8 @@ from xmas.demo.bench_open import llava_wild, mmvet
 from xmas.demo.bench_vqa import gqa, textvqa, vizwiz, vqav2
 from xmas.demo.bench_yes_no import mme, pope
 from xmas.demo.material import Material, material
-from xmas.progress import bar
 from xmas.store import Stage, Store
+from xmas.store.progress import bar
 
 
 def _mmbench_cn(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from xmas.bench import SHORT
 from xmas.demo import draw
 from xmas.demo import instructions as ask
 from xmas.demo.draw import Scene, pick
 from xmas.demo.facts import fact, row, ten_answers, write_json, write_lines
 from xmas.demo.instructions import Turn
 from xmas.demo.material import WORDS, Material
+from xmas.evaluation.protocol import SHORT
 
 UNSURE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 _GQA = ("naming", "colour", "naming", "digit", "spatial", "colour", "naming", "word", "counting")

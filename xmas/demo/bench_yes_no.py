@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from xmas.bench import SHORT
 from xmas.demo import draw
 from xmas.demo.draw import Scene, pick, shuffled
 from xmas.demo.facts import row, several, write_lines
 from xmas.demo.grammar import a, plural
 from xmas.demo.instructions import NUMBERS, absent
 from xmas.demo.material import COLOURS, WORDS, Material, mask_of
+from xmas.evaluation.protocol import SHORT
 
 _POPE_STEP = 10_000_000  # between the ids of two categories in LLaVA's file
 MME_TASKS = ("existence", "count", "position", "color", "OCR")

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xmas.bench import LETTER, SHORT
 from xmas.demo.draw import Item, Scene, pick, shuffled
 from xmas.demo.grammar import a, plural
 from xmas.demo.material import COLOURS, DIGITS, WORDS, Material
+from xmas.evaluation.protocol import LETTER, SHORT
 
 NUMBERS = "zero one two three four five six seven eight nine".split()
 _BESIDE = {"left": ("left of", "right of"), "above": ("above", "below")}

@@ -20,8 +20,8 @@ from xmas.demo.draw import Scene
 from xmas.demo.instructions import Turn
 from xmas.demo.material import Material, material
 from xmas.demo.rows import SHARES, Row, record
-from xmas.progress import bar
 from xmas.store import Stage, Store
+from xmas.store.progress import bar
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from xmas.data.pool import IMAGE_PLACEHOLDER
 from xmas.demo import draw
 from xmas.demo import instructions as ask
 from xmas.demo.draw import Scene, pick, shuffled
 from xmas.demo.grammar import NO_ARTICLE
 from xmas.demo.instructions import Turn
 from xmas.demo.material import COLOURS, Material
-from xmas.pool import IMAGE_PLACEHOLDER
 
 SHARES = {  # of the rows; "text" has no images
     "naming": 0.24,

@@ -6,8 +6,8 @@ downloaded: what a stage makes is only looked at if it is there.
 
 import dataclasses
 
-from xmas.bench import Benchmark
-from xmas.pool import Pool
+from xmas.data.pool import Pool
+from xmas.evaluation.protocol import Benchmark
 from xmas.store import Store
 
 IMAGES = ("decode", "exists")

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xmas.bench import Benchmark, Judged, Question
-from xmas.bench.submission import Submitted
 from xmas.doctor.files import NAMED, unmade
 from xmas.doctor.finding import Finding
 from xmas.doctor.sources import SOURCES
+from xmas.evaluation.protocol import Benchmark, Judged, Question
+from xmas.evaluation.submission import Submitted
 from xmas.store import Store, sha256_of
 
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from xmas.data.pool import Examples, Pool, PoolError
 from xmas.doctor.finding import Finding
-from xmas.pool import Examples, Pool, PoolError
-from xmas.progress import bar
 from xmas.store import Made, Store, sha256_of
+from xmas.store.progress import bar
 
 _THREADS = 8  # reading and decoding wait for the disk more than for each other
 NAMED = 5  # files in a line

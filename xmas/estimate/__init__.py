@@ -6,15 +6,15 @@ trained or decoded. What is assumed is said below the table.
 
 import dataclasses
 
-from xmas.bench.stage import Reference
-from xmas.chat.tokens import Tokenised
 from xmas.estimate.assumed import Assumed
 from xmas.estimate.bill import cost, itemise
 from xmas.estimate.page import render
 from xmas.estimate.plan import stages
 from xmas.estimate.work import Scene
-from xmas.fit.recipe import Hardware
+from xmas.evaluation.scores import Reference
+from xmas.models.chat.tokens import Tokenised
 from xmas.store import Stage, Store
+from xmas.training.fit.recipe import Hardware
 
 
 @dataclasses.dataclass(frozen=True)

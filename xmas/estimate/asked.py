@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from xmas.bench import Benchmark
-from xmas.bench.quick import Quick
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.estimate.plan import held
+from xmas.evaluation.protocol import Benchmark
+from xmas.evaluation.quick import Quick
 from xmas.store import Store
 
 _OFFICIAL = {  # different images; each question has its own where a benchmark is not named

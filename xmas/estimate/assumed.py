@@ -6,8 +6,8 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from xmas.data.pool import Pool
 from xmas.demo.pool import DemoPool
-from xmas.pool import Pool
 from xmas.store import Made
 
 DRAWING = 0.0004  # seconds of a core to read a drawing of the demo, measured

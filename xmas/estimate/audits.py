@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
-from xmas.audit import Audit
-from xmas.audit.duplicates import Duplicates
-from xmas.audit.images import ImageHashes
-from xmas.audit.texts import Texts
 from xmas.estimate.plan import held, needs
 from xmas.estimate.work import Scene, Work, work
+from xmas.results.audit import Audit
+from xmas.results.audit.duplicates import Duplicates
+from xmas.results.audit.images import ImageHashes
+from xmas.results.audit.texts import Texts
 from xmas.store import Stage
 
 _SKETCH = 5e-5  # seconds of a core to sketch a row's words, experiments/selection/README.md

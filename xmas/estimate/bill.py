@@ -12,11 +12,11 @@ import xmas.estimate.files
 import xmas.estimate.fits
 import xmas.estimate.losses
 import xmas.estimate.passes  # noqa: F401  # they register what stages cost
+from xmas.data.pool import PoolError
 from xmas.estimate.work import Scene, Work, work
-from xmas.fit.recipe import Hardware
-from xmas.pool import PoolError
-from xmas.shape import ShapelessError
+from xmas.models.shape import ShapelessError
 from xmas.store import Stage, key
+from xmas.training.fit.recipe import Hardware
 
 _listed: set[tuple[str, str, str]] = set()  # by the jobs of this process: a sweep shares stages
 

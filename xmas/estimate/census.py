@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from xmas.chat.labels import Tokens
-from xmas.chat.layout import FEATURE
-from xmas.chat.template import Plain, Template
-from xmas.chat.tokens import Tokenised
+from xmas.data.pool import Examples, Pool, PoolError
 from xmas.estimate.assumed import DRAWING, Assumed, Census, supposed
-from xmas.pool import Examples, Pool, PoolError
+from xmas.models.chat.labels import Tokens
+from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.template import Plain, Template
+from xmas.models.chat.tokens import Tokenised
 from xmas.store import Made, Store
 
 _SAMPLE = 4096  # rows whose text is looked at: their mean length is then within a few per cent

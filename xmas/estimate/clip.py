@@ -3,16 +3,16 @@
 from xmas.estimate import flops
 from xmas.estimate.fits import bits, two_towers
 from xmas.estimate.work import CORE, Scene, Work, work
-from xmas.features.clip import ClipEmbeddings
-from xmas.features.clip_model import PretrainedClip
-from xmas.features.clip_rows import ClipRows
-from xmas.features.once_select import OnceSelect
-from xmas.features.pseudo_labels import PseudoLabels
-from xmas.shape import ShapelessError, Tower
-from xmas.start.sizes import config_of
-from xmas.start.source import Source
-from xmas.start.towers import TwoTower
+from xmas.features.clip.clip import ClipEmbeddings
+from xmas.features.clip.clip_model import PretrainedClip
+from xmas.features.clip.clip_rows import ClipRows
+from xmas.features.once_select.once_select import OnceSelect
+from xmas.features.once_select.pseudo_labels import PseudoLabels
+from xmas.models.shape import ShapelessError, Tower
+from xmas.models.sources import Source
+from xmas.models.specs import config_of
 from xmas.store import Stage
+from xmas.training.starts.towers import TwoTower
 
 _TURNS = 2.0  # of a row, at least: a question and its answer
 

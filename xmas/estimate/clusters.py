@@ -2,18 +2,18 @@
 
 import functools
 
-from xmas.cluster import Clusters
 from xmas.estimate import flops
 from xmas.estimate.clip import halves
 from xmas.estimate.concepts import width
 from xmas.estimate.losses import ENCODED
 from xmas.estimate.work import CORE, Scene, Work, work
 from xmas.features.activations import Activations
-from xmas.features.clip_rows import ClipRows
+from xmas.features.clip.clip_rows import ClipRows
+from xmas.features.clustering.kmeans import Clusters
+from xmas.features.clustering.spherical import Spherical
 from xmas.features.last_layer import LastLayer
-from xmas.features.questions import QuestionEmbeddings
+from xmas.features.losses.questions import QuestionEmbeddings
 from xmas.features.trajectories import Trajectories
-from xmas.spherical import Spherical
 from xmas.store import Stage
 
 

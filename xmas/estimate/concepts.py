@@ -9,10 +9,10 @@ from xmas.estimate.plan import needs
 from xmas.estimate.work import Scene, Work, work
 from xmas.features.activations import Activations
 from xmas.features.last_layer import LastLayer
-from xmas.select.coincide import Coincide
-from xmas.shape import shape_of
+from xmas.models.shape import shape_of
+from xmas.models.vision_cache import looked_at
+from xmas.selection.methods.coincide import Coincide
 from xmas.store import Stage
-from xmas.vision import looked_at
 
 
 @needs.register

@@ -1,23 +1,23 @@
 """What stages cost that run no model: drawings, tokens, clusters, rankings, subsets."""
 
-from xmas.bench.rescore import Rescore
-from xmas.bench.reviews import Reviews
-from xmas.bench.stage import Scores
-from xmas.bench.submission import Submission
-from xmas.chat.tokens import Tokenised
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.estimate import flops
 from xmas.estimate.concepts import of_mmd
 from xmas.estimate.fits import chosen
 from xmas.estimate.work import CORE, Scene, Work, work
-from xmas.ranking import Ranking
-from xmas.select import name_of
-from xmas.select.coincide import Coincide
-from xmas.select.length import Length
-from xmas.start.tokenizer import TrainedTokenizer
-from xmas.subset import Subset
-from xmas.vision import CheckedImages
+from xmas.evaluation.judge.reviews import Reviews
+from xmas.evaluation.rescore import Rescore
+from xmas.evaluation.scores import Scores
+from xmas.evaluation.submission import Submission
+from xmas.models.chat.tokens import Tokenised
+from xmas.models.tokenizer import TrainedTokenizer
+from xmas.models.vision_cache import CheckedImages
+from xmas.selection.methods.coincide import Coincide
+from xmas.selection.methods.length import Length
+from xmas.selection.protocol import name_of
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
 
 _DRAW = 0.0004  # seconds to draw and write an image of the demo, measured
 _DRAWN = 1800  # bytes of one, measured

@@ -6,24 +6,24 @@ import math
 import numpy as np
 from jaxtyping import Int
 
-from xmas.chat.batches import micro_batches, modality_length_order
-from xmas.chat.tokens import Tokenised
 from xmas.estimate import flops, memory
 from xmas.estimate.assumed import Census
 from xmas.estimate.flops import Load
 from xmas.estimate.work import Scene, Work, work
-from xmas.fit.recipe import Hardware, Recipe
-from xmas.proxy.probe import schedule
-from xmas.proxy.stage import Proxy
-from xmas.shape import Shape, Tower, shape_of
-from xmas.start.assembled import Assembled
-from xmas.start.first_stage import FirstStage
-from xmas.start.pretrained import Pretrained, SmallLlava
-from xmas.start.published import Published
-from xmas.start.towers import TwoTower
-from xmas.subset import Subset, budget_of
+from xmas.models.assembled import Assembled
+from xmas.models.chat.batches import micro_batches, modality_length_order
+from xmas.models.chat.tokens import Tokenised
+from xmas.models.published import Published
+from xmas.models.shape import Shape, Tower, shape_of
+from xmas.selection.subset import Subset, budget_of
 from xmas.target.export import Export
-from xmas.target.stage import Target
+from xmas.target.target import Target
+from xmas.training.fit.recipe import Hardware, Recipe
+from xmas.training.probe import schedule
+from xmas.training.proxy import Proxy
+from xmas.training.starts.first_stage import FirstStage
+from xmas.training.starts.pretrained import Pretrained, SmallLlava
+from xmas.training.starts.towers import TwoTower
 
 
 def bits(precision: str) -> int:

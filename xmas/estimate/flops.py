@@ -11,7 +11,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from xmas.shape import Decoder, Shape, Tower
+from xmas.models.shape import Decoder, Shape, Tower
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,15 +10,15 @@ from xmas.estimate.fits import bits, snapshots
 from xmas.estimate.flops import Load
 from xmas.estimate.plan import held, needs
 from xmas.estimate.work import CORE, Scene, Work, work
-from xmas.features.answers import COLUMNS, Answers
-from xmas.features.loss_clusters import LossClusters
-from xmas.features.questions import QuestionEmbeddings
-from xmas.features.token_statistics import LOGITS, STATISTICS
-from xmas.proxy.stage import Proxy
-from xmas.shape import shape_of
+from xmas.features.losses.answers import COLUMNS, Answers
+from xmas.features.losses.loss_clusters import LossClusters
+from xmas.features.losses.questions import QuestionEmbeddings
+from xmas.features.losses.token_statistics import LOGITS, STATISTICS
+from xmas.models.shape import shape_of
+from xmas.models.vision_cache import looked_at
 from xmas.store import Stage
-from xmas.target.stage import Target
-from xmas.vision import looked_at
+from xmas.target.target import Target
+from xmas.training.proxy import Proxy
 
 _ENCODER = 2.1e7  # weights of all-MiniLM-L6-v2 that every token is multiplied with
 ENCODED = 384  # numbers that it gives

@@ -6,7 +6,7 @@ Llama block, counted to a tenth; what allocators waste is not in it.
 
 import math
 
-from xmas.shape import Decoder, Shape
+from xmas.models.shape import Decoder, Shape
 
 PROCESS = 0.8e9  # Python with torch, transformers and lightning imported, measured: 0.7 GB
 CONTEXT = 1.0e9  # CUDA context and workspaces: assumed

@@ -4,16 +4,16 @@ import math
 
 import numpy as np
 
-from xmas.bench.stage import Score
 from xmas.estimate import flops, memory
 from xmas.estimate.asked import asked
 from xmas.estimate.assumed import Census
 from xmas.estimate.fits import bits, snapshots
 from xmas.estimate.flops import Load
 from xmas.estimate.work import Scene, Work, work
+from xmas.evaluation.scores import Score
 from xmas.features.trajectories import Trajectories
-from xmas.shape import Shape, shape_of
-from xmas.vision import VisionFeatures
+from xmas.models.shape import Shape, shape_of
+from xmas.models.vision_cache import VisionFeatures
 
 _DESCRIBED = 3000  # bytes of statistics of a snapshot, measured
 _LINE = 250  # bytes of an answer line, measured on the demo

@@ -9,16 +9,16 @@ import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from xmas.bench.stage import Score, Scores
-from xmas.proxy.stage import Proxy
-from xmas.ranking import Ranking
-from xmas.select.length import Length
-from xmas.start.first_stage import FirstStage
-from xmas.start.pretrained import Pretrained
+from xmas.evaluation.scores import Score, Scores
+from xmas.models.vision_cache import looked_at
+from xmas.selection.methods.length import Length
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
 from xmas.store import Made, Stage
-from xmas.subset import Subset
-from xmas.target.stage import Target
-from xmas.vision import looked_at
+from xmas.target.target import Target
+from xmas.training.proxy import Proxy
+from xmas.training.starts.first_stage import FirstStage
+from xmas.training.starts.pretrained import Pretrained
 
 
 def stages(goal: Stage) -> list[Stage]:

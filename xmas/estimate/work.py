@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 
-from xmas.chat.tokens import Tokenised
+from xmas.data.pool import Pool, PoolError
 from xmas.estimate.assumed import Assumed, Census
 from xmas.estimate.census import count
-from xmas.fit.recipe import Hardware
-from xmas.pool import Pool, PoolError
+from xmas.models.chat.tokens import Tokenised
 from xmas.store import Stage, Store
+from xmas.training.fit.recipe import Hardware
 
 CORE = 5e10  # FLOP/s of a core on k-means, assumed
 

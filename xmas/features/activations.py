@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float, Int
 
 from xmas.attention.plan import length_batches
-from xmas.chat.batches import Batch, micro_batches
-from xmas.chat.tokens import TokenTable
-from xmas.features.looks import Looks
+from xmas.features.extractor import Looks
 from xmas.features.pooled import Means, Windows, halves, means_of
-from xmas.llava import Parts, embed_in_line, language_model
-from xmas.proxy.stage import Proxy
+from xmas.models.chat.batches import Batch, micro_batches
+from xmas.models.chat.tokens import TokenTable
+from xmas.models.vision_cache import features_of
+from xmas.models.vlm import Parts, embed_in_line, language_model
 from xmas.store import Stage, Store
-from xmas.vision import features_of
+from xmas.training.proxy import Proxy
 
 MODES = ("fixed", "released")
 

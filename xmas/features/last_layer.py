@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 
 from xmas.attention.plan import length_batches
-from xmas.chat.batches import Batch
-from xmas.features.looks import Looks
-from xmas.llava import Parts, hidden_states, language_model
-from xmas.proxy.stage import Proxy
+from xmas.features.extractor import Looks
+from xmas.models.chat.batches import Batch
+from xmas.models.vision_cache import features_of
+from xmas.models.vlm import Parts, hidden_states, language_model
 from xmas.store import Stage, Store
-from xmas.vision import features_of
+from xmas.training.proxy import Proxy
 
 TOKENS = ("last", "mean")
 

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from xmas.chat.batches import Batch
-from xmas.chat.tokens import TokenTable
+from xmas.models.chat.batches import Batch
+from xmas.models.chat.tokens import TokenTable
 
 PROJECTIONS = ("o_proj", "dense")  # of self-attention: of most models, of Phi
 

@@ -16,17 +16,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from xmas import ranks
 from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.metric import Spectra
 from xmas.attention.reasons import MEASURED, NO_TEXT
 from xmas.attention.shards import Shards
 from xmas.attention.statistics import flat, statistics
-from xmas.fit.recipe import Hardware
-from xmas.llava import load
-from xmas.proxy.probe import logged
-from xmas.proxy.stage import Proxy
-from xmas.store import Stage, Store, write_atomically
+from xmas.models.vlm import load
+from xmas.store import Stage, Store, distributed, write_atomically
+from xmas.training.fit.recipe import Hardware
+from xmas.training.probe import logged
+from xmas.training.proxy import Proxy
 
 _FITTED = {"bf16": "bfloat16", "16": "float16"}  # Lightning's names of 16 bits, mixed or true
 
@@ -85,10 +84,10 @@ class Measuring:
         begun = time.monotonic()
         shards = self.shards(model)
         lacking = len(shards.todo([step]))
-        if not lacking and ranks.place()[1] == 1:
+        if not lacking and distributed.place()[1] == 1:
             return None  # among several, another may have ended just now: all meet in the scan
         self.scan(model).run(shards, [step], label="attention")
-        if ranks.place()[0] > 0 or not lacking:
+        if distributed.place()[0] > 0 or not lacking:
             return None
         self._record_seconds([step], time.monotonic() - begun)
         plan = self.scan(model).plan
@@ -103,7 +102,7 @@ class Measuring:
         steps = [step for step in self.steps if len(shards.todo([step]))]
         begun = time.monotonic()
         self.scan(model).run(shards, steps, self._read, label="attention")
-        if steps and ranks.place()[0] == 0:
+        if steps and distributed.place()[0] == 0:
             self._record_seconds(steps, time.monotonic() - begun)
 
     def finish(self) -> None:
@@ -112,12 +111,12 @@ class Measuring:
         shards, scan = self.shards(model), self.scan(model)
         place = self.out / "values.npy"
         late = [] if place.exists() else [step for step in self.steps if len(shards.todo([step]))]
-        if ranks.launched():
+        if distributed.launched():
             merged = place.exists()
-            ranks.barrier()  # all have looked
+            distributed.barrier()  # all have looked
             if not merged:
-                self.saved(ranks.local())
-            if ranks.place()[0] > 0:
+                self.saved(distributed.local())
+            if distributed.place()[0] > 0:
                 return
         elif late:
             side_by_side(self.stage.proxy.hardware.devices, self)

@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from xmas.llava import Parts
+from xmas.models.vlm import Parts
 from xmas.store import Stage, Store
-from xmas.target.folder import describe, hub_name
-from xmas.target.stage import Target
+from xmas.target.hf_folder import describe, hub_name
+from xmas.target.target import Target
 
 
 @dataclasses.dataclass(frozen=True)

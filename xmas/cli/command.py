@@ -1,0 +1,126 @@
+"""The command `xmas`: compose a configuration, build its goal, make it."""
+
+import contextlib
+import dataclasses
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from xmas.cli.config import (
+    ConfigError,
+    build,
+    check_choices,
+    folder,
+    goal_node,
+    warn_of_demo_values,
+)
+from xmas.results.score_records import remember
+from xmas.store import Stage, Store, distributed, key
+
+if TYPE_CHECKING:
+    from xmas.evaluation.scores import Scores
+    from xmas.results.logger import Journal
+
+log = logging.getLogger("xmas")
+
+
+@runtime_checkable
+class Page(Protocol):
+    """A goal with something to say: table, report, doctor, rescore."""
+
+    def make(self, store: Store) -> str:
+        """Write or find out, and say in text what came of it."""
+        ...
+
+
+@runtime_checkable
+class Written(Page, Protocol):
+    """A page that is also files: table, report."""
+
+    def files(self, store: Store) -> list[Path]:
+        """Where they are, once it is made."""
+        ...
+
+
+def make(goal: object, store: Store) -> str:
+    """What a goal gives: what it prints, or the folder of a stage.
+
+    Raises ConfigError: `goal` is a part of others that has no result of its own.
+    """
+    if isinstance(goal, Page):
+        if distributed.launched() and isinstance(goal, Stage):
+            store.get(goal)  # all make it together; rank 0 alone says what came of it
+        if not distributed.leads():
+            return ""
+        with distributed.sharing(False):
+            return goal.make(store)
+    if not isinstance(goal, Stage):
+        raise ConfigError(f"{type(goal).__name__} is a part of other goals and has no result")
+    return str(store.get(goal))
+
+
+def note(goal: object, store: Store, experiment: str | None) -> None:
+    """Write down which scores an experiment asks for, so that a table of it can be made."""
+    if experiment and isinstance(goal, Stage) and goal.kind == "scores":
+        remember(store, experiment, [key(part) for part in cast("Scores", goal).parts()])
+
+
+def journal_of(cfg: DictConfig, experiment: str | None) -> "Journal | None":
+    """What `logger=` says, its group by default named as the experiment."""
+    if cfg.logger is None or not distributed.leads():
+        return None
+    journal = build(cfg.logger)
+    return dataclasses.replace(journal, group=journal.group or experiment)
+
+
+@contextlib.contextmanager
+def logged(goal: object, store: Store, journal: "Journal | None") -> Iterator[Store]:
+    """The store with a journal that in the end has all there is of the goal, failed or not."""
+    if journal is None:
+        yield store
+        return
+    try:
+        yield dataclasses.replace(store, journal=journal)
+        if isinstance(goal, Written):
+            journal.enter_page(type(goal).__name__.lower(), goal.files(store))
+    finally:
+        journal.close()
+        if isinstance(goal, Stage):
+            journal.enter_all(goal, store)
+
+
+@hydra.main(version_base="1.3", config_path=folder(), config_name="config")
+def run(cfg: DictConfig) -> None:
+    hydra_config = HydraConfig.get()
+    warn_of_demo_values(hydra_config.runtime.choices)
+    if not distributed.leads():
+        logging.getLogger("xmas").setLevel(logging.ERROR)  # what rank 0 says is enough
+    try:
+        goal, store = build(goal_node(cfg)), build(cfg.store)
+        experiment = hydra_config.runtime.choices.get("experiment")
+        if distributed.leads():
+            note(goal, store, experiment)
+        with logged(goal, store, journal_of(cfg, experiment)) as followed:
+            made = make(goal, followed)
+        if distributed.leads():
+            print(made)
+    except (ValueError, OSError, MemoryError) as error:
+        if hydra_config.mode == RunMode.MULTIRUN:
+            raise  # the other jobs go on, the end of the sweep names this one
+        log.debug("", exc_info=True)
+        sys.exit(f"xmas: {error}")
+
+
+def main() -> None:
+    try:
+        check_choices(sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"xmas: {error}")
+    run()

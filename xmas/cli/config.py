@@ -1,0 +1,121 @@
+"""From a composed configuration to objects: the only place that instantiates."""
+
+import difflib
+import functools
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+log = logging.getLogger(__name__)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be built; the message says what to change."""
+
+
+def folder() -> str:
+    """The folder of the YAML files: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).parent.parent
+    checkout = package.parent / "conf"
+    return str(checkout if checkout.is_dir() else package / "conf")
+
+
+def build(node: DictConfig) -> Any:
+    """The object that a node describes. Building does no work and touches no disk.
+
+    Raises ConfigError: a node does not fit what its `_target_` takes; the message says where.
+    """
+    return _built(OmegaConf.to_container(node, resolve=True), "")
+
+
+def _built(plain: Any, place: str) -> Any:
+    """Inner nodes first. Hydra says what a target is; to walk the tree by itself takes it a hundred
+    times as long, most of a warm job.
+    """
+    if isinstance(plain, list):
+        return [_built(held, f"{place}[{number}]") for number, held in enumerate(plain)]
+    if not isinstance(plain, dict):
+        return plain
+    given = {
+        name: _built(held, f"{place}.{name}".lstrip("."))
+        for name, held in plain.items()
+        if name != "_target_"
+    }
+    if "_target_" not in plain:
+        return given
+    try:
+        return _target(plain["_target_"])(**given)
+    except TypeError as error:
+        where = f"{place}: " if place else ""
+        raise ConfigError(f"{where}{plain['_target_']}: {error}") from error
+
+
+@functools.cache
+def _target(name: str) -> Callable[..., Any]:
+    """What a `_target_` names, where Hydra's rules allow to call it."""
+    from hydra.utils import instantiate
+
+    return instantiate({"_target_": name, "_partial_": True}).func
+
+
+def goal_node(cfg: DictConfig) -> DictConfig:
+    """The node that `goal=` names. Raises ConfigError with the nearest names."""
+    name = str(cfg.goal)
+    node = OmegaConf.select(cfg, name)
+    if not OmegaConf.is_dict(node) or "_target_" not in node:
+        nodes = {each: cfg.get(each) for each in cfg}
+        names = sorted(
+            str(each)
+            for each, held in nodes.items()
+            if OmegaConf.is_dict(held) and "_target_" in held
+        )
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"goal={name} names nothing that can be made; {hint}There are {names}")
+    return node
+
+
+def check_choices(arguments: list[str]) -> None:
+    """Raise ConfigError for `group=choice` that the group does not have, with the nearest name.
+
+    Hydra would say so too, without a guess; groups of the user's own `--config-dir` count as well.
+    """
+    folders = [Path(folder())]
+    for place, argument in enumerate(arguments):
+        if argument in ("--config-dir", "-cd") and place + 1 < len(arguments):
+            folders.append(Path(arguments[place + 1]))
+        elif argument.startswith("--config-dir="):
+            folders.append(Path(argument.split("=", 1)[1]))
+    for argument in arguments:
+        group, equals, choices = argument.lstrip("+").partition("=")
+        group = group.split("@")[0].lstrip("/")
+        names = sorted(one.stem for each in folders for one in (each / group).glob("*.yaml"))
+        if not equals or not names or group.startswith("hydra/"):  # Hydra has choices of its own
+            continue
+        for choice in choices.split(","):
+            if re.fullmatch(r"[\w-]+", choice) and choice not in [*names, "null"]:
+                near = difflib.get_close_matches(choice, names, n=1)
+                hint = f"did you mean {group}={near[0]}? " if near else ""
+                raise ConfigError(
+                    f"{group}={choice} does not exist; {hint}There are {', '.join(names)}"
+                )
+
+
+def warn_of_demo_values(choices: dict[str, str]) -> None:
+    """Say so when another pool meets the demo's experiment, whose other values then stay."""
+    drawn = choices.get("pool") in ("demo", "demo_unseen")
+    if choices.get("experiment") in ("demo", "smoke") and not drawn:
+        log.warning(
+            "pool=%s with experiment=%s: models and budgets are the demo's; "
+            "name an experiment, or drop it with ~experiment",
+            choices.get("pool"),
+            choices.get("experiment"),
+        )
+
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would only warn

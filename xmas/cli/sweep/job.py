@@ -1,0 +1,136 @@
+"""One job of a multirun: its configuration, where its log is, what came of it."""
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import pickle
+import re
+import textwrap
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra.core.utils import JobRuntime, JobStatus, configure_log, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from xmas.cli.sweep.torchrun import run_on_all, wanted
+from xmas.store import distributed
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a job needs, also in another process or on another host."""
+
+    number: int
+    overrides: tuple[str, ...]  # of the command line, one value each
+    config: bytes  # composed and pickled: a tenth of the memory of the object
+    log: str
+
+    def __str__(self) -> str:
+        return f"#{self.number} {' '.join(self.overrides)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a job; `error` is a line, the traceback is in the log."""
+
+    job: Job
+    seconds: float
+    error: str | None = None
+
+
+def compose(
+    context: HydraContext, config: DictConfig, overrides: Sequence[str], *, number: int
+) -> Job:
+    """Compose the configuration of a job. Raises Hydra's errors where it cannot be."""
+    composed = context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):
+        composed.hydra.job.id = f"{composed.hydra.job.name}_{number}"
+        composed.hydra.job.num = number
+    named = tuple(one for one in overrides if not one.lstrip("+~").startswith("hydra"))
+    return Job(
+        number,
+        named,
+        pickle.dumps(composed),
+        str(Path(composed.store.root) / "logs" / log_name(named)),
+    )
+
+
+def log_name(overrides: Sequence[str]) -> str:
+    """A file's name that tells a job's overrides and is the same when the command is repeated."""
+    told = re.sub(r"[^\w.=,-]+", "_", ",".join(overrides))[:120]
+    return f"{told}-{hashlib.sha256(' '.join(overrides).encode()).hexdigest()[:6]}.log"
+
+
+def run(job: Job, context: HydraContext, *, captured: bool = False) -> Outcome:
+    """Do the job. Whatever its code raises ends up in its log and its outcome.
+
+    `captured`: what this process says goes to the log already.
+    """
+    from xmas.cli.command import run as command
+
+    config: DictConfig = pickle.loads(job.config)
+    setup_globals()
+    configure_log(config.hydra.job_logging, config.hydra.verbose)
+    start = time.monotonic()
+    with contextlib.nullcontext() if captured else _also_into(job.log):
+        log.info("job %s", job)
+        hardware = config.get("hardware")
+        if not distributed.launched() and wanted(hardware):
+            error = run_on_all(hardware, config, job.overrides, job.log)
+        else:
+            done = run_job(
+                task_function=command.__wrapped__,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key=None,
+                hydra_context=context,
+                configure_logging=False,
+            )
+            error = _raised(done._return_value) if done.status == JobStatus.FAILED else None
+    return Outcome(job, time.monotonic() - start, error)
+
+
+def run_elsewhere(job: Job, context: HydraContext) -> Outcome:
+    """The same in a process that has nothing of Hydra's yet and says everything into the log."""
+    version.setbase(pickle.loads(job.config).hydra.runtime.version_base)
+    JobRuntime.instance().set("name", "xmas")
+    return run(job, context, captured=True)
+
+
+def _raised(error: Any) -> str:
+    """An error in one line, cut if it is long; all of it goes into the log."""
+    _file.error("%s", "".join(traceback.format_exception(error)))
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
+
+
+_file = logging.getLogger("xmas.cli.sweep.traceback")
+
+
+@contextlib.contextmanager
+def _also_into(path: str) -> Iterator[None]:
+    """What is logged goes into a file as well, tracebacks only there."""
+    if not distributed.leads():
+        yield
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    root.addHandler(handler)
+    _file.addHandler(handler)
+    _file.propagate = False
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        _file.removeHandler(handler)
+        _file.propagate = True
+        handler.close()

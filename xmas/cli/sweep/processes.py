@@ -1,0 +1,100 @@
+"""Jobs side by side on this host, a process each, so that one that is killed takes no other along.
+
+Processes are forked from a server that has imported what jobs import: starting one costs
+milliseconds, where a new interpreter would read torch again. A pool of workers would be shorter,
+but those of joblib and of the standard library give up all jobs when one process dies.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from queue import SimpleQueue
+
+from hydra.types import HydraContext
+
+from xmas.cli.sweep.job import Job, Outcome, run_elsewhere
+
+_IMPORTED = [
+    "xmas.cli.command",
+    "xmas.evaluation.scores",
+]  # and with them torch; GPUs are left alone
+
+
+def outcomes(
+    jobs: Sequence[Job], context: HydraContext, *, side_by_side: int, devices: Sequence[int] | None
+) -> Iterator[Outcome]:
+    """Run the jobs; each outcome as its job ends.
+
+    With `devices`, a job sees one of them, and no two jobs the same one. Without OMP_NUM_THREADS in
+    the environment, cores are shared out evenly.
+
+    Raises ValueError: fewer devices than jobs at once.
+    """
+    if side_by_side < 1 or (devices is not None and len(devices) < side_by_side):
+        raise ValueError(
+            f"hydra.launcher.n_jobs={side_by_side}: expected 1 or more, and a device each where "
+            f"hydra.launcher.devices names them ({devices})"
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // side_by_side)))
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(_IMPORTED)
+    free: SimpleQueue[int | None] = SimpleQueue()
+    for place in range(side_by_side):
+        free.put(None if devices is None else devices[place])
+    running: set[BaseProcess] = set()
+
+    def one(job: Job) -> Outcome:
+        device = free.get()
+        receive, send = processes.Pipe(duplex=False)
+        process = processes.Process(target=_child, args=(job, context, device, send))
+        process.start()
+        running.add(process)
+        send.close()
+        try:
+            outcome = receive.recv()
+        except EOFError:
+            process.join()
+            outcome = Outcome(job, 0.0, _death(process.exitcode))
+        process.join()
+        running.discard(process)
+        free.put(device)
+        return outcome
+
+    with ThreadPoolExecutor(side_by_side) as threads:
+        waiting = [threads.submit(one, job) for job in jobs]
+        try:
+            for ended in as_completed(waiting):
+                yield ended.result()
+        finally:  # where the parent is interrupted
+            for future in waiting:
+                future.cancel()
+            for process in list(running):
+                process.terminate()
+
+
+def _child(job: Job, context: HydraContext, device: int | None, send: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+    say_into(job.log)
+    send.send(run_elsewhere(job, context))
+
+
+def say_into(path: str) -> None:
+    """What this process prints, also from C++, goes to the end of a file."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def _death(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"its process ended with status {code} and no result"

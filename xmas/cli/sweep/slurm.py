@@ -1,0 +1,145 @@
+"""Jobs on SLURM, through submitit.
+
+submitit asks SLURM's accounting what became of a job, and without accounting a job that was
+cancelled or killed is waited for without end. Here the queue is asked instead, which every cluster
+has: a job that is no longer in it and left no result is dead.
+"""
+
+import dataclasses
+import logging
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.types import HydraContext
+
+from xmas.cli.sweep.job import Job, Outcome, run_elsewhere
+from xmas.cli.sweep.processes import say_into
+
+log = logging.getLogger("xmas.cli.sweep")
+
+LOOK = 1.0  # seconds between looks for results
+ASK = 10.0  # seconds between questions to SLURM
+GRACE = 20.0  # seconds that a result may take to be seen on another host
+_ENDED = set(
+    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED "
+    "TIMEOUT".split()
+)
+_GENERAL = set(  # submitit's own names; all others are SLURM's
+    "cpus_per_task gpus_per_node mem_gb name nodes stderr_to_stdout tasks_per_node "
+    "timeout_min".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnNode:
+    """What submitit runs on a node."""
+
+    context: HydraContext
+
+    def __call__(self, job: Job) -> Outcome:
+        import submitit  # pyright: ignore[reportMissingImports]  # an extra
+
+        if submitit.JobEnvironment().global_rank == 0:
+            say_into(job.log)
+        return run_elsewhere(job, self.context)
+
+    def checkpoint(self, job: Job) -> Any:
+        """Before its time is up: the same again, which goes on from what the store has."""
+        import submitit  # pyright: ignore[reportMissingImports]
+
+        return submitit.helpers.DelayedSubmission(self, job)
+
+
+def outcomes(
+    jobs: Sequence[Job], context: HydraContext, given: Mapping[str, Any]
+) -> Iterator[Outcome]:
+    """Submit the jobs as an array; each outcome as its job ends.
+
+    `given` are the fields of submitit's launcher for Hydra. Raises RuntimeError: there is no SLURM
+    on this host, or it does not take the jobs.
+    """
+    import submitit  # pyright: ignore[reportMissingImports]
+
+    if shutil.which("sbatch") is None:
+        raise RuntimeError("hydra/launcher=slurm: no sbatch here; use a host that submits jobs")
+    left = {name: held for name, held in given.items() if held is not None}
+    executor = submitit.AutoExecutor(
+        folder=left.pop("submitit_folder"),
+        cluster="slurm",
+        slurm_max_num_timeout=left.pop("max_num_timeout"),
+    )
+    executor.update_parameters(
+        **{name if name in _GENERAL else f"slurm_{name}": held for name, held in left.items()}
+    )
+    with executor.batch():
+        submitted = [executor.submit(OnNode(context), job) for job in jobs]
+    log.info("SLURM jobs %s to %s", submitted[0].job_id, submitted[-1].job_id)
+    try:
+        yield from _ended(dict(zip(jobs, submitted, strict=True)))
+    except KeyboardInterrupt:
+        log.info("jobs go on: scancel %s ends them", submitted[0].job_id.split("_")[0])
+        raise
+
+
+def _ended(waiting: dict[Job, Any]) -> Iterator[Outcome]:
+    started, asked, gone = time.monotonic(), 0.0, dict.fromkeys(waiting, 0.0)
+    while waiting:
+        time.sleep(LOOK)
+        now = time.monotonic()
+        for job in [job for job, submitted in waiting.items() if _whole(submitted)]:
+            yield _result(job, waiting.pop(job), now - started)
+        if now - asked < ASK:
+            continue
+        asked = now
+        queue = states()
+        if queue is None:
+            continue
+        for job, submitted in [*waiting.items()]:
+            state = queue.get(submitted.job_id, "no longer in the queue")
+            if state in queue.values() and state not in _ENDED:
+                gone[job] = 0.0
+            elif not gone[job]:
+                gone[job] = now
+            elif now - gone[job] > GRACE:
+                del waiting[job]
+                yield Outcome(job, now - started, _death(submitted, state))
+
+
+def _whole(submitted: Any) -> bool:
+    """All tasks of a job have left a result."""
+    tasks = [submitted.task(number) for number in range(submitted.num_tasks)]
+    return all(task.paths.result_pickle.exists() for task in tasks)
+
+
+def _result(job: Job, submitted: Any, seconds: float) -> Outcome:
+    from submitit.core.utils import FailedJobError  # pyright: ignore[reportMissingImports]
+
+    try:
+        return dataclasses.replace(submitted.results()[0], job=job)
+    except FailedJobError as error:  # outside what a job's own code raises
+        said = str(error).strip().splitlines()
+        return Outcome(job, seconds, f"SLURM job {submitted.job_id}: {said[-1]}")
+
+
+def _death(submitted: Any, state: str) -> str:
+    return f"SLURM job {submitted.job_id}: {state}, and no result; see {submitted.paths.stderr}"
+
+
+def states() -> dict[str, str] | None:
+    """The state of each job of this user, by id; None while SLURM does not answer.
+
+    A queue that does not answer says nothing about jobs, which go on without it.
+    """
+    asked = subprocess.run(
+        ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode:
+        log.warning("squeue: %s; waiting", asked.stderr.strip())
+        return None
+    return dict(line.split(maxsplit=1) for line in asked.stdout.splitlines() if line.strip())

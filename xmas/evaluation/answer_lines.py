@@ -1,0 +1,98 @@
+"""Rows of question, truth and answer files, checked as they are read.
+
+A key that is missing in a file would show up much later, as an error without a place or as a wrong
+score; here it is named with file, line and value.
+"""
+
+import json
+from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
+from typing import Any
+
+from xmas.evaluation.protocol import AnswerError
+
+
+def json_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file, blank lines left out, each with at least `keys`.
+
+    Raises AnswerError: a line is no JSON object or lacks a key; the message names file and line.
+    """
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise AnswerError(f"{path}: line {number} is not JSON: {error}") from error
+            rows.append(with_keys(row, keys, f"{path}: line {number}"))
+    return rows
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Raises AnswerError: the file is not one JSON object."""
+    found = _json(path)
+    if not isinstance(found, dict):
+        raise AnswerError(f"{path}: holds a {type(found).__name__}, expected an object")
+    return found
+
+
+def json_rows(path: Path, under: str | None, *keys: str) -> list[dict[str, Any]]:
+    """The list that a JSON file is, or has `under` a key; each row with at least `keys`.
+
+    Raises AnswerError: there is no such list, or a row lacks a key; the message names it.
+    """
+    found = _json(path) if under is None else json_object(path).get(under)
+    if not isinstance(found, list):
+        place = "" if under is None else f" under `{under}`"
+        raise AnswerError(f"{path}: holds a {type(found).__name__}{place}, expected a list")
+    for number, row in enumerate(found):
+        with_keys(row, keys, f"{path}: row {number}")
+    return found
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise AnswerError(f"{path}: not JSON: {error}") from error
+
+
+def with_keys(row: Any, keys: Iterable[str], where: str) -> dict[str, Any]:
+    """`row`, if it is an object that has all `keys`. Raises AnswerError otherwise."""
+    missing = [key for key in keys if not isinstance(row, dict) or key not in row]
+    if missing:
+        shown = repr(row)
+        shown = shown if len(shown) <= 120 else shown[:117] + "..."
+        raise AnswerError(f"{where} has no `{missing[0]}`: {shown}")
+    return row
+
+
+def answer_lines(
+    answers: list[dict[str, Any]], benchmark: str, *, keys: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """`answers`, if each has `question_id`, a `text` that is a string, and `keys`.
+
+    Raises AnswerError otherwise, naming the line.
+    """
+    for number, line in enumerate(answers, start=1):
+        where = f"{benchmark}: answer line {number}"
+        with_keys(line, ("question_id", "text", *keys), where)
+        if not isinstance(line["text"], str):
+            raise AnswerError(f"{where}: `text` is {line['text']!r}, expected a string")
+    return answers
+
+
+def by_key(
+    rows: Iterable[dict[str, Any]], key_of: Callable[[dict[str, Any]], Hashable], where: Path
+) -> dict[Any, dict[str, Any]]:
+    """`rows` by their key, in order. Raises AnswerError: there are none, or two share a key."""
+    found: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        if (key := key_of(row)) in found:
+            raise AnswerError(f"{where}: {key!r} stands there twice")
+        found[key] = row
+    if not found:
+        raise AnswerError(f"{where}: holds nothing")
+    return found

@@ -1,0 +1,94 @@
+"""GQA: short questions about relations in a scene; exact match, in per cent.
+
+Split `testdev_balanced`, 12,578 questions. Questions: LLaVA's `llava_gqa_testdev_balanced.jsonl`;
+truth: `testdev_balanced_questions.json` of GQA 1.2. The rule is that of LLaVA's
+`scripts/convert_gqa_for_eval.py` followed by GQA's `eval.py`: lower case, full stops at the end
+dropped, then equal or not, so "yes, it is" is wrong where "yes" is right.
+
+Beside the accuracy: binary (all but the structural type `query`) and open questions, and every
+structural and semantic type, over the questions whose truth names their types. Validity,
+plausibility, grounding and consistency are left out: GQA 1.2 does not hold the files they need.
+"""
+
+import dataclasses
+from statistics import fmean
+from typing import Any, ClassVar
+
+from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines, json_object, with_keys
+from xmas.evaluation.answer_text import gqa_answer
+from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
+from xmas.store import Made, Store, content, volatile
+
+
+@dataclasses.dataclass(frozen=True)
+class Gqa:
+    """GQA; `annotations` is one JSON object from question id to question."""
+
+    name: ClassVar[str] = "gqa"
+    metric: ClassVar[str] = "accuracy"
+
+    questions: str | Made = content()
+    annotations: str | Made = content()
+    images: str | Made = volatile()
+    split: str = "testdev_balanced"
+    count: int | None = 12_578  # None: any number
+    max_new_tokens: int = 128
+
+    def asked(self, store: Store) -> list[Question]:
+        """All questions, in the order of the file. Raises AnswerError: not the expected number."""
+        images = store.find(self.images)
+        return [
+            Question(row["question_id"], row["text"], images / row["image"])
+            for row in self._rows(store).values()
+        ]
+
+    def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
+        """Accuracy. Raises AnswerError: an answer or its truth is missing, doubled or foreign."""
+        judged = self._judged(answers, store)
+        kinds: dict[str, list[bool]] = {}
+        for right, types in judged.values():
+            if "structural" in types:
+                kinds.setdefault("open" if types["structural"] == "query" else "binary", []).append(
+                    right
+                )
+            for sort in ("structural", "semantic"):
+                if sort in types:
+                    kinds.setdefault(f"{sort}: {types[sort]}", []).append(right)
+        return Scored(
+            score=100 * fmean(right for right, _ in judged.values()),
+            num=len(judged),
+            detail={kind: 100 * fmean(kinds[kind]) for kind in sorted(kinds)},
+            outcomes=Outcomes.mean({name: right for name, (right, _) in judged.items()}),
+        )
+
+    def _rows(self, store: Store) -> dict[str, dict[str, Any]]:
+        path = store.find(self.questions)
+        rows = json_lines(path, "question_id", "text", "image")
+        expect(
+            len(rows),
+            self.count,
+            what=f"{path}: questions",
+            advice="take LLaVA's llava_gqa_testdev_balanced.jsonl, or set count=null",
+        )
+        return by_key(rows, _key, path)
+
+    def _judged(
+        self, answers: list[dict[str, Any]], store: Store
+    ) -> dict[str, tuple[bool, dict[str, str]]]:
+        """(right, types) by question, in the order of the question file."""
+        asked = self._rows(store)
+        said = join(asked, answer_lines(answers, self.name), _key, benchmark=self.name)
+        path = store.find(self.annotations)
+        truth = json_object(path)
+        judged = {}
+        for name in asked:
+            if name not in truth:
+                raise AnswerError(f"{path}: no truth for question {name!r}")
+            known = with_keys(truth[name], ("answer",), f"{path}: question {name!r}")
+            judged[name] = (gqa_answer(said[name]) == known["answer"], known.get("types", {}))
+        return judged
+
+
+def _key(row: dict[str, Any]) -> str:
+    return str(row["question_id"])

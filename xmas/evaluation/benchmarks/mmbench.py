@@ -1,0 +1,181 @@
+"""MMBench, English and Chinese: multiple choice, right only if right under every order of options.
+
+Split `dev_20230712` (Chinese: `dev_cn_20231003`): 4,377 rows that are 1,176 questions, each asked
+with its two, three or four options rotated. One TSV holds questions, images (base64) and answers:
+`mmbench_dev_20230712.tsv`, `mmbench_dev_cn_20231003.tsv`; the V1.1 files are another benchmark and
+want another name. For Chinese set `name`, `split` and `suffix` (`CHINESE`). Where the questions'
+file has no answers, as that of a test split, `annotations` is another one, joined by index.
+
+Circular accuracy: rows whose `index` agrees modulo a million are one question, a hit only if all
+are right. Prompts are those of LLaVA's `model_vqa_mmbench.py`: hint, question, options up to the
+first missing one, where missing is what pandas reads as such, so an option that says "None" ends
+the list too. Official scoring asks a language model what a loose answer means; here `option_letter`
+decides without one, and what it cannot tell is wrong (VLMEvalKit's "exact_matching"). LLaVA's
+answers are single letters, for which both agree.
+
+The upload file is that of LLaVA's `scripts/convert_mmbench_for_submission.py`: the TSV as xlsx
+without hint, category, source, image, comment and l2-category, with `prediction` in column 7.
+"""
+
+import base64
+import binascii
+import dataclasses
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+from xmas.evaluation.answer_lines import answer_lines, by_key
+from xmas.evaluation.answer_text import option_letter
+from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.protocol import LETTER, AnswerError, Question, Scored, expect, join
+from xmas.evaluation.spreadsheet import missing, read_tsv, write_sheet
+from xmas.store import Made, Store, content
+
+CHINESE = "\n请直接回答选项字母。"
+_LETTERS = "ABCD"
+_ASKED = ("index", "question", "hint", *_LETTERS, "image")  # the columns that are read
+_NOT_UPLOADED = ("hint", "category", "source", "image", "comment", "l2-category")
+_PREDICTION = 6  # columns before that of the predictions
+_ROTATION = 1_000_000  # between the indices of two orders of one question
+
+
+@dataclasses.dataclass(frozen=True)
+class MMBench:
+    """MMBench; `questions` is the TSV, `annotations` the one with the answers, mostly the same."""
+
+    metric: ClassVar[str] = "circular_accuracy"
+
+    questions: str | Made = content()
+    annotations: str | Made = content()
+    name: str = "mmbench"
+    suffix: str = LETTER
+    split: str = "dev_20230712"
+    count: int | None = 4377  # rows, not questions; None: any number
+    max_new_tokens: int = 1024
+
+    def asked(self, store: Store) -> list[Question]:
+        """A question for every row. Raises AnswerError: not the expected number of rows."""
+        path = store.find(self.questions)
+        asked = []
+        for index, row in self._rows(store).items():
+            options = _options(row)
+            said = [] if missing(row["hint"]) else [row["hint"]]
+            said.append(row["question"])
+            said += [f"{letter}. {option}" for letter, option in options.items()]
+            try:
+                image = base64.b64decode(row["image"], validate=True)
+            except binascii.Error as error:
+                raise AnswerError(
+                    f"{path}: image of index {index} is not base64: {error}"
+                ) from error
+            extra = {
+                "round_id": 0,
+                "options": list(options.values()),
+                "option_char": list(options),
+            }
+            asked.append(Question(index, "\n".join(said) + self.suffix, image, extra))
+        return asked
+
+    def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
+        """Circular accuracy; `num` counts questions, not rows.
+
+        Raises AnswerError: an answer is missing, doubled or foreign.
+        """
+        rows = self._rows(store)
+        truth = self._truth(store, rows)
+        picked = self._picked(answers, rows)
+        right = {index: picked[index] == truth[index] for index in rows}
+        hits = _circular(right)
+        detail: dict[str, Any] = {
+            "vanilla": 100 * fmean(right[index] for index in hits if index in right),
+            "unresolved": sum(letter is None for letter in picked.values()),
+            "rows": len(rows),
+        }
+        for sort in ("category", "l2-category"):
+            kinds: dict[str, list[bool]] = {}
+            for index, row in rows.items():
+                if row.get(sort) and index in hits:
+                    kinds.setdefault(row[sort], []).append(hits[index])
+            detail[sort] = {kind: 100 * fmean(kinds[kind]) for kind in sorted(kinds)}
+        return Scored(100 * fmean(hits.values()), len(hits), detail, Outcomes.mean(hits))
+
+    def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
+        """The upload file, an xlsx: every row with its answer as it was given.
+
+        Raises AnswerError: an answer is missing, doubled or foreign.
+        """
+        rows = self._rows(store)
+        lines = answer_lines(answers, self.name)
+        said = join(rows, lines, lambda line: line["question_id"], benchmark=self.name)
+        columns = [name for name in next(iter(rows.values())) if name not in _NOT_UPLOADED]
+        columns.insert(_PREDICTION, "prediction")
+        cells = (
+            [said[index] if name == "prediction" else _cell(name, row[name]) for name in columns]
+            for index, row in rows.items()
+        )
+        file = out / f"{self.name}_{self.split}.xlsx"
+        write_sheet(file, columns, cells)
+        return file
+
+    def _picked(
+        self, answers: list[dict[str, Any]], rows: dict[int, dict[str, str]]
+    ) -> dict[int, str | None]:
+        """The letter chosen in every row, None where it cannot be told."""
+        lines = answer_lines(answers, self.name)
+        said = join(rows, lines, lambda line: line["question_id"], benchmark=self.name)
+        return {index: option_letter(said[index], _options(row)) for index, row in rows.items()}
+
+    def _rows(self, store: Store) -> dict[int, dict[str, str]]:
+        path = store.find(self.questions)
+        rows = by_key(read_tsv(path, _ASKED), lambda row: int(row["index"]), path)
+        expect(
+            len(rows),
+            self.count,
+            what=f"{path}: rows",
+            advice=f"take the TSV of {self.split}, or set count=null",
+        )
+        return rows
+
+    def _truth(self, store: Store, rows: dict[int, dict[str, str]]) -> dict[int, str]:
+        """The right letter of every row. Raises AnswerError: there is none, or no such option."""
+        path = store.find(self.annotations)
+        known = rows
+        if path != store.find(self.questions) or "answer" not in next(iter(rows.values())):
+            listed = read_tsv(path, ("index", "answer"))
+            known = by_key(listed, lambda row: int(row["index"]), path)
+        truth = {}
+        for index, row in rows.items():
+            if index not in known:
+                raise AnswerError(f"{path}: no answer to {index}")
+            truth[index] = known[index]["answer"].strip()
+            if truth[index] not in _options(row):
+                raise AnswerError(
+                    f"{path}: index {index}: answer {truth[index]!r} is none of the options "
+                    f"{', '.join(_options(row))}"
+                )
+        return truth
+
+
+def _circular(right: dict[int, bool]) -> dict[int, bool]:
+    """For every question, whether all its rows are right."""
+    hits: dict[int, bool] = {}
+    for index, hit in right.items():
+        hits[index % _ROTATION] = hits.get(index % _ROTATION, True) and hit
+    return hits
+
+
+def _options(row: dict[str, str]) -> dict[str, str]:
+    """Letter and text of the options, up to the first missing one."""
+    options = {}
+    for letter in _LETTERS:
+        if missing(row[letter]):
+            break
+        options[letter] = row[letter]
+    return options
+
+
+def _cell(column: str, text: str) -> str | int | None:
+    """What a spreadsheet holds for a cell of the TSV."""
+    if missing(text):
+        return None
+    return int(text) if column == "index" else text

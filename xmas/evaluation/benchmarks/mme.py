@@ -1,0 +1,178 @@
+"""MME: two yes/no questions an image; the sum over tasks of accuracy and "both right", 200 a task.
+
+Split `perception`: ten tasks, at most 2,000 points, the number papers report; the four cognition
+tasks stand in the detail where they are asked. Questions: LLaVA's `llava_mme.jsonl` (2,374 over all
+fourteen). Truth, either of: the release (`<task>/questions_answers_YN/*.txt` beside
+`<task>/images`, or `<task>/*.txt`, lines `question<TAB>answer`), or `eval_tool/Your_Results`
+(`<task>.txt`, lines `image<TAB>question<TAB>answer`). The second is text only and quick to hash.
+
+The rule is that of `eval_tool/calculation.py`: only the first four characters of an answer count.
+A task's accuracy is over questions, "both right" over images. LLaVA asks with a suffix of its own
+in place of "Please answer yes or no."; it is undone to find the truth, as LLaVA's
+`convert_answer_to_mme.py` does, and runs of spaces count as one. Two questions share an id (their
+image): the key is task, image and question, and the prompt of the answer line is needed. Repeated
+training runs lie some 20 points apart (LLaVA #680).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines
+from xmas.evaluation.answer_text import mme_answer
+from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
+from xmas.store import Made, Store, content, volatile
+
+PERCEPTION = (
+    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark",
+    "artwork", "OCR",
+)  # fmt: skip
+COGNITION = (
+    "commonsense_reasoning",
+    "numerical_calculation",
+    "text_translation",
+    "code_reasoning",
+)
+_OFFICIAL_END = "Please answer yes or no."
+
+Key = tuple[str, str, str]  # task, file name of the image up to its first dot, question
+
+
+@dataclasses.dataclass(frozen=True)
+class Mme:
+    """MME; `annotations` is the folder of the truth, in any of the three layouts."""
+
+    name: ClassVar[str] = "mme"
+    metric: ClassVar[str] = "sum_acc_and_acc_plus"
+
+    questions: str | Made = content()
+    annotations: str | Made = content()
+    images: str | Made = volatile()
+    split: str = "perception"
+    count: int | None = 2374  # None: any number
+    max_new_tokens: int = 128
+    tasks: Sequence[str] = PERCEPTION  # that the headline sums over
+
+    def asked(self, store: Store) -> list[Question]:
+        """All questions, in the order of the file. Raises AnswerError: not the expected number."""
+        images = store.find(self.images)
+        return [
+            Question(row["question_id"], row["text"], images / row["image"])
+            for row in self._rows(store).values()
+        ]
+
+    def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
+        """Points summed over `tasks`.
+
+        Raises AnswerError: an answer or its truth is missing, doubled or foreign, an image has not
+        two questions, or a task has none.
+        """
+        asked = self._rows(store)
+        lines = answer_lines(answers, self.name, keys=("prompt",))
+        said = join(asked, lines, lambda line: _key(line, "prompt"), benchmark=self.name)
+        truth = _truth(store.find(self.annotations), sorted({task for task, _, _ in asked}))
+        rights: dict[str, dict[str, list[bool]]] = {}
+        for name in asked:
+            task, image, question = name
+            if name not in truth:
+                raise AnswerError(
+                    f"{store.find(self.annotations)}: no truth for {task}, {image}: {question!r}"
+                )
+            right = mme_answer(said[name]) == truth[name]
+            rights.setdefault(task, {}).setdefault(image, []).append(right)
+        parts = {task: _points(task, images) for task, images in sorted(rights.items())}
+        if absent := [task for task in self.tasks if task not in parts]:
+            raise AnswerError(f"mme: no question for {', '.join(absent)}; set tasks to those asked")
+        if all(task in parts for task in COGNITION):
+            parts["cognition"] = {"score": sum(parts[task]["score"] for task in COGNITION)}
+        return Scored(
+            score=sum(parts[task]["score"] for task in self.tasks),
+            num=sum(len(given) for task in self.tasks for given in rights[task].values()),
+            detail=parts,
+            outcomes=_outcomes({task: rights[task] for task in self.tasks}),
+        )
+
+    def _rows(self, store: Store) -> dict[Key, dict[str, Any]]:
+        path = store.find(self.questions)
+        rows = json_lines(path, "question_id", "text", "image")
+        advice = "take LLaVA's llava_mme.jsonl, or set count=null"
+        expect(len(rows), self.count, what=f"{path}: questions", advice=advice)
+        return by_key(rows, lambda row: _key(row, "text"), path)
+
+
+def _points(task: str, images: dict[str, list[bool]]) -> dict[str, float]:
+    """Accuracy over questions, over images with both right, and their sum."""
+    for image, given in images.items():
+        if len(given) != 2:
+            raise AnswerError(f"mme: {task}, {image} has {len(given)} questions, expected 2")
+    acc = 100 * fmean(right for given in images.values() for right in given)
+    acc_plus = 100 * fmean(all(given) for given in images.values())
+    return {"acc": acc, "acc_plus": acc_plus, "score": acc + acc_plus}
+
+
+def _outcomes(rights: dict[str, dict[str, list[bool]]]) -> Outcomes:
+    """An image is a unit: its two questions are right or wrong together."""
+    units = {
+        (task, image): {f"{task} acc": (sum(given), 2), f"{task} acc+": (all(given), 1)}
+        for task, images in rights.items()
+        for image, given in images.items()
+    }
+    return Outcomes.of(units, {term: 100 for parts in units.values() for term in parts})
+
+
+def _key(row: dict[str, Any], text: str) -> Key:
+    """The key of a question (text in `text`) or of an answer line (text in `prompt`)."""
+    place = str(row["question_id"]).split("/")
+    return place[0], _stem(place[-1]), _question(row[text])
+
+
+def _stem(file: str) -> str:
+    return file.split(".")[0]
+
+
+def _question(text: str) -> str:
+    """The bare question: no request how to answer, single spaces."""
+    return " ".join(text.replace(SHORT.strip(), " ").replace(_OFFICIAL_END, " ").split())
+
+
+def _truth(root: Path, tasks: list[str]) -> dict[Key, str]:
+    """The answer, "yes" or "no", to every question of `tasks`.
+
+    Raises AnswerError: one is malformed or stands there twice.
+    """
+    found: dict[Key, str] = {}
+    for task in tasks:
+        for where, image, question, answer in _truth_lines(root, task):
+            name = (task, _stem(image), _question(question))
+            if name in found:
+                raise AnswerError(f"{where}: {name!r} stands there twice")
+            found[name] = answer.strip().lower()
+            if found[name] not in ("yes", "no"):
+                raise AnswerError(f"{where}: answer {answer!r}, expected Yes or No")
+    return found
+
+
+def _truth_lines(root: Path, task: str) -> Iterator[tuple[str, str, str, str]]:
+    """(where, image, question, answer) of every line of a task."""
+    listed = root / f"{task}.txt"
+    inner = root / task / "questions_answers_YN"
+    folder = inner if inner.is_dir() else root / task
+    files = [listed] if listed.is_file() else sorted(folder.glob("*.txt"))
+    if not files:
+        raise AnswerError(
+            f"{root}: no truth for task {task!r}; expected {task}.txt, {task}/*.txt or "
+            f"{task}/questions_answers_YN/*.txt"
+        )
+    for file in files:
+        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+            if not line.strip():
+                continue
+            cells = line.strip().split("\t")
+            if file != listed:
+                cells.insert(0, file.name)
+            if len(cells) != 3:
+                raise AnswerError(f"{file}: line {number} has not the expected columns: {line!r}")
+            yield f"{file}: line {number}", cells[0], cells[1], cells[2]

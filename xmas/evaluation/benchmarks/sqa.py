@@ -1,0 +1,121 @@
+"""ScienceQA: school questions with lettered choices; accuracy on those with an image, in per cent.
+
+Split `test`: 4,241 questions, of which the 2,017 with an image are the headline ("SQA-IMG"). All
+are asked, those without an image in words alone. Questions: LLaVA's `llava_test_CQM-A.json`; truth:
+`problems.json` of ScienceQA, with `pid_splits.json` for the ids of the split (without it, what each
+problem says of itself).
+
+The rule is that of LLaVA's `llava/eval/eval_science_qa.py` (`option_letter_exactly`). Two things
+depart from it. The script counts a missing answer as wrong, and not as one with an image; here it
+is an error. And it knows an image by the prompt of the answer, here the question file tells.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from statistics import fmean
+from typing import Any, ClassVar
+
+from xmas.evaluation.answer_lines import answer_lines, by_key, json_object, json_rows, with_keys
+from xmas.evaluation.answer_text import option_letter_exactly
+from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.protocol import LETTER, AnswerError, Question, Scored, expect, join
+from xmas.store import Made, Store, content, volatile
+
+LETTERS = "ABCDE"
+_IMAGE = "<image>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sqa:
+    """ScienceQA; `annotations` is `problems.json`, `splits` is `pid_splits.json`."""
+
+    name: ClassVar[str] = "sqa"
+    metric: ClassVar[str] = "image_accuracy"
+
+    questions: str | Made = content()
+    annotations: str | Made = content()
+    images: str | Made = volatile()
+    splits: str | Made | None = content(None)
+    split: str = "test"
+    count: int | None = 4241  # None: any number
+    with_image: int | None = 2017
+    max_new_tokens: int = 1024
+
+    def asked(self, store: Store) -> list[Question]:
+        """All questions, in the order of the file. Raises AnswerError: not the expected number."""
+        images = store.find(self.images)
+        return [
+            Question(name, _prompt(row), images / row["image"] if "image" in row else None)
+            for name, row in self._rows(store).items()
+        ]
+
+    def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
+        """Accuracy over the questions with an image; over all of them in the detail.
+
+        Raises AnswerError: an answer or its problem is missing, doubled or foreign, or the
+        questions are not those of the split.
+        """
+        rows = self._rows(store)
+        said = join(rows, answer_lines(answers, self.name), _answered, benchmark=self.name)
+        path = store.find(self.annotations)
+        problems = json_object(path)
+        self._check_ids(set(rows), problems, store)
+        values: dict[str, bool] = {}
+        groups: dict[str, list[bool]] = {}
+        unreadable = 0
+        for name, row in rows.items():
+            problem = with_keys(problems[name], ("choices", "answer"), f"{path}: problem {name}")
+            letter = option_letter_exactly(said[name], LETTERS)
+            unreadable += letter is None
+            choices = LETTERS[: len(problem["choices"])]
+            right = letter is not None and choices.find(letter) == problem["answer"]
+            if "image" in row:
+                values[name] = right
+            for group in _groups(problem, image="image" in row):
+                groups.setdefault(group, []).append(right)
+        detail: dict[str, Any] = {group: 100 * fmean(groups[group]) for group in sorted(groups)}
+        detail["failed"] = unreadable
+        return Scored(100 * fmean(values.values()), len(values), detail, Outcomes.mean(values))
+
+    def _rows(self, store: Store) -> dict[str, dict[str, Any]]:
+        path = store.find(self.questions)
+        listed = json_rows(path, None, "id", "conversations")
+        rows = by_key(listed, lambda row: str(row["id"]), path)
+        advice = "take LLaVA's llava_test_CQM-A.json, or set count=null with_image=null"
+        expect(len(rows), self.count, what=f"{path}: questions", advice=advice)
+        pictured = sum("image" in row for row in rows.values())
+        expect(pictured, self.with_image, what=f"{path}: questions with an image", advice=advice)
+        if not pictured:
+            raise AnswerError(f"{path}: no question has an image")
+        return rows
+
+    def _check_ids(self, asked: set[str], problems: dict[str, Any], store: Store) -> None:
+        if self.splits is None:
+            where = store.find(self.annotations)
+            ids = {name for name, problem in problems.items() if problem.get("split") == self.split}
+        else:
+            where = store.find(self.splits)
+            known = json_object(where)
+            ids = {str(name) for name in with_keys(known, (self.split,), str(where))[self.split]}
+        if outside := sorted(asked - ids.intersection(problems)):
+            raise AnswerError(f"{where}: question {outside[0]!r} is no problem of {self.split}")
+        if self.count is not None and (left := sorted(ids - asked)):
+            raise AnswerError(f"{where}: {self.split} has {left[0]!r} too, which is not asked")
+
+
+def _prompt(row: dict[str, Any]) -> str:
+    """The human turn without its image token, which is put in front for those that have one."""
+    return row["conversations"][0]["value"].replace(_IMAGE, "").strip() + LETTER
+
+
+def _answered(line: dict[str, Any]) -> str:
+    return str(line["question_id"])
+
+
+def _groups(problem: dict[str, Any], *, image: bool) -> Iterator[str]:
+    """What the official tables split accuracy by."""
+    yield "all"
+    yield "image" if image else "no image"
+    for sort in ("subject", "grade"):
+        if sort in problem:
+            yield f"{sort}: {problem[sort]}"

@@ -1,0 +1,129 @@
+"""TextVQA: questions about the writing in a photograph; soft accuracy, in per cent.
+
+Split `val_v051`, 5,000 questions. Two benchmarks that never share a name: `textvqa` tells the model
+what a text reader found, as LLaVA does; `textvqa_noocr` does not, which costs about 12 points (13B:
+61.3 in the paper, 48.7 without). Questions: LLaVA's `llava_textvqa_val_v051_ocr.jsonl`, or the
+owners' `TextVQA_0.5.1_val.json`, of which the prompt is made; for `textvqa` that takes what the
+reader found as well, `ocr`: a `TextVQA_Rosetta_OCR_v0.2_val.json`. Truth: `TextVQA_0.5.1_val.json`.
+
+An id is the image's and repeats (1,834 times), so the key is image and question in lower case, the
+question being the first line of the prompt: LLaVA capitalises it. The rule is that of LLaVA's
+`eval_textvqa.py` with `m4c_evaluator.py`: the EvalAI processor on both sides, then the mean over
+ten people of min(1, n / 3) with n of the other nine saying the same.
+"""
+
+import dataclasses
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines, json_rows
+from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
+from xmas.evaluation.short_answers import agreement, evalai_answer
+from xmas.store import Made, Store, content, volatile
+
+_READ = "\nReference OCR token: "
+_ANNOTATORS = 10
+
+Key = tuple[str, str]  # image, question in lower case
+
+
+@dataclasses.dataclass(frozen=True)
+class TextVqa:
+    """TextVQA as LLaVA asks it, with the words that a text reader found."""
+
+    name: ClassVar[str] = "textvqa"
+    metric: ClassVar[str] = "soft_accuracy"
+    reads: ClassVar[bool] = True
+
+    questions: str | Made = content()
+    annotations: str | Made = content()
+    images: str | Made = volatile()
+    ocr: str | Made | None = content(None)  # with the owners' questions only
+    split: str = "val_v051"
+    count: int | None = 5000  # None: any number
+    max_new_tokens: int = 128
+
+    def asked(self, store: Store) -> list[Question]:
+        """All questions, in the order of the file.
+
+        Raises AnswerError: not the expected number, or prompts of the other of the two benchmarks.
+        """
+        images = store.find(self.images)
+        return [
+            Question(row["question_id"], row["text"], images / row["image"])
+            for row in self._rows(store).values()
+        ]
+
+    def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
+        """Soft accuracy. Raises AnswerError: an answer or its truth is missing, doubled or foreign,
+        was given to a prompt of the other benchmark, or has not ten answers."""
+        rows = self._rows(store)
+        lines = answer_lines(answers, self.name, keys=("prompt",))
+        for number, line in enumerate(lines, start=1):
+            self._check(line["prompt"], f"{self.name}: answer line {number}")
+        said = join(rows, lines, lambda line: _key(line, "prompt"), benchmark=self.name)
+        path = store.find(self.annotations)
+        known = json_rows(path, "data", "image_id", "question", "answers")
+        truth = by_key(known, lambda row: (row["image_id"], row["question"].lower()), path)
+        values: dict[Key, float] = {}
+        for name in rows:
+            if name not in truth:
+                raise AnswerError(f"{path}: no truth for {name[1]!r} on {name[0]}")
+            given = [evalai_answer(answer) for answer in truth[name]["answers"]]
+            if len(given) != _ANNOTATORS:
+                raise AnswerError(f"{path}: {name} has {len(given)} answers, expected 10")
+            values[name] = agreement(evalai_answer(said[name]), given)
+        return Scored(100 * fmean(values.values()), len(values), {}, Outcomes.mean(values))
+
+    def _rows(self, store: Store) -> dict[Key, dict[str, Any]]:
+        path = store.find(self.questions)
+        if path.suffix == ".jsonl":
+            rows = json_lines(path, "question_id", "text", "image")
+        else:
+            rows = _official(path, None if self.ocr is None else store.find(self.ocr))
+        advice = "take LLaVA's llava_textvqa_val_v051_ocr.jsonl, or set count=null"
+        expect(len(rows), self.count, what=f"{path}: questions", advice=advice)
+        for row in rows:
+            self._check(row["text"], f"{path}: {row['question_id']}")
+        return by_key(rows, lambda row: _key(row, "text"), path)
+
+    def _check(self, prompt: str, where: str) -> None:
+        if (_READ in prompt) != self.reads:
+            told = "does not tell" if self.reads else "tells"
+            other = "textvqa_noocr" if self.reads else "textvqa"
+            raise AnswerError(
+                f"{where}: the prompt {told} what a text reader found; that is {other}"
+                + (", or give the reader's file as `ocr`" if self.reads else "")
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TextVqaNoOcr(TextVqa):
+    """TextVQA without a text reader's words: another benchmark, with lower scores."""
+
+    name: ClassVar[str] = "textvqa_noocr"
+    reads: ClassVar[bool] = False
+
+
+def _official(path: Path, ocr: Path | None) -> list[dict[str, Any]]:
+    """The owners' questions as LLaVA would ask them, with what the reader of `ocr` found."""
+    rows = json_rows(path, "data", "image_id", "question")
+    read: dict[str, list[str]] | None = None
+    if ocr is not None:
+        read = {row["image_id"]: row["ocr_tokens"] for row in json_rows(ocr, "data", "ocr_tokens")}
+    asked = []
+    for row in rows:
+        image, text = row["image_id"], row["question"].capitalize()
+        if read is not None:
+            if image not in read:
+                raise AnswerError(f"{ocr}: nothing about image {image}")
+            text += _READ + ", ".join(read[image])
+        asked.append({"question_id": image, "text": text + SHORT, "image": f"{image}.jpg"})
+    return asked
+
+
+def _key(row: dict[str, Any], text: str) -> Key:
+    """The key of a question (text in `text`) or of an answer line (text in `prompt`)."""
+    return str(row["question_id"]), row[text].split("\n")[0].lower()

@@ -1,0 +1,152 @@
+"""VizWiz: what blind people asked about their own photographs; VQA accuracy, in per cent.
+
+Two benchmarks that never share a name. `vizwiz` is the test split (8,000 questions), whose answers
+only the evaluation server has: it is answered and written for upload (phase test-standard, LLaVA
+#1733), never scored here. `vizwiz_val` is the validation split (4,319), scored from `val.json` of
+the owners' Annotations.zip.
+
+Questions: LLaVA's `llava_test.jsonl`, or the owners' JSON, of which LLaVA's prompt is made: first
+letter large, all others small, what to say when in doubt, one word or phrase. An image has one
+question, so its file name is the key. The rule of `vizwiz_val`: the EvalAI processor on both sides,
+then the mean over ten people of min(1, n / 3) with n of the other nine saying the same. Beside it:
+accuracy by the type of the answer, and how often "unanswerable" is right and is said.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines, json_rows
+from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
+from xmas.evaluation.short_answers import agreement, evalai_answer
+from xmas.store import Made, Store, content, volatile
+
+UNSURE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
+_ANNOTATORS = 10
+_UNANSWERABLE = "unanswerable"
+
+
+@dataclasses.dataclass(frozen=True)
+class VizWiz:
+    """The test split."""
+
+    name: ClassVar[str] = "vizwiz"
+    metric: ClassVar[str] = "vqa_accuracy"
+
+    questions: str | Made = content()
+    images: str | Made = volatile()
+    split: str = "test"
+    count: int | None = 8000  # None: any number
+    max_new_tokens: int = 128
+
+    def asked(self, store: Store) -> list[Question]:
+        """All questions, in the order of the file. Raises AnswerError: not the expected number."""
+        return _asked(_rows(store.find(self.questions), self.count), store.find(self.images))
+
+    def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
+        """Raises AnswerError: the truth is not public."""
+        raise AnswerError(
+            f"vizwiz: the answers of {self.split} are not public; goal=submission writes the file "
+            "for the server, and benchmark=vizwiz_val is what can be scored here"
+        )
+
+    def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
+        """The upload file: every image with its processed answer.
+
+        Raises AnswerError: an answer is missing, doubled or foreign.
+        """
+        rows = _rows(store.find(self.questions), self.count)
+        said = _said(rows, answers, self.name)
+        upload = [
+            {"image": row["image"], "answer": evalai_answer(said[name])}
+            for name, row in rows.items()
+        ]
+        file = out / f"vizwiz_{self.split}.json"
+        file.write_text(json.dumps(upload, ensure_ascii=False), encoding="utf-8")
+        return file
+
+
+@dataclasses.dataclass(frozen=True)
+class VizWizVal:
+    """The validation split."""
+
+    name: ClassVar[str] = "vizwiz_val"
+    metric: ClassVar[str] = "vqa_accuracy"
+
+    questions: str | Made = content()
+    annotations: str | Made = content()
+    images: str | Made = volatile()
+    split: str = "val"
+    count: int | None = 4319  # None: any number
+    max_new_tokens: int = 128
+
+    def asked(self, store: Store) -> list[Question]:
+        """All questions, in the order of the file. Raises AnswerError: not the expected number."""
+        return _asked(_rows(store.find(self.questions), self.count), store.find(self.images))
+
+    def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
+        """VQA accuracy. Raises AnswerError: an answer or its truth is missing, doubled or foreign,
+        or has not ten answers."""
+        if self.split.startswith("test"):
+            raise AnswerError(f"vizwiz_val: {self.split} is a test split; benchmark=vizwiz asks it")
+        rows = _rows(store.find(self.questions), self.count)
+        said = _said(rows, answers, self.name)
+        path = store.find(self.annotations)
+        truth = by_key(json_rows(path, None, "image", "answers"), lambda row: row["image"], path)
+        values: dict[str, float] = {}
+        kinds: dict[str, list[float]] = {}
+        unsure: list[tuple[bool, bool]] = []  # said to be unanswerable, by the model and by most
+        for name, row in rows.items():
+            if row["image"] not in truth:
+                raise AnswerError(f"{path}: no truth for {row['image']}")
+            known = truth[row["image"]]
+            given = [evalai_answer(one["answer"]) for one in known["answers"]]
+            if len(given) != _ANNOTATORS:
+                raise AnswerError(f"{path}: {row['image']} has {len(given)} answers, expected 10")
+            answer = evalai_answer(said[name])
+            values[name] = agreement(answer, given)
+            kinds.setdefault(known.get("answer_type", "unknown"), []).append(values[name])
+            unsure.append((answer == _UNANSWERABLE, 2 * given.count(_UNANSWERABLE) > _ANNOTATORS))
+        detail = {
+            "answer_type": {kind: 100 * fmean(kinds[kind]) for kind in sorted(kinds)},
+            "said_unanswerable": 100 * fmean(said for said, _ in unsure),
+            "unanswerable": 100 * fmean(true for _, true in unsure),
+        }
+        return Scored(100 * fmean(values.values()), len(values), detail, Outcomes.mean(values))
+
+
+def _rows(path: Path, count: int | None) -> dict[str, dict[str, Any]]:
+    """The questions by id, as rows of LLaVA's files whichever of the two `path` is."""
+    if path.suffix == ".jsonl":
+        rows = json_lines(path, "question_id", "text", "image")
+    else:
+        rows = [
+            {
+                "question_id": row["image"],
+                "text": row["question"].capitalize() + UNSURE + SHORT,
+                "image": row["image"],
+            }
+            for row in json_rows(path, None, "image", "question")
+        ]
+    advice = "take LLaVA's llava_test.jsonl or the owners' val.json, or set count=null"
+    expect(len(rows), count, what=f"{path}: questions", advice=advice)
+    return by_key(rows, _key, path)
+
+
+def _asked(rows: dict[str, dict[str, Any]], images: Path) -> list[Question]:
+    return [
+        Question(row["question_id"], row["text"], images / row["image"]) for row in rows.values()
+    ]
+
+
+def _said(
+    rows: dict[str, dict[str, Any]], answers: list[dict[str, Any]], benchmark: str
+) -> dict[Any, str]:
+    return join(rows, answer_lines(answers, benchmark), _key, benchmark=benchmark)
+
+
+def _key(row: dict[str, Any]) -> str:
+    return str(row["question_id"])

@@ -1,0 +1,204 @@
+"""VQAv2: short answers about photographs, held to those of ten people; VQA accuracy, in per cent.
+
+Two benchmarks that never share a name. `vqav2` is a test split (`test-dev2015`, 107,394 of the
+447,793 test questions): nobody outside the evaluation server has its answers, so it is answered and
+written for upload, never scored here. `vqav2_val` is val2014 (214,354 questions), which has public
+answers and is scored.
+
+Questions: LLaVA's JSON lines, or the owners' `v2_OpenEnded_mscoco_*_questions.json`, to which
+LLaVA's suffix is added. Truth: `v2_mscoco_val2014_annotations.json`. Predictions go through the
+EvalAI processor first, as LLaVA submits them (`scripts/convert_vqav2_for_submission.py`); then the
+rule of GT-Vision-Lab/VQA's `vqaEval.py`: both sides are normalised unless the ten people agree to
+the letter, and each is left out once. (Older versions of that script always normalise the
+prediction, and of the truth only the punctuation.)
+
+LLaVA's training mix has COCO's train2017 images, among them most of val2014's, though not their
+questions; with `only` (COCO's `instances_val2017.json`) what is left is the images of val2017.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+from xmas.evaluation.answer_lines import (
+    answer_lines,
+    by_key,
+    json_lines,
+    json_object,
+    json_rows,
+    with_keys,
+)
+from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
+from xmas.evaluation.short_answers import agreement, evalai_answer, vqa_answer
+from xmas.store import Made, Store, content, volatile
+
+log = logging.getLogger(__name__)
+
+_ANNOTATORS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class VqaV2:
+    """A test split: `questions` are asked, `everything` is what the upload has to hold."""
+
+    name: ClassVar[str] = "vqav2"
+    metric: ClassVar[str] = "vqa_accuracy"
+
+    questions: str | Made = content()
+    everything: str | Made = content()
+    images: str | Made = volatile()
+    split: str = "test-dev2015"
+    count: int | None = 107_394  # of `questions`; None: any number
+    total: int | None = 447_793  # of `everything`
+    max_new_tokens: int = 128
+
+    def asked(self, store: Store) -> list[Question]:
+        """All questions, in the order of the file. Raises AnswerError: not the expected number."""
+        rows = _rows(store.find(self.questions), self.count, self.split)
+        return _asked(rows, store.find(self.images))
+
+    def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
+        """Raises AnswerError: the truth is not public."""
+        raise AnswerError(
+            f"vqav2: the answers of {self.split} are not public; goal=submission writes the file "
+            "for the server, and benchmark=vqav2_val is what can be scored here"
+        )
+
+    def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
+        """The upload file: every test question with its processed answer, those not asked with "".
+
+        Raises AnswerError: an answer to one of `questions` is missing, doubled or foreign.
+        """
+        rows = _rows(store.find(self.questions), self.count, self.split)
+        said = join(rows, answer_lines(answers, self.name), _key, benchmark=self.name)
+        path = store.find(self.everything)
+        everything = _rows(path, self.total, "test2015")
+        if outside := [name for name in rows if name not in everything]:
+            raise AnswerError(f"{path}: question {outside[0]} of {self.split} is not in it")
+        upload = [
+            {"question_id": name, "answer": evalai_answer(said[name]) if name in said else ""}
+            for name in everything
+        ]
+        file = out / f"vqav2_{self.split}.json"
+        file.write_text(json.dumps(upload), encoding="utf-8")
+        return file
+
+
+@dataclasses.dataclass(frozen=True)
+class VqaV2Val:
+    """The validation split; `only` is a COCO file that lists the images to keep."""
+
+    name: ClassVar[str] = "vqav2_val"
+    metric: ClassVar[str] = "vqa_accuracy"
+
+    questions: str | Made = content()
+    annotations: str | Made = content()
+    images: str | Made = volatile()
+    only: str | Made | None = content(None)
+    split: str = "val2014"
+    count: int | None = 214_354  # before `only`; None: any number
+    max_new_tokens: int = 128
+
+    def asked(self, store: Store) -> list[Question]:
+        """The questions about kept images, in the order of the file.
+
+        Raises AnswerError: not the expected number, or none is left.
+        """
+        return _asked(self._kept(store), store.find(self.images))
+
+    def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
+        """VQA accuracy. Raises AnswerError: an answer or its truth is missing, doubled or foreign,
+        or has not ten answers."""
+        if self.only is None and self.split == "val2014":
+            log.warning(
+                "vqav2_val: most of val2014's images are in COCO's train2017, which LLaVA's mix "
+                "trains on; benchmark=vqav2_val2017 leaves them out"
+            )
+        rows = self._kept(store)
+        said = join(rows, answer_lines(answers, self.name), _key, benchmark=self.name)
+        path = store.find(self.annotations)
+        keys = ("question_id", "answers", "question_type", "answer_type")
+        truth = by_key(json_rows(path, "annotations", *keys), _key, path)
+        values: dict[int, float] = {}
+        kinds: dict[str, dict[str, list[float]]] = {"answer_type": {}, "question_type": {}}
+        for name in rows:
+            if name not in truth:
+                raise AnswerError(f"{path}: no truth for question {name}")
+            given = [one["answer"] for one in truth[name]["answers"]]
+            if len(given) != _ANNOTATORS:
+                raise AnswerError(f"{path}: question {name} has {len(given)} answers, expected 10")
+            values[name] = accuracy(evalai_answer(said[name]), given)
+            for sort, of_sort in kinds.items():
+                of_sort.setdefault(truth[name][sort], []).append(values[name])
+        detail = {
+            sort: {kind: 100 * fmean(of_sort[kind]) for kind in sorted(of_sort)}
+            for sort, of_sort in kinds.items()
+        }
+        return Scored(100 * fmean(values.values()), len(values), detail, Outcomes.mean(values))
+
+    def _kept(self, store: Store) -> dict[int, dict[str, Any]]:
+        rows = _rows(store.find(self.questions), self.count, self.split)
+        if self.split.startswith("test"):
+            raise AnswerError(f"vqav2_val: {self.split} is a test split; benchmark=vqav2 asks it")
+        if self.only is None:
+            return rows
+        if self.split == "val2014":
+            raise AnswerError("vqav2_val: a part of val2014 needs a `split` of its own name")
+        path = store.find(self.only)
+        kept = {f"{image['id']:012d}" for image in json_rows(path, "images", "id")}
+        rows = {name: row for name, row in rows.items() if Path(row["image"]).stem[-12:] in kept}
+        if not rows:
+            raise AnswerError(f"{path}: lists none of the questions' images")
+        return rows
+
+
+def accuracy(said: str, answers: list[str]) -> float:
+    """How far the answer of a model, prepared for the server, agrees with those of ten people."""
+    plain = {one: one.replace("\n", " ").replace("\t", " ").strip() for one in set(answers)}
+    if len(set(plain.values())) > 1:
+        said = vqa_answer(said)
+        plain = {one: vqa_answer(bare) for one, bare in plain.items()}
+    return agreement(said, [plain[one] for one in answers])
+
+
+def _rows(path: Path, count: int | None, split: str) -> dict[int, dict[str, Any]]:
+    """The questions by id, as rows of LLaVA's files whichever of the two `path` is."""
+    if path.suffix == ".jsonl":
+        rows = json_lines(path, "question_id", "text", "image")
+    else:
+        rows = list(_official(path))
+    advice = f"take the questions of {split}, or set the number to null"
+    expect(len(rows), count, what=f"{path}: questions", advice=advice)
+    return by_key(rows, _key, path)
+
+
+def _official(path: Path) -> Iterator[dict[str, Any]]:
+    """The owners' questions as LLaVA would ask them."""
+    found = with_keys(json_object(path), ("data_subtype", "questions"), str(path))
+    images = found["data_subtype"].replace("test-dev", "test")
+    for number, row in enumerate(found["questions"]):
+        with_keys(row, ("question_id", "question", "image_id"), f"{path}: question {number}")
+        yield {
+            "question_id": row["question_id"],
+            "text": row["question"] + SHORT,
+            "image": f"COCO_{images}_{row['image_id']:012d}.jpg",
+        }
+
+
+def _asked(rows: dict[int, dict[str, Any]], images: Path) -> list[Question]:
+    return [Question(name, row["text"], images / row["image"]) for name, row in rows.items()]
+
+
+def _key(row: dict[str, Any]) -> int:
+    """Raises AnswerError: the id is not a number."""
+    name = row["question_id"]
+    if isinstance(name, str) and name.isdecimal():
+        return int(name)
+    if not isinstance(name, int):
+        raise AnswerError(f"vqav2: question_id {name!r} is not a number")
+    return name

@@ -1,0 +1,62 @@
+"""The score of answers that anything may have produced: from files alone, without a model."""
+
+import contextlib
+import dataclasses
+import gc
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from xmas.evaluation.answer_lines import json_lines
+from xmas.evaluation.protocol import Benchmark
+from xmas.store import Made, Stage, Store, content
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescore(Stage):
+    """`score.json`: benchmark, split, metric, score, num, detail.
+
+    Its identity is what stands in the files, never where they lie: a file that changed is scored
+    again. No `run.json` is written, so that tables of trained targets leave it out.
+    """
+
+    kind: ClassVar[str] = "rescore"
+
+    benchmark: Benchmark | None = None
+    answers: str | Made | None = content(None)  # LLaVA's answer lines
+
+    def make(self, store: Store) -> str:
+        """The score as one line of JSON. Raises ValueError: no benchmark or no file is named."""
+        if self.benchmark is None:
+            raise ValueError("goal=rescore: say of which benchmark, as in benchmark=pope")
+        if self.answers is None:
+            raise ValueError("goal=rescore: name the answers, rescore.answers=FILE")
+        return json.dumps(json.loads((store.get(self) / "score.json").read_text()))
+
+    def compute(self, store: Store, out: Path) -> None:
+        assert self.benchmark is not None  # make asks
+        assert self.answers is not None
+        with _collector_paused():
+            scored = self.benchmark.score(json_lines(store.find(self.answers)), store)
+        record = {
+            "benchmark": self.benchmark.name,
+            "split": self.benchmark.split,
+            "metric": self.benchmark.metric,
+            "score": scored.score,
+            "num": scored.num,
+            "detail": scored.detail,
+        }
+        (out / "score.json").write_text(json.dumps(record, indent=2))
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Rows by the million are held at once; looking for cycles in them takes as long as scoring."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

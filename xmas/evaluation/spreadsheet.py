@@ -1,0 +1,67 @@
+"""A table as MMBench's TSV has it, read as pandas would and written as xlsx."""
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from xmas.evaluation.protocol import AnswerError
+
+_MISSING = {  # what pandas.read_table takes for no value, beside any case of nan and none
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "1.#IND", "1.#QNAN", "<NA>",
+    "N/A", "NA", "NULL", "n/a", "null", "-nan",
+}  # fmt: skip
+
+
+def missing(cell: str) -> bool:
+    """Whether pandas reads a cell as no value."""
+    return cell in _MISSING or cell.lower() in ("nan", "none")
+
+
+def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """The rows of the TSV. Raises AnswerError: one of `columns`, or a row's index, is not there."""
+    limit = csv.field_size_limit(sys.maxsize)  # of the process; an image is longer than 128 KiB
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            if absent := [name for name in columns if name not in (reader.fieldnames or ())]:
+                raise AnswerError(f"{path}: no column {', '.join(absent)}")
+            for row in reader:
+                where = f"{path}: line {reader.line_num}"
+                if short := [name for name in columns if row[name] is None]:
+                    raise AnswerError(f"{where}: no {short[0]}, the line is cut short")
+                if None in row:
+                    raise AnswerError(f"{where}: more cells than columns")
+                if not row["index"].isdecimal():
+                    raise AnswerError(f"{where}: index {row['index']!r} is not a number")
+                yield row
+    finally:
+        csv.field_size_limit(limit)
+
+
+def write_sheet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str | int | None]]):
+    """One sheet with a line of column names. Text stays text, also where it begins with "=".
+
+    Raises ValueError: openpyxl is missing, or a text has characters that xlsx cannot hold.
+    """
+    try:
+        from openpyxl import Workbook
+        from openpyxl.utils.exceptions import IllegalCharacterError
+    except ModuleNotFoundError as error:
+        raise ValueError("an xlsx is written by openpyxl: pip install 'xmas[xlsx]'") from error
+
+    book = Workbook()
+    sheet = book.worksheets[0]
+    sheet.title = "Sheet1"
+    for line, row in enumerate((columns, *rows), start=1):
+        for column, value in enumerate(row, start=1):
+            try:
+                cell = sheet.cell(line, column, value)
+            except IllegalCharacterError as error:
+                raise ValueError(
+                    f"{columns[column - 1]} of {row[0]}: {value!r} has characters that xlsx "
+                    "cannot hold"
+                ) from error
+            if isinstance(value, str):
+                cell.data_type = "s"  # openpyxl takes "=" for the start of a formula
+    book.save(path)

@@ -1,0 +1,46 @@
+"""The files that evaluation servers take."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from xmas.evaluation.answer_lines import json_lines
+from xmas.evaluation.protocol import Benchmark
+from xmas.store import Made, Stage, Store, content
+
+
+@runtime_checkable
+class Submitted(Protocol):
+    """A benchmark with an upload file of its own."""
+
+    def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
+        """Write it into `out`. Raises AnswerError: an answer is missing, doubled or foreign."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission(Stage):
+    """The upload file of a benchmark, by the content of the answers."""
+
+    kind: ClassVar[str] = "submission"
+
+    benchmark: Benchmark | None = None
+    answers: str | Made | None = content(None)  # LLaVA's answer lines
+
+    def make(self, store: Store) -> str:
+        """The path of the file. Raises ValueError: no benchmark or no file is named, or the
+        benchmark has no server."""
+        if self.benchmark is None:
+            raise ValueError("goal=submission: say for which benchmark, as in benchmark=vqav2")
+        if not isinstance(self.benchmark, Submitted):
+            raise ValueError(f"{self.benchmark.name} has no upload file; goal=rescore scores it")
+        if self.answers is None:
+            raise ValueError("goal=submission: name the answers, submission.answers=FILE")
+        folder = store.get(self)
+        (file,) = (path for path in folder.iterdir() if path.name != "meta.json")
+        return str(file)
+
+    def compute(self, store: Store, out: Path) -> None:
+        assert isinstance(self.benchmark, Submitted)  # make asks
+        assert self.answers is not None
+        self.benchmark.submit(json_lines(store.find(self.answers)), store, out)

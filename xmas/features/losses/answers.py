@@ -1,0 +1,145 @@
+"""Answers: how well a model foresees every row's answers, with the image and without it.
+
+One stage serves every selector that looks at losses: each takes its column.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from xmas.features.losses.answer_scorer import How, Reading, WithoutImages
+from xmas.features.losses.token_statistics import STATISTICS
+from xmas.features.trajectories import device
+from xmas.models.chat.tokens import Tokenised, TokenTable
+from xmas.models.vision_cache import Pictures
+from xmas.models.vlm import Parts, load
+from xmas.store import Stage, Store, write_atomically
+from xmas.training.fit.recipe import Hardware
+from xmas.training.starts.start_point import StartPoint
+
+COLUMNS = (*STATISTICS, "tokens", "blind_loss")
+
+
+@runtime_checkable
+class HasWeights(Protocol):
+    """A model with its weights behind one or more optimiser steps, and a pool as it sees it."""
+
+    @property
+    def start(self) -> StartPoint:
+        """The folder whose model the weights belong to."""
+        ...
+
+    @property
+    def hardware(self) -> Hardware: ...
+
+    @property
+    def cache_vision(self) -> bool:
+        """The tower's features are kept once for all."""
+        ...
+
+    def tokens(self) -> Tokenised: ...
+
+    def pictures(self, store: Store, parts: Parts) -> Pictures: ...
+
+    def steps(self, store: Store) -> list[int]: ...
+
+    def weights_at(self, store: Store, step: int) -> dict[str, Tensor]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers(Stage):
+    """`values.npy` (rows, 5) float32 behind the model's last step: `loss`, the mean cross-entropy
+    of the answer tokens in nats; `el2n` and `margin`, see `token_statistics`; `tokens`, how many
+    these are; `blind_loss`, the loss without the image, see `WithoutImages`. `columns.json` names
+    them. `columns/<step>.npy` (rows, 3) float32: the first three behind each step of `steps.npy`.
+
+    Text-only rows are measured like the others; without an image they are as they are, so their
+    two losses are one number (VisNec: their necessity is 0). A row without an answer token has 0
+    `tokens` and is NaN otherwise. Perplexity is exp(loss), necessity blind_loss - loss.
+
+    A row's values do not depend on its batch mates. All steps are measured in one pass; the blind
+    pass is run behind the last step only, on shorter rows. An attempt goes on shard by shard.
+    """
+
+    kind: ClassVar[str] = "answers"
+
+    model: HasWeights
+    how: How = dataclasses.field(default_factory=How)
+
+    def compute(self, store: Store, out: Path) -> None:
+        """Raises FloatingPointError: a statistic is not finite; names row and step."""
+        if not (out / "values.npy").exists():  # the last file of an attempt
+            self._measure(store, out)
+        for parts in ("with", "without"):
+            shutil.rmtree(out / parts, ignore_errors=True)  # nothing, if no row has an image
+
+    def _measure(self, store: Store, out: Path) -> None:
+        tokens = self.model.tokens()
+        table = tokens.open(store)
+        blind = WithoutImages(store.get(tokens), tokens.layout(store))
+        pictured = np.flatnonzero(table.image_at >= 0)
+        steps = self.model.steps(store)
+        parts = load(store.get(self.model.start))
+        parts.model.to(device(self.model.hardware, 0))
+        whole = self._pass(store, parts, table, np.arange(len(table)), steps, out / "with")
+        blind_loss = whole[:, -1, :1].copy()
+        if len(pictured):
+            alone = self._pass(store, parts, blind, pictured, steps[-1:], out / "without")
+            blind_loss[pictured] = alone[pictured, -1, :1]
+        (out / "columns").mkdir(exist_ok=True)
+        for at, step in enumerate(steps):
+            np.save(out / "columns" / f"{step}.npy", whole[:, at, : len(STATISTICS)])
+        np.save(out / "steps.npy", np.array(steps))
+        (out / "columns.json").write_text(json.dumps(COLUMNS))
+        values = np.concatenate([whole[:, -1], blind_loss], axis=1)
+        write_atomically(out / "values.npy", lambda path: _save(path, values))
+
+    def _pass(
+        self,
+        store: Store,
+        parts: Parts,
+        table: TokenTable,
+        rows: Int[np.ndarray, " rows"],
+        steps: Sequence[int],
+        place: Path,
+    ) -> Float[np.ndarray, "pool steps k"]:
+        """The statistics of these rows and their numbers of tokens; NaN for all others."""
+        reading = Reading(
+            parts.model,
+            table,
+            rows,
+            pictures=self.model.pictures(store, parts),
+            pad=parts.tokenizer.pad_token_id,
+            how=dataclasses.replace(self.how, workers=self.model.hardware.workers),
+        )
+        shards = reading.shards(place, steps)
+        reading.run(
+            shards,
+            lambda step: self.model.weights_at(store, step),
+            label=f"answers {place.name} images",
+        )
+        return shards.merge(place / "whole.npy", reading.order, len(table))
+
+    def column(self, store: Store, name: str) -> Float[np.ndarray, " rows"]:
+        """One of `COLUMNS`, float64."""
+        values = np.load(store.get(self) / "values.npy", mmap_mode="r")
+        return values[:, COLUMNS.index(name)].astype(np.float64)
+
+    def losses(self, store: Store) -> Float[np.ndarray, "rows steps"]:
+        """The loss behind every step, float64."""
+        folder = store.get(self)
+        steps = np.load(folder / "steps.npy").tolist()
+        columns = [np.load(folder / "columns" / f"{step}.npy", mmap_mode="r") for step in steps]
+        return np.stack([column[:, 0] for column in columns], axis=1).astype(np.float64)
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    with path.open("wb") as file:  # numpy would put its own suffix behind a path
+        np.save(file, values)

@@ -1,0 +1,193 @@
+"""Rows to batches: padding, pictures, and the order in which a fit sees them.
+
+The order is LLaVA's `group_by_modality_length`: micro-batches hold rows with images or text-only
+rows, of similar length. It follows from a seed alone, so an interrupted fit goes on mid-epoch by
+skipping what it has consumed.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from xmas.models.chat.labels import IGNORED, Tokens
+from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.tokens import TokenTable
+
+
+@dataclasses.dataclass
+class Batch:
+    """Right- or left-padded rows, a line each, or packed ones in one line. `pictures` are given by
+    the rows with an image, in order.
+    """
+
+    rows: Int[np.ndarray, " rows"]
+    ids: Int[Tensor, "lines length"]
+    mask: Bool[Tensor, "lines length"]
+    labels: Int[Tensor, "lines length"]
+    image_start: Int[Tensor, " rows"]  # -1 without an image
+    image_length: Int[Tensor, " rows"]  # features and marks between them, 0 without an image
+    pictures: dict[str, Tensor]  # "features" from the cache, or "pixels"; {} without images
+    weight: float = 1.0  # of its loss among the micro-batches of an optimiser step
+    lengths: Int[Tensor, " rows"] | None = None  # of rows that stand end to end in one line
+
+    def to(self, device: torch.device) -> "Batch":
+        def move(held: Any) -> Any:
+            if isinstance(held, dict):
+                return {name: move(one) for name, one in held.items()}
+            return held.to(device, non_blocking=True) if isinstance(held, Tensor) else held
+
+        moved = {name: move(held) for name, held in vars(self).items()}
+        return Batch(**moved)
+
+
+def collate(
+    rows: Sequence[int],
+    tokens: Sequence[Tokens],
+    *,
+    image_token: int,
+    pad: int,
+    pictures: Callable[[list[int]], dict[str, Tensor]],
+    left: bool = False,
+) -> Batch:
+    """Pad conversations to a batch, the image's tokens put in; `left` for generation."""
+    count, width = len(rows), max(len(held) for held in tokens)
+    ids = np.full((count, width), pad, dtype=np.int64)
+    labels = np.full((count, width), IGNORED, dtype=np.int64)
+    mask = np.zeros((count, width), dtype=bool)
+    starts = np.full(count, -1, dtype=np.int64)
+    for line, held in enumerate(tokens):
+        line_ids = held.ids.astype(np.int64)
+        line_labels = np.where(held.labelled, line_ids, IGNORED)
+        if held.image_at >= 0:
+            image = np.where(held.image == FEATURE, image_token, held.image)
+            line_ids = np.insert(line_ids, held.image_at, image)
+            line_labels = np.insert(line_labels, held.image_at, np.full(len(image), IGNORED))
+        first = width - len(line_ids) if left else 0
+        span = slice(first, first + len(line_ids))
+        ids[line, span], labels[line, span], mask[line, span] = line_ids, line_labels, True
+        if held.image_at >= 0:
+            starts[line] = first + held.image_at
+    with_image = [row for row, held in zip(rows, tokens, strict=True) if held.image_at >= 0]
+    return Batch(
+        rows=np.asarray(rows),
+        ids=torch.from_numpy(ids),
+        mask=torch.from_numpy(mask),
+        labels=torch.from_numpy(labels),
+        image_start=torch.from_numpy(starts),
+        image_length=torch.tensor([len(held.image) for held in tokens]),
+        pictures=pictures(with_image) if with_image else {},
+    )
+
+
+@dataclasses.dataclass
+class Loader:
+    """Batches of given rows, by worker processes where asked; goes on behind those consumed.
+
+    `consumed` is set by whoever trains, never by the iterator, since prefetching runs ahead.
+    """
+
+    table: TokenTable
+    batches: list[Int[np.ndarray, " _"]]  # of any sizes
+    image_token: int
+    pad: int
+    pictures: Callable[[list[int]], dict[str, Tensor]]
+    workers: int = 0
+    prefetch: int = 2  # batches that each worker is ahead
+    weights: Sequence[float] | None = None  # of the batches' losses; null: all one
+    change: Callable[[Batch], Batch] | None = None  # what becomes of a batch, in the worker
+    world: int = 1  # loaders that go through their own batches side by side
+    consumed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        todo = range(self.consumed, len(self.batches))
+        loader = torch.utils.data.DataLoader(
+            todo,  # type: ignore[arg-type]  # a range is a map-style dataset
+            batch_size=None,
+            collate_fn=self._batch,  # pyright: ignore[reportArgumentType]  # gets one item of `todo`
+            num_workers=self.workers,
+            prefetch_factor=self.prefetch if self.workers else None,
+            generator=torch.Generator(),  # or the global generator would move
+        )
+        yield from loader
+
+    def _batch(self, number: int) -> Batch:
+        held = [int(row) for row in self.batches[number]]
+        batch = collate(
+            held,
+            [self.table[row] for row in held],
+            image_token=self.image_token,
+            pad=self.pad,
+            pictures=self.pictures,
+        )
+        if self.weights is not None:
+            batch.weight = self.weights[number]
+        return batch if self.change is None else self.change(batch)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"consumed": self.consumed * self.world}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Those of another number of loaders, too, once all have consumed as many."""
+        self.consumed = state["consumed"] // self.world
+
+
+def modality_length_order(
+    lengths: Int[np.ndarray, " rows"],
+    has_image: Bool[np.ndarray, " rows"],
+    *,
+    micro: int,
+    world: int,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " rows"]:
+    """Positions 0..rows-1 in LLaVA's training order.
+
+    A mega-batch holds `micro * world` positions (`world`: devices times accumulation). Each kind is
+    shuffled, cut into mega-batches, sorted by length inside one and dealt to `world` chunks of
+    equal size so that their sums of lengths are close. All mega-batches but the last of each kind
+    are shuffled together; the two last ones form one mixed mega-batch at the end.
+
+    Source: LLaVA `llava/train/llava_trainer.py`, get_modality_length_grouped_indices.
+    """
+    mega = micro * world
+    kinds = [np.flatnonzero(has_image), np.flatnonzero(~has_image)]
+    dealt = []
+    for kind in (kind for kind in kinds if len(kind)):
+        shuffled = kind[rng.permutation(len(kind))]
+        cut = [shuffled[start : start + mega] for start in range(0, len(shuffled), mega)]
+        dealt.append([_deal(part, lengths, world) for part in cut])
+    if len(dealt) == 1:
+        return np.concatenate(dealt[0])  # shuffled as it is; the short mega-batch stays last
+    full = [part for parts in dealt for part in parts[:-1]]
+    order = [full[position] for position in rng.permutation(len(full))]
+    mixed = np.sort(np.concatenate([parts[-1] for parts in dealt]))
+    return np.concatenate([*order, mixed])
+
+
+def _deal(
+    part: Int[np.ndarray, " part"], lengths: Int[np.ndarray, " rows"], world: int
+) -> Int[np.ndarray, " part"]:
+    """A mega-batch sorted by length, longest first, dealt to the chunk with the smallest sum."""
+    ordered = part[np.argsort(-lengths[part], kind="stable")]
+    if len(ordered) % world:
+        return np.concatenate([ordered[start::world] for start in range(world)])
+    size = len(ordered) // world
+    chunks: list[list[int]] = [[] for _ in range(world)]
+    sums = np.zeros(world)
+    for position in ordered:
+        chunk = int(np.argmin(sums))
+        chunks[chunk].append(int(position))
+        sums[chunk] = np.inf if len(chunks[chunk]) == size else sums[chunk] + lengths[position]
+    return np.concatenate([np.array(chunk, dtype=part.dtype) for chunk in chunks])
+
+
+def micro_batches(order: Int[np.ndarray, " rows"], micro: int) -> list[Int[np.ndarray, " _"]]:
+    """Consecutive micro-batches of an order; the last may be smaller."""
+    return [order[start : start + micro] for start in range(0, len(order), micro)]

@@ -1,0 +1,42 @@
+"""Rows of a micro-batch end to end in one line, without padding.
+
+A row sees itself alone: its positions start at zero, attention stays inside it
+(`xmas.models.varlen_attention`), and its first token is nobody's prediction. So the loss is that of
+the padded batch.
+"""
+
+import dataclasses
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from xmas.models.chat.batches import Batch
+from xmas.models.chat.labels import IGNORED
+
+
+def pack(batch: Batch) -> Batch:
+    """The same rows as one line of their tokens; `lengths` says where each begins."""
+    lengths = batch.mask.sum(dim=1)
+    first = torch.cumsum(lengths, 0) - lengths
+    labels = batch.labels[batch.mask]
+    labels[first] = IGNORED
+    padded = batch.mask.int().argmax(dim=1)  # in front of a row, where it is padded there
+    moved = torch.where(batch.image_start >= 0, batch.image_start - padded + first, -1)
+    return dataclasses.replace(
+        batch,
+        ids=batch.ids[batch.mask][None],
+        mask=torch.ones(1, int(lengths.sum()), dtype=torch.bool),
+        labels=labels[None],
+        image_start=moved,
+        lengths=lengths,
+    )
+
+
+def positions(lengths: Int[Tensor, " rows"]) -> Int[Tensor, " total"]:
+    """Of every token in its own row."""
+    total = int(lengths.sum())
+    first = torch.cumsum(lengths, 0) - lengths
+    return torch.arange(total, device=lengths.device) - torch.repeat_interleave(
+        first, lengths, output_size=total
+    )

@@ -1,0 +1,151 @@
+"""Every conversation of a pool as tokens, made once and memory-mapped.
+
+Lengths are then known before any training, conversations that cannot be trained on are found before
+any GPU time is spent, and neither a fit nor a scan tokenises again. Image tokens are not stored:
+a layout makes them again, from the image's size where they follow from that.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from xmas.data.images import image_size
+from xmas.data.pool import Pool, PoolError
+from xmas.models.chat.labels import NO_IMAGE, Encoder, Tokens
+from xmas.models.chat.layout import Fixed, HasLayout, Layout
+from xmas.models.chat.template import Plain, Template
+from xmas.store import Made, Stage, Store
+from xmas.store.progress import bar
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenised(Stage):
+    """`ids.bin` int32 and `labelled.bin` bool, all rows joined; `offsets.npy` (rows + 1) int64,
+    where rows start; `image_at.npy` (rows,) int32, where in a row its image goes, -1 without one;
+    `image_lengths.npy` (rows,) int32, tokens of its image; `image_sizes.npy` (rows, 2) int32,
+    height and width in pixels, where the tokens follow from them, else (0, 0). `answered.npy`
+    (rows,) bool: rows with a labelled token. A fit leaves the others out: their answers are empty
+    or lie behind the cut.
+    """
+
+    kind: ClassVar[str] = "tokens"
+    version: ClassVar[int] = 3  # rows without an answer are kept; images in later questions
+
+    pool: Pool
+    tokenizer: str | Made  # a folder, or a name on the hub
+    template: Template | Plain = dataclasses.field(default_factory=Template)
+    image: int | HasLayout = 576  # tokens of any image, or the start point that knows them
+    max_length: int = 2048  # tokens of a row, the image counted
+
+    def encoder(self, store: Store) -> Encoder:
+        from transformers import AutoTokenizer
+
+        place = self.tokenizer
+        name = store.find(place) if isinstance(place, Made) else place
+        return Encoder(
+            AutoTokenizer.from_pretrained(name),
+            self.template,
+            literal=self.layout(store).literal,
+            max_length=self.max_length,
+        )
+
+    def layout(self, store: Store) -> Layout:
+        return Fixed(self.image) if isinstance(self.image, int) else self.image.layout(store)
+
+    def compute(self, store: Store, out: Path) -> None:
+        """Raises PoolError: `max_length` ends inside a row's image, or no row has an answer."""
+        examples = self.pool.open(store)
+        encoder, layout = self.encoder(store), self.layout(store)
+        offsets = np.zeros(len(examples) + 1, dtype=np.int64)
+        image_at, image_lengths = np.zeros((2, len(examples)), dtype=np.int32)
+        sizes = np.zeros((len(examples), 2), dtype=np.int32)
+        answered = np.zeros(len(examples), dtype=bool)
+        with (out / "ids.bin").open("wb") as ids, (out / "labelled.bin").open("wb") as labelled:
+            for row in bar(range(len(examples)), label="tokens"):
+                try:
+                    if layout.by_size and examples.has_image[row]:
+                        sizes[row] = image_size(examples.image_path(row))
+                    shown = layout.tokens(_size(sizes[row])) if examples.has_image[row] else None
+                    tokens = encoder.conversation(
+                        examples.conversation(row),
+                        image=shown,
+                        image_round=examples.image_round(row),
+                    )
+                except ValueError as error:
+                    raise PoolError(f"{examples.annotations}: row {row}: {error}") from error
+                ids.write(tokens.ids.tobytes())
+                labelled.write(tokens.labelled.tobytes())
+                offsets[row + 1] = offsets[row] + len(tokens.ids)
+                image_at[row], image_lengths[row] = tokens.image_at, len(tokens.image)
+                answered[row] = tokens.labelled.any()
+        self._report(answered, str(examples.annotations))
+        np.save(out / "answered.npy", answered)
+        np.save(out / "offsets.npy", offsets)
+        np.save(out / "image_at.npy", image_at)
+        np.save(out / "image_lengths.npy", image_lengths)
+        np.save(out / "image_sizes.npy", sizes)
+
+    def _report(self, answered: Bool[np.ndarray, " rows"], annotations: str) -> None:
+        """Say which rows a fit will leave out. Raises PoolError: all of them."""
+        without = np.flatnonzero(~answered)
+        if not len(without):
+            return
+        said = (
+            f"{annotations}: {len(without)} of {len(answered)} rows have no answer within "
+            f"max_length {self.max_length}, first row {without[0]}"
+        )
+        if len(without) == len(answered):
+            raise PoolError(f"{said}; raise it or mend the rows")
+        log.warning("%s: no fit sees them", said)
+
+    def open(self, store: Store) -> "TokenTable":
+        return TokenTable(store.get(self), self.layout(store))
+
+
+class TokenTable:
+    """A `Tokenised` result, memory-mapped. `lengths` counts text and image tokens of every row."""
+
+    def __init__(self, folder: Path, layout: Layout) -> None:
+        self.layout = layout
+        self.offsets = np.load(folder / "offsets.npy")
+        self.image_at = np.load(folder / "image_at.npy")
+        self.answered: Bool[np.ndarray, " rows"] = np.load(folder / "answered.npy")
+        self.image_lengths: Int[np.ndarray, " rows"] = np.load(folder / "image_lengths.npy")
+        self._sizes = np.load(folder / "image_sizes.npy", mmap_mode="r")
+        self._ids = np.asarray(np.memmap(folder / "ids.bin", dtype=np.int32, mode="r"))
+        self._labelled = np.asarray(np.memmap(folder / "labelled.bin", dtype=bool, mode="r"))
+        self.text_lengths: Int[np.ndarray, " rows"] = np.diff(self.offsets)
+        self.lengths: Int[np.ndarray, " rows"] = self.text_lengths + self.image_lengths
+
+    def __len__(self) -> int:
+        return len(self.image_at)
+
+    def __getitem__(self, row: int) -> Tokens:
+        span = slice(self.offsets[row], self.offsets[row + 1])
+        image_at = int(self.image_at[row])
+        return Tokens(
+            self._ids[span],
+            self._labelled[span],
+            image_at,
+            NO_IMAGE if image_at < 0 else self.layout.tokens(_size(self._sizes[row])),
+        )
+
+    def answers(self, row: int) -> int:
+        """Tokens of a row that a loss counts: the labelled ones that something stands before."""
+        labelled = self._labelled[self.offsets[row] : self.offsets[row + 1]]
+        opens = bool(labelled[:1].any()) and self.image_at[row] != 0
+        return int(labelled.sum()) - int(opens)
+
+    def ids(self, row: int) -> Int[np.ndarray, " text"]:
+        """The text tokens of a row, without those of its image."""
+        return self._ids[self.offsets[row] : self.offsets[row + 1]]
+
+
+def _size(held: Int[np.ndarray, "2"]) -> tuple[int, int]:
+    return int(held[0]), int(held[1])

@@ -1,0 +1,175 @@
+"""Idefics3 and SmolVLM: an image cut into tiles, and the whole of it as one more.
+
+Every tile gives the same number of tokens (its patches, neighbours folded together: "pixel
+shuffle"), behind marks that say which row and column it is.
+"""
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from xmas.models.chat.layout import FEATURE, literal_of
+
+LONGEST = 4096  # pixels an image is never resized beyond; a constant of the image processors
+
+
+@dataclasses.dataclass(frozen=True)
+class Idefics3:
+    """`Idefics3ForConditionalGeneration`, `SmolVLMForConditionalGeneration`: the same parts.
+
+    SmolVLM-256M is an Idefics3, its successors are of the class SmolVLM.
+    """
+
+    name: str  # of transformers' module
+    own: str  # class of its PIL image processor
+    tower: str = "model.vision_model"
+    language: str = "model.text_model"
+    connector: tuple[str, ...] = ("connector",)
+
+    def features(
+        self,
+        model: Any,
+        pixels: Float[Tensor, "tiles 3 height width"],
+        sizes: Int[Tensor, "images 2"] | None = None,
+    ) -> Float[Tensor, "tiles patches channels"]:
+        return model.model.vision_model(pixels.to(model.dtype)).last_hidden_state
+
+    def project(
+        self,
+        model: Any,
+        features: Float[Tensor, "tiles patches channels"],
+        sizes: Int[Tensor, "images 2"] | None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        return model.model.connector(features).flatten(0, 1)
+
+    def processor(
+        self, folder: Path, changes: Mapping[str, Any] = MappingProxyType({})
+    ) -> "TiledImages":
+        module = f"transformers.models.{self.name}.image_processing_pil_{self.name}"
+        own = getattr(importlib.import_module(module), self.own)
+        return TiledImages(own.from_pretrained(folder, local_files_only=True, **changes))
+
+    def layout(self, config: Any, processor: "TiledImages", tokenizer: Any) -> "Tiles":
+        """Raises ValueError: image processor and tower disagree about a tile's size."""
+        vision = config.vision_config
+        own = processor.own
+        tile = own.max_image_size["longest_edge"]
+        if tile != vision.image_size:
+            raise ValueError(
+                f"the image processor cuts tiles of {tile} pixels, the tower takes "
+                f"{vision.image_size}: max_image_size of preprocessor_config.json and image_size "
+                "of config.json have to agree"
+            )
+        return Tiles(
+            length=(vision.image_size // vision.patch_size) ** 2 // config.scale_factor**2,
+            tile=tile,
+            longest=own.size["longest_edge"] if own.do_resize else None,
+            split=own.do_image_splitting,
+            tokenizer=tokenizer,
+            literal=literal_of(tokenizer, config.image_token_id),
+        )
+
+
+class TiledImages:
+    """The model's own image processor, its tiles not padded to those of other images."""
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+
+    def pictures(self, images: list[Image.Image]) -> dict[str, Tensor]:
+        found = self.own([[image.convert("RGB")] for image in images], do_pad=False)
+        tiles = [tile for image in found["pixel_values"] for tile in image]
+        return {"pixels": torch.from_numpy(np.stack(tiles))}
+
+    def save(self, folder: Path) -> None:
+        self.own.save_pretrained(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """The tokens of an image: its tiles line by line with marks, then the whole of it."""
+
+    length: int  # features of a tile
+    tile: int  # pixels
+    longest: int | None  # pixels of an image's longer side once resized; null: as it is
+    split: bool  # into tiles; else the whole only
+    tokenizer: Any = dataclasses.field(compare=False)  # of the marks
+    literal: str | None
+    by_size: bool = dataclasses.field(default=True, init=False)
+    _known: dict[tuple[int, int], Int[np.ndarray, " image"]] = dataclasses.field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )  # by grid: a pool has few, and marks are slow to tokenise
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tiles, (0, 0) where the whole is the only one."""
+        height, width = size
+        if not self.split:
+            return 0, 0
+        if self.longest is not None:
+            height, width = _no_longer(*_as_long(height, width, self.longest))
+        height, width = _whole_tiles(height, width, self.tile)
+        if height <= self.tile and width <= self.tile:
+            return 0, 0
+        return height // self.tile, width // self.tile
+
+    def tokens(self, size: tuple[int, int] | None) -> Int[np.ndarray, " image"]:
+        """Source: `replace_image_token` of `processing_idefics3.py`, `processing_smolvlm.py`."""
+        if size is None:
+            raise ValueError("the number of Idefics3's tokens follows from an image's size")
+        grid = self.grid(size)
+        if grid not in self._known:
+            self._known[grid] = self._tokens(*grid)
+        return self._known[grid]
+
+    def _tokens(self, rows: int, columns: int) -> Int[np.ndarray, " image"]:
+        parts: list[str | None] = []  # None: a tile's features
+        for row in range(1, rows + 1):
+            for column in range(1, columns + 1):
+                parts += [f"<fake_token_around_image><row_{row}_col_{column}>", None]
+            parts.append("\n" if row < rows else "\n\n")
+        parts += ["<fake_token_around_image><global-img>", None, "<fake_token_around_image>"]
+        tile = np.full(self.length, FEATURE, dtype=np.int32)
+        return np.concatenate([tile if part is None else self._mark(part) for part in parts])
+
+    def _mark(self, text: str) -> Int[np.ndarray, " mark"]:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return np.array(ids, dtype=np.int32)
+
+
+def _as_long(height: int, width: int, longest: int) -> tuple[int, int]:
+    """Resized so that the longer side is `longest`, the other one even."""
+    aspect = width / height
+    if width >= height:
+        other = int(longest / aspect)
+        return max(other + other % 2, 1), longest
+    other = int(longest * aspect)
+    return longest, max(other + other % 2, 1)
+
+
+def _no_longer(height: int, width: int) -> tuple[int, int]:
+    aspect = width / height
+    if width >= height and width > LONGEST:
+        return max(int(LONGEST / aspect), 1), LONGEST
+    if height > width and height > LONGEST:
+        return LONGEST, max(int(LONGEST * aspect), 1)
+    return height, width
+
+
+def _whole_tiles(height: int, width: int, tile: int) -> tuple[int, int]:
+    """Both sides rounded up to whole tiles, the longer one first."""
+    aspect = width / height
+    if width >= height:
+        width = math.ceil(width / tile) * tile
+        return math.ceil(int(width / aspect) / tile) * tile, width
+    height = math.ceil(height / tile) * tile
+    return height, math.ceil(int(height * aspect) / tile) * tile

@@ -1,0 +1,151 @@
+"""LLaVA-OneVision: the whole image as one tile, and its best fit on a grid of tiles ("anyres").
+
+The grid's tiles are put together to one map of features, the padding is cut off, a map that is too
+large is interpolated, and a learned newline ends every line of it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+from transformers.image_processing_utils import select_best_resolution
+
+from xmas.models.chat.layout import FEATURE, literal_of
+from xmas.models.families.llava import tower_layers
+
+
+class Onevision:
+    """`LlavaOnevisionForConditionalGeneration`: SigLIP's tower and a Qwen2."""
+
+    tower = "model.vision_tower"
+    language = "model.language_model"
+    connector = ("multi_modal_projector", "image_newline")
+
+    def features(
+        self,
+        model: Any,
+        pixels: Float[Tensor, "tiles 3 height width"],
+        sizes: Int[Tensor, "images 2"] | None = None,
+    ) -> Float[Tensor, "tiles patches channels"]:
+        return tower_layers(model, pixels)
+
+    def project(
+        self,
+        model: Any,
+        features: Float[Tensor, "tiles patches channels"],
+        sizes: Int[Tensor, "images 2"] | None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        if sizes is None:
+            raise ValueError("the tiles of LLaVA-OneVision need the images' sizes")
+        layout = anyres(model.config)
+        listed = [(height, width) for height, width in sizes.tolist()]
+        counts = [1 + math.prod(layout.grid(size)) for size in listed]
+        packed, _ = model.model.pack_image_features(
+            model.model.multi_modal_projector(features).split(counts),
+            listed,
+            image_newline=model.model.image_newline,
+            vision_aspect_ratio=model.config.vision_aspect_ratio,
+        )
+        return torch.cat(packed)
+
+    def processor(
+        self, folder: Path, changes: Mapping[str, Any] = MappingProxyType({})
+    ) -> "AnyresImages":
+        from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+            LlavaOnevisionImageProcessorPil,
+        )
+
+        return AnyresImages(
+            LlavaOnevisionImageProcessorPil.from_pretrained(
+                folder, local_files_only=True, **changes
+            )
+        )
+
+    def layout(self, config: Any, processor: "AnyresImages", tokenizer: Any) -> "Anyres":
+        """Raises ValueError: model and image processor disagree about tiles."""
+        layout = anyres(config, literal_of(tokenizer, config.image_token_id))
+        if processor.tiles() != (layout.tile, layout.pinpoints):
+            raise ValueError(
+                f"the image processor cuts {processor.tiles()}, the model expects "
+                f"{(layout.tile, layout.pinpoints)}: size and image_grid_pinpoints of "
+                "preprocessor_config.json and config.json have to agree"
+            )
+        return layout
+
+
+class AnyresImages:
+    """LLaVA-OneVision's own image processor, its tiles not padded to those of other images."""
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+
+    def pictures(self, images: list[Image.Image]) -> dict[str, Tensor]:
+        found = self.own([image.convert("RGB") for image in images], do_pad=False)
+        return {
+            "pixels": torch.from_numpy(np.concatenate(found["pixel_values"])),
+            "sizes": torch.tensor([(image.height, image.width) for image in images]),
+        }
+
+    def save(self, folder: Path) -> None:
+        self.own.save_pretrained(folder)
+
+    def tiles(self) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """Side of a tile and heights and widths of the grids, pixels."""
+        return self.own.size["height"], _pairs(self.own.image_grid_pinpoints)
+
+
+@dataclasses.dataclass(frozen=True)
+class Anyres:
+    """The tokens of an image: those of the whole, then the lines of its map with newlines."""
+
+    tile: int  # pixels
+    side: int  # features on a side of a tile
+    most: int  # tiles' worth of features, before a map is interpolated
+    pinpoints: tuple[tuple[int, int], ...]  # heights and widths of grids, pixels
+    literal: str | None
+    by_size: bool = dataclasses.field(default=True, init=False)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tiles: the pinpoint that keeps most pixels and wastes least."""
+        height, width = select_best_resolution(size, list(self.pinpoints))
+        return height // self.tile, width // self.tile
+
+    def tokens(self, size: tuple[int, int] | None) -> Int[np.ndarray, " image"]:
+        if size is None:
+            raise ValueError("the number of LLaVA-OneVision's tokens follows from an image's size")
+        lines, columns = self._map(size)
+        return np.full(self.side**2 + lines * (columns + 1), FEATURE, dtype=np.int32)
+
+    def _map(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Lines and columns of the map, without newlines: `LlavaOnevisionModel`'s arithmetic."""
+        height, width = size
+        rows, columns = (count * self.side for count in self.grid(size))
+        if width / height > columns / rows:
+            rows -= 2 * ((rows - int(round(height * (columns / width), 7))) // 2)
+        else:
+            columns -= 2 * ((columns - int(round(width * (rows / height), 7))) // 2)
+        shrink = math.sqrt(rows * columns / (self.most * self.side**2))
+        return (int(rows // shrink), int(columns // shrink)) if shrink > 1.1 else (rows, columns)
+
+
+def anyres(config: Any, literal: str | None = None) -> Anyres:
+    vision = config.vision_config
+    return Anyres(
+        literal=literal,
+        tile=vision.image_size,
+        side=vision.image_size // vision.patch_size,
+        most=int(config.vision_aspect_ratio.removeprefix("anyres_max_")),
+        pinpoints=_pairs(config.image_grid_pinpoints),
+    )
+
+
+def _pairs(listed: list[list[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((height, width) for height, width in listed)

@@ -1,0 +1,159 @@
+"""Qwen2.5-VL: a picture at about its own size, its patches in windows, positions in three axes.
+
+Four neighbouring patches are merged to a token. The language model counts an image's tokens by row
+and column beside the order of the text (M-RoPE), which a caller has to hand to it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor
+
+from xmas.models.chat.layout import FEATURE, literal_of
+
+
+class Qwen25Vl:
+    """`Qwen2_5_VLForConditionalGeneration`; what trains of its tower is the merger alone."""
+
+    tower = "model.visual"
+    language = "model.language_model"
+    connector = ("merger",)
+
+    def features(
+        self,
+        model: Any,
+        pixels: Float[Tensor, "patches numbers"],
+        sizes: Int[Tensor, "images 2"] | None = None,
+    ) -> Float[Tensor, "patches one channels"]:
+        """In the order of the tower's windows, one image behind the other."""
+        grid = _grid(model.config, sizes)
+        ones = torch.ones_like(grid[:, :1])
+        seen = model.model.visual(pixels, grid_thw=torch.cat([ones, grid], dim=1))
+        return seen.last_hidden_state[:, None]
+
+    def project(
+        self,
+        model: Any,
+        features: Float[Tensor, "patches one channels"],
+        sizes: Int[Tensor, "images 2"] | None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        merged = model.model.visual.merger(features[:, 0])
+        vision = model.config.vision_config
+        side = vision.window_size // vision.patch_size // vision.spatial_merge_size
+        order = window_order(_merged(model.config, sizes), side)
+        return merged[torch.from_numpy(np.argsort(order)).to(merged.device)]
+
+    def positions(
+        self,
+        config: Any,
+        ids: Int[Tensor, "rows length"],
+        mask: Bool[Tensor, "rows length"],
+        sizes: Int[Tensor, "images 2"] | None,
+    ) -> Int[Tensor, "3 rows length"]:
+        """Of every token in time, row and column; text counts on from the longer side of an image.
+
+        Source: Qwen2-VL (arXiv 2409.12191), section 2.1; `Qwen2_5_VLModel.get_rope_index`.
+        """
+        plain = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
+        found = plain[None].repeat(3, 1, 1)
+        spots = ids == config.image_token_id
+        shown = spots.any(dim=1).nonzero().flatten().tolist()
+        if not shown:
+            return found
+        for row, (height, width) in zip(shown, _merged(config, sizes).tolist(), strict=True):
+            first = int(spots[row].int().argmax())
+            block = torch.arange(height * width, device=ids.device)
+            axes = torch.stack([0 * block, block // width, block % width])
+            stop = first + height * width
+            found[:, row, stop:] += max(height, width) - height * width
+            found[:, row, first:stop] = plain[row, first] + axes
+        return found
+
+    def processor(
+        self, folder: Path, changes: Mapping[str, Any] = MappingProxyType({})
+    ) -> "NativeImages":
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+            Qwen2VLImageProcessorPil,
+        )
+
+        return NativeImages(
+            Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True, **changes)
+        )
+
+    def layout(self, config: Any, processor: "NativeImages", tokenizer: Any) -> "Native":
+        """Raises ValueError: image processor and tower disagree about patches."""
+        vision, own = config.vision_config, processor.own
+        if (own.patch_size, own.merge_size) != (vision.patch_size, vision.spatial_merge_size):
+            raise ValueError(
+                f"the image processor makes patches of {own.patch_size} pixels and merges "
+                f"{own.merge_size}, the tower {vision.patch_size} and {vision.spatial_merge_size}: "
+                "preprocessor_config.json and config.json have to agree"
+            )
+        marks = (config.vision_start_token_id, config.vision_end_token_id)
+        return Native(own, marks, literal_of(tokenizer, config.image_token_id))
+
+
+class NativeImages:
+    """Qwen2-VL's own image processor; `sizes` are those that pictures were resized to."""
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+
+    def pictures(self, images: list[Image.Image]) -> dict[str, Tensor]:
+        found = self.own([image.convert("RGB") for image in images], return_tensors="pt")
+        sizes = found["image_grid_thw"][:, 1:] * self.own.patch_size
+        return {"pixels": found["pixel_values"], "sizes": sizes}
+
+    def save(self, folder: Path) -> None:
+        self.own.save_pretrained(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Native:
+    """A mark, the tokens of the resized picture, another mark."""
+
+    own: Any  # the image processor, which says how pictures are resized
+    marks: tuple[int, int]
+    literal: str | None
+    by_size: bool = dataclasses.field(default=True, init=False)
+
+    def tokens(self, size: tuple[int, int] | None) -> Int[np.ndarray, " image"]:
+        """Raises ValueError: the picture is more than 200 times as long as it is wide."""
+        if size is None:
+            raise ValueError("the number of Qwen2.5-VL's tokens follows from an image's size")
+        patches = self.own.get_number_of_image_patches(*size)
+        count = patches // self.own.merge_size**2
+        first, last = self.marks
+        return np.array([first, *[FEATURE] * count, last], dtype=np.int32)
+
+
+def window_order(sizes: Int[Tensor, "images 2"], side: int) -> Int[np.ndarray, " tokens"]:
+    """Where the tower's tokens stand in pictures of `sizes` tokens: window after window of at most
+    `side` by `side`, line by line inside one.
+    """
+    found, before = [], 0
+    for height, width in sizes.tolist():
+        row, column = np.divmod(np.arange(height * width), width)
+        order = np.lexsort((column, row, column // side, row // side))
+        found.append(before + order)
+        before += height * width
+    return np.concatenate(found)
+
+
+def _grid(config: Any, sizes: Int[Tensor, "images 2"] | None) -> Int[Tensor, "images 2"]:
+    """Lines and columns of patches."""
+    if sizes is None:
+        raise ValueError("the patches of Qwen2.5-VL need the images' sizes")
+    return sizes // config.vision_config.patch_size
+
+
+def _merged(config: Any, sizes: Int[Tensor, "images 2"] | None) -> Int[Tensor, "images 2"]:
+    """Lines and columns of tokens."""
+    return _grid(config, sizes) // config.vision_config.spatial_merge_size

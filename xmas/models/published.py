@@ -1,0 +1,92 @@
+"""A published vision-language model as it is."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from xmas.models.chat.layout import Layout
+from xmas.models.families import family_of
+from xmas.models.shape import Shape
+from xmas.models.sources import Source, answer_greedily, tokenizer_of
+from xmas.models.specs import config_of
+from xmas.models.tokenizer import TrainedTokenizer
+from xmas.models.vlm import Parts, layout_of
+from xmas.store import Made, Stage, Store, volatile
+
+
+@dataclasses.dataclass(frozen=True)
+class Published(Stage):
+    """Weights, tokenizer and image processor of a model of one of `xmas.models.families`.
+
+    Such models are instruction-tuned already, often on much of the pool: trajectories then start
+    from a model that knows it, and a target has to be told `from_tuned`.
+    """
+
+    kind: ClassVar[str] = "published"
+
+    source: Source
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)  # changes of config.json
+    images: dict[str, Any] = dataclasses.field(default_factory=dict)  # of preprocessor_config.json
+    dtype: str = "float32"  # of the stored weights; what trains is float32 in any case
+    drawn: TrainedTokenizer | None = None  # random weights in these sizes, for this tokenizer
+    seed: int = 0  # of what is random
+    tiles: float = volatile(1.0)  # of a picture on average, for estimates
+
+    @property
+    def tower(self) -> "Published":
+        """The stage that brought the vision tower: cached features are found by it."""
+        return self
+
+    @property
+    def tokenizer(self) -> Made:
+        return Made(self, "")
+
+    @property
+    def image(self) -> "Published":
+        return self  # it follows from model and image
+
+    def layout(self, store: Store) -> Layout:
+        return layout_of(store.get(self))
+
+    def shape(self) -> Shape:
+        return Shape.of(config_of(self.source), tiles=self.tiles)
+
+    def compute(self, store: Store, out: Path) -> None:
+        """Raises TypeError: the model is of no known class; ValueError: its parts disagree."""
+        from transformers import AutoConfig, AutoModelForImageTextToText
+
+        if self.drawn is not None:
+            self._drawn(store, out).save(out)
+            return
+        place = self.source.folder()
+        config = AutoConfig.from_pretrained(place, local_files_only=True, **self.config)
+        family = family_of(config)
+        tokenizer = tokenizer_of(place)
+        processor = family.processor(place, self.images)
+        family.layout(config, processor, tokenizer)  # or it would fail after the weights
+        model = AutoModelForImageTextToText.from_pretrained(
+            place, config=config, local_files_only=True, dtype=getattr(torch, self.dtype)
+        )
+        answer_greedily(model, tokenizer)
+        Parts(model, tokenizer, processor).save(out)
+
+    def _drawn(self, store: Store, out: Path) -> Parts:
+        """The same sizes without any published file; its images as its class sees them."""
+        from transformers import AutoModelForImageTextToText
+
+        assert self.drawn is not None
+        config = config_of(self.source)
+        for name, value in self.config.items():
+            setattr(config, name, value)
+        tokenizer = tokenizer_of(store.get(self.drawn))
+        (out / "preprocessor_config.json").write_text("{}")
+        processor = family_of(config).processor(out, self.images)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = AutoModelForImageTextToText.from_config(
+                config, dtype=getattr(torch, self.dtype)
+            )
+        answer_greedily(model, tokenizer)
+        return Parts(model, tokenizer, processor)

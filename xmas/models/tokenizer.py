@@ -1,0 +1,65 @@
+"""A tokenizer trained on a pool's own text, for models that start from nothing."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from xmas.data.pool import Pool
+from xmas.models.chat.template import Template
+from xmas.store import Stage, Store
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedTokenizer(Stage):
+    """A byte-level BPE as a Hugging Face tokenizer folder; ids 0, 1, 2 are pad, end, begin.
+
+    The end mark is not 2: a CLIP whose end mark is 2 takes a text's features at its highest id
+    instead (transformers, `CLIPTextModel`, for the sake of OpenAI's first configurations).
+
+    The image token is not part of it: its id is the first behind the vocabulary, so that no text
+    can name it.
+    """
+
+    kind: ClassVar[str] = "tokenizer"
+    version: ClassVar[int] = 2  # the order of the marks
+
+    pools: Sequence[Pool]
+    vocabulary: int = 1500  # at most
+
+    def compute(self, store: Store, out: Path) -> None:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocabulary,
+            special_tokens=[PAD, EOS, BOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(self._texts(store), trainer)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+        )
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            pad_token=PAD,
+            bos_token=BOS,
+            eos_token=EOS,
+            clean_up_tokenization_spaces=False,
+        ).save_pretrained(out)
+
+    def _texts(self, store: Store) -> Iterator[str]:
+        template = Template()
+        yield template.user + template.assistant
+        for pool in self.pools:
+            examples = pool.open(store)
+            for row in range(len(examples)):
+                for question, answer in examples.conversation(row):
+                    yield question
+                    yield " " + answer

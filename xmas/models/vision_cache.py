@@ -1,0 +1,176 @@
+"""What the frozen vision tower sees: computed from pixels as needed, or once for a whole pool."""
+
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar, Protocol, cast, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from xmas.data.images import Processor, open_image
+from xmas.data.pool import Examples, Pool, PoolError
+from xmas.models.chat.batches import Batch
+from xmas.models.vlm import check_finite, load, tower_features
+from xmas.store import Stage, Store, volatile
+from xmas.store.progress import bar
+
+
+@runtime_checkable
+class Pictures(Protocol):
+    """Gives a batch its pictures by pool row: `features` or `pixels`, and `sizes` if need be."""
+
+    def __call__(self, rows: list[int]) -> dict[str, Tensor]: ...
+
+
+@dataclasses.dataclass
+class FromFiles:
+    """Pixels, read and resized when a batch needs them."""
+
+    examples: Examples
+    processor: Processor
+
+    def __call__(self, rows: list[int]) -> dict[str, Tensor]:
+        return self.processor.pictures([read(self.examples, row) for row in rows])
+
+
+@dataclasses.dataclass
+class FromCache:
+    """Tower features from `VisionFeatures`, memory-mapped."""
+
+    values: Float[np.ndarray, "pictures patches width"]
+    picture: Int[np.ndarray, " rows"]
+
+    def __call__(self, rows: list[int]) -> dict[str, Tensor]:
+        return {"features": torch.from_numpy(self.values[self.picture[rows]])}
+
+
+def features_of(model: nn.Module, batch: Batch) -> Tensor | None:
+    """Tower features of a batch: from the cache, from its pixels, or none without images."""
+    if "features" in batch.pictures:
+        return batch.pictures["features"]
+    if not batch.pictures:
+        return None
+    return tower_features(model, batch.pictures["pixels"], batch.pictures.get("sizes"))
+
+
+def read(examples: Examples, row: int) -> Image.Image:
+    """The picture of a row. Raises PoolError naming annotation file, row and image."""
+    try:
+        return open_image(examples.image_path(row))
+    except ValueError as error:
+        raise PoolError(f"{examples.annotations}: row {row}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedImages(Stage):
+    """`images.json`: how many different images a pool has; every one of them was decoded.
+
+    A fit that reads images as it goes would otherwise meet a broken one hours after its start.
+    """
+
+    kind: ClassVar[str] = "images"
+
+    pool: Pool
+    threads: int = volatile(16)
+
+    def compute(self, store: Store, out: Path) -> None:
+        """Raises PoolError: an image is missing or truncated; names the row and the file."""
+        examples = self.pool.open(store)
+        rows = [int(row) for row in first_rows(examples)]
+        with ThreadPoolExecutor(self.threads) as decoders:
+            decoded = decoders.map(lambda row: read(examples, row).size, rows)
+            for _ in bar(decoded, total=len(rows), label="images", unit="image"):
+                pass
+        (out / "images.json").write_text(json.dumps({"images": len(rows)}))
+
+
+def pictures_of(
+    pool: Pool, start: Stage, processor: Processor, store: Store, *, cached: bool
+) -> Pictures:
+    """The pictures of a pool, from the tower's cache or from files that were all checked."""
+    stage = looked_at(pool, start, cached=cached)
+    if isinstance(stage, VisionFeatures):
+        return stage.pictures(store)
+    store.get(stage)
+    return FromFiles(pool.open(store), processor)
+
+
+def looked_at(pool: Pool, start: Stage, *, cached: bool) -> "VisionFeatures | CheckedImages":
+    """The stage that has seen every picture of a pool before a fit meets one."""
+    return VisionFeatures(pool, start) if cached else CheckedImages(pool)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionFeatures(Stage):
+    """`values.npy`: (pictures, patches, width) float32, a line for each picture of the pool.
+
+    Worth its disk where pictures are small and seen often: 1.2 MB a picture with CLIP-L/14-336. For
+    models that see a picture as one tile. Every image file is decoded, so a missing or truncated
+    one is named before any training.
+    """
+
+    kind: ClassVar[str] = "vision"
+
+    pool: Pool
+    start: Stage  # a Hugging Face folder with the tower and the image size
+    batch: int = 128
+
+    def compute(self, store: Store, out: Path) -> None:
+        """Raises ValueError: the model cuts pictures into tiles; PoolError: one is broken."""
+        examples = self.pool.open(store)
+        parts = load(store.get(self.start))
+        if parts.layout.by_size:
+            raise ValueError(
+                f"a {parts.model.config.model_type} sees a picture as several tiles, of which no "
+                "cache is kept; set cache_vision=false"
+            )
+        firsts = first_rows(examples)
+        config = parts.model.config
+        width = cast("PreTrainedConfig", config.vision_config).hidden_size
+        values = np.lib.format.open_memmap(
+            out / "values.npy",
+            mode="w+",
+            dtype=np.float32,
+            shape=(len(firsts), config.image_seq_length, width),
+        )
+        with bar(total=len(firsts), label="vision", unit="image") as progress:
+            for start in range(0, len(firsts), self.batch):
+                rows = firsts[start : start + self.batch]
+                seen = parts.processor.pictures([read(examples, int(row)) for row in rows])
+                found = tower_features(parts.model, seen["pixels"]).float().numpy()
+                check_finite(found, f"features of images {start} to {start + len(rows) - 1}")
+                values[start : start + len(rows)] = found
+                progress.update(len(rows))
+        values.flush()
+
+    def pictures(self, store: Store, of: Pool | None = None) -> FromCache:
+        """The pictures by row of this pool, or of another one that has no others.
+
+        Raises PoolError: the other pool has a picture that this one lacks.
+        """
+        values = np.load(store.get(self) / "values.npy", mmap_mode="r")
+        examples = self.pool.open(store)
+        if of is None:
+            return FromCache(values, examples.picture)
+        other = of.open(store)
+        lines = {name: line for line, name in enumerate(examples.picture_names)}
+        for name in other.picture_names:
+            if name not in lines:
+                raise PoolError(
+                    f"{other.annotations}: image {name!r} is none of {examples.annotations}, whose "
+                    "features were to serve both; set `drawings` to null or to a pool that has it"
+                )
+        line_of = np.array([lines[name] for name in other.picture_names] + [-1])  # no image: -1
+        return FromCache(values, line_of[other.picture])
+
+
+def first_rows(examples: Examples) -> Int[np.ndarray, " pictures"]:
+    """The first row of every distinct picture, in the order of the pictures' names."""
+    rows = np.flatnonzero(examples.has_image)
+    return rows[np.unique(examples.picture[rows], return_index=True)[1]]

@@ -1,0 +1,262 @@
+"""A vision-language model of transformers, with the image step done by hand.
+
+The frozen tower's features may come from pixels or from an array that was computed once; either way
+they pass the connector and replace the image tokens' embeddings, as the model's own forward does
+it. Hidden states and the language head are apart, so that a loss needs only the answers' logits and
+a scan needs none. What differs between classes of models is in `xmas.models.families`.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from xmas.data.images import image_size
+from xmas.models import varlen_attention
+from xmas.models.chat.labels import IGNORED, Encoder
+from xmas.models.chat.layout import Layout
+from xmas.models.chat.saved_tokenizer import pin
+from xmas.models.chat.template import Plain, Template
+from xmas.models.families import Family, HasPositions, family_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a model folder holds: weights, tokenizer, image processor."""
+
+    model: Any  # of a class in `xmas.models.families`
+    tokenizer: Any
+    processor: Any  # a `Processor`
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """How an image becomes tokens for this model."""
+        config = self.model.config
+        return family_of(config).layout(config, self.processor, self.tokenizer)
+
+    def encoder(self, template: Template | Plain, max_length: int = 2048) -> Encoder:
+        """How conversations become tokens for this model."""
+        return Encoder(self.tokenizer, template, literal=self.layout.literal, max_length=max_length)
+
+    def image_tokens(self, image: Path | bytes) -> Int[np.ndarray, " image"]:
+        """What stands in a conversation for a picture."""
+        layout = self.layout
+        return layout.tokens(image_size(image) if layout.by_size else None)
+
+    def save(self, folder: Path) -> None:
+        """Write all parts as a Hugging Face folder."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        pin(folder)
+        self.processor.save(folder)
+
+
+def load(folder: Path) -> Parts:
+    """The parts of a folder that `Parts.save` wrote; the model in evaluation mode.
+
+    Raises TypeError: the folder's model is of no class that is known here.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    family = family_of(AutoConfig.from_pretrained(folder, local_files_only=True))
+    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return Parts(model.eval(), tokenizer, family.processor(folder))
+
+
+def layout_of(folder: Path) -> Layout:
+    """How images become tokens for the model in a folder; no weights are read."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    family = family_of(config)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return family.layout(config, family.processor(folder), tokenizer)
+
+
+def bare(model: nn.Module) -> Any:
+    """The vision-language model inside a peft wrapper, or the model itself."""
+    wrapped = hasattr(model, "get_base_model")
+    inner = cast("PeftModel", model).get_base_model() if wrapped else model
+    if not isinstance(inner, PreTrainedModel):
+        raise TypeError(f"{type(inner).__name__} is no model of transformers")
+    family_of(inner.config)
+    return inner
+
+
+def language_model(model: nn.Module) -> PreTrainedModel:
+    """The language model without its head."""
+    inner = bare(model)
+    return inner.get_submodule(family_of(inner.config).language)
+
+
+def tower(model: nn.Module) -> nn.Module:
+    """The vision tower."""
+    inner = bare(model)
+    return inner.get_submodule(family_of(inner.config).tower)
+
+
+def freeze_tower(model: nn.Module) -> None:
+    """Everything trains but the vision tower: the base recipe of TinyLLaVA and of full LLaVA.
+
+    A connector that stands inside the tower trains.
+    """
+    bare(model).requires_grad_(True)
+    for name, parameter in tower(model).named_parameters():
+        parameter.requires_grad_(in_connector(model, name))
+
+
+def in_connector(model: nn.Module, name: str) -> bool:
+    """Whether a parameter's name says that it stands between tower and language model."""
+    parts = name.split(".")
+    return any(part in parts for part in _family(model).connector)
+
+
+@torch.no_grad()
+def tower_features(
+    model: nn.Module,
+    pixels: Float[Tensor, "..."],
+    sizes: Int[Tensor, "images 2"] | None = None,
+) -> Float[Tensor, "tiles patches channels"]:
+    """What the frozen tower gives the connector."""
+    # Joined in memory: in 16 bits a linear layer with a bias rounds once more where its input is
+    # not, as the patches behind a class token are, but those of a single picture always are.
+    return _family(model).features(bare(model), pixels, sizes).contiguous()
+
+
+def embed(
+    model: nn.Module,
+    ids: Int[Tensor, "rows length"],
+    features: Float[Tensor, "tiles patches channels"] | None,
+    sizes: Int[Tensor, "images 2"] | None = None,
+) -> Float[Tensor, "rows length hidden"]:
+    """Input embeddings, image tokens replaced by the projected features in the order of the rows.
+
+    `sizes` are the images' heights and widths, where their tiles are put together by them. Without
+    images in the batch a zero from the connector is added, so that its parameters get a gradient on
+    every rank (LLaVA adds a dummy image instead). Raises ValueError: the numbers of image tokens
+    and features differ.
+    """
+    inner = bare(model)
+    spots: Bool[Tensor, "rows length"] = ids == inner.config.image_token_id
+    embedded = inner.get_input_embeddings()(ids.masked_fill(spots, 0))
+    if features is None:
+        return embedded + 0.0 * sum(
+            one.sum() for name, one in model.named_parameters() if in_connector(model, name)
+        )
+    projected = _family(model).project(inner, features, sizes)
+    if int(spots.sum()) != len(projected):
+        raise ValueError(f"{int(spots.sum())} image tokens for {len(projected)} image features")
+    return embedded.masked_scatter(spots[..., None], projected.to(embedded.dtype))
+
+
+def embed_in_line(
+    model: nn.Module,
+    ids: Int[Tensor, "rows length"],
+    features: Float[Tensor, "tiles patches channels"] | None,
+    sizes: Int[Tensor, "images 2"] | None = None,
+) -> Float[Tensor, "rows length hidden"]:
+    """As `embed`, for whoever leaves positions to the model, which counts tokens one by one.
+
+    Raises NotImplementedError: for this model they do not follow from that.
+    """
+    if isinstance(_family(model), HasPositions):
+        kind = bare(model).config.model_type
+        raise NotImplementedError(f"a {kind} can be trained, read and asked, not yet scanned")
+    return embed(model, ids, features, sizes)
+
+
+def positions_of(
+    model: nn.Module,
+    ids: Int[Tensor, "rows length"],
+    mask: Bool[Tensor, "rows length"],
+    sizes: Int[Tensor, "images 2"] | None,
+) -> Int[Tensor, "axes rows length"] | None:
+    """What the language model takes as `position_ids`; None where it counts tokens one by one."""
+    family = _family(model)
+    if not isinstance(family, HasPositions):
+        return None
+    return family.positions(bare(model).config, ids, mask, sizes)
+
+
+def hidden_states(
+    model: nn.Module,
+    ids: Int[Tensor, "rows length"],
+    mask: Bool[Tensor, "rows length"],
+    features: Float[Tensor, "tiles patches channels"] | None,
+    *,
+    sizes: Int[Tensor, "images 2"] | None = None,
+    lengths: Int[Tensor, " packed"] | None = None,
+) -> Float[Tensor, "rows length hidden"]:
+    """Last hidden states of the language model, in front of its head.
+
+    `lengths` are those of rows that stand end to end in one line (`xmas.models.chat.packing`).
+    Raises ValueError: packed, for a model whose positions are not those of one line.
+    """
+    language = language_model(model)
+    told: dict[str, Any] = {"attention_mask": mask.long()}
+    if lengths is not None:
+        told = varlen_attention.arguments(language, lengths)
+    if (at := positions_of(model, ids, mask, sizes)) is not None:
+        if lengths is not None:
+            kind = bare(model).config.model_type
+            raise ValueError(f"a {kind} cannot be packed yet; set hardware.packing=false")
+        told["position_ids"] = at
+    return language(
+        inputs_embeds=embed(model, ids, features, sizes), use_cache=False, **told
+    ).last_hidden_state
+
+
+def answer_loss(
+    model: nn.Module,
+    ids: Int[Tensor, "rows length"],
+    mask: Bool[Tensor, "rows length"],
+    labels: Int[Tensor, "rows length"],
+    features: Float[Tensor, "tiles patches channels"] | None,
+    *,
+    sizes: Int[Tensor, "images 2"] | None = None,
+    lengths: Int[Tensor, " packed"] | None = None,
+    logit_rows: int | None = None,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of the answers' tokens in this micro-batch, as LLaVA weighs it.
+
+    Logits exist at the answers' positions only, at most `logit_rows` of them at once: the way back
+    computes each part again. Without a labelled token it is zero, where the mean is none, and all
+    parameters get a gradient of zeros: other ranks wait for it.
+    """
+    hidden = hidden_states(model, ids, mask, features, sizes=sizes, lengths=lengths)[:, :-1]
+    wanted = labels[:, 1:]
+    answered, head = wanted != IGNORED, bare(model).lm_head
+    if not bool(answered.any()):
+        return 0.0 * head(hidden[:, :1]).float().sum()
+    hidden, wanted = hidden[answered], wanted[answered]
+    if logit_rows is None or len(wanted) <= logit_rows:
+        return nn.functional.cross_entropy(head(hidden).float(), wanted)
+
+    def part(hidden: Tensor, wanted: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(head(hidden).float(), wanted, reduction="sum")
+
+    parts = zip(hidden.split(logit_rows), wanted.split(logit_rows), strict=True)
+    sums = [checkpoint(part, *one, use_reentrant=False, preserve_rng_state=False) for one in parts]
+    return torch.stack(sums).sum() / len(wanted)
+
+
+def check_finite(values: np.ndarray, what: str) -> None:
+    """Raise FloatingPointError naming the first row that is not finite."""
+    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if bad.any():
+        raise FloatingPointError(
+            f"{what}: {int(bad.sum())} rows are not finite, the first is row {int(np.argmax(bad))}"
+        )
+
+
+def _family(model: nn.Module) -> Family:
+    return family_of(bare(model).config)

@@ -1,0 +1,194 @@
+"""The audit: what a subset contains beside its pool, before anything is trained on it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from xmas.data.pool import Examples
+from xmas.evaluation.protocol import Benchmark
+from xmas.results.audit.duplicates import Duplicates
+from xmas.results.audit.images import ImageHashes, all_hashes, near_any
+from xmas.results.audit.texts import FORMATS, Texts
+from xmas.selection.protocol import name_of
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Counting, Subset
+from xmas.store import Stage, Store, content
+from xmas.store.variance_explained import explained
+
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit(Stage):
+    """`audit.json`, see `compute`; `benchmark_rows.json`, the rows of the pool that show an image
+    of a benchmark, by benchmark: `same`, the same file, and `near`, by difference hash.
+    """
+
+    kind: ClassVar[str] = "audit"
+
+    subset: Subset
+    counted: Counting | None = None  # whose text tokens are a row's length; null: its characters
+    suite: dict[str, Benchmark] = dataclasses.field(default_factory=dict)
+    against: str | None = content(None)  # another subset's rows.json
+    images: bool = True  # false: no image is opened; names stand for them, no benchmark is compared
+    distance: int = 7  # of 128 bits that near images may differ in
+    similarity: float = 0.8  # of the words, that near texts have at least
+
+    def compute(self, store: Store, out: Path) -> None:
+        """Every part as `pool` beside `subset`: sources, answer formats, lengths, duplicates; then
+        clusters, what length explains of the row score, overlap, and images of benchmarks.
+        """
+        pool = self.subset.ranking.pool
+        examples, kept = pool.open(store), self.subset.chosen(store)
+        everything = np.arange(len(examples))
+        texts = store.get(Texts(pool))
+        formats, characters = np.load(texts / "formats.npy"), np.load(texts / "characters.npy")
+        lengths = characters
+        if self.counted is not None:
+            lengths = self.counted.tokens().open(store).text_lengths
+        repeats = store.get(self.duplicates())
+        exact, near = (np.load(repeats / f"{name}.npy") for name in ("exact", "near"))
+        sides = {"pool": everything, "subset": kept}
+        found: dict[str, Any] = {
+            "selector": name_of(self.subset.ranking.selector),
+            "rows": {side: len(rows) for side, rows in sides.items()},
+            "sources": {side: counts(examples.sources[rows]) for side, rows in sides.items()},
+            "formats": {
+                side: dict(zip(FORMATS, formats[rows].sum(axis=0).tolist(), strict=True))
+                for side, rows in sides.items()
+            },
+            "length_unit": "characters" if self.counted is None else "text tokens",
+            "lengths": {side: spread(lengths[rows]) for side, rows in sides.items()},
+            "duplicates": {side: repeated(rows, exact, near) for side, rows in sides.items()},
+        }
+        found["length_kept"] = found["lengths"]["subset"]["sum"] / found["lengths"]["pool"]["sum"]
+        if self.subset.nested:
+            ranked = Ranking.read(store.get(self.subset.ranking))
+            found["clusters"] = coverage(ranked.clusters, kept)
+            found["score_explained_by_length"] = explained_by(ranked.scores, lengths)
+        if self.against is not None:
+            other = np.array(json.loads(Path(self.against).expanduser().read_text()))
+            found["overlap"] = overlap(kept, other, len(examples))
+        if self.images and self.suite:
+            shared = self._benchmark_rows(store, examples)
+            (out / "benchmark_rows.json").write_text(json.dumps(shared))
+            found["benchmarks"] = {
+                name: {
+                    how: {side: int(np.isin(rows, listed).sum()) for side, rows in sides.items()}
+                    for how, listed in of_name.items()
+                }
+                for name, of_name in shared.items()
+            }
+        (out / "audit.json").write_text(json.dumps(found, indent=2))
+
+    def duplicates(self) -> Duplicates:
+        return Duplicates(
+            self.subset.ranking.pool,
+            images=self.images,
+            distance=self.distance,
+            similarity=self.similarity,
+        )
+
+    def _benchmark_rows(self, store: Store, examples: Examples) -> dict[str, dict[str, list[int]]]:
+        """Rows of the pool whose image is one of a benchmark's, or near one."""
+        hashed = store.get(ImageHashes(self.subset.ranking.pool))
+        files, seen = np.load(hashed / "sha256.npy"), np.load(hashed / "seen.npy")
+        found = {}
+        for name, benchmark in self.suite.items():
+            asked = {one.image for one in benchmark.asked(store) if one.image is not None}
+            own, like = all_hashes(sorted(asked, key=str), label=f"image hashes, {name}")
+            theirs = {digest.tobytes() for digest in own}
+            same = np.array([digest.tobytes() in theirs for digest in files], dtype=bool)
+            near = near_any(seen, like, self.distance)
+            found[name] = {
+                how: np.flatnonzero(np.append(which, False)[examples.picture]).tolist()
+                for how, which in (("same", same), ("near", near))
+            }
+        return found
+
+
+def counts(names: np.ndarray) -> dict[str, int]:
+    """How often each name stands there, the most frequent first."""
+    found, often = np.unique(names, return_counts=True)
+    order = np.argsort(-often, kind="stable")
+    return dict(zip(found[order].tolist(), often[order].tolist(), strict=True))
+
+
+def spread(lengths: Int[np.ndarray, " rows"]) -> dict[str, float]:
+    """Sum, mean and quantiles."""
+    at = np.quantile(lengths, _QUANTILES).tolist()
+    quantiles = {f"q{100 * share:02.0f}": q for share, q in zip(_QUANTILES, at, strict=True)}
+    return {"sum": int(lengths.sum()), "mean": float(lengths.mean()), **quantiles}
+
+
+def repeated(
+    rows: Int[np.ndarray, " rows"],
+    exact: Int[np.ndarray, " pool"],
+    near: Int[np.ndarray, "pairs 2"],
+) -> dict[str, int]:
+    """Rows that repeat an earlier one of `rows`: `exact`, word for word of the same image file;
+    `near`, with at least one earlier row near it, the exact ones included.
+    """
+    inside = np.zeros(len(exact), dtype=bool)
+    inside[rows] = True
+    pairs = near[inside[near].all(axis=1)]
+    return {
+        "exact": len(rows) - len(np.unique(exact[rows])),
+        "near": len(np.unique(pairs.max(axis=1))) if len(pairs) else 0,
+    }
+
+
+def coverage(
+    clusters: Int[np.ndarray, " pool"], kept: Int[np.ndarray, " kept"]
+) -> dict[str, float] | None:
+    """How many clusters the subset touches, and the share it keeps of the least and the most kept
+    one; None where the selector has no clusters.
+    """
+    of_pool = np.bincount(clusters[clusters >= 0])
+    if not of_pool.sum():
+        return None
+    taken = np.bincount(clusters[kept][clusters[kept] >= 0], minlength=len(of_pool))
+    shares = taken[of_pool > 0] / of_pool[of_pool > 0]
+    return {
+        "clusters": len(shares),
+        "covered": int((shares > 0).sum()),
+        "least_kept": float(shares.min()),
+        "median_kept": float(np.median(shares)),
+        "most_kept": float(shares.max()),
+    }
+
+
+def explained_by(
+    scores: Float[np.ndarray, " pool"], lengths: Int[np.ndarray, " pool"]
+) -> float | None:
+    """R² of the row score by a model that sees nothing but the length; None without scores."""
+    known = np.isfinite(scores)
+    if not known.any():
+        return None
+    return explained(scores[known].astype(np.float64), lengths[known])
+
+
+def overlap(
+    kept: Int[np.ndarray, " kept"], other: Int[np.ndarray, " other"], count: int
+) -> dict[str, float]:
+    """Rows in common with another subset, and their Jaccard similarity beside that of two
+    independent random subsets of these sizes. Raises ValueError: the other has a row that the pool
+    has not.
+    """
+    if len(other) and not 0 <= other.min() <= other.max() < count:
+        raise ValueError(
+            f"audit.against names rows {other.min()} to {other.max()}; the pool has {count}"
+        )
+    other = np.unique(other)
+    common = len(np.intersect1d(kept, other))
+    chance = len(kept) * len(other) / count
+    either = len(kept) + len(other)
+    return {
+        "rows": common,
+        "jaccard": common / (either - common),
+        "jaccard_at_random": chance / (either - chance),
+    }

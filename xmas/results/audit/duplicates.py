@@ -1,0 +1,136 @@
+"""Rows of a pool that say the same of the same image, exactly or nearly.
+
+Two rows are near each other if their images are, or neither has one, and their word sets are: many
+rows ask one question of different images, and many images have several different questions.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Int, UInt32, UInt64
+
+from xmas.data.pool import Pool
+from xmas.results.audit.images import ImageHashes, distances
+from xmas.results.audit.texts import HASHES, Texts
+from xmas.store import Stage, Store
+
+_BAND = 4  # min-hashes: two sets with a similarity of 0.8 share one of 16 bands at 99.98 %
+
+Pairs = Int[np.ndarray, "pairs 2"]
+
+
+def pairs_of_equal(keys: np.ndarray) -> Iterator[Pairs]:
+    """All pairs of places with the same key, the lower place first, in batches."""
+    order = np.argsort(keys, kind="stable")
+    sorted_keys = keys[order]
+    starts = np.arange(len(keys))
+    for step in range(1, len(keys)):
+        starts = starts[starts + step < len(keys)]
+        starts = starts[sorted_keys[starts] == sorted_keys[starts + step]]
+        if len(starts) == 0:
+            return
+        yield np.stack([order[starts], order[starts + step]], axis=1)
+
+
+def near_images(seen: UInt64[np.ndarray, "images 2"], distance: int) -> Pairs:
+    """All pairs of different hashes, as places in `seen`, that differ in `distance` bits at most.
+
+    Two that differ in fewer bits than there are bands agree in a whole band. Raises ValueError:
+    `distance` is not within 0 and 7, the most that is found without fail.
+    """
+    # From all over the image: or all pages with a white margin would agree in a band.
+    bits = np.unpackbits(seen.view(np.uint8), axis=1)[:, np.random.default_rng(0).permutation(128)]
+    bands = np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint16)
+    if not 0 <= distance < bands.shape[1]:
+        raise ValueError(f"distance {distance}: expected 0 to {bands.shape[1] - 1} bits")
+    found = [np.zeros((0, 2), dtype=np.int64)]
+    for band in range(bands.shape[1]):
+        for pairs in pairs_of_equal(bands[:, band]):
+            near = distances(seen[pairs[:, 0]], seen[pairs[:, 1]]) <= distance
+            found.append(pairs[near])
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def components(count: int, pairs: Pairs) -> Int[np.ndarray, " places"]:
+    """A label for every place, the same for places that pairs connect: the lowest of them."""
+    labels = np.arange(count)
+    while True:
+        lowest = labels.copy()
+        for one, other in ((0, 1), (1, 0)):
+            np.minimum.at(lowest, pairs[:, one], labels[pairs[:, other]])
+        lowest = lowest[lowest]
+        if np.array_equal(lowest, labels):
+            return labels
+        labels = lowest
+
+
+def near_texts(
+    sketches: UInt32[np.ndarray, "rows hashes"],
+    groups: Int[np.ndarray, " rows"],
+    similarity: float,
+) -> Pairs:
+    """All pairs of rows of one group whose sketches agree in at least a share `similarity`."""
+    found = [np.zeros((0, 2), dtype=np.int64)]
+    mixed = groups.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for start in range(0, HASHES, _BAND):
+        keys = mixed.copy()
+        for column in range(start, start + _BAND):  # one number of the group and four min-hashes
+            keys = (keys ^ sketches[:, column]) * np.uint64(0xFF51AFD7ED558CCD)
+            keys ^= keys >> np.uint64(32)
+        for pairs in pairs_of_equal(keys):
+            one, other = pairs.T
+            alike = (sketches[one] == sketches[other]).mean(axis=1) >= similarity
+            found.append(pairs[alike & (groups[one] == groups[other])])
+    return np.unique(np.concatenate(found), axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Duplicates(Stage):
+    """`exact.npy` (rows,) int64, the first row with the same conversation and the same image file;
+    `near.npy` (pairs, 2) int64, rows near each other, exact duplicates included.
+
+    Without `images` their names stand for them. `similarity` of the words is estimated from 64
+    min-hashes, so a pair at the border may fall on either side; 0.8 is the field's usual border.
+    """
+
+    kind: ClassVar[str] = "duplicates"
+
+    pool: Pool
+    images: bool = True  # hash them, or go by their names
+    distance: int = 7  # of 128 bits that near images may differ in
+    similarity: float = 0.8  # Jaccard similarity of the words that near texts have at least
+
+    def compute(self, store: Store, out: Path) -> None:
+        examples = self.pool.open(store)
+        texts = store.get(Texts(self.pool))
+        digests, sketches = np.load(texts / "digests.npy"), np.load(texts / "sketches.npy")
+        pictures = len(examples.picture_names)
+        same = groups = np.arange(pictures)
+        seen = np.zeros((pictures, 2), dtype=np.uint64)
+        if self.images:
+            hashed = store.get(ImageHashes(self.pool))
+            files = np.load(hashed / "sha256.npy")
+            same = np.unique(files, axis=0, return_inverse=True)[1].reshape(-1)
+            seen = np.load(hashed / "seen.npy")
+            own, of_picture = np.unique(seen, axis=0, return_inverse=True)
+            near = near_images(own, self.distance)
+            groups = components(len(own), near)[of_picture.reshape(-1)]
+        told = np.column_stack([digests, _of_rows(examples.picture, same).astype(np.uint64)])
+        _, first, which = np.unique(told, axis=0, return_index=True, return_inverse=True)
+        np.save(out / "exact.npy", first[which.reshape(-1)])
+        pairs = near_texts(sketches, _of_rows(examples.picture, groups), self.similarity)
+        if self.images:  # a chain of near images may connect two that are not
+            one, other = examples.picture[pairs].T
+            kept = (one < 0) | (distances(seen[one], seen[other]) <= self.distance)
+            pairs = pairs[kept]
+        np.save(out / "near.npy", pairs)
+
+
+def _of_rows(
+    picture: Int[np.ndarray, " rows"], of_picture: Int[np.ndarray, " pictures"]
+) -> Int[np.ndarray, " rows"]:
+    """What is known of a picture, for every row that shows it; -1 without one."""
+    return np.append(of_picture, -1)[picture]

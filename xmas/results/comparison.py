@@ -1,0 +1,147 @@
+"""The scores in a store, compared with the target trained on the whole pool.
+
+A subset's score says little alone, so every number stands relative to its reference, 100 * score /
+(mean of the reference's seeds), and ARP is the mean of that over the benchmarks, per seed first and
+then over the seeds; `standing` says over which benchmarks. Scores that would compare two things at
+once are refused: one benchmark has one split, metric, protocol and number of questions, and the
+same files, prompts, judge and way of answering. A run that lacks a benchmark gets no ARP over it,
+since a mean over fewer would flatter or punish it. Controls with shuffled images stay out.
+
+Runs that share selector, budget and seed but not their settings are rows of their own; seeds are no
+setting.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable
+from statistics import fmean
+from typing import Any
+
+from xmas.results.arp import averages, mean_ranks, ranks
+from xmas.results.leaderboard import Row, row_of
+from xmas.results.score_records import Run, TableError
+
+ORDER = (
+    "vqav2", "vqav2_val", "gqa", "vizwiz", "vizwiz_val", "sqa", "textvqa", "textvqa_noocr", "pope",
+    "mme", "mmbench", "mmbench_cn", "llava_wild", "mmvet",
+)  # fmt: skip
+REFERENCE = "full"  # the name of the reference's row
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """All rows of one pool that share a reference, which comes first."""
+
+    pool: str
+    reference_group: str
+    benchmarks: dict[str, Run]  # by name, a run that says split, metric and number of questions
+    unreferenced: tuple[str, ...]  # benchmarks without a reference score above 0: in no ARP
+    rows: tuple[Row, ...]
+
+    @property
+    def averages(self) -> dict[str, tuple[str, ...]]:
+        return averages(tuple(self.benchmarks))
+
+
+def summarise(found: Iterable[Run]) -> list[Comparison]:
+    """One comparison for every pool and reference group.
+
+    Raises TableError: scores of one benchmark were not measured alike, or two scores claim the same
+    place.
+    """
+    kept = [run for run in found if run.control == "none"]
+    return [
+        _compare(alike) for alike in _grouped(kept, lambda run: (run.pool, run.reference_group))
+    ]
+
+
+def _compare(members: list[Run]) -> Comparison:
+    benchmarks = _benchmarks(members)
+    references = _references(members)
+    means = {}
+    for name in benchmarks:
+        given = [run.score for run in references if run.benchmark == name]
+        valid = [score for score in given if score is not None]
+        if valid and fmean(valid) > 0:
+            means[name] = fmean(valid)
+    rows = []
+    if references:
+        full = [dataclasses.replace(run, selector=REFERENCE) for run in references]
+        rows.append(dataclasses.replace(row_of(full, (), benchmarks, means), is_reference=True))
+    subsets = [run for run in members if run.role != "reference"]
+    for alike in _grouped(
+        subsets, lambda run: (run.unit, run.budget > 1, run.budget, run.selector)
+    ):
+        variants = _grouped(alike, lambda run: run.settings)
+        shared = set.intersection(*(set(variant[0].settings) for variant in variants))
+        for variant in variants:
+            own = tuple(setting for setting in variant[0].settings if setting not in shared)
+            rows.append(row_of(variant, own, benchmarks, means))
+    return Comparison(
+        pool=members[0].pool,
+        reference_group=members[0].reference_group,
+        benchmarks=benchmarks,
+        unreferenced=tuple(name for name in benchmarks if name not in means),
+        rows=tuple(_ranked(rows, list(benchmarks))),
+    )
+
+
+def _references(members: list[Run]) -> list[Run]:
+    """One run for every seed and benchmark among those trained on all rows.
+
+    Any selector at a budget of everything is the same training; `full` stands for it if there.
+    """
+    whole = [run for run in members if run.role == "reference"]
+    whole.sort(key=lambda run: run.selector == REFERENCE)
+    return list({(run.seed, run.benchmark): run for run in whole}.values())
+
+
+def _benchmarks(members: list[Run]) -> dict[str, Run]:
+    """A run for every benchmark, in `ORDER`. Raises TableError: its runs measured unlike things."""
+    names = {run.benchmark for run in members}
+    known = [name for name in ORDER if name in names]
+    found = {}
+    for name in [*known, *sorted(names.difference(known))]:
+        of_one = [run for run in members if run.benchmark == name]
+        for run in of_one:
+            _alike(name, of_one[0], run)
+        found[name] = of_one[0]
+    return found
+
+
+def _alike(name: str, one: Run, other: Run) -> None:
+    """Raise TableError, naming the first thing that two scores of a benchmark do not share."""
+    sides = [
+        {aspect: str(getattr(run, aspect)) for aspect in ("split", "metric", "protocol", "num")}
+        | dict(run.measured)
+        for run in (one, other)
+    ]
+    for aspect in {**sides[0], **sides[1]}:
+        values = [side.get(aspect, "nothing") for side in sides]
+        if values[0] != values[1]:
+            raise TableError(
+                f"{name}: scores of different {aspect.lstrip('.')} do not compare: {values[0]} "
+                f"({one.folder}); {values[1]} ({other.folder}). Choose with table.protocol or "
+                "table.experiment, or keep them in stores of their own"
+            )
+
+
+def _ranked(rows: list[Row], benchmarks: list[str]) -> Iterable[Row]:
+    """The same rows with their ranks among those of their budget."""
+    for alike in [list(group) for _, group in itertools.groupby(rows, _budget)]:
+        means = {number: row.arp.mean for number, row in enumerate(alike) if row.arp is not None}
+        by_arp = {} if alike[0].is_reference else ranks(means)
+        scores = [{name: cell.mean for name, cell in row.scores.items()} for row in alike]
+        by_benchmark = {} if alike[0].is_reference else mean_ranks(scores, benchmarks)
+        for number, row in enumerate(alike):
+            yield dataclasses.replace(
+                row, rank=by_arp.get(number), mean_rank=by_benchmark.get(number)
+            )
+
+
+def _budget(row: Row) -> tuple[bool, str, float]:
+    return row.is_reference, row.unit, row.budget
+
+
+def _grouped(members: Iterable[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
+    return [list(alike) for _, alike in itertools.groupby(sorted(members, key=key), key)]

@@ -1,0 +1,69 @@
+"""The dashboard of a sweep in W&B, as code: built and checked anywhere, sent only when asked to.
+
+It shows what `logger=wandb` has logged: training curves and spectra of the runs, scores and hours
+of their summaries, and the table's own means and intervals, which `goal=table logger=wandb` hands
+over.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xmas.results.dashboard.charts import CHARTS
+from xmas.store import Store, write_atomically
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Workspace
+
+_NOBODY = "entity"  # stands for the account until there is one
+
+
+@dataclasses.dataclass(frozen=True)
+class Dashboard:
+    """What `goal=dashboard` makes. Not a stage: nothing of the store is in it but its file."""
+
+    project: str = "xmas"
+    entity: str | None = None  # null: W&B's own default
+    group: str | None = None  # the sweep; null: all of the project
+    name: str = "xmas"
+    push: bool = False  # to W&B's server, which needs an account
+
+    def make(self, store: Store) -> str:
+        """Write `dashboard.json`, the view and its charts as W&B keeps them, into the store.
+
+        Its path, or the address of what was sent.
+        """
+        if self.push:
+            return self._send()
+        view = self.view(self.entity or _NOBODY)._to_model()
+        told = {"view": json.loads(view.model_dump_json(by_alias=True)), "charts": CHARTS}
+        (path,) = self.files(store)
+        Path(store.root).mkdir(parents=True, exist_ok=True)
+        write_atomically(path, functools.partial(_put, text=json.dumps(told, indent=2)))
+        return f"{path}\nnothing was sent; dashboard.push=true sends it"
+
+    def files(self, store: Store) -> list[Path]:
+        """What `make` writes."""
+        return [Path(store.root) / "dashboard.json"]
+
+    def view(self, entity: str) -> "Workspace":
+        """The view; its custom charts are those of `entity`."""
+        from xmas.results.dashboard.view import view
+
+        return view(entity, self.project, self.name, self.group)
+
+    def _send(self) -> str:
+        """Raises wandb's errors: no account, no such entity."""
+        import wandb
+
+        api = wandb.Api()
+        entity = self.entity or str(api.default_entity)
+        for name, spec in CHARTS.items():
+            api.create_custom_chart(entity, name, spec["title"], "vega2", "private", spec)
+        return str(self.view(entity).save().url)
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,112 @@
+"""Loggers: what a store holds, written down once more where people look at runs.
+
+One run for every result that has something to say, all runs of a sweep in one group. What is said
+comes from the finished result, so results that were there before are logged as well, each once in a
+group; the fit of a model is followed while it runs. A run that a killed process left unfinished is
+replaced as a whole by the one that goes on from its checkpoint.
+"""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from lightning.pytorch.loggers import Logger
+
+from xmas.results.logger.entry import Entry, entry_of
+from xmas.store import Stage, Store, describe, key, read_meta, write_atomically
+from xmas.store.index import Config, Result, Shelf, key_of, stages_in
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Journal:
+    """A logger of one sweep; subclasses say where to. `xmas.store.Journal` is what a store sees."""
+
+    folder: str = "store/logged"
+    group: str | None = None  # of the sweep; null: named as its experiment
+    _open: dict[str, Logger] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    def begin(self, kind: str, key: str) -> Logger:
+        """An empty run for a result, in the place of one that an attempt before has left."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how a run begins")
+
+    def end(self, logger: Logger, said: Entry) -> None:
+        """Name the run, add what is known now that the result is there, and finish it."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how a run ends")
+
+    def drop(self, logger: Logger) -> None:
+        """Leave a run whose stage failed."""
+        logger.finalize("failed")
+
+    def follow(self, stage: Stage) -> Logger:
+        """Lightning's logger for a fit of `stage`, which `enter` finishes."""
+        name = key(stage)
+        self._open[name] = self.begin(stage.kind, name)
+        return self._open[name]
+
+    def enter(self, folder: Path) -> None:
+        """Log a finished result, unless this group has it or it says nothing that can be drawn."""
+        if self._mark(folder.parent.name, folder.name).exists():
+            return
+        store = Store(str(folder.parent.parent))
+        meta = read_meta(folder / "meta.json")
+        result = Result(folder.parent.name, folder.name, folder, meta)
+        if (said := entry_of(result, store)) is not None:
+            self.add(said)
+
+    def add(self, said: Entry, *, again: bool = False) -> None:
+        """Log an entry; `again`: also if this group has it, in the place of what it had."""
+        mark = self._mark(said.kind, said.key)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(mark.with_suffix(".lock")):
+            if mark.exists() and not again:
+                return
+            followed = self._open.pop(said.key, None)
+            logger = followed or self.begin(said.kind, said.key)
+            for step, values in said.curves if followed is None else ():
+                logger.log_metrics(values, step)
+            self.end(logger, said)
+            write_atomically(mark, lambda path: path.write_text(json.dumps({"name": said.name})))
+        log.info("%-14s %s logged to %s", said.kind, said.key, self.where)
+
+    def enter_all(self, goal: Stage, store: Store) -> None:
+        """Log whatever is in the store of a goal and of all that it rests on."""
+        shelf = Shelf(store)
+        for config in reversed(list(_history(describe(goal)).values())):
+            result = shelf.results.get(key_of(config))
+            if result is not None:
+                self.enter(result.folder)
+
+    def enter_page(self, name: str, files: list[Path]) -> None:
+        """Log the files of a table or report, in the place of those of the same name before."""
+        self.add(Entry(name, "latest", name, {}, files=tuple(files)), again=True)
+
+    def close(self) -> None:
+        """Leave the runs of stages that did not end."""
+        while self._open:
+            self.drop(self._open.popitem()[1])
+
+    def _mark(self, kind: str, key: str) -> Path:
+        """The file that says that a result is logged; without it, it is logged again."""
+        return Path(self.folder) / "entered" / self.where / f"{kind}-{key}.json"
+
+    @property
+    def where(self) -> str:
+        """Logger and group, as a path."""
+        return f"{type(self).__name__.lower()}/{self.named}"
+
+    @property
+    def named(self) -> str:
+        return self.group or "xmas"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Runs stay with the process that began them."""
+        return {**self.__dict__, "_open": {}}
+
+
+def _history(config: Config) -> dict[str, Config]:
+    return {key_of(stage): stage for stage in stages_in(config)}

@@ -1,0 +1,130 @@
+"""Weights & Biases: one run a result, in the group of its sweep; offline where nobody is logged in.
+
+Offline runs lie in `wandb/` of the logger's folder, and `wandb sync` sends them later.
+"""
+
+import csv
+import dataclasses
+import functools
+import netrc
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from xmas.results.logger import Journal
+from xmas.results.logger.entry import Entry
+
+if TYPE_CHECKING:
+    from wandb import Run, Table
+
+_BEGUN: set[str] = set()  # by this process
+
+STEP = "trainer/global_step"  # the x-axis, by Lightning's name
+
+
+@dataclasses.dataclass(frozen=True)
+class Wandb(Journal):
+    """`mode` null: online with an account, else offline; `WANDB_MODE` wins over both."""
+
+    project: str = "xmas"
+    entity: str | None = None
+    mode: str | None = None  # online, offline, disabled
+
+    def begin(self, kind: str, key: str) -> Logger:
+        import wandb
+
+        folder = Path(self.folder)
+        named = re.sub(r"[^\w-]", "-", self.named)  # letters that an id may have
+        name = f"{kind}-{key}-{named}"
+        mode = os.environ.get("WANDB_MODE") or self.mode or ("online" if _account() else "offline")
+        if name in _BEGUN:
+            wandb.teardown()  # its service drops what a run says that has an id it knows
+            _BEGUN.clear()
+        _BEGUN.add(name)
+        if mode == "offline":
+            for left in (folder / "wandb").glob(f"offline-run-*-{name}"):
+                shutil.rmtree(left)
+        folder.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            id=name,  # a run of that name is replaced, not resumed
+            name=f"{kind} {key}",
+            group=self.named,
+            job_type=kind,
+            dir=folder,
+            mode=cast("Any", mode),
+            reinit="create_new",
+            settings=_settings(),
+        )
+        run.define_metric(STEP, hidden=True)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+        return WandbLogger(experiment=run)
+
+    def end(self, logger: Logger, said: Entry) -> None:
+        import wandb
+
+        run = _run(logger)
+        run.name = said.name
+        run.config.update(said.config, allow_val_change=True)
+        run.summary.update(said.summary)
+        for file in said.files:
+            if file.suffix == ".csv":
+                run.log({file.stem: _table(file)})
+        if said.files:
+            artifact = wandb.Artifact(f"{said.kind}-{said.key}", said.kind)
+            for file in said.files:  # a result never changes, so there is no need for a copy
+                artifact.add_file(str(file), policy="immutable")
+            run.log_artifact(artifact)
+        run.finish()
+
+    def drop(self, logger: Logger) -> None:
+        _run(logger).finish(exit_code=1)
+
+
+def _table(path: Path) -> "Table":
+    """A CSV as W&B draws from it: numbers where a cell is one, nothing where it is empty."""
+    import wandb
+
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))
+    head: list[Any] = lines[0]
+    cells: list[Any] = [[_cell(held) for held in line] for line in lines[1:]]
+    return wandb.Table(columns=head, data=cells, allow_mixed_types=True)
+
+
+def _cell(held: str) -> float | str | None:
+    try:
+        return float(held) if held else None
+    except ValueError:
+        return held
+
+
+def _run(logger: Logger) -> "Run":
+    return cast("Run", cast("WandbLogger", logger).experiment)
+
+
+@functools.cache
+def _settings() -> Any:
+    """Quiet, and without what the store records already."""
+    import wandb
+
+    return wandb.Settings(
+        console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True
+    )
+
+
+def _account() -> bool:
+    """Whether W&B would find a key by itself: in the environment, or in netrc."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,53 @@
+"""The report: what a store holds, as one HTML file that opens offline, on a phone and on paper.
+
+Only results are read, no stage is run: a report of half a sweep shows that half, and says of every
+section that it cannot show why.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from xmas.data.pool import Pool
+from xmas.results.comparison import summarise
+from xmas.results.score_records import TableError, runs
+from xmas.store import Store, write_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `goal=report` makes. Not a stage: the store is read each time."""
+
+    pool: Pool | None = None  # whose rows and images are shown, where scores were made from it
+    only: str | None = None  # the name of the only pool to report
+    examples: int = 8  # images a strip
+
+    def make(self, store: Store) -> str:
+        """Write `report.html` into the store; its path.
+
+        Raises TableError: there is nothing to report, or the scores cannot be compared.
+        """
+        from xmas.results.report.evidence import evidence
+        from xmas.results.report.page import page
+        from xmas.store.index import Shelf
+
+        found = [run for run in runs(store) if self.only in (None, run.pool)]
+        compared = summarise(found)
+        if not compared:
+            raise TableError(
+                f"{store.root}: no scores of trained targets to report; make some with "
+                "`xmas -m goal=scores selector=random,xmas`, or set store.root to where they are"
+            )
+        shelf = Shelf(store)
+        shown = [evidence(each, shelf=shelf, store=store, pool=self.pool) for each in compared]
+        (path,) = self.files(store)
+        write_atomically(path, functools.partial(_put, text=page(shown, each=self.examples)))
+        return str(path)
+
+    def files(self, store: Store) -> list[Path]:
+        """What `make` writes."""
+        return [Path(store.root) / "report.html"]
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,123 @@
+"""Audits of the subsets: what else is in them, from the `audit.json` that the store holds."""
+
+import json
+from typing import Any
+
+from xmas.results.report.evidence import Evidence, Line
+from xmas.results.report.svg import scrolled_table, tag, text
+from xmas.store.index import AbsentError, Shelf, key_of
+
+_NONE = "\N{EN DASH}"
+
+
+def table(found: Evidence) -> str:
+    """A column for every audited subset at the largest budget, the pool first.
+
+    Raises AbsentError: none of them was audited.
+    """
+    audited = {}
+    for line in found.largest:
+        audit = _audit_of(line, found.shelf)
+        if audit is not None:
+            audited[line.row.label] = audit
+    if not audited:
+        raise AbsentError(
+            "None of these subsets was audited; `xmas goal=audit` with their selector and budget "
+            "does it."
+        )
+    first = next(iter(audited.values()))
+    rows = [
+        ["rows", *_numbers(audited, "rows")],
+        [f"{first['length_unit']}, sum", *_numbers(audited, "lengths", "sum")],
+        [
+            f"{first['length_unit']}, share of the pool's",
+            _NONE,
+            *(f"{100 * one['length_kept']:.1f} %" for one in audited.values()),
+        ],
+        *(
+            [f"{name}, {first['length_unit']} of a row", *_numbers(audited, "lengths", quantile)]
+            for name, quantile in (("5 %", "q05"), ("median", "q50"), ("95 %", "q95"))
+        ),
+        *(
+            [f"answers: {name.replace('_', '/')}", *_shares(audited, name)]
+            for name in first["formats"]["pool"]
+        ),
+        ["exact duplicates", *_numbers(audited, "duplicates", "exact")],
+        ["near duplicates", *_numbers(audited, "duplicates", "near")],
+        *(
+            [f"images of {name}: {how}", *_numbers(audited, "benchmarks", name, how)]
+            for name, of_name in first.get("benchmarks", {}).items()
+            for how in of_name
+        ),
+        ["clusters touched", _NONE, *(_coverage(one.get("clusters")) for one in audited.values())],
+        [
+            "R² of score by length",
+            _NONE,
+            *(_share(one.get("score_explained_by_length")) for one in audited.values()),
+        ],
+        *_overlaps(audited),
+    ]
+    note = (
+        "Duplicates repeat an earlier row of the same column: exact ones word for word of the same "
+        "image file, near ones of a similar image with nearly the same words. Images of a "
+        "benchmark are those of its questions, the same file or nearly. R²: what a model that sees "
+        "only the length explains of the row score."
+    )
+    head = ["", "pool", *(text(label) for label in audited)]
+    return scrolled_table(head, rows) + tag("p", note, class_="notes")
+
+
+def _audit_of(line: Line, shelf: Shelf) -> dict[str, Any] | None:
+    """The audit of a line's first subset, if there is one."""
+    wanted = key_of(line.trainings[0].subset)
+    for result in shelf.results.values():
+        if result.kind == "audit" and key_of(result.config["subset"]) == wanted:
+            return json.loads((result.folder / "audit.json").read_text(encoding="utf-8"))
+    return None
+
+
+def _numbers(audited: dict[str, Any], *path: str) -> list[str]:
+    """A number of the pool and of every subset; `pool` and `subset` stand before the last name, or
+    behind it.
+    """
+    cells = []
+    first, *others = audited.values()
+    for side, audit in [("pool", first), *(("subset", each) for each in (first, *others))]:
+        held: Any = audit
+        for name in path:
+            if isinstance(held, dict) and side in held:
+                held = held[side]
+            held = held.get(name) if isinstance(held, dict) else None
+        if isinstance(held, dict):
+            held = held.get(side)
+        cells.append(_NONE if held is None else f"{held:,.0f}")
+    return cells
+
+
+def _shares(audited: dict[str, Any], name: str) -> list[str]:
+    """Per cent of the answers that have a format."""
+    first = next(iter(audited.values()))
+    sides = [first["formats"]["pool"], *(one["formats"]["subset"] for one in audited.values())]
+    return [f"{100 * side[name] / max(sum(side.values()), 1):.1f} %" for side in sides]
+
+
+def _overlaps(audited: dict[str, Any]) -> list[list[str]]:
+    """Jaccard similarity with the subset that an audit was set against, where one was."""
+    found = [one.get("overlap") for one in audited.values()]
+    if not any(found):
+        return []
+    return [
+        [said, _NONE, *(_share(each and each[name]) for each in found)]
+        for said, name in (
+            ("Jaccard with audit.against", "jaccard"),
+            ("the same at random", "jaccard_at_random"),
+        )
+    ]
+
+
+def _coverage(clusters: dict[str, Any] | None) -> str:
+    return _NONE if clusters is None else f"{clusters['covered']:,} of {clusters['clusters']:,}"
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.2f}"

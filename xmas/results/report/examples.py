@@ -1,0 +1,114 @@
+"""Examples: the rows a selector likes best and those it leaves, as people would see them."""
+
+import base64
+import functools
+import io
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from xmas.data.pool import Examples
+from xmas.evaluation.protocol import LETTER, SHORT
+from xmas.results.report.evidence import Evidence, Line
+from xmas.results.report.palette import Palette
+from xmas.results.report.svg import tag, text
+from xmas.store.index import AbsentError
+
+_LARGEST = 224  # pixels of a side, in the page
+_SMALL = 128  # a side up to which an image is kept as it is and shown with its pixels
+_IMAGES = 160  # in a report, so that it stays small with many selectors
+_LETTERS = 150  # of a question or an answer
+
+
+def strips(found: Evidence, palette: Palette, each: int) -> str:
+    """Two strips for every selector at the largest budget: kept first, and ranked last.
+
+    Raises AbsentError: there is no subset, or the pool's rows or all its images cannot be read.
+    """
+    lines = found.largest
+    if not lines:
+        raise AbsentError("No target was trained on a subset.")
+    examples = found.examples()
+    if examples.has_image.any() and not examples.images.is_dir():
+        raise AbsentError(f"The pool's images are not there any more ({examples.images}).")
+    endings = " and ".join(f"“{ending.strip()}”" for ending in (SHORT, LETTER))
+    each = max(2, min(each, _IMAGES // (2 * len(lines))))
+    said = tag(
+        "p",
+        f"At {lines[0].budget}, seed {lines[0].trainings[0].seed}; rows with an image, if the pool "
+        "has any. Below each: the first question, and its answer in italics. Left out: "
+        f"{text(endings)}.",
+        class_="about",
+    )
+    return said + "".join(_pair(found, line, examples, palette, each) for line in lines)
+
+
+def _pair(found: Evidence, line: Line, examples: Examples, palette: Palette, each: int) -> str:
+    training = line.trainings[0]
+    ranking = found.shelf.result(training.ranking, "ranking")
+    order = np.load(ranking.folder / "order.npy")
+    kept = np.isin(order, found.rows_of(training))
+    pictured = examples.has_image[order] | (not examples.has_image.any())
+    first = order[kept & pictured][:each]
+    left = order[~kept & pictured][::-1][:each]
+    return tag(
+        "section",
+        tag("h4", tag("span", text(line.row.label), class_=palette[line.selector])),
+        _strip("kept, from the top of the ranking", first, examples),
+        _strip("left out, from its end", left, examples),
+        class_="pair",
+    )
+
+
+def _strip(title: str, rows: Int[np.ndarray, " rows"], examples: Examples) -> str:
+    tiles = [_tile(int(row), examples) for row in rows]
+    return tag("p", title, class_="strip-title") + tag("div", *tiles, class_="strip")
+
+
+def _tile(row: int, examples: Examples) -> str:
+    rounds = examples.conversation(row)
+    question, answer = rounds[0]
+    more = f", {len(rounds)} rounds" if len(rounds) > 1 else ""
+    picture = tag("div", "text only", class_="no-picture")
+    if examples.has_image[row]:
+        picture = _picture(examples.image_path(row), f"image of row {row}")
+    return tag(
+        "article",
+        picture,
+        tag("p", f"row {row:,} · {text(examples.sources[row])}{more}", class_="where"),
+        tag("p", text(_short(question)), class_="question"),
+        tag("p", text(_short(answer)), class_="answer"),
+        class_="tile",
+    )
+
+
+def _short(words: str) -> str:
+    joined = " ".join(words.removesuffix(SHORT).removesuffix(LETTER).split())
+    return joined if len(joined) <= _LETTERS else joined[: _LETTERS - 1].rstrip() + "…"
+
+
+def _picture(path: Path, described: str) -> str:
+    """An image as a part of the page; a sentence in its place where it cannot be read."""
+    try:
+        address, small = _embedded(path)
+    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError on broken PNG chunks
+        return tag("div", text(f"cannot be read: {error}"), class_="no-picture")
+    return tag("img", src=address, alt=described, class_="pixels" if small else None)
+
+
+@functools.lru_cache(maxsize=512)
+def _embedded(path: Path) -> tuple[str, bool]:
+    """An image as a data address, and whether it is so small that its pixels are to be seen."""
+    with Image.open(path) as image:
+        small = max(image.size) <= _SMALL
+        shown = image.convert("RGB")
+    kept = io.BytesIO()
+    if small:
+        shown.save(kept, "PNG", optimize=True)
+    else:
+        shown.thumbnail((_LARGEST, _LARGEST))
+        shown.save(kept, "JPEG", quality=80, optimize=True)
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(kept.getvalue()).decode()}", small

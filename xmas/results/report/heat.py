@@ -1,0 +1,47 @@
+"""The heat map: every benchmark of every row, relative to training on everything."""
+
+from xmas.results.report.evidence import Evidence
+from xmas.results.report.palette import Palette
+from xmas.results.report.svg import figure, scrolled_table, tag, text
+from xmas.store.index import AbsentError
+
+_GAP = "\N{EN DASH}"
+
+
+def benchmarks(found: Evidence, palette: Palette) -> str:
+    """A line for every subset row, a column for every benchmark.
+
+    Raises AbsentError: no row can be related to a reference.
+    """
+    names = [name for name in found.comparison.benchmarks if _known(found, name)]
+    if not names:
+        raise AbsentError("No heat map: no benchmark has a reference score above 0.")
+    values = [line.row.relative[name].mean for line in found.subsets for name in names
+              if name in line.row.relative]  # fmt: skip
+    low, high = min(values), max(values)
+    rows = []
+    for line in found.subsets:
+        about = text(line.row.label) + tag("span", f" {line.budget}", class_="sd")
+        cells = [tag("span", about, class_=palette[line.selector])]
+        for name in names:
+            cell = line.row.relative.get(name)
+            share = 0.0 if cell is None or high == low else (cell.mean - low) / (high - low)
+            shown = _GAP if cell is None else f"{cell.mean:.0f}"
+            better = tag("b", shown) if cell is not None and cell.mean >= 100 else shown
+            cells.append(tag("span", better, class_="cell", style=f"--share:{100 * share:.0f}%"))
+        rows.append(cells)
+    return figure(
+        scrolled_table(["", *map(text, names)], rows, "matrix heat"),
+        f"Scores in per cent of the target trained on everything, mean over the seeds; from "
+        f"{low:.0f} (pale) to {high:.0f}. Bold: as good as everything, or better."
+        + _left_out(found, names),
+    )
+
+
+def _known(found: Evidence, name: str) -> bool:
+    return any(name in line.row.relative for line in found.subsets)
+
+
+def _left_out(found: Evidence, names: list[str]) -> str:
+    lost = [name for name in found.comparison.benchmarks if name not in names]
+    return f" Left out, without a reference score above 0: {', '.join(lost)}." if lost else ""

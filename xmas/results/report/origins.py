@@ -1,0 +1,135 @@
+"""Where the numbers come from: command, commit, versions, and every stage with its settings."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from xmas.results.report.evidence import Evidence
+from xmas.results.report.svg import scrolled_table, tag, text
+from xmas.store.index import Config, Result, stages_in
+
+_OPEN = 60  # stages up to which the table is shown unfolded
+_LATE = ("ranking", "subset", "target")  # kinds whose results differ from run to run
+
+
+def origins(found: Evidence) -> str:
+    results = _results(found)
+    folded = len(results) > _OPEN
+    listed = tag(
+        "details",
+        tag("summary", f"{len(results)} stages with their settings"),
+        _stages(found, results),
+        open=not folded,
+    )
+    return _facts(found, results) + listed
+
+
+def command(found: Evidence) -> str:
+    """What makes these scores again, as far as they say it themselves."""
+    lines = found.subsets or list(found.lines)
+    selectors = ",".join(dict.fromkeys(line.selector for line in lines))
+    budgets = dict.fromkeys((line.row.budget, line.row.unit) for line in lines)
+    seeds = ",".join(map(str, sorted({seed for line in lines for seed in line.row.seeds})))
+    parts = ["xmas -m goal=scores", f"selector={selectors}"]
+    if fractions := [f"{budget:g}" for budget, _ in budgets if budget <= 1]:
+        parts.append(f"subset.fraction={','.join(fractions)}")
+    for unit in ("rows", "tokens"):
+        if counts := [f"{budget:.0f}" for budget, own in budgets if budget > 1 and own == unit]:
+            parts.append(f"subset.{unit}={','.join(counts)}")
+    return " ".join([*parts, f"seed={seeds}"])
+
+
+def _facts(found: Evidence, results: list[Result]) -> str:
+    versions: dict[str, set[str]] = {}
+    for result in results:
+        for name, number in result.meta.get("versions", {}).items():
+            versions.setdefault(name, set()).add(number)
+    told = {
+        "command": tag("code", text(command(found)))
+        + " under the experiment that these came from; with all in the store it computes nothing",
+        "commit": _several(result.meta.get("commit") for result in results),
+        "versions": ", ".join(
+            f"{name} {' and '.join(sorted(numbers))}" for name, numbers in versions.items()
+        ),
+        "machine": _several(
+            f"{result.meta.get('host')}, {result.meta.get('cpus')} CPUs" for result in results
+        ),
+        "protocol": _several(run.protocol for run in found.comparison.benchmarks.values()),
+        "store": tag("code", text(found.store.root)),
+        "pool": _pool(found),
+        "reference group": tag("code", text(found.comparison.reference_group)),
+    }
+    parts = [tag("dt", name) + tag("dd", value) for name, value in told.items() if value]
+    return tag("dl", *parts, class_="facts")
+
+
+def _pool(found: Evidence) -> str:
+    """The name, and the hash of the file where the pool is one."""
+    digest = found.pool["pool"].get("sha256")
+    name = text(found.comparison.pool)
+    return name + (f", sha256 {tag('code', digest)}" if digest else "")
+
+
+def _several(values: Any) -> str:
+    return text("; ".join(dict.fromkeys(str(value) for value in values if value is not None)))
+
+
+def _results(found: Evidence) -> list[Result]:
+    """Every stage that a training of the comparison rests on, shared ones first."""
+    seen: dict[str, Result] = {}
+    for line in found.lines:
+        for training in line.trainings:
+            seen |= found.shelf.inside(training.target)
+    for result in found.shelf.results.values():
+        if result.kind in ("tokens", "vision") and result.config.get("pool") == found.pool:
+            seen[result.key] = result
+    return sorted(seen.values(), key=lambda result: _place(result.kind))
+
+
+def _place(kind: str) -> int:
+    return _LATE.index(kind) + 1 if kind in _LATE else 0
+
+
+def _stages(found: Evidence, results: list[Result]) -> str:
+    users: dict[str, dict[str, None]] = {}
+    for line in found.lines:
+        for training in line.trainings:
+            for key in found.shelf.inside(training.target):
+                users.setdefault(key, {})[line.selector] = None
+    everyone = len({line.selector for line in found.lines})
+    rows = []
+    for result in results:
+        of = users.get(result.key, {})
+        rows.append(
+            [
+                text(result.kind),
+                tag("code", result.key),
+                "all" if len(of) in (0, everyone) else text(", ".join(of)),
+                f"{result.seconds:,.1f}",
+                tag("span", text(", ".join(_settings(result.config))), class_="settings"),
+            ]
+        )
+    return scrolled_table(["stage", "key", "for", "seconds", "settings"], rows, "stages")
+
+
+def _settings(config: Config) -> Iterator[str]:
+    """A stage's own fields, those of the stages inside it left to their own lines."""
+    inner = [stage for stage in stages_in(config) if stage is not config]
+
+    def leaves(value: Any, path: str) -> Iterator[str]:
+        if any(value is stage for stage in inner):
+            return
+        if isinstance(value, dict):
+            for name, held in value.items():
+                if name not in ("type", "version", "pool"):
+                    yield from leaves(held, f"{path}.{name}" if path else name)
+        elif isinstance(value, list):
+            if value and not any(isinstance(each, dict | list) for each in value):
+                yield f"{path}={','.join(map(_plain, value))}"
+        elif value is not None:
+            yield f"{path}={_plain(value)}"
+
+    yield from leaves(config, "")
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value) if value == "" else str(value)

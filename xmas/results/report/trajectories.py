@@ -1,0 +1,165 @@
+"""Trajectories: how the attention of clusters moves while the proxy learns.
+
+Beside it stands how much of the value is nothing but the length of the text.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from xmas.features.clustering.kmeans import reduce_spectra
+from xmas.results.report.evidence import Evidence
+from xmas.results.report.svg import Scale, area, figure, frame, gridlines, line, percent, tag, track
+from xmas.store.index import AbsentError, Config, Result, stages_in
+from xmas.store.variance_explained import explained
+
+_PANELS = 8  # clusters shown
+_QUARTILES = (25, 50, 75)
+
+
+def described(found: Evidence, kind: str) -> Config:
+    """The configuration of a stage within the XMAS row's ranking, by the end of its type.
+
+    Raises AbsentError: the ranking has no such stage.
+    """
+    for stage in stages_in(found.xmas().trainings[0].ranking):
+        if stage["type"] == kind:
+            return stage
+    raise AbsentError(f"The XMAS ranking has no stage {kind}.")
+
+
+def values(found: Evidence) -> tuple[Result, Float[np.ndarray, "rows steps"]]:
+    """The trajectories' result, and one value a row and snapshot: the spectra as clustered, summed
+    where every singular value was clustered on its own.
+
+    Raises AbsentError: there is no XMAS run, or its trajectories are gone.
+    """
+    result = found.shelf.result(described(found, "Trajectories"), "trajectories")
+    reduction = described(found, "Clusters").get("reduction", "sum")
+    spectra = np.load(result.folder / "values.npy", mmap_mode="r")
+    return result, reduce_spectra(spectra, "sum" if reduction == "vector" else reduction)
+
+
+def labels(found: Evidence) -> tuple[Int[np.ndarray, " rows"], int]:
+    """The cluster of every row, and the number that means "no image"."""
+    config = described(found, "Clusters")
+    result = found.shelf.result(config, "clusters")
+    return np.load(result.folder / "labels.npy"), int(config["k"])
+
+
+def ribbons(found: Evidence) -> str:
+    """Median and quartiles of some clusters over the fit."""
+    result, reduced = values(found)
+    steps = np.load(result.folder / "steps.npy")
+    of_row, no_image = labels(found)
+    sizes = np.bincount(of_row, minlength=no_image + 1)[:no_image]
+    filled = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
+    count = min(_PANELS, len(filled))
+    picked = filled[np.linspace(0, len(filled) - 1, count).round().astype(int)]
+    groups = {"all rows": np.flatnonzero(~np.isnan(reduced).any(axis=1))}
+    groups |= {f"cluster {number}": np.flatnonzero(of_row == number) for number in picked}
+    spread = {
+        name: np.percentile(reduced[rows], _QUARTILES, axis=0) for name, rows in groups.items()
+    }
+    highest = max(float(each.max()) for each in spread.values())
+    lowest = min(float(each.min()) for each in spread.values())
+    scale = Scale.around([lowest, highest])
+    x = Scale(float(steps[0]), float(max(steps[-1], steps[0] + 1)))
+    panels = [
+        _panel(name, len(groups[name]), each, spread["all rows"][1], (x, steps), scale)
+        for name, each in spread.items()
+    ]
+    return figure(
+        tag("div", *panels, class_="panels"),
+        f"One value a row: its leading singular values of text-to-image attention, at {len(steps)} "
+        f"snapshots from optimiser step {steps[0]:,} to {steps[-1]:,}. Line: median of the rows; "
+        "band: the middle half; dashed: the median of all rows. Clusters run from the largest to "
+        "the smallest. Tight bands that differ from panel to panel mean that the clusters hold "
+        "rows of one kind.",
+    )
+
+
+def _panel(
+    name: str,
+    count: int,
+    spread: Float[np.ndarray, "3 steps"],
+    median: Float[np.ndarray, " steps"],
+    across: tuple[Scale, Int[np.ndarray, " steps"]],
+    scale: Scale,
+) -> str:
+    x, steps = across
+    low, middle, high = (
+        [(x(float(step)), scale(float(value))) for step, value in zip(steps, each, strict=True)]
+        for each in spread
+    )
+    overall = [(x(float(s)), scale(float(v))) for s, v in zip(steps, median, strict=True)]
+    own = name == "all rows"
+    drawn = frame(
+        area(high, low, "band quiet" if own else "band"),
+        "" if own else line(overall, "overall"),
+        line(middle, "median quiet" if own else "median"),
+    )
+    rows = f"{count:,} row" + ("s" if count != 1 else "")
+    title = tag("p", tag("b", name), f" {rows}", class_="panel-title")
+    label = f"{name}: median from {spread[1][0]:.2f} to {spread[1][-1]:.2f}"
+    ends = tag("span", f"step {steps[0]:,}") + tag("span", f"{steps[-1]:,}")
+    strip = track(drawn, gridlines(scale), height=104, label=label)
+    return tag("div", title, strip, tag("p", ends, class_="ends"), class_="panel")
+
+
+def text_lengths(found: Evidence, count: int) -> Int[np.ndarray, " rows"]:
+    """Text tokens of every row, as the proxy saw them. Raises AbsentError: no tokens are left."""
+    proxy = described(found, "Proxy")
+    shared = ("pool", "template", "max_length")
+    for result in found.shelf.results.values():
+        if result.kind == "tokens" and all(result.config[n] == proxy[n] for n in shared):
+            lengths = np.diff(np.load(result.folder / "offsets.npy"))
+            if len(lengths) == count:
+                return lengths
+    raise AbsentError("No R² against text length: the tokens are no longer in the store.")
+
+
+def length_curve(found: Evidence) -> str:
+    """R² of the value against text length, a point a snapshot."""
+    result, reduced = values(found)
+    steps = np.load(result.folder / "steps.npy")
+    lengths = text_lengths(found, len(reduced))
+    seen = np.flatnonzero(~np.isnan(reduced).any(axis=1))
+    fitted = [explained(column, lengths[seen]) for column in reduced[seen].T.astype(float)]
+    known = [
+        (float(step), share) for step, share in zip(steps, fitted, strict=True) if share is not None
+    ]
+    if not known:
+        raise AbsentError("No R² against text length: all rows have the same length or value.")
+    scale = Scale(0.0, 1.15)
+    air = 0.05 * float(np.ptp(steps) or 1)
+    x = Scale(float(steps[0]) - air, float(steps[-1]) + air)
+    digits = 3 if max(share for _, share in known) >= 0.995 else 2
+    marks = []
+    for number, (step, share) in enumerate(known):
+        across, up = percent(x(step)), percent(100 - scale(share))
+        shown = f"{share:.{digits}f}"
+        when = f"step {step:,.0f}" if number == 0 else f"{step:,.0f}"
+        marks += [
+            tag("circle", cx=across, cy=up, r="4", class_="mean c-accent"),
+            tag("text", shown, x=across, y=up, dy="-9", text_anchor="middle", class_="said"),
+            tag("text", when, x=across, y="100%", dy="14", text_anchor="middle", class_="tick"),
+        ]
+    curve = frame(line([(x(step), scale(share)) for step, share in known], "median"))
+    ground = tag("line", x1="0", x2="100%", y1="100%", y2="100%", class_="grid")
+    drawn = track(
+        ground,
+        curve,
+        *marks,
+        height=150,
+        label="R² of the attention value against text length, by optimiser step",
+    )
+    drawn = tag("div", drawn, class_="curve")
+    return figure(
+        drawn,
+        "R² of the value against the number of text tokens (any function of it: what is left is "
+        "how rows of neighbouring lengths differ), by optimiser step. Before the model has learnt "
+        "anything its attention is almost uniform, and the singular values of a uniform matrix "
+        "follow from its size: the value then is the length of the text and little else. What a "
+        "trajectory says beyond length is what is "
+        "missing to 1; the selector <b>length</b> is the control for it.",
+    )

@@ -1,0 +1,74 @@
+"""The scores of a store as Markdown, CSV and LaTeX, for every pool and reference apart.
+
+`comparison` says what may be compared and how, `intervals` how certain that is; here it is written
+down. The CSV has everything at full precision; the other two are for reading.
+"""
+
+import dataclasses
+import functools
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xmas.results.comparison import summarise
+from xmas.results.table.choice import choose
+from xmas.results.table.evidence import Evidence, evidence
+from xmas.results.table.formats import latex, markdown
+from xmas.results.table.grids import grids
+from xmas.results.table.lines import as_csv
+from xmas.store import Store, write_atomically
+from xmas.store.index import Shelf
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What `goal=table` makes. Not a stage: the store is read each time."""
+
+    pool: str | None = None  # the name of the only one to show
+    selector: str | Sequence[str] | None = None  # the only ones; the reference stays
+    experiment: str | None = None  # only what `goal=scores experiment=...` asked for
+    protocol: str | None = None  # only answers made so, e.g. "batch 1"
+    intervals: bool = False  # in every cell; the CSV always has them
+    draws: int = 2000  # of the bootstrap
+    seed: int = 0  # of its draws
+
+    def make(self, store: Store) -> str:
+        """Write `table.md`, `table.csv` and `table.tex` into the store; the Markdown and the paths.
+
+        Raises TableError: there is nothing to show, or the scores cannot be compared.
+        """
+        shown = self.shown(store)
+        tables = [grid for one in shown for grid in grids(one, intervals=self.intervals)]
+        texts = {"md": markdown(tables), "csv": as_csv(shown), "tex": latex(tables)}
+        for path in self.files(store):
+            write_atomically(path, functools.partial(_put, text=texts[path.suffix[1:]]))
+        return texts["md"] + "\n" + "\n".join(map(str, self.files(store)))
+
+    def files(self, store: Store) -> list[Path]:
+        """What `make` writes."""
+        return [Path(store.root) / f"table.{kind}" for kind in ("md", "csv", "tex")]
+
+    def frame(self, store: Store) -> Any:
+        """The lines of `table.csv` as a pandas DataFrame; raises as `make` does."""
+        import pandas
+
+        return pandas.read_csv(io.StringIO(as_csv(self.shown(store))))
+
+    def shown(self, store: Store) -> list[Evidence]:
+        """What there is to show, a comparison each."""
+        shelf = Shelf(store)
+        chosen = choose(
+            store,
+            pool=self.pool,
+            selector=self.selector,
+            experiment=self.experiment,
+            protocol=self.protocol,
+        )
+        return [
+            evidence(each, shelf, draws=self.draws, seed=self.seed) for each in summarise(chosen)
+        ]
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

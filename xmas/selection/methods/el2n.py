@@ -1,0 +1,29 @@
+"""EL2N: the answers that a model gets most wrong first."""
+
+import dataclasses
+
+import numpy as np
+
+from xmas.data.pool import Pool
+from xmas.features.losses.answers import Answers
+from xmas.selection.protocol import Ranked
+from xmas.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class El2n:
+    """Highest EL2N first, the mean over a row's answer tokens; ties by row.
+
+    COINCIDE's baseline takes it from a finished small model, as `features.answers` does behind its
+    last step, in float16 with 0 for what is not finite; here that stops the run. Which side of the
+    order it trained on is not in its repository; this is the side of the method's own paper.
+    Text-only rows are ranked with the others.
+    Source: EL2N (arXiv 2107.07075), there early in training and averaged over ten fits.
+    """
+
+    answers: Answers
+
+    def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
+        scores = self.answers.column(store, "el2n")
+        order = np.argsort(-scores, kind="stable")  # NaN, a row without an answer, comes last
+        return Ranked(order, scores, np.full(len(scores), -1))

@@ -1,0 +1,84 @@
+"""The files of a subset: for trainers, for notebooks, and for whoever asks where it came from."""
+
+import hashlib
+import importlib.util
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from xmas.data.pool import Examples
+from xmas.selection.protocol import Ranked
+from xmas.store import Stage, commit, describe, sha256_of, versions
+
+log = logging.getLogger(__name__)
+
+
+def write_records(examples: Examples, rows: Int[np.ndarray, " rows"], path: Path) -> None:
+    """The records of `rows` as a JSON list, each as it stands in the pool."""
+    with path.open("wb") as file:
+        file.write(b"[\n")
+        for number, row in enumerate(rows):
+            file.write((b",\n" if number else b"") + examples.raw(int(row)))
+        file.write(b"\n]\n")
+
+
+def write_ranking(
+    examples: Examples, chosen: Int[np.ndarray, " chosen"], ranked: Ranked | None, path: Path
+) -> None:
+    """All rows of the pool as Parquet: row, source, has_image, chosen, rank, score, cluster.
+
+    `rank` counts from 0, the best; what a method does not give is null. Without pyarrow, which bare
+    GPU hosts lack, nothing is written and the log says so: the same arrays are in the ranking.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        log.info("pyarrow is not installed: no %s (pip install 'xmas[parquet]')", path.name)
+        return
+    import pyarrow  # pyright: ignore[reportMissingImports]  # an extra
+    import pyarrow.parquet  # pyright: ignore[reportMissingImports]
+
+    count = len(examples)
+    is_chosen = np.zeros(count, dtype=bool)
+    is_chosen[chosen] = True
+    columns: dict[str, Any] = {
+        "row": np.arange(count),
+        "source": pyarrow.array(examples.sources).dictionary_encode(),
+        "has_image": examples.has_image,
+        "chosen": is_chosen,
+    }
+    if ranked is None:
+        columns["rank"] = pyarrow.nulls(count, pyarrow.int64())
+        columns["score"] = pyarrow.nulls(count, pyarrow.float32())
+        columns["cluster"] = pyarrow.nulls(count, pyarrow.int64())
+    else:
+        rank = np.empty(count, dtype=np.int64)
+        rank[ranked.order] = np.arange(count)
+        columns["rank"] = rank
+        columns["score"] = pyarrow.array(ranked.scores.astype(np.float32), from_pandas=True)
+        columns["cluster"] = pyarrow.array(ranked.clusters, mask=ranked.clusters < 0)
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def manifest(
+    subset: Stage, examples: Examples, chosen: Int[np.ndarray, " chosen"], **said: Any
+) -> dict[str, Any]:
+    """Counts by source, hashes of pool and rows, `said`, and what made the subset: its
+    configuration, the versions of the packages, the commit.
+    """
+    names, counts = np.unique(examples.sources[chosen], return_counts=True)
+    listed = json.dumps(chosen.tolist())  # as rows.json has them
+    return {
+        "rows": len(chosen),
+        "pool_rows": len(examples),
+        "sha256_of_pool": sha256_of(examples.annotations),
+        "sha256_of_rows": hashlib.sha256(listed.encode()).hexdigest(),
+        "text_only": int((~examples.has_image[chosen]).sum()),
+        "sources": dict(zip(names.tolist(), counts.tolist(), strict=True)),
+        **said,
+        "versions": versions(),
+        "commit": commit(),
+        "config": describe(subset),
+    }

@@ -1,0 +1,53 @@
+"""Progress of long work: what is done, examples a second, time left.
+
+On a terminal a bar; in a log file a line every ten seconds, so that a scheduler's output stays
+short.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+from xmas.store import distributed
+
+
+class _Lines(tqdm):
+    """A bar for log files: a line at a time, never overwritten."""
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        def write(text: str) -> None:
+            if text.strip():
+                file.write(text.rstrip() + "\n")
+                file.flush()
+
+        return write
+
+
+def bar(
+    iterable: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    label: str = "",
+    unit: str = "row",
+    initial: int = 0,
+) -> "tqdm[Any]":
+    """A progress bar over `iterable`, or one to `update` by hand; a context manager.
+
+    `initial` counts what an interrupted attempt had done.
+    """
+    terminal = sys.stderr.isatty()
+    return (tqdm if terminal else _Lines)(
+        iterable,
+        total=total,
+        desc=label,
+        unit=f" {unit}s",
+        initial=initial,
+        mininterval=0.2 if terminal else 10,
+        ascii=not terminal,
+        dynamic_ncols=terminal,
+        leave=not terminal,
+        disable=not distributed.leads(),
+    )

@@ -1,0 +1,66 @@
+"""What a result was computed with: package versions, commit, devices."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from xmas.store import distributed
+from xmas.store.stage import Stage
+
+RECORDED_PACKAGES = (
+    "numpy torch transformers tokenizers peft lightning faiss-cpu faiss-gpu pillow xmas".split()
+)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in RECORDED_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the checkout this package runs from, `+` behind it where files differ."""
+    here = Path(__file__).parent
+    git = functools.partial(
+        subprocess.run, cwd=here, capture_output=True, text=True, check=False, timeout=10
+    )
+    if (
+        shutil.which("git") is None
+        or git(["git", "ls-files", "--error-unmatch", __file__]).returncode
+    ):
+        return None
+    head = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+    changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    return head + ("+" if changed else "")
+
+
+def worked_on(stage: Stage) -> dict[str, Any]:
+    """`device` and `devices`: what a stage is computed on and on how many at once.
+
+    Under torchrun all that were started, since they wait for a stage that rank 0 makes alone; else
+    as its `hardware` says, or that of a stage it measures; else one. The device is the first GPU of
+    a process that has torch loaded, or the CPU.
+    """
+    parts = [stage, *(getattr(stage, field.name) for field in dataclasses.fields(stage))]
+    said = [part.hardware for part in parts if hasattr(part, "hardware")]
+    torch = sys.modules.get("torch")  # who did not load it did not compute on a GPU
+    on_cpu = bool(said) and said[0].accelerator == "cpu"
+    if torch is None or on_cpu or not torch.cuda.is_available():
+        name = f"CPU, {os.cpu_count()} cores"
+    else:
+        name = torch.cuda.get_device_name(0)
+    held = int(os.environ["WORLD_SIZE"]) if distributed.launched() else said[0].world if said else 1
+    return {"device": name, "devices": held}

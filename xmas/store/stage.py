@@ -1,0 +1,147 @@
+"""Stages and what identifies them.
+
+A stage is a frozen dataclass whose fields are plain data or other stages, so it contains its whole
+history; the hash of that history names the folder of its result. Building a stage costs nothing and
+touches no disk.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from xmas.store.former_names import FORMER_NAMES
+
+if TYPE_CHECKING:
+    from xmas.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def volatile(default: Any = dataclasses.MISSING, **options: Any) -> Any:
+    """A dataclass field outside a stage's identity: paths, devices, workers, callbacks."""
+    return dataclasses.field(default=default, metadata={"identity": "none"}, **options)
+
+
+def content(default: Any = dataclasses.MISSING, **options: Any) -> Any:
+    """A dataclass field that holds a file: its identity is the content's sha256, not the path."""
+    return dataclasses.field(default=default, metadata={"identity": "content"}, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A step whose result is a folder.
+
+    Subclasses set `kind`, the name of the store's folder, and raise `version` whenever `compute`
+    gives other results than before for the same fields.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    together: ClassVar[bool] = False  # where several ranks run, all call `compute`, else rank 0
+
+    def compute(self, store: "Store", out: Path) -> None:
+        """Write the result into `out`, which may hold what an interrupted attempt left there."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is computed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A file or folder inside the result of a stage, named where a path could stand."""
+
+    stage: Stage
+    name: str
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: str, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    log.info("sha256 of %s: %s", path, digest)
+    return digest
+
+
+def sha256_of(path: str | Path) -> str:
+    """The sha256 of a file, read once in a process as long as size and time stay.
+
+    Of a folder: that of the names and hashes of the files in it. Raises FileNotFoundError: there
+    is nothing at `path`.
+    """
+    if Path(path).is_dir():
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        listed = "".join(f"{file.relative_to(path)} {sha256_of(file)}\n" for file in files)
+        return hashlib.sha256(listed.encode()).hexdigest()
+    found = os.stat(path)
+    return _digest(str(path), found.st_size, found.st_mtime_ns)
+
+
+_STABLE_NAMES = {former: name for name, former in FORMER_NAMES.items()}
+_TYPE = re.compile(r'"type": "([\w.]+)"')
+
+
+def type_name(cls: type) -> str:
+    """The name of a type in identities: the class's own in this package, dotted elsewhere.
+
+    In the package it does not depend on the module, so a class can move without a loss of results.
+    """
+    if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return cls.__qualname__
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def describe(value: Any) -> Any:
+    """The identity of a stage as plain data: type, version and every field that is not volatile.
+
+    Raises TypeError: a field is neither plain data nor a dataclass.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = getattr(value, "identity", None)
+        if own is not None:
+            return own()
+        described: dict[str, Any] = {"type": type_name(type(value))}
+        if isinstance(value, Stage):
+            described["version"] = value.version
+        for field in dataclasses.fields(value):
+            rule = field.metadata.get("identity", "value")
+            held = getattr(value, field.name)
+            if rule == "content" and isinstance(held, str):
+                described[field.name] = {"sha256": sha256_of(held)}
+            elif rule != "none":
+                described[field.name] = describe(held)
+        return described
+    if isinstance(value, dict):
+        return {str(name): describe(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(held) for held in value]
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float):
+        return float(value)  # fraction=1 and fraction=1.0 are one result
+    raise TypeError(f"{value!r} ({type(value).__name__}) is neither plain data nor a dataclass")
+
+
+def key(stage: Stage) -> str:
+    """Twelve hex digits that name the result of `stage`."""
+    return digest(describe(stage))
+
+
+def digest(described: Any) -> str:
+    """Twelve hex digits of an identity as plain data; types count under their former names."""
+    plain = json.dumps(described, sort_keys=True)
+    plain = _TYPE.sub(lambda found: _renamed(found, FORMER_NAMES), plain)
+    return hashlib.sha256(plain.encode()).hexdigest()[:12]
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The `meta.json` of a result, whenever it was made, with the type names of today."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(_TYPE.sub(lambda found: _renamed(found, _STABLE_NAMES), text))
+
+
+def _renamed(found: re.Match[str], names: dict[str, str]) -> str:
+    return f'"type": "{names.get(found[1], found[1])}"'

@@ -1,0 +1,211 @@
+"""The store: a result is computed once, and found again by what made it."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import os
+import platform
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from xmas.store import distributed
+from xmas.store.lock import alone
+from xmas.store.provenance import commit, versions, worked_on
+from xmas.store.stage import Made, Stage, describe, key, read_meta
+
+log = logging.getLogger(__name__)
+
+_AGREED: set[str] = set()  # results that all ranks of this run know to be there
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """Where results are written down once more, for people to look at; see `xmas.results.logger`.
+
+    It is no part of any stage: no key and no result depends on it.
+    """
+
+    def follow(self, stage: Stage) -> Any:
+        """Lightning's logger for the fit of a stage that is being computed."""
+        ...
+
+    def enter(self, folder: Path) -> None:
+        """Write down a finished result, unless it stands there already."""
+        ...
+
+
+@functools.cache
+def _say_reused(kind: str, place: str) -> None:
+    """One line for a result, however often a process asks for it."""
+    log.info("%-14s %s reused    %s", kind, Path(place).name, place)
+
+
+def _say(stage: Stage, what: str) -> None:
+    log.info("%-14s %s %s", stage.kind, key(stage), what)
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """Results under `root/<kind>/<key>/`; unfinished ones in hidden draft folders beside them."""
+
+    root: str = "store"
+    locks: str = "auto"  # lease: where hosts do not see each other's flock
+    journal: Journal | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def path(self, stage: Stage) -> Path:
+        """The folder where the result of `stage` is, or will be."""
+        return Path(self.root) / stage.kind / key(stage)
+
+    def get(self, stage: Stage) -> Path:
+        """Return the folder with the result of `stage`, computing it if it is not there.
+
+        Processes that ask at once compute once. Ranks that torchrun has started all ask for the
+        same: rank 0 computes, and calls the others where a stage is computed together. A failed or
+        killed attempt leaves its draft, and the next call goes on from there. Raises whatever
+        `stage.compute` raises; the traceback then stands in `error.txt` of the draft as well.
+        """
+        done = self.path(stage)
+        if not distributed.launched():
+            return self._made(stage)
+        if str(done) in _AGREED and done.exists():
+            return done
+        if not distributed.leads():
+            self._follow(stage)
+        elif distributed.shared():
+            self._lead(stage)
+        else:
+            return self._made(stage)
+        distributed.barrier()
+        _AGREED.add(str(done))
+        return done
+
+    def _lead(self, stage: Stage) -> None:
+        try:
+            self._made(stage)
+        except BaseException as error:
+            distributed.tell(("failed", repr(error)))
+            raise
+        distributed.tell(("there", None))
+
+    def _made(self, stage: Stage) -> Path:
+        done = self.path(stage)
+        if done.exists():
+            _say_reused(stage.kind, str(done))
+            return done
+        done.parent.mkdir(parents=True, exist_ok=True)
+        waiting = functools.partial(_say, stage, "waits for another process")
+        with alone(done.with_name(f".{done.name}"), kind=self.locks, waiting=waiting):
+            if done.exists():
+                _say_reused(stage.kind, str(done))
+                return done
+            draft = self._draft(stage)
+            resumed = draft.exists()
+            draft.mkdir(exist_ok=True)
+            _say(stage, "resumed" if resumed else "computing")
+            with self._recorded(stage, draft):
+                self._computed(stage, draft)
+            draft.rename(done)
+        _say(stage, f"done      {done}")
+        if self.journal is not None:
+            self.journal.enter(done)
+        return done
+
+    def follow(self, stage: Stage) -> Any:
+        """Lightning's logger for the fit of `stage`; None without a journal."""
+        return None if self.journal is None else self.journal.follow(stage)
+
+    def _computed(self, stage: Stage, draft: Path) -> None:
+        """Compute; rank 0 calls the others if they are needed."""
+        if not distributed.launched():
+            return stage.compute(self, draft)
+        if stage.together:  # only where all ask for it, the others have this stage in hand
+            distributed.tell(("compute", None if distributed.shared() else stage))
+        with distributed.sharing(stage.together):
+            stage.compute(self, draft)
+            distributed.barrier()  # nobody writes into the draft any more
+        return None
+
+    def _follow(self, stage: Stage) -> None:
+        """Take part in what rank 0 calls for until the result of `stage` is there.
+
+        Rank 0 alone takes the lock and renames. What it computes alone may ask for stages that are
+        computed together; those come with the call.
+        """
+        while (told := distributed.hear())[0] == "compute":
+            called = told[1] or stage
+            called.compute(self, self._draft(called))
+            distributed.barrier()
+        if told[0] == "failed":
+            raise RuntimeError(f"rank 0 could not make {stage.kind} {key(stage)}: {told[1]}")
+
+    def _draft(self, stage: Stage) -> Path:
+        return self.path(stage).with_name(f".{key(stage)}")
+
+    def find(self, place: "str | Made") -> Path:
+        """The path of a file or folder: itself, or inside a stage's result, computed if need be."""
+        if isinstance(place, Made):
+            return self.get(place.stage) / place.name
+        return Path(place).expanduser()
+
+    def results(self, kind: str) -> list[tuple[Path, dict[str, Any]]]:
+        """Every finished result of a kind with its `meta.json`, in the order of their folders."""
+        found = sorted((Path(self.root) / kind).glob("[!.]*/meta.json"))
+        return [(meta.parent, read_meta(meta)) for meta in found]
+
+    @contextlib.contextmanager
+    def _recorded(self, stage: Stage, draft: Path) -> Iterator[None]:
+        """Write `meta.json` when the work inside ends well, `error.txt` when it does not.
+
+        Seconds are those of this stage alone, over all attempts: what it asks of other stages is
+        in their own records.
+        """
+        spent = draft / "seconds.json"
+        before = json.loads(spent.read_text()) if spent.exists() else 0.0
+        outer = _Clock.running
+        clock = _Clock.running = _Clock(outer)
+        try:
+            yield
+        except BaseException:
+            (draft / "error.txt").write_text(traceback.format_exc())
+            spent.write_text(json.dumps(before + clock.own()))
+            raise
+        finally:
+            _Clock.running = outer
+            if outer is not None:
+                outer.elsewhere += clock.total()
+        (draft / "error.txt").unlink(missing_ok=True)
+        spent.unlink(missing_ok=True)
+        record = {
+            "kind": stage.kind,
+            "key": key(stage),
+            "config": describe(stage),
+            "seconds": round(before + clock.own(), 3),
+            "versions": versions(),
+            "commit": commit(),
+            "host": platform.node(),
+            "cpus": os.cpu_count(),
+            **worked_on(stage),
+        }
+        (draft / "meta.json").write_text(json.dumps(record, indent=2))
+
+
+class _Clock:
+    """Seconds of one stage without those of the stages it asked for."""
+
+    running: ClassVar["_Clock | None"] = None
+
+    def __init__(self, outer: "_Clock | None") -> None:
+        self.outer = outer
+        self.start = time.monotonic()
+        self.elsewhere = 0.0
+
+    def total(self) -> float:
+        return time.monotonic() - self.start
+
+    def own(self) -> float:
+        return self.total() - self.elsewhere

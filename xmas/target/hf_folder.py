@@ -1,0 +1,164 @@
+"""A model as a Hugging Face folder for others: everything but its weights, and how these are named.
+
+Written by hand where transformers 5 would write what 4 and vLLM do not read.
+"""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import AddedToken, GenerationConfig
+
+from xmas.data.images import SquareImages
+from xmas.models.chat.jinja import jinja
+from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.saved_tokenizer import pin
+from xmas.models.chat.template import Template
+from xmas.models.vlm import Parts
+
+IMAGES = ("<image>", "<image_here>")  # the first that the tokenizer does not have
+PAD = "<pad>"
+
+HUB_NAMES: Mapping[str, Mapping[str, str]] = {  # prefixes here, prefixes in the hub's folders
+    "llava": {
+        "model.vision_tower.": "vision_tower.vision_model.",
+        "model.multi_modal_projector.": "multi_modal_projector.",
+        "model.language_model.": "language_model.model.",
+        "lm_head.": "language_model.lm_head.",
+    },
+}
+
+
+def hub_name(name: str, model_type: str) -> str:
+    """What a weight is called in llava-hf's folders, which every version and vLLM reads.
+
+    Raises ValueError: nobody has said how such models are named.
+    """
+    if model_type not in HUB_NAMES:
+        raise ValueError(f"a {model_type} is not exported; known are {sorted(HUB_NAMES)}")
+    for ours, theirs in HUB_NAMES[model_type].items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    raise ValueError(f"{name}: no part of a {model_type} is called so")
+
+
+def describe(parts: Parts, template: Template, dtype: str, out: Path) -> None:
+    """Write configuration, generation defaults, tokenizer, image processor and chat template.
+
+    Raises ValueError: what is written gives other token ids for a question than a fit saw.
+    """
+    config = copy.deepcopy(parts.model.config)
+    tokenizer, image = _tokenizer(parts)
+    for each in (config, config.text_config):
+        each.pad_token_id = tokenizer.pad_token_id
+    config.architectures = [type(parts.model).__name__]
+    GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    ).save_pretrained(out)
+    (out / "config.json").write_text(json.dumps(_config(config.to_dict(), dtype), indent=2))
+    _write_processor(parts, tokenizer, template, image, out)
+
+
+def _tokenizer(parts: Parts) -> tuple[Any, str]:
+    """The tokenizer with a token for the image and one for pads, and what the image's is called.
+
+    In a fit the image token has no name, so that no text can say it; here a processor needs one.
+    """
+    tokenizer = copy.deepcopy(parts.tokenizer)
+    token = parts.model.config.image_token_id
+    if token == len(tokenizer):
+        name = next(each for each in IMAGES if each not in tokenizer.get_vocab())
+        tokenizer.add_tokens([AddedToken(name, special=True, normalized=False)])
+    elif token > len(tokenizer):
+        raise ValueError(f"image token {token}: the tokenizer ends at {len(tokenizer)}")
+    own = tokenizer.pad_token not in (None, tokenizer.eos_token, tokenizer.unk_token)
+    lines = parts.model.get_input_embeddings().weight.shape[0]
+    if not own and len(tokenizer) < lines:
+        tokenizer.add_tokens([AddedToken(PAD, special=True, normalized=False)])
+        tokenizer.pad_token = PAD
+    tokenizer.padding_side = "left"  # for answers; a fit pads by itself
+    return tokenizer, tokenizer.convert_ids_to_tokens(token)
+
+
+def _config(held: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """With what transformers 4 asks for beside what 5 writes."""
+    for part in (held, held["text_config"], held["vision_config"]):
+        part.pop("_name_or_path", None)
+        part["dtype"] = part["torch_dtype"] = dtype
+    rope = held["text_config"].get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        held["text_config"]["rope_theta"] = rope["rope_theta"]
+    return held
+
+
+def _write_processor(
+    parts: Parts, tokenizer: Any, template: Template, image: str, out: Path
+) -> None:
+    shown = parts.processor
+    assert isinstance(shown, SquareImages)
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+    from transformers.models.llava.processing_llava import LlavaProcessor
+
+    square = {"height": shown.size, "width": shown.size}
+    images = LlavaImageProcessorPil(
+        do_pad=shown.aspect == "pad", size={"shortest_edge": shown.size}, crop_size=square
+    )
+    config = parts.model.config
+    processor = LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=1,  # the class token, which the strategy `default` takes off
+        image_token=image,
+    )
+    for behind in (template.behind_image, " " + template.behind_image):
+        processor.chat_template = jinja(template, image=image, behind_image=behind)
+        if _same_ids(processor, parts, template):
+            break
+    else:
+        raise ValueError("the processor's ids for a question are not those that a fit sees")
+    processor.save_pretrained(out)
+    _for_version_4(images, processor.chat_template, out)
+
+
+def _same_ids(processor: Any, parts: Parts, template: Template) -> bool:
+    """Whether a conversation of all kinds of turns has a fit's ids, with an image and without."""
+    rounds = [("What is drawn? 数", "A fig.\n"), ("Sure?", "7")]
+    picture = Image.new("RGB", (5, 8))
+    for image in (parts.layout.tokens((8, 5)), None):
+        held = parts.encoder(template).conversation(rounds, image=image)
+        wanted = held.ids
+        if image is not None:
+            token = parts.model.config.image_token_id
+            shown = np.where(held.image == FEATURE, token, held.image)
+            wanted = np.insert(wanted, held.image_at, shown)
+        said = [
+            {"role": role, "content": [{"type": "text", "text": text}]}
+            for both in rounds
+            for role, text in zip(("user", "assistant"), both, strict=True)
+        ]
+        if image is not None:
+            said[0]["content"].insert(0, {"type": "image"})
+        text = processor.apply_chat_template(said)
+        found = processor(text=text, images=None if image is None else [picture])
+        if found["input_ids"][0] != wanted.tolist():
+            return False
+    return True
+
+
+def _for_version_4(images: Any, chat_template: str, out: Path) -> None:
+    """What transformers 4 looks for elsewhere than 5, or under another name."""
+    images.save_pretrained(out)  # preprocessor_config.json; 5 has it inside the processor's
+    processor = json.loads((out / "processor_config.json").read_text())
+    processor.pop("image_processor")  # 4 would be given it twice
+    (out / "processor_config.json").write_text(json.dumps(processor, indent=2))
+    (out / "chat_template.json").write_text(json.dumps({"chat_template": chat_template}, indent=2))
+    pin(out)

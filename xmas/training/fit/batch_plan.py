@@ -1,0 +1,78 @@
+"""Which micro-batches a fit has, in which order, what each weighs, and which a rank gets.
+
+The order follows from rows, recipe and seed alone. Ranks take micro-batches in turn, so that an
+optimiser step is made of the same ones on any number of devices.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int
+
+from xmas.models.chat.batches import micro_batches, modality_length_order
+from xmas.models.chat.tokens import TokenTable
+from xmas.training.fit.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Deal:
+    """Micro-batches and the weights of their losses. Trainer and ranks divide their sum by the
+    number of micro-batches of a whole step, which a last, shorter step has fewer of.
+    """
+
+    batches: list[Int[np.ndarray, " _"]]
+    weights: list[float]
+
+    def share(self, rank: int, world: int) -> "Deal":
+        """Those of a rank; as many for each, filled up with some that weigh nothing."""
+        lacking = -len(self.batches) % world
+        batches = self.batches + self.batches[-1:] * lacking
+        weights = self.weights + [0.0] * lacking
+        return Deal(batches[rank::world], weights[rank::world])
+
+
+def deal(table: TokenTable, rows: Int[np.ndarray, " rows"], recipe: Recipe, seed: int) -> Deal:
+    """All micro-batches of a fit on `rows` of a pool, epoch behind epoch.
+
+    One without an answer weighs nothing. Raises ValueError: there is no row.
+    """
+    if not len(rows):
+        raise ValueError("there is no row to train on: the subset or the pool is empty")
+    rng = np.random.default_rng(seed)
+    batches = []
+    for _ in range(recipe.epochs):
+        order = modality_length_order(
+            table.lengths[rows],
+            table.image_at[rows] >= 0,
+            micro=recipe.micro_batch,
+            world=recipe.accumulated,
+            rng=rng,
+        )
+        batches += micro_batches(rows[order], recipe.micro_batch)
+    if recipe.token_mean == "micro_batch":
+        return Deal(batches, [float(answered(table, batch)) for batch in batches])
+    answers = np.array([sum(table.answers(int(row)) for row in batch) for batch in batches])
+    steps = range(0, len(batches), recipe.accumulated)
+    whole = [answers[start : start + recipe.accumulated].sum() for start in steps]
+    each = np.repeat(np.maximum(whole, 1), recipe.accumulated)[: len(answers)]
+    return Deal(batches, (answers * recipe.accumulated / each).tolist())
+
+
+def answered(table: TokenTable, batch: Int[np.ndarray, " _"]) -> bool:
+    """Whether a micro-batch has a token that a loss counts."""
+    return any(table.answers(int(row)) for row in batch)
+
+
+def per_rank(recipe: Recipe, world: int) -> int:
+    """Micro-batches of an optimiser step on each device.
+
+    Raises ValueError: the batch cannot be dealt evenly; says what would.
+    """
+    if recipe.accumulated % world:
+        raise ValueError(
+            f"a batch of {recipe.batch} is {recipe.accumulated} micro-batches of "
+            f"{recipe.micro_batch}, which {world} devices cannot share evenly; set "
+            f"recipe.micro_batch to a divisor of {recipe.batch / world:g}, or devices to a divisor "
+            f"of {recipe.accumulated}"
+        )
+    return recipe.accumulated // world

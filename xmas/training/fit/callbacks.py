@@ -1,0 +1,174 @@
+"""What goes with every fit: a progress bar, the loss curve, checkpoints that survive `kill -9`."""
+
+import csv
+import shutil
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from xmas.models.chat.batches import Batch, Loader
+from xmas.store import former_of, partial_of, write_atomically
+from xmas.store.progress import bar
+
+COLUMNS = ("step", "loss", "rate", "answer_tokens")
+
+
+class Losses(Callback):
+    """`loss.csv`: optimiser step, mean loss of its micro-batches, learning rate, answer tokens.
+
+    The rows are part of the checkpoint, so that a fit that goes on neither repeats nor misses one.
+    The fit's logger gets the same rows, at its start those of the attempts before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[list[float]] = []
+        self._open: list[float] = []
+        self._weight = 0.0
+        self._tokens = 0
+        self._rate = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for row in self.rows:
+            _log(trainer, row)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        # Lightning has divided the loss by the accumulation; the curve shows the mean.
+        self._open.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
+        self._weight += batch.weight
+        self._tokens += int((batch.labels >= 0).sum()) if batch.weight else 0
+        if trainer.global_step > (self.rows[-1][0] if self.rows else 0):
+            loss, weight, tokens = self._summed(trainer)
+            mean = loss / weight if weight else 0.0  # no answer in the whole step
+            self.rows.append([trainer.global_step, mean, self._rate, int(tokens)])
+            _log(trainer, self.rows[-1])
+            self._open, self._weight, self._tokens = [], 0.0, 0
+
+    def _summed(self, trainer: Trainer) -> list[float]:
+        """Loss, weight and tokens of the step, over all ranks."""
+        own = [sum(self._open), self._weight, self._tokens]
+        if trainer.world_size == 1:
+            return own
+        device = trainer.strategy.root_device
+        held = torch.tensor(own, dtype=torch.float64, device=device)
+        return trainer.strategy.reduce(held, reduce_op="sum").tolist()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            with self.path.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(COLUMNS)
+                writer.writerows(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "open": self._open,
+            "weight": self._weight,
+            "tokens": self._tokens,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+        self._open, self._tokens = state_dict["open"], state_dict["tokens"]
+        self._weight = state_dict["weight"]
+
+
+def _log(trainer: Trainer, row: list[float]) -> None:
+    step, *values = row
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(zip(COLUMNS[1:], values, strict=True)), int(step))
+
+
+class Progress(Callback):
+    """A bar over micro-batches that counts rows, with the last loss."""
+
+    def __init__(self, label: str, rows: int) -> None:
+        self.label = label
+        self.rows = rows
+        self._bar: Any = None
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        count = len(batch.rows) * trainer.world_size
+        if self._bar is None:
+            self._bar = bar(total=self.rows, label=self.label, initial=batch_idx * count)
+        self._bar.set_postfix_str(
+            f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.3f}", refresh=False
+        )
+        self._bar.update(count)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Checkpoints(Callback):
+    """The state of an unfinished fit, every so many seconds, between two optimiser steps.
+
+    Written beside and renamed, so that the file is whole whenever a process dies.
+    """
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path = path
+        self.seconds = seconds
+        self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        cast("Loader", trainer.train_dataloader).consumed = batch_idx + 1
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        due = time.monotonic() - self._last >= self.seconds
+        if trainer.strategy.broadcast(due):
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """All ranks write, or take part in it; rank 0 renames."""
+        if trainer.is_global_zero:
+            write_atomically(self.path, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(partial_of(self.path))
+        trainer.strategy.barrier()
+        self._last = time.monotonic()
+
+
+def found_at(path: Path) -> str | None:
+    """The checkpoint to go on from: the last one, or what stood before it, if either is whole."""
+    places = [path, former_of(path)]
+    return next((str(place) for place in places if place.exists()), None)
+
+
+def remove(path: Path) -> None:
+    """The last checkpoint, and what a kill left half written."""
+    for left in path.parent.glob(f"*{path.name}*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()

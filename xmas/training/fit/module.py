@@ -1,0 +1,131 @@
+"""The Lightning module of every fit: captions, proxy and target differ in what is trainable."""
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from transformers import get_cosine_schedule_with_warmup
+
+from xmas.models.chat.batches import Batch
+from xmas.models.vision_cache import features_of
+from xmas.models.vlm import answer_loss, in_connector
+from xmas.training.fit.recipe import Recipe
+from xmas.training.fit.sharding import shard
+
+
+class LlavaModule(LightningModule):
+    """Token mean per micro-batch, AdamW, linear warm-up and cosine to zero, two learning rates.
+
+    Plain numbers and a built model in: the stage that calls owns the configuration. Trainable is
+    what has `requires_grad`; only that goes into checkpoints. Every micro-batch seeds its own
+    random numbers from `seed` and its index, so that an interrupted fit goes on bit for bit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        steps: int,
+        seed: int,
+        logit_rows: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        self.steps = steps
+        self.seed = seed
+        self.logit_rows = logit_rows
+        self.strict_loading = False  # checkpoints hold trainables only
+
+    def on_fit_start(self) -> None:
+        self.model.train()
+        for module in self.model.modules():
+            held = list(module.parameters())  # none in LoRA's dropout, which stays on
+            if held and not any(one.requires_grad for one in held):
+                module.eval()  # a frozen tower has no dropout to draw
+
+    def configure_model(self) -> None:
+        """Cut the weights over the devices, where the strategy asks for it."""
+        if self.device_mesh is not None and not isinstance(self, FSDPModule):
+            shard(self, self.model, self.device_mesh["data_parallel"], self.recipe.precision)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        number = self._number(batch_idx)
+        torch.manual_seed(hash((self.seed, number, 0)) % 2**63)  # whichever rank has it
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The mean loss of a micro-batch."""
+        return answer_loss(
+            self.model,
+            batch.ids,
+            batch.mask,
+            batch.labels,
+            features_of(self.model, batch),
+            sizes=batch.pictures.get("sizes"),
+            lengths=batch.lengths,
+            logit_rows=self.logit_rows,
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self(batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"loss is {loss.item()} at micro-batch {self._number(batch_idx)}, rows "
+                f"{batch.rows.tolist()}; lower the learning rate, set a clip norm, or look at "
+                "these rows"
+            )
+        return loss * batch.weight
+
+    def _number(self, batch_idx: int) -> int:
+        """Of a micro-batch among those of all ranks."""
+        world = self.trainer.world_size if self._trainer is not None else 1
+        return batch_idx * world + self.global_rank
+
+    def configure_optimizers(self) -> Any:
+        projector, language = [], []
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                between = in_connector(self.model, name)
+                (projector if between else language).append(parameter)
+        groups = [
+            {"params": language, "lr": self.recipe.rate},
+            {"params": projector, "lr": self.recipe.projector_rate},
+        ]
+        # Lightning takes a fused optimiser for one that unscales, and refuses to clip before it.
+        clipped = self.recipe.clip is not None and "mixed" in self.recipe.precision
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=self.recipe.weight_decay,
+            fused=None if clipped else True,
+        )
+        warmup = math.ceil(self.recipe.warmup * self.steps)
+        schedule = get_cosine_schedule_with_warmup(optimizer, warmup, self.steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        return batch.to(device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {name for name, one in self.named_parameters() if one.requires_grad}
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: weights[name] for name in weights if name in trained}
+        checkpoint["world"] = self.trainer.world_size
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count what each rank has seen anew, where another number of devices goes on."""
+        loops = checkpoint["loops"]["fit_loop"]
+        for counted in ("total", "current"):
+            held = loops["epoch_loop.batch_progress"][counted]
+            for name in held:
+                held[name] = held[name] * checkpoint["world"] // self.trainer.world_size

@@ -1,0 +1,122 @@
+"""What stops a fit at once: nothing to learn from, a loss of nonsense, too little memory."""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from xmas.models.chat.batches import Batch
+from xmas.models.chat.tokens import TokenTable
+from xmas.training.fit.batch_plan import Deal
+from xmas.training.fit.recipe import Hardware, Recipe
+
+log = logging.getLogger(__name__)
+
+FIRST = 8  # micro-batches that are looked at
+GUESSING = 2.0  # times the loss of a uniform guess: labels that do not belong to their tokens
+
+
+def check_rows(table: TokenTable, dealt: Deal) -> None:
+    """Raise ValueError: no image in the whole pool, or no label in any of the first micro-batches.
+
+    Warns of single ones without, which a fit passes over.
+    """
+    if (table.image_at < 0).all():
+        raise ValueError(
+            f"none of the pool's {len(table)} rows has an image: a vision-language model would "
+            "learn from text alone; rows name their image under `image`"
+        )
+    why = "the template does not find the answers, or max_length cuts them off"
+    if not any(dealt.weights[:FIRST]):
+        rows = [int(row) for batch in dealt.batches[:FIRST] for row in batch]
+        raise ValueError(
+            f"no token of the first {min(FIRST, len(dealt.batches))} micro-batches is labelled, "
+            f"rows {rows}: nothing would be learnt; {why}"
+        )
+    if empty := [at for at, weight in enumerate(dealt.weights) if not weight]:
+        log.warning(
+            "%d of %d micro-batches have no labelled token, the first is %d, rows %s: %s",
+            len(empty), len(dealt.weights), empty[0], dealt.batches[empty[0]].tolist(), why,
+        )  # fmt: skip
+
+
+class FirstBatches(Callback):
+    """Looks at the first micro-batches of a fit: their images, and their loss."""
+
+    def __init__(self, vocabulary: int, first: int = FIRST) -> None:
+        self.most = GUESSING * math.log(vocabulary)
+        self.first = first
+        self._losses: list[float] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Raises ValueError: images are not what they should be; names the rows."""
+        if batch_idx >= self.first or not bool((batch.image_start >= 0).any()):
+            return
+        seen = batch.rows[(batch.image_start >= 0).cpu().numpy()].tolist()
+        held = batch.pictures.get("features", batch.pictures.get("pixels"))
+        if held is None:
+            raise ValueError(f"rows {seen} have images, but their batch has none: no pixels came")
+        if not torch.isfinite(held).all():
+            raise ValueError(f"the pictures of rows {seen} are not finite")
+        if not bool((held != held.flatten()[0]).any()):
+            raise ValueError(
+                f"all pictures of rows {seen} are one flat value: nothing can be seen in them; look"
+                " at the image folder, or remove the cached features"
+            )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch,
+        batch_idx: int,
+    ) -> None:  # fmt: skip
+        """Raises ValueError: the mean loss is far above that of guessing."""
+        if batch_idx >= self.first or not batch.weight:
+            return
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches / batch.weight
+        self._losses.append(loss)
+        mean = sum(self._losses) / len(self._losses)
+        if mean > self.most:
+            raise ValueError(
+                f"the mean loss of the first {len(self._losses)} micro-batches is {mean:.2f}, more "
+                f"than {GUESSING:g} times that of guessing ({self.most / GUESSING:.2f}): labels do "
+                "not belong to these tokens, the weights to this model, or the rate is far too high"
+            )
+
+
+@contextmanager
+def memory_advice(recipe: Recipe, hardware: Hardware) -> Iterator[None]:
+    """Raises MemoryError instead of torch's own error; says which settings to change."""
+    try:
+        yield
+    except RuntimeError as error:
+        short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not short:
+            raise
+        raise MemoryError(f"{error}\n{advice(recipe, hardware)}") from error
+
+
+def advice(recipe: Recipe, hardware: Hardware) -> str:
+    """What needs less memory, the cheapest first; only what is not set already."""
+    steps = []
+    if hardware.logit_rows is None:
+        steps.append("hardware.logit_rows=1024 (the same loss, logits part by part)")
+    if not hardware.packing:
+        steps.append("hardware.packing=true (the same loss, no padding)")
+    if hardware.checkpointing < 1:
+        steps.append("hardware.checkpointing=1 (the same loss, about a quarter slower)")
+    if recipe.micro_batch > 1 and recipe.token_mean == "step":
+        steps.append(f"recipe.micro_batch={recipe.micro_batch // 2} (the same loss)")
+    elif recipe.micro_batch > 1:
+        steps.append(
+            f"recipe.micro_batch={recipe.micro_batch // 2} (the batch of {recipe.batch} stays; "
+            "answers are then averaged over fewer rows, unless recipe.token_mean=step)"
+        )
+    if "fsdp" not in hardware.strategy:
+        steps.append("hardware=fsdp (weights and optimiser cut over several devices)")
+    steps.append("max_length below what it is (long rows are cut)")
+    return "too little memory; try in this order:\n" + "\n".join(f"  {step}" for step in steps)

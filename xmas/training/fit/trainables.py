@@ -1,0 +1,107 @@
+"""What trains: LoRA beside the whole projector, all but the tower, or the projector alone."""
+
+import dataclasses
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from xmas.models.families import family_of
+from xmas.models.vlm import bare, freeze_tower, in_connector
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+LORA_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
+HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of what is frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Low-rank updates of every linear layer of the language model, beside the full projector.
+
+    Source of the defaults: LLaVA `scripts/v1_5/finetune_lora.sh`.
+    """
+
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+
+
+def trainable(model: nn.Module, lora: Lora | None, precision: str) -> nn.Module:
+    """`model` as a target trains it: what trains in float32, all else frozen.
+
+    Under a mixed precision the frozen rest has 16 bits, as its products have in any case.
+    """
+    model.to(HALF.get(precision, torch.float32))
+    return in_full(model) if lora is None else with_lora(model, lora)
+
+
+def with_lora(model: nn.Module, lora: Lora) -> nn.Module:
+    """`model` with trainable LoRA and a trainable projector, both float32; all else frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    connector = family_of(bare(model).config).connector
+    adapted = get_peft_model(
+        model,
+        LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            bias="none",
+            target_modules=LORA_LAYERS,
+            modules_to_save=list(connector),
+            task_type="CAUSAL_LM",
+        ),
+    )
+    return _in_float32(adapted)
+
+
+def in_full(model: nn.Module) -> nn.Module:
+    """`model`, everything but its tower trainable in float32, embeddings and head as well."""
+    freeze_tower(model)
+    return _in_float32(model)
+
+
+def projector_alone(model: nn.Module, precision: str) -> nn.Module:
+    """`model`, its projector trainable in float32 and all else frozen."""
+    model.to(HALF.get(precision, torch.float32))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(in_connector(model, name))
+    return _in_float32(model)
+
+
+def trained(model: nn.Module, precision: str) -> dict[str, Tensor]:
+    """What of a model trained in full is kept: 16 bits under a mixed precision, as LLaVA saves."""
+    dtype = HALF.get(precision, torch.float32)
+    return {
+        name: one.detach().to("cpu", dtype).contiguous()
+        for name, one in model.named_parameters()
+        if one.requires_grad
+    }
+
+
+@torch.no_grad()
+def merged(adapted: "PeftModel") -> nn.Module:
+    """The model with its adapter added to the weights, without traces of peft.
+
+    Sums are made in float32, a layer at a time, and rounded once: peft would round the update to
+    the base's 16 bits and their sum again.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer):
+            base = cast("nn.Linear", layer.get_base_layer())
+            dtype = base.weight.dtype
+            base.weight.data = base.weight.data.float()
+            layer.merge()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+            base.weight.data = base.weight.data.to(dtype)
+    return adapted.unload()  # with the trained projector; the sums are made
+
+
+def _in_float32(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # in 16 bits most updates would round away
+    return model

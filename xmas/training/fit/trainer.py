@@ -1,0 +1,141 @@
+"""One way to fit a LLaVA, on a laptop or eight GPUs, interrupted or not."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from xmas.models.chat.batches import Loader
+from xmas.models.chat.packing import pack
+from xmas.models.chat.tokens import TokenTable
+from xmas.models.vision_cache import Pictures
+from xmas.models.vlm import bare
+from xmas.store import distributed
+from xmas.training.fit.batch_plan import deal, per_rank
+from xmas.training.fit.callbacks import Checkpoints, Losses, Progress, found_at, remove
+from xmas.training.fit.module import LlavaModule
+from xmas.training.fit.recipe import Hardware, Recipe
+from xmas.training.fit.sanity import FirstBatches, check_rows, memory_advice
+from xmas.training.fit.sharding import put_together, strategy_of
+from xmas.training.fit.speed import set_up
+
+
+def fit(
+    model: nn.Module,
+    table: TokenTable,
+    rows: Int[np.ndarray, " rows"],
+    pictures: Pictures,
+    *,
+    recipe: Recipe,
+    hardware: Hardware,
+    seed: int,
+    out: Path,
+    label: str,
+    pad: int,
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | None = None,
+) -> None:
+    """Train what is trainable in `model` on `rows` of a pool; writes `out/loss.csv`.
+
+    An `out/last.ckpt` of an interrupted fit is taken up and removed at the end; on a CPU the result
+    is then the same, bit for bit, as without the interruption. Where torchrun has started several
+    processes, all of them call this, and each ends with the fitted model.
+
+    Raises ValueError: the first rows have nothing to learn from, or as many processes as devices
+    were not started; FloatingPointError: a loss is not finite, naming the rows; MemoryError: naming
+    the settings to change.
+    """
+    strategy = strategy_of(hardware)
+    rank, world = distributed.place() if distributed.launched() else (0, 1)
+    accumulate = per_rank(recipe, world)
+    dealt = deal(table, rows, recipe, seed)
+    check_rows(table, dealt)
+    share = dealt.share(rank, world)
+    config = bare(model).config
+    loader = Loader(
+        table,
+        share.batches,
+        image_token=config.image_token_id,
+        pad=pad,
+        pictures=pictures,
+        workers=hardware.workers,
+        prefetch=hardware.prefetch,
+        weights=share.weights,
+        change=pack if hardware.packing else None,
+        world=world,
+    )
+    last = out / "last.ckpt"
+    steps = recipe.steps(len(rows))
+    module = LlavaModule(model, recipe, steps=steps, seed=seed, logit_rows=hardware.logit_rows)
+    with (
+        _known_warnings(),
+        _own_randomness(),
+        set_up(model, hardware, recipe.precision),
+        memory_advice(recipe, hardware),
+    ):
+        trainer = Trainer(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=strategy,
+            precision=recipe.precision,  # type: ignore[arg-type]
+            max_epochs=1,
+            accumulate_grad_batches=accumulate,
+            gradient_clip_val=recipe.clip,
+            # Named, or Lightning would take a SLURM job's tasks for ranks and queue the job again.
+            plugins=TorchElasticEnvironment() if distributed.launched() else LightningEnvironment(),
+            logger=logger or False,
+            log_every_n_steps=1,  # or Lightning warns of short fits
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[
+                Losses(out / "loss.csv"),
+                Progress(label, len(rows) * recipe.epochs),
+                FirstBatches(config.get_text_config().vocab_size),
+                Checkpoints(last, hardware.checkpoint_seconds),
+                *callbacks,
+            ],
+        )
+        trainer.fit(module, loader, ckpt_path=found_at(last))
+        put_together(model)
+    model.eval()
+    if trainer.is_global_zero:
+        remove(last)
+
+
+@contextlib.contextmanager
+def _own_randomness() -> Iterator[None]:
+    """A fit seeds torch at every micro-batch; whoever called keeps its own numbers."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
+
+
+@contextlib.contextmanager
+def _known_warnings() -> Iterator[None]:
+    """Silence, one by one, what Lightning 2.6.6 says about choices that are made on purpose."""
+    quiet = logging.getLogger("lightning.pytorch")
+    level = quiet.level
+    quiet.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (
+            ".*LeafSpec.*",  # Lightning 2.6.6 with torch 2.13, in any fit
+            ".*does not have many workers.*",  # batches come from memory maps
+            ".*GPU available but not used.*",  # hardware says so
+            ".*`srun` command is available.*",  # one process, or torchrun's, is what is wanted
+            ".*Found .* module\\(s\\) in eval mode.*",  # the frozen tower
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
+    quiet.setLevel(level)

@@ -1,0 +1,180 @@
+"""A LLaVA that starts from a small tower: built, then shown captions, as LLaVA's first stage does.
+
+Where LLaVA starts from Vicuna, the language model here starts from nothing, so it is trained
+together with the projector. Proxy and target of the demo start from the same folder.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from xmas.data.images import SquareImages
+from xmas.data.pool import Pool
+from xmas.models.chat.template import Plain, Template
+from xmas.models.chat.tokens import Tokenised
+from xmas.models.shape import Decoder, Shape, Tower
+from xmas.models.vision_cache import VisionFeatures
+from xmas.models.vlm import Parts, freeze_tower, load
+from xmas.store import Made, Stage, Store, distributed, volatile
+from xmas.training.fit.recipe import Hardware, Recipe
+from xmas.training.fit.stop_at_loss import Enough, Until
+from xmas.training.fit.trainer import fit
+from xmas.training.starts.towers import TwoTower
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallLlava(Stage):
+    """An untrained `LlavaForConditionalGeneration` around a trained vision tower."""
+
+    kind: ClassVar[str] = "small_llava"
+    version: ClassVar[int] = 2
+
+    towers: TwoTower
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 352
+    max_length: int = 512  # tokens
+    seed: int = 0
+
+    @property
+    def tower(self) -> "SmallLlava":
+        return self
+
+    @property
+    def image(self) -> int:
+        return (self.towers.image_size // self.towers.patch) ** 2
+
+    @property
+    def tokenizer(self) -> Made:
+        return Made(self.towers.tokenizer, "")
+
+    def shape(self) -> Shape:
+        """The model in numbers, before it is there."""
+        towers, head_dim = self.towers, self.hidden // self.heads
+        vocabulary = _padded(towers.tokenizer.vocabulary)
+        return Shape(
+            Decoder(
+                self.layers, self.hidden, self.heads, self.heads, head_dim, self.feed_forward,
+                vocabulary, tied=True,
+            ),
+            Tower(towers.layers, towers.width, 4 * towers.width, self.image, towers.patch),
+            (towers.width, self.hidden, self.hidden),
+            self.image,
+        )  # fmt: skip
+
+    def compute(self, store: Store, out: Path) -> None:
+        from transformers import AutoTokenizer, CLIPModel, LlamaConfig, LlavaConfig
+
+        clip = CLIPModel.from_pretrained(store.get(self.towers))
+        tokenizer = AutoTokenizer.from_pretrained(store.get(self.towers.tokenizer))
+        text = LlamaConfig(
+            vocab_size=_padded(len(tokenizer)),
+            hidden_size=self.hidden,
+            intermediate_size=self.feed_forward,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=self.max_length,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            # The usual 0.02 is made for wide models; at 128 learning starts slowly with it.
+            initializer_range=self.hidden**-0.5,
+            tie_word_embeddings=True,
+        )
+        config = LlavaConfig(
+            text_config=text,
+            vision_config=clip.config.vision_config,
+            image_token_index=len(tokenizer),
+            image_seq_length=self.image,
+            vision_feature_layer=-1,  # the last patches are trained, unlike those of OpenAI's CLIP
+            vision_feature_select_strategy="default",
+            projector_hidden_act="gelu",
+            tie_word_embeddings=True,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = LlavaForConditionalGeneration(config)
+        model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
+        Parts(model, tokenizer, SquareImages(self.towers.image_size)).save(out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained(Stage):
+    """A start point after one more pool: projector and language model trained, the tower frozen.
+
+    With captions and `Plain` it is LLaVA's first stage, which trains the projector only. Another
+    one behind it can teach what a pretrained language model would know.
+    Source: LLaVA `scripts/v1_5/pretrain.sh`.
+    """
+
+    kind: ClassVar[str] = "pretrained"
+    together: ClassVar[bool] = True
+
+    start: "SmallLlava | Pretrained"
+    pool: Pool
+    recipe: Recipe
+    enough: Enough | None = None  # null: all rows
+    drawings: Pool | None = None  # with all pictures of the pool: one cache of features
+    template: Template | Plain = dataclasses.field(default_factory=Plain)
+    hardware: Hardware = volatile(default_factory=Hardware)
+    seed: int = 0
+
+    @property
+    def tower(self) -> SmallLlava:
+        """The stage that brought the vision tower, which stays as it was there."""
+        return self.start.tower
+
+    @property
+    def image(self) -> int:
+        return self.start.image
+
+    @property
+    def max_length(self) -> int:
+        return self.start.max_length
+
+    @property
+    def tokenizer(self) -> Made:
+        return self.start.tokenizer
+
+    def shape(self) -> Shape:
+        """The model in numbers, before it is there."""
+        return self.tower.shape()
+
+    def tokens(self) -> Tokenised:
+        return Tokenised(self.pool, self.tokenizer, self.template, self.image, self.max_length)
+
+    def looked_at(self) -> VisionFeatures:
+        return VisionFeatures(self.drawings or self.pool, self.tower)
+
+    def compute(self, store: Store, out: Path) -> None:
+        table = self.tokens().open(store)
+        pictures = self.looked_at().pictures(store, of=self.pool)
+        parts = load(store.get(self.start))
+        freeze_tower(parts.model)
+        fit(
+            parts.model,
+            table,
+            np.flatnonzero(table.answered),
+            pictures,
+            recipe=self.recipe,
+            hardware=self.hardware,
+            seed=self.seed,
+            out=out,
+            label=self.pool.name,
+            pad=parts.tokenizer.pad_token_id,
+            callbacks=[Until(self.enough, self.pool.name)] if self.enough else [],
+            logger=store.follow(self),
+        )
+        if distributed.leads():
+            parts.save(out)
+
+
+def _padded(vocabulary: int) -> int:
+    """Lines of the embedding: one more for the image token, a multiple of 64."""
+    return -(-(vocabulary + 1) // 64) * 64

@@ -1,0 +1,244 @@
+"""A small CLIP, trained on captions: the vision tower of models that start from nothing.
+
+The real runs take OpenAI's; no package carries its weights, so the demo trains its own, once, with
+the same classes and the same loss.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import ClassVar, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTextConfig
+
+from xmas.data.images import SquareImages
+from xmas.data.pool import Pool
+from xmas.models.cpu_matmul import by_onednn
+from xmas.models.tokenizer import TrainedTokenizer
+from xmas.models.vision_cache import first_rows, read
+from xmas.models.vlm import check_finite
+from xmas.store import Stage, Store, write_atomically
+from xmas.store.progress import bar
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoTower(Stage):
+    """A `CLIPModel` folder with its tokenizer, trained on a pool's pictures and answers.
+
+    A row's text is all its answers. The loss is CLIP's, where rows of a batch with the same text
+    are all positives of each other: with few captions, calling them negatives would teach the
+    wrong thing. To it is added that the mean of the patches predicts which tokens the text has,
+    rare ones weighing more: with batches of some hundred, contrast alone learns colours and never
+    gets to names. That head is dropped at the end. Positions start as sines, not as small noise.
+    Source: CLIP (arXiv 2103.00020), section 2.3; SuperClass (arXiv 2411.03313) for the tokens;
+    Beyer et al. (arXiv 2205.01580) for positions and mean.
+    """
+
+    kind: ClassVar[str] = "two_tower"
+    version: ClassVar[int] = 2
+
+    captions: Pool
+    tokenizer: TrainedTokenizer
+    image_size: int = 64  # pixels
+    patch: int = 16  # pixels
+    width: int = 128
+    layers: int = 3
+    text_layers: int = 1
+    text_length: int = 32  # tokens
+    token_weight: float = 1.0  # of predicting the text's tokens, beside the contrast
+    epochs: int = 6
+    batch: int = 64
+    rate: float = 2e-3
+    warmup: float = 0.05
+    seed: int = 0
+
+    def compute(self, store: Store, out: Path) -> None:
+        from transformers import AutoTokenizer
+
+        examples = self.captions.open(store)
+        tokenizer = AutoTokenizer.from_pretrained(store.get(self.tokenizer))
+        rows = first_rows(examples)
+        texts = [" ".join(said for _, said in examples.conversation(int(row))) for row in rows]
+        tokens = tokenizer(
+            [text + tokenizer.eos_token for text in texts],
+            padding=True,
+            truncation=True,
+            max_length=self.text_length,
+            return_tensors="pt",
+        )
+        # The pooled text state is the first end mark's; a cut text gets one.
+        tokens["input_ids"][:, -1] = torch.where(
+            tokens["attention_mask"][:, -1] == 1, tokenizer.eos_token_id, tokens["input_ids"][:, -1]
+        )
+        process = SquareImages(self.image_size)
+        pixels = torch.empty(len(rows), 3, self.image_size, self.image_size, dtype=torch.float16)
+        for start in bar(range(0, len(rows), 256), label="captions read", unit="batch"):
+            pictures = [read(examples, int(row)) for row in rows[start : start + 256]]
+            pixels[start : start + 256] = process(pictures).half()
+        same = torch.from_numpy(np.unique(np.array(texts), return_inverse=True)[1])
+        model = self._fit(
+            self._build(tokenizer), pixels, tokens["input_ids"], tokens["attention_mask"], same, out
+        )
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        (out / "last.pt").unlink(missing_ok=True)
+
+    def _build(self, tokenizer) -> CLIPModel:
+        from transformers import CLIPConfig
+
+        shape = {
+            "hidden_size": self.width,
+            "intermediate_size": 4 * self.width,
+            "num_attention_heads": max(1, self.width // 32),
+            "projection_dim": self.width,
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = CLIPModel(
+                CLIPConfig(
+                    vision_config={
+                        **shape,
+                        "num_hidden_layers": self.layers,
+                        "image_size": self.image_size,
+                        "patch_size": self.patch,
+                    },
+                    text_config={
+                        **shape,
+                        "num_hidden_layers": self.text_layers,
+                        "vocab_size": len(tokenizer),
+                        "max_position_embeddings": self.text_length,
+                        "bos_token_id": tokenizer.bos_token_id,
+                        "eos_token_id": tokenizer.eos_token_id,
+                        "pad_token_id": tokenizer.pad_token_id,
+                    },
+                    projection_dim=self.width,
+                )
+            )
+        positions = model.vision_model.embeddings.position_embedding.weight
+        positions.data[1:] = sine_positions(self.image_size // self.patch, self.width)
+        return model
+
+    @by_onednn()
+    def _fit(
+        self,
+        model: CLIPModel,
+        pixels: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        same: Tensor,
+        out: Path,
+    ) -> CLIPModel:
+        """Train; the state of every finished epoch is kept until the stage is done."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # One product over all heads and pictures: torch's kernel for CPUs makes one for each.
+        model.set_attn_implementation("eager")
+        model.to(device).train()  # pyright: ignore[reportArgumentType]  # wrapper asks for `self`
+        vocabulary = cast("CLIPTextConfig", model.config.text_config).vocab_size
+        weights = rarity(ids, mask, vocabulary)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            head = nn.Linear(self.width, vocabulary).to(device)
+        each = math.ceil(len(pixels) / self.batch)
+        total = each * self.epochs
+        both = nn.ModuleList([model, head])
+        optimizer = torch.optim.AdamW(
+            both.parameters(), lr=self.rate, weight_decay=0.05, betas=(0.9, 0.98), fused=True
+        )
+        ramp = max(1, math.ceil(self.warmup * total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: min((step + 1) / ramp, 0.5 * (1 + math.cos(math.pi * step / total))),
+        )
+        first, last = 0, out / "last.pt"
+        if last.exists():
+            state = torch.load(last, weights_only=True)
+            both.load_state_dict(state["models"])
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            first = state["epoch"]
+        with bar(
+            total=self.epochs * len(pixels),
+            label="two towers",
+            unit="image",
+            initial=first * len(pixels),
+        ) as progress:
+            loss = torch.tensor(torch.nan)  # of no batch
+            for epoch in range(first, self.epochs):
+                order = np.random.default_rng((self.seed, epoch)).permutation(len(pixels))
+                for start in range(0, len(order), self.batch):
+                    rows = torch.from_numpy(order[start : start + self.batch])
+                    longest = int(mask[rows].sum(dim=1).max())
+                    seen = model(
+                        input_ids=ids[rows, :longest].to(device),
+                        attention_mask=mask[rows, :longest].to(device),
+                        pixel_values=pixels[rows].float().to(device),
+                    )
+                    patches = seen.vision_model_output.last_hidden_state[:, 1:]
+                    named = same[rows].to(device)
+                    contrast = contrastive(seen.logits_per_image, named[:, None] == named[None])
+                    told = head(patches.mean(dim=1))
+                    wanted = targets(ids[rows], mask[rows], weights).to(device)
+                    tokens = -(wanted * told.log_softmax(dim=1)).sum(dim=1).mean()
+                    loss = contrast + self.token_weight * tokens
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimizer.step()
+                    schedule.step()
+                    progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+                    progress.update(len(rows))
+                check_finite(np.array([loss.item()]), f"two-tower loss of epoch {epoch}")
+                state = {
+                    "models": both.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "epoch": epoch + 1,
+                }
+                write_atomically(last, lambda path, state=state: torch.save(state, path))
+        return model.cpu().eval()
+
+
+def sine_positions(side: int, width: int) -> Float[Tensor, "patches width"]:
+    """Sines and cosines of a patch's line and column, at `width / 4` frequencies each."""
+    place = torch.arange(side, dtype=torch.float32)
+    lines, columns = torch.meshgrid(place, place, indexing="ij")
+    count = width // 4
+    frequency = 100.0 ** -(torch.arange(count, dtype=torch.float32) / count)
+    angles = [axis.flatten()[:, None] * frequency for axis in (lines, columns)]
+    return 0.5 * torch.cat([wave for one in angles for wave in (one.sin(), one.cos())], dim=1)
+
+
+def rarity(
+    ids: Int[Tensor, "texts length"], mask: Int[Tensor, "texts length"], vocabulary: int
+) -> Float[Tensor, " vocabulary"]:
+    """Inverse document frequency of every token, log(texts / texts that have it), in nats."""
+    has = torch.zeros(vocabulary)
+    for text, held in zip(ids, mask, strict=True):
+        has[text[held.bool()].unique()] += 1
+    return torch.log(len(ids) / has.clamp_min(1)) * (has > 0)
+
+
+def targets(
+    ids: Int[Tensor, "texts length"],
+    mask: Int[Tensor, "texts length"],
+    weights: Float[Tensor, " vocabulary"],
+) -> Float[Tensor, "texts vocabulary"]:
+    """What a picture should predict: its text's tokens by rarity, as shares of one."""
+    present = torch.zeros(len(ids), len(weights))
+    present.scatter_(1, torch.where(mask.bool(), ids, ids[:, :1]), 1.0)
+    wanted = present * weights
+    return wanted / wanted.sum(dim=1, keepdim=True).clamp_min(1e-9)
+
+
+def contrastive(
+    logits: Float[Tensor, "images texts"], positive: Bool[Tensor, "images texts"]
+) -> Float[Tensor, ""]:
+    """CLIP's symmetric loss where a picture may have several right texts, each with equal share."""
+    share = positive.float() / positive.sum(dim=1, keepdim=True)
+    back = positive.T.float() / positive.T.sum(dim=1, keepdim=True)
+    images = -(share * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    texts = -(back * logits.T.log_softmax(dim=1)).sum(dim=1).mean()
+    return (images + texts) / 2

@@ -36,7 +36,7 @@ from xmas.cli.command import main
 from xmas.evaluation.generation import generate as generating
 from xmas.evaluation.protocol import Question, Scored
 from xmas.evaluation.scores import Generation, Score
-from xmas.features import looks, trajectories
+from xmas.features import extractor, trajectories
 from xmas.features.activations import Activations
 from xmas.features.clustering import spherical
 from xmas.features.clustering.kmeans import Clusters
@@ -201,7 +201,7 @@ DEATHS: dict[str, Callable[[int], None]] = {
     "values of answers": lambda call: die_writing(of_answers, call),
     "parts": lambda call: die_at(shutil, "rmtree", call),
     "batch of activations": lambda call: die_at(Activations, "features", call),
-    "mark of activations": lambda call: die_writing(looks, call),
+    "mark of activations": lambda call: die_writing(extractor, call),
     "pass of k-means": lambda call: die_at(Assigner, "__call__", call),
     "centroids": lambda call: die_writing(spherical, call),
     "adapter": lambda call: die_at(PeftModel, "save_pretrained", call),

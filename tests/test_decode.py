@@ -15,6 +15,7 @@ from transformers import LlamaConfig
 
 from xmas.data.images import open_image
 from xmas.evaluation.generation import decode as module
+from xmas.evaluation.generation import prefill
 from xmas.evaluation.generation.decode import Batch, alone
 from xmas.evaluation.generation.kv_cache import Slots
 from xmas.evaluation.generation.prompts import (
@@ -25,7 +26,7 @@ from xmas.evaluation.generation.prompts import (
     prompts_of,
     with_pictures,
 )
-from xmas.evaluation.protocol import Question, passes
+from xmas.evaluation.protocol import Question
 from xmas.models.vlm import Parts, load, tower_features
 
 NEW = 7  # tokens at most
@@ -148,7 +149,7 @@ def test_a_batch_is_what_transformers_generates(
     parts, groups, expected, rows, tokens, step, monkeypatch
 ):
     """Also in small passes, in which pads differ, and where the cache has to grow."""
-    monkeypatch.setattr(passes, "_PASS_TOKENS", tokens)
+    monkeypatch.setattr(prefill, "_PASS_TOKENS", tokens)
     monkeypatch.setattr("xmas.evaluation.generation.kv_cache._STEP", step)
     given = with_pictures(groups, decoded(parts), 2)
     assert answers(batch_of(parts, groups, rows).answers(given)) == expected
@@ -165,8 +166,8 @@ def test_a_prompt_passes_as_few_tokens_as_it_can(parts, groups, monkeypatch):
         return forward(self, cache, rows, at, *rest)
 
     monkeypatch.setattr(Batch, "_forward", counts)
-    monkeypatch.setattr(passes, "_PASS_TOKENS", 1)  # so that no pads are counted
-    monkeypatch.setattr(passes, "tower_features", lambda *a: towers.append(len(a[1])) or look(*a))
+    monkeypatch.setattr(prefill, "_PASS_TOKENS", 1)  # so that no pads are counted
+    monkeypatch.setattr(prefill, "tower_features", lambda *a: towers.append(len(a[1])) or look(*a))
     given = [*with_pictures(groups, decoded(parts), 0)]
     tiles = sum(len(pictures["pixels"]) for _, pictures in given if pictures)
     list(batch_of(parts, groups, 3, new=1).answers(given))
@@ -217,9 +218,9 @@ def test_windows_and_other_kernels_are_refused_in_a_batch(how, window):
     config = LlamaConfig()
     config._attn_implementation, config.sliding_window = how, window
     with pytest.raises(ValueError, match=rf"llama with {how} .* 720 tokens.*generation.batch=1"):
-        passes.check_attention(config, 720)
+        prefill.check_attention(config, 720)
     config._attn_implementation, config.sliding_window = "sdpa", 721
-    passes.check_attention(config, 720)
+    prefill.check_attention(config, 720)
 
 
 def test_slots_hold_rows_of_their_own_lengths():

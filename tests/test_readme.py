@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from toy import OVERRIDES, ROWS, Toy
 
-import xmas.selection.protocol
+import xmas.selection.methods
 from xmas.cli.command import Page
 from xmas.cli.config import build, check_choices, folder, goal_node
 from xmas.store import Stage
@@ -43,11 +43,11 @@ def shortest(place: Path) -> Iterator[None]:
     (place / "shortest.py").write_text(python)
     (place / "selector").mkdir()
     (place / "selector" / "shortest.yaml").write_text(yaml)
-    xmas.selection.protocol.__path__.append(str(place))
+    xmas.selection.methods.__path__.append(str(place))
     try:
         yield
     finally:
-        xmas.selection.protocol.__path__.remove(str(place))
+        xmas.selection.methods.__path__.remove(str(place))
 
 
 def test_all_commands_are_found():

@@ -90,7 +90,7 @@ def rank(toy: Toy, selector: Selector, seed: int = 0) -> Ranked:
 
 
 def test_one_name_for_one_thing(any_name, any_selector):
-    """`select/coincide.py`, `Coincide`, `selector/coincide.yaml`, `coincide` in the table."""
+    """`methods/coincide.py`, `Coincide`, `selector/coincide.yaml`, `coincide` in the table."""
     kind = type(any_selector)
     assert kind.__module__ == f"xmas.selection.methods.{any_name}"
     assert name_of(any_selector) == any_name
@@ -101,7 +101,9 @@ def test_one_name_for_one_thing(any_name, any_selector):
 
 
 def test_every_module_of_a_selector_has_a_configuration():
-    modules = {path.stem for path in (Path(folder()).parent / "xmas/select").glob("*.py")}
+    modules = {
+        path.stem for path in (Path(folder()).parent / "xmas/selection/methods").glob("*.py")
+    }
     found = {
         module
         for module in modules - {"__init__"}

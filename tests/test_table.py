@@ -70,7 +70,7 @@ def test_means_spreads_and_arp_are_over_seeds(store, filled):
     assert random.arp == Cell(80, None, 1)
     # seed 0: (96.67 + 93.33) / 2 = 95; seed 1: 105
     assert dataclasses.astuple(full.arp) == pytest.approx((100, 50**0.5, 2))
-    assert (xmas.results.leaderboard, xmas.seeds, xmas.gaps) == ((1600,), (0, 1), {})
+    assert (xmas.rows, xmas.seeds, xmas.gaps) == ((1600,), (0, 1), {})
 
 
 def test_markdown_shows_the_reference_first_and_no_spread_for_one_seed(store, filled):

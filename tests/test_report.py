@@ -29,7 +29,7 @@ from xmas.selection.methods.xmas import Xmas
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
 from xmas.store import Store, describe, key
-from xmas.store.index import Shelf, key_of, stages_in
+from xmas.store.index import ResultIndex, key_of, stages_in
 
 STEPS = (1, 3, 6)
 VOID = ("meta", "img")
@@ -286,7 +286,10 @@ def swept(toy):
 def test_a_curve_has_a_point_a_budget_and_a_bar_where_outcomes_are_kept(swept):
     shown = section(read(swept), "budgets")
     found = evidence(
-        summarise(runs(swept.store))[0], shelf=Shelf(swept.store), store=swept.store, pool=None
+        summarise(runs(swept.store))[0],
+        index=ResultIndex(swept.store),
+        store=swept.store,
+        pool=None,
     )
     assert [(one.selector, one.budget[:2]) for one in found.subsets] == [
         ("random", "25"), ("random", "50"), ("xmas", "50")]  # fmt: skip
@@ -356,7 +359,7 @@ def test_a_stage_that_is_only_named_is_no_cost(toy):
 
 def test_a_configuration_leads_to_the_folder_of_its_result(whole):
     assert key_of(describe(whole.clusters)) == key(whole.clusters)
-    found = Shelf(whole.store).inside(describe(whole.clusters))
+    found = ResultIndex(whole.store).inside(describe(whole.clusters))
     kinds = [result.kind for result in found.values()]
     assert kinds == ["clusters", "trajectories", "proxy", "pretrained"]
 

@@ -7,7 +7,7 @@ trained or decoded. What is assumed is said below the table.
 import dataclasses
 
 from xmas.estimate.assumed import Assumed
-from xmas.estimate.bill import cost, itemise
+from xmas.estimate.bill import estimated_work, itemise
 from xmas.estimate.page import render
 from xmas.estimate.plan import stages
 from xmas.estimate.work import Scene
@@ -37,5 +37,5 @@ class Estimate:
         planned, full = stages(self.goal), self.reference.targets()[0]
         tokens = [each for each in [*planned, *stages(full)] if isinstance(each, Tokenised)]
         scene = Scene(store, self.hardware, self.assumed, tuple(tokens))
-        whole = cost(full, scene)
+        whole = estimated_work(full, scene)
         return render(self.of, itemise(planned, scene), scene, whole.flops if whole else 0.0)

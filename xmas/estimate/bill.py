@@ -52,7 +52,7 @@ def itemise(stages: Iterable[Stage], scene: Scene) -> list[Item]:
     return [_item(stage, scene) for stage in stages]
 
 
-def cost(stage: Stage, scene: Scene) -> Work | None:
+def estimated_work(stage: Stage, scene: Scene) -> Work | None:
     """What a stage costs; None where nobody has said, or its start point has no shape."""
     try:
         return work(stage, scene)
@@ -64,7 +64,7 @@ def _item(stage: Stage, scene: Scene) -> Item:
     hardware = getattr(stage, "hardware", None)
     if hardware is None or hardware.device is None:
         hardware = scene.hardware
-    costs = cost(stage, scene)
+    costs = estimated_work(stage, scene)
     try:
         place = scene.store.path(stage)
     except (OSError, PoolError):  # its identity is the content of files that are not there

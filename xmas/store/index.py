@@ -76,7 +76,7 @@ def stages_in(config: Any) -> Iterator[Config]:
             yield from stages_in(held)
 
 
-class Shelf:
+class ResultIndex:
     """All finished results of a store, by key."""
 
     def __init__(self, store: Store) -> None:

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from xmas.results.logger.entry import Entry, entry_of
 from xmas.store import Stage, Store, describe, key, read_meta, write_atomically
-from xmas.store.index import Config, Result, Shelf, key_of, stages_in
+from xmas.store.index import Config, Result, ResultIndex, key_of, stages_in
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,9 @@ class Journal:
 
     def enter_all(self, goal: Stage, store: Store) -> None:
         """Log whatever is in the store of a goal and of all that it rests on."""
-        shelf = Shelf(store)
+        index = ResultIndex(store)
         for config in reversed(list(_history(describe(goal)).values())):
-            result = shelf.results.get(key_of(config))
+            result = index.results.get(key_of(config))
             if result is not None:
                 self.enter(result.folder)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from xmas.attention.statistics import flat
 from xmas.results.arp import averages
-from xmas.results.costs import cost
+from xmas.results.measured_costs import measured_cost
 from xmas.store import Store
-from xmas.store.index import AbsentError, Config, Result, Shelf, key_of
+from xmas.store.index import AbsentError, Config, Result, ResultIndex, key_of
 from xmas.training.probe import logged
 
 Number = float | int
@@ -126,7 +126,7 @@ def _scores(result: Result, store: Store) -> _Read:
         if all(each in relative for each in which):
             summary[name] = fmean(relative[each] for each in which)
     try:
-        spent = cost(Shelf(store), result.config["target"])
+        spent = measured_cost(ResultIndex(store), result.config["target"])
     except AbsentError:
         return [], summary, ()
     hours = {

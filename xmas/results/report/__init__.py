@@ -29,7 +29,7 @@ class Report:
         """
         from xmas.results.report.evidence import evidence
         from xmas.results.report.page import page
-        from xmas.store.index import Shelf
+        from xmas.store.index import ResultIndex
 
         found = [run for run in runs(store) if self.only in (None, run.pool)]
         compared = summarise(found)
@@ -38,8 +38,8 @@ class Report:
                 f"{store.root}: no scores of trained targets to report; make some with "
                 "`xmas -m goal=scores selector=random,xmas`, or set store.root to where they are"
             )
-        shelf = Shelf(store)
-        shown = [evidence(each, shelf=shelf, store=store, pool=self.pool) for each in compared]
+        index = ResultIndex(store)
+        shown = [evidence(each, index=index, store=store, pool=self.pool) for each in compared]
         (path,) = self.files(store)
         write_atomically(path, functools.partial(_put, text=page(shown, each=self.examples)))
         return str(path)

@@ -5,7 +5,7 @@ from typing import Any
 
 from xmas.results.report.evidence import Evidence, Line
 from xmas.results.report.svg import scrolled_table, tag, text
-from xmas.store.index import AbsentError, Shelf, key_of
+from xmas.store.index import AbsentError, ResultIndex, key_of
 
 _NONE = "\N{EN DASH}"
 
@@ -17,7 +17,7 @@ def table(found: Evidence) -> str:
     """
     audited = {}
     for line in found.largest:
-        audit = _audit_of(line, found.shelf)
+        audit = _audit_of(line, found.index)
         if audit is not None:
             audited[line.row.label] = audit
     if not audited:
@@ -67,10 +67,10 @@ def table(found: Evidence) -> str:
     return scrolled_table(head, rows) + tag("p", note, class_="notes")
 
 
-def _audit_of(line: Line, shelf: Shelf) -> dict[str, Any] | None:
+def _audit_of(line: Line, index: ResultIndex) -> dict[str, Any] | None:
     """The audit of a line's first subset, if there is one."""
     wanted = key_of(line.trainings[0].subset)
-    for result in shelf.results.values():
+    for result in index.results.values():
         if result.kind == "audit" and key_of(result.config["subset"]) == wanted:
             return json.loads((result.folder / "audit.json").read_text(encoding="utf-8"))
     return None

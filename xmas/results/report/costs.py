@@ -5,7 +5,7 @@ What every run needs alike is left out and named instead, see `costs`.
 
 from collections.abc import Iterable
 
-from xmas.results.costs import PARTS, Cost, cost
+from xmas.results.measured_costs import PARTS, Cost, measured_cost
 from xmas.results.report.evidence import Evidence, Line
 from xmas.results.report.svg import (
     Scale,
@@ -30,7 +30,9 @@ def bars(found: Evidence) -> str:
     lost = []
     for number, line in enumerate(found.lines):
         try:
-            costs[number] = Cost.mean([cost(found.shelf, one.target) for one in line.trainings])
+            costs[number] = Cost.mean(
+                [measured_cost(found.index, one.target) for one in line.trainings]
+            )
         except AbsentError as error:
             lost.append(f"{line.row.label}, {line.budget}: {error}")
     if not costs:
@@ -89,12 +91,12 @@ def _bar(line: Line, one: Cost, whole: Cost | None, scale: Scale) -> str:
 
 def _left_out(found: Evidence) -> str:
     """What all runs share, in words, with its seconds."""
-    shelf = found.shelf
+    index = found.index
     target: Config = found.lines[0].trainings[0].target
-    start = sum(result.seconds for result in shelf.inside(target["start"]).values())
+    start = sum(result.seconds for result in index.inside(target["start"]).values())
     prepared = [
         result.seconds
-        for result in shelf.results.values()
+        for result in index.results.values()
         if result.kind in _PREPARED and result.config.get("pool") == found.pool
     ]
     hosts = {result.meta.get("host") for result in _trained(found)}
@@ -108,7 +110,7 @@ def _left_out(found: Evidence) -> str:
 def _trained(found: Evidence) -> Iterable[Result]:
     for line in found.lines:
         for one in line.trainings:
-            yield from found.shelf.inside(one.target).values()
+            yield from found.index.inside(one.target).values()
 
 
 def _numbers(found: Evidence, costs: dict[int, Cost], used: list[str]) -> str:

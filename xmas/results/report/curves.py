@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from xmas.results.arp import ALL
-from xmas.results.costs import Cost, cost
+from xmas.results.measured_costs import Cost, measured_cost
 from xmas.results.report.evidence import Evidence, Line
 from xmas.results.report.palette import Palette
 from xmas.results.report.svg import Scale, figure, frame, gridlines, line, percent, tag, text, track
@@ -62,7 +62,7 @@ def spent(found: Evidence, palette: Palette) -> str:
     known = {}
     for one in _scored(found):
         try:
-            each = [cost(found.shelf, training.target) for training in one.trainings]
+            each = [measured_cost(found.index, training.target) for training in one.trainings]
             known[id(one)] = Cost.mean(each).total
         except AbsentError:
             continue

@@ -14,7 +14,7 @@ from xmas.results.leaderboard import Cell, Row
 from xmas.results.score_records import Run
 from xmas.results.statistics.intervals import Certainty, certainties
 from xmas.store import Made, Store, describe
-from xmas.store.index import AbsentError, Config, Shelf
+from xmas.store.index import AbsentError, Config, ResultIndex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Evidence:
 
     comparison: Comparison
     lines: tuple[Line, ...]
-    shelf: Shelf
+    index: ResultIndex
     store: Store
     configured: Pool | None  # the pool whose files may be opened
     certainties: tuple[Certainty, ...]  # of the lines, in their order
@@ -109,7 +109,7 @@ class Evidence:
 
     def rows_of(self, training: Training) -> Int[np.ndarray, " rows"]:
         """The rows of a training's subset. Raises AbsentError: they are gone."""
-        folder = self.shelf.result(training.subset, "subset").folder
+        folder = self.index.result(training.subset, "subset").folder
         return np.array(json.loads((folder / "rows.json").read_text()), dtype=np.int64)
 
     def xmas(self) -> Line:
@@ -120,13 +120,15 @@ class Evidence:
         return max(found, key=lambda line: line.row.rows[-1])
 
 
-def evidence(comparison: Comparison, *, shelf: Shelf, store: Store, pool: Pool | None) -> Evidence:
+def evidence(
+    comparison: Comparison, *, index: ResultIndex, store: Store, pool: Pool | None
+) -> Evidence:
     """The trainings behind every row of a comparison, from the scores it was made of."""
-    lines = [_line(row, comparison, shelf) for row in comparison.rows]
-    return Evidence(comparison, tuple(lines), shelf, store, pool, certainties(comparison))
+    lines = [_line(row, comparison, index) for row in comparison.rows]
+    return Evidence(comparison, tuple(lines), index, store, pool, certainties(comparison))
 
 
-def _line(row: Row, comparison: Comparison, shelf: Shelf) -> Line:
+def _line(row: Row, comparison: Comparison, index: ResultIndex) -> Line:
     reference = comparison.rows[0].scores
     by_seed: dict[int, dict[str, Run]] = {}
     for run in row.runs:
@@ -140,6 +142,6 @@ def _line(row: Row, comparison: Comparison, shelf: Shelf) -> Line:
         ]
         whole = row.arp is not None and len(relative) == len(comparison.benchmarks)
         one = next(iter(scored.values()))
-        score = shelf.results[Path(one.folder).name]
+        score = index.results[Path(one.folder).name]
         trainings.append(Training(seed, fmean(relative) if whole else None, score.config["target"]))
     return Line(row, row.is_reference, tuple(trainings))

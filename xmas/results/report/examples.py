@@ -47,7 +47,7 @@ def strips(found: Evidence, palette: Palette, each: int) -> str:
 
 def _pair(found: Evidence, line: Line, examples: Examples, palette: Palette, each: int) -> str:
     training = line.trainings[0]
-    ranking = found.shelf.result(training.ranking, "ranking")
+    ranking = found.index.result(training.ranking, "ranking")
     order = np.load(ranking.folder / "order.npy")
     kept = np.isin(order, found.rows_of(training))
     pictured = examples.has_image[order] | (not examples.has_image.any())

@@ -96,7 +96,7 @@ def overlap(found: Evidence, palette: Palette) -> str:
 
 def _chance(found: Evidence, size: int) -> str:
     """How many rows two random subsets share."""
-    folder = found.shelf.result(found.largest[0].trainings[0].subset, "subset").folder
+    folder = found.index.result(found.largest[0].trainings[0].subset, "subset").folder
     count = json.loads((folder / "manifest.json").read_text())["pool_rows"]
     return (
         f"Two independent random subsets would share {100 * size / count:.0f}; a common seed can "

@@ -78,8 +78,8 @@ def _results(found: Evidence) -> list[Result]:
     seen: dict[str, Result] = {}
     for line in found.lines:
         for training in line.trainings:
-            seen |= found.shelf.inside(training.target)
-    for result in found.shelf.results.values():
+            seen |= found.index.inside(training.target)
+    for result in found.index.results.values():
         if result.kind in ("tokens", "vision") and result.config.get("pool") == found.pool:
             seen[result.key] = result
     return sorted(seen.values(), key=lambda result: _place(result.kind))
@@ -93,7 +93,7 @@ def _stages(found: Evidence, results: list[Result]) -> str:
     users: dict[str, dict[str, None]] = {}
     for line in found.lines:
         for training in line.trainings:
-            for key in found.shelf.inside(training.target):
+            for key in found.index.inside(training.target):
                 users.setdefault(key, {})[line.selector] = None
     everyone = len({line.selector for line in found.lines})
     rows = []

@@ -33,7 +33,7 @@ def values(found: Evidence) -> tuple[Result, Float[np.ndarray, "rows steps"]]:
 
     Raises AbsentError: there is no XMAS run, or its trajectories are gone.
     """
-    result = found.shelf.result(described(found, "Trajectories"), "trajectories")
+    result = found.index.result(described(found, "Trajectories"), "trajectories")
     reduction = described(found, "Clusters").get("reduction", "sum")
     spectra = np.load(result.folder / "values.npy", mmap_mode="r")
     return result, reduce_spectra(spectra, "sum" if reduction == "vector" else reduction)
@@ -42,7 +42,7 @@ def values(found: Evidence) -> tuple[Result, Float[np.ndarray, "rows steps"]]:
 def labels(found: Evidence) -> tuple[Int[np.ndarray, " rows"], int]:
     """The cluster of every row, and the number that means "no image"."""
     config = described(found, "Clusters")
-    result = found.shelf.result(config, "clusters")
+    result = found.index.result(config, "clusters")
     return np.load(result.folder / "labels.npy"), int(config["k"])
 
 
@@ -110,7 +110,7 @@ def text_lengths(found: Evidence, count: int) -> Int[np.ndarray, " rows"]:
     """Text tokens of every row, as the proxy saw them. Raises AbsentError: no tokens are left."""
     proxy = described(found, "Proxy")
     shared = ("pool", "template", "max_length")
-    for result in found.shelf.results.values():
+    for result in found.index.results.values():
         if result.kind == "tokens" and all(result.config[n] == proxy[n] for n in shared):
             lengths = np.diff(np.load(result.folder / "offsets.npy"))
             if len(lengths) == count:

@@ -18,7 +18,7 @@ from xmas.results.table.formats import latex, markdown
 from xmas.results.table.grids import grids
 from xmas.results.table.lines import as_csv
 from xmas.store import Store, write_atomically
-from xmas.store.index import Shelf
+from xmas.store.index import ResultIndex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Table:
 
     def shown(self, store: Store) -> list[Evidence]:
         """What there is to show, a comparison each."""
-        shelf = Shelf(store)
+        index = ResultIndex(store)
         chosen = choose(
             store,
             pool=self.pool,
@@ -66,7 +66,7 @@ class Table:
             protocol=self.protocol,
         )
         return [
-            evidence(each, shelf, draws=self.draws, seed=self.seed) for each in summarise(chosen)
+            evidence(each, index, draws=self.draws, seed=self.seed) for each in summarise(chosen)
         ]
 
 

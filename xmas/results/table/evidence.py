@@ -5,11 +5,11 @@ import json
 import math
 
 from xmas.results.comparison import Comparison
-from xmas.results.costs import Cost, cost
 from xmas.results.leaderboard import Row
+from xmas.results.measured_costs import Cost, measured_cost
 from xmas.results.statistics.intervals import Certainty, certainties
 from xmas.results.table.published import Published, beside
-from xmas.store.index import AbsentError, Shelf
+from xmas.store.index import AbsentError, ResultIndex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +34,19 @@ class Evidence:
         return own.total / whole.total
 
 
-def evidence(comparison: Comparison, shelf: Shelf, *, draws: int, seed: int) -> Evidence:
+def evidence(comparison: Comparison, index: ResultIndex, *, draws: int, seed: int) -> Evidence:
     """Raises TableError: outcomes of questions are damaged or do not belong together."""
     rows = comparison.rows
     return Evidence(
         comparison,
         certainties(comparison, draws=draws, seed=seed),
-        tuple(_cost(row, shelf) for row in rows),
-        lengths_of(rows, shelf),
+        tuple(_cost(row, index) for row in rows),
+        lengths_of(rows, index),
         tuple(beside(comparison.pool, [(row.selector, row.budget) for row in rows])),
     )
 
 
-def lengths_of(rows: tuple[Row, ...], shelf: Shelf) -> dict[str, dict[int, float]]:
+def lengths_of(rows: tuple[Row, ...], index: ResultIndex) -> dict[str, dict[int, float]]:
     """How much of a selector's trajectories text length alone explains, by row label and step.
 
     R² of the sum of the singular values, from the trajectories' own `statistics.json`. Selectors
@@ -55,7 +55,7 @@ def lengths_of(rows: tuple[Row, ...], shelf: Shelf) -> dict[str, dict[int, float
     found: dict[str, dict[int, float]] = {}
     for row in rows:
         ranking = row.runs[0].config.get("subset", {}).get("ranking", {})
-        for result in shelf.inside(ranking.get("selector", {})).values():
+        for result in index.inside(ranking.get("selector", {})).values():
             path = result.folder / "statistics.json"
             if result.kind == "trajectories" and path.exists():
                 steps = json.loads(path.read_text(encoding="utf-8"))
@@ -68,10 +68,10 @@ def lengths_of(rows: tuple[Row, ...], shelf: Shelf) -> dict[str, dict[int, float
     return {label: shares for label, shares in found.items() if shares}
 
 
-def _cost(row: Row, shelf: Shelf) -> Cost | None:
+def _cost(row: Row, index: ResultIndex) -> Cost | None:
     """The mean over the row's seeds."""
     targets = {run.seed: run.config for run in row.runs}
     try:
-        return Cost.mean([cost(shelf, target) for target in targets.values()])
+        return Cost.mean([measured_cost(index, target) for target in targets.values()])
     except AbsentError:
         return None

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from xmas.results.arp import ALL
 from xmas.results.comparison import Comparison
-from xmas.results.costs import Cost
 from xmas.results.leaderboard import Cell, Row
+from xmas.results.measured_costs import Cost
 from xmas.results.statistics.bootstrap import Interval
 from xmas.results.statistics.intervals import BASELINE, Difference
 from xmas.results.table.evidence import Evidence

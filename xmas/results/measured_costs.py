@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from statistics import fmean
 
-from xmas.store.index import Config, Result, Shelf
+from xmas.store.index import Config, Result, ResultIndex
 
 PARTS = {
     "proxy": "fitting the proxy",
@@ -48,29 +48,29 @@ class Cost:
         )
 
 
-def cost(shelf: Shelf, target: Config) -> Cost:
+def measured_cost(index: ResultIndex, target: Config) -> Cost:
     """What one training cost, from the pool to the trained target.
 
     Raises AbsentError: its target is no longer in the store.
     """
-    trained = shelf.result(target, "target")
+    trained = index.result(target, "target")
     seconds = dict.fromkeys(PARTS, 0.0) | {"target": trained.device_seconds}
     devices = {trained.device}
     pool = target["subset"]["ranking"]["pool"]
-    alike = {**shelf.inside(target["start"]), **shelf.inside(pool)}
-    for result in shelf.inside(target["subset"]).values():
+    alike = {**index.inside(target["start"]), **index.inside(pool)}
+    for result in index.inside(target["subset"]).values():
         if result.key in alike:
             continue
         seconds[_OF_KIND.get(result.kind, "features")] += result.device_seconds
         devices.add(result.device)
         if result.kind == "proxy":
-            seconds["proxy"] -= _scanned(shelf, result) * result.devices
+            seconds["proxy"] -= _scanned(index, result) * result.devices
         elif result.kind == "trajectories":
-            seconds["attention"] += scan_seconds(shelf, result) * result.devices
+            seconds["attention"] += scan_seconds(index, result) * result.devices
     return Cost(seconds, frozenset(devices))
 
 
-def scan_seconds(shelf: Shelf, trajectories: Result) -> float:
+def scan_seconds(index: ResultIndex, trajectories: Result) -> float:
     """Seconds of attention scans that ran inside the proxy's fit and stand in its record.
 
     `scan_seconds.json` has the seconds by step. Scans of saved steps are in the stage's own record
@@ -83,10 +83,10 @@ def scan_seconds(shelf: Shelf, trajectories: Result) -> float:
     return 0.0 if trajectories.seconds >= total else total
 
 
-def _scanned(shelf: Shelf, proxy: Result) -> float:
+def _scanned(index: ResultIndex, proxy: Result) -> float:
     """Seconds of scans in the record of a proxy, whoever asked for them."""
     return sum(
-        scan_seconds(shelf, result)
-        for result in shelf.results.values()
+        scan_seconds(index, result)
+        for result in index.results.values()
         if result.kind == "trajectories" and result.config.get("proxy") == proxy.config
     )

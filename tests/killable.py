@@ -50,9 +50,9 @@ from xmas.results.logger.csv import Csv
 from xmas.store import Stage, Store, commit, versions
 from xmas.training import probe
 from xmas.training.fit import callbacks
-from xmas.training.fit.module import LlavaModule
+from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Hardware
-from xmas.training.fit.sharding import whole
+from xmas.training.fit.sharding import full_weight
 from xmas.training.proxy import Proxy
 
 HANGS = 200  # seconds; a job that takes longer says where it stands and ends
@@ -114,16 +114,16 @@ def stage(toy: Toy, given: dict[str, Any]) -> Stage:
 def keep_gradients(root: Path) -> None:
     """`gradients/<step>.safetensors`: what an optimiser step is made of, put together."""
 
-    def keep(self: LlavaModule, optimizer: Any) -> None:
+    def keep(self: FitModule, optimizer: Any) -> None:
         held = {name: one.grad for name, one in self.named_parameters() if one.grad is not None}
         cut = sum(isinstance(one, DTensor) for one in held.values())
-        found = {name: whole(one).clone().contiguous() for name, one in held.items()}
+        found = {name: full_weight(one).clone().contiguous() for name, one in held.items()}
         if self.global_rank == 0:
             (root / "gradients").mkdir(exist_ok=True)
             path = root / "gradients" / f"{self.global_step}.safetensors"
             save_file(found, path, {"cut": str(cut)})
 
-    LlavaModule.on_before_optimizer_step = keep
+    FitModule.on_before_optimizer_step = keep
 
 
 def mask(rows: list[int]) -> None:
@@ -187,7 +187,7 @@ def die_writing(holder: Any, call: int) -> None:
 
 
 DEATHS: dict[str, Callable[[int], None]] = {
-    "training step": lambda call: die_at(LlavaModule, "training_step", call),
+    "training step": lambda call: die_at(FitModule, "training_step", call),
     "checkpoint": lambda call: die_writing(callbacks, call),
     "snapshot": lambda call: die_at(probe.SavedSteps, "at", call),
     "snapshot's file": lambda call: die_writing(probe, call),
@@ -238,7 +238,7 @@ def work(given: dict[str, Any]) -> None:
     keep_gradients(root)
     mask(given.get("masked", []))
     count(root / f"scanned-{os.environ.get('RANK')}.log", Scan, "_values")
-    count(root / "steps.log", LlavaModule, "training_step")
+    count(root / "steps.log", FitModule, "training_step")
     count(root / "answered.log", generating, "_line")
     count(root / "looks.log", Activations, "features")
     count(root / "read.log", Reading, "_values")

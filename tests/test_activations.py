@@ -15,8 +15,8 @@ from toy import RECIPE, ROWS, TEXT_ONLY, Toy
 from xmas.features.activations import Activations
 from xmas.features.pooled import Means, Windows, means_of
 from xmas.models.chat.template import Template
-from xmas.models.vision_cache import read
-from xmas.models.vlm import Parts, language_model, load
+from xmas.models.vision_cache import read_image
+from xmas.models.vlm import LoadedModel, language_model, load
 from xmas.store import Store
 from xmas.training.proxy import Proxy
 
@@ -34,7 +34,7 @@ def values_of(toy: Toy, stage: Activations) -> np.ndarray:
     return np.load(toy.store.get(stage) / "values.npy")
 
 
-def whole_row(stage: Activations, toy: Toy, parts: Parts, row: int):
+def whole_row(stage: Activations, toy: Toy, parts: LoadedModel, row: int):
     """Ids of a row as the model's own forward takes them, and its pixels."""
     held = stage.proxy.tokens().open(toy.store)[row]
     ids = held.ids.astype(np.int64)
@@ -44,11 +44,13 @@ def whole_row(stage: Activations, toy: Toy, parts: Parts, row: int):
     image = np.where(held.image < 0, token, held.image)
     ids = np.insert(ids, held.image_at, image)
     examples = stage.proxy.pool.open(toy.store)
-    return torch.from_numpy(ids)[None], parts.processor.pictures([read(examples, row)])["pixels"]
+    return torch.from_numpy(ids)[None], parts.processor.pictures([read_image(examples, row)])[
+        "pixels"
+    ]
 
 
 @torch.no_grad()
-def outputs(parts: Parts, layers, **inputs) -> list[np.ndarray]:
+def outputs(parts: LoadedModel, layers, **inputs) -> list[np.ndarray]:
     """What `o_proj` of these layers gives in a whole forward pass, (length, hidden) each."""
     found: dict[int, np.ndarray] = {}
     hooks = []
@@ -74,7 +76,7 @@ def joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(units) / np.sqrt(len(parts))
 
 
-def expected(stage: Activations, toy: Toy, parts: Parts, row: int) -> np.ndarray:
+def expected(stage: Activations, toy: Toy, parts: LoadedModel, row: int) -> np.ndarray:
     """The features of a row in mode fixed."""
     ids, pixels = whole_row(stage, toy, parts, row)
     given = {} if pixels is None else {"pixel_values": pixels}
@@ -289,7 +291,7 @@ def broken(monkeypatch, stage: Activations, toy: Toy) -> None:
 
     original = module.load
 
-    def spoiled(folder: Path) -> Parts:
+    def spoiled(folder: Path) -> LoadedModel:
         parts = original(folder)
         with torch.no_grad():
             language_model(parts.model).layers[1].self_attn.o_proj.weight.fill_(np.nan)

@@ -21,7 +21,7 @@ from xmas.features.losses.token_statistics import STATISTICS, answer_statistics,
 from xmas.models.chat.labels import IGNORED
 from xmas.models.chat.layout import FEATURE
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import Parts, load
+from xmas.models.vlm import LoadedModel, load
 from xmas.store import Store
 from xmas.training.starts.unfitted import Unfitted
 
@@ -112,7 +112,7 @@ def values(toy: Toy, answers: Answers) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def parts(toy: Toy) -> Parts:
+def parts(toy: Toy) -> LoadedModel:
     """The proxy behind its last step."""
     return toy.proxy.load(toy.store, toy.proxy.steps(toy.store)[-1])
 
@@ -213,7 +213,7 @@ def test_pads_are_there_in_these_batches(toy, parts):
     assert sorted(cut.order.tolist()) == list(range(ROWS))
 
 
-def reader(toy: Toy, parts: Parts, *, table=None, rows=None, how: How = HOW) -> Reading:
+def reader(toy: Toy, parts: LoadedModel, *, table=None, rows=None, how: How = HOW) -> Reading:
     return Reading(
         parts.model,
         table or toy.proxy.tokens().open(toy.store),
@@ -298,7 +298,7 @@ def test_a_pass_leaves_the_model_as_it_was(toy, parts, tmp_path):
 
 
 @torch.no_grad()
-def theirs(toy: Toy, kind: str, parts: Parts, held, row: int | None) -> list[float]:
+def theirs(toy: Toy, kind: str, parts: LoadedModel, held, row: int | None) -> list[float]:
     """Loss, EL2N and margin out of the model's own forward on one row; no row: without an image."""
     ids, labels = held.ids.astype(np.int64), np.where(held.labelled, held.ids, IGNORED)
     shown = {}

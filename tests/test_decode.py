@@ -27,7 +27,7 @@ from xmas.evaluation.generation.prompts import (
     with_pictures,
 )
 from xmas.evaluation.protocol import Question
-from xmas.models.vlm import Parts, load, tower_features
+from xmas.models.vlm import LoadedModel, load, tower_features
 
 NEW = 7  # tokens at most
 ENDING = 2.5  # weight of the end mark's row: some answers end early
@@ -42,7 +42,7 @@ def kind(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def parts(kind: str, toy: Toy, tmp_path_factory) -> Parts:
+def parts(kind: str, toy: Toy, tmp_path_factory) -> LoadedModel:
     """Large weights in the language model, so that answers differ."""
     folder = tmp_path_factory.mktemp(kind)
     if kind == "toy":
@@ -92,7 +92,7 @@ def expected(kind, parts, groups) -> dict[int, list[int]]:
     }
 
 
-def generated(kind: str, parts: Parts, ids: np.ndarray, image: Any) -> list[int]:
+def generated(kind: str, parts: LoadedModel, ids: np.ndarray, image: Any) -> list[int]:
     from test_families import own_inputs
 
     seen: dict[str, Any] = {}
@@ -115,7 +115,7 @@ def generated(kind: str, parts: Parts, ids: np.ndarray, image: Any) -> list[int]
     return found[: found.index(eos)] if eos in found else found
 
 
-def batch_of(parts: Parts, groups: list[Group], rows: int, new: int = NEW) -> Batch:
+def batch_of(parts: LoadedModel, groups: list[Group], rows: int, new: int = NEW) -> Batch:
     return Batch(
         parts.model,
         rows=rows,

@@ -16,8 +16,8 @@ from xmas.attention.released import Window
 from xmas.attention.shards import Shards
 from xmas.attention.spectrum import lowrank
 from xmas.attention.weights import Weights
-from xmas.models.vision_cache import FromFiles, read
-from xmas.models.vlm import Parts, embed, load
+from xmas.models.vision_cache import FromFiles, read_image
+from xmas.models.vlm import LoadedModel, embed, load
 
 STEP = 7
 
@@ -32,7 +32,7 @@ def randomised(model: torch.nn.Module, seed: int = 3) -> None:
 
 
 @pytest.fixture(scope="module")
-def parts(toy: Toy) -> Parts:
+def parts(toy: Toy) -> LoadedModel:
     """The toy's start point with weights far from zero: attention then depends on everything."""
     found = load(toy.store.get(toy.start))
     randomised(found.model.model.language_model)
@@ -40,7 +40,7 @@ def parts(toy: Toy) -> Parts:
 
 
 @pytest.fixture(scope="module")
-def material(toy: Toy, parts: Parts) -> Material:
+def material(toy: Toy, parts: LoadedModel) -> Material:
     return Material(
         toy.proxy.tokens().open(toy.store),
         toy.vision.pictures(toy.store),
@@ -135,7 +135,7 @@ def test_a_scan_is_the_svd_of_transformers_attention(toy, parts, scanned):
     for row in (0, 2, 8, 10, 30):
         held = table[row]
         ids = [*held.ids[: held.image_at], *[token] * 16, *held.ids[held.image_at :]]
-        pixels = parts.processor([read(examples, row)])
+        pixels = parts.processor([read_image(examples, row)])
         with torch.no_grad():
             found = llava(
                 input_ids=torch.tensor([ids]), pixel_values=pixels, output_attentions=True
@@ -158,7 +158,7 @@ def test_layers_and_k_are_what_was_asked_for(scanned):
     assert not np.delete(wide, TEXT_ONLY, axis=0)[:, 16:].any()
 
 
-def snapshot(parts: Parts, seed: int) -> dict[str, torch.Tensor]:
+def snapshot(parts: LoadedModel, seed: int) -> dict[str, torch.Tensor]:
     """Other weights for everything behind the tower, as a proxy saves them."""
     generator = torch.Generator().manual_seed(seed)
     return {

@@ -44,7 +44,7 @@ from xmas.selection.methods.random_in_clusters import RandomInClusters
 from xmas.selection.methods.semdedup import Semdedup
 from xmas.selection.ranking import Ranking
 from xmas.store import Made, Stage, Store, key
-from xmas.training.fit.batch_plan import deal
+from xmas.training.fit.batch_plan import plan_batches
 from xmas.training.fit.recipe import Device, Hardware
 
 GPU = Device("a GPU", tflops_16=100, tflops_32=10, bandwidth=1000, memory=80, fit=0.5, forward=0.8)
@@ -300,7 +300,7 @@ def test_a_fit_counts_the_pads_of_its_own_batches(toy):
     tokens, shape = toy.proxy.tokens(), toy.start.shape()
     table = tokens.open(toy.store)
     lengths = table.lengths.astype(float)
-    batches = deal(table, np.arange(ROWS), RECIPE, seed=0).batches
+    batches = plan_batches(table, np.arange(ROWS), RECIPE, seed=0).batches
     counts = np.array([table[row].labelled.sum() for row in range(ROWS)])
     answers, images = int(counts.sum()), ROWS - len(TEXT_ONLY)
     wide = np.concatenate([np.full(len(batch), lengths[batch].max()) for batch in batches])

@@ -27,7 +27,7 @@ from xmas.models.chat.tokens import Tokenised
 from xmas.models.families.idefics3 import Tiles
 from xmas.models.vision_cache import FromFiles, VisionFeatures
 from xmas.models.vlm import (
-    Parts,
+    LoadedModel,
     answer_loss,
     embed,
     freeze_tower,
@@ -39,7 +39,7 @@ from xmas.models.vlm import (
 )
 from xmas.store import Made
 from xmas.training.fit.recipe import Hardware
-from xmas.training.fit.speed import set_up
+from xmas.training.fit.speed import configured
 from xmas.training.starts.start_point import StartPoint
 
 TILED = ["onevision", "idefics3", "smolvlm"]
@@ -61,12 +61,12 @@ def starts(toy: Toy, tmp_path_factory) -> dict[str, StartPoint]:
 
 
 @pytest.fixture(scope="module")
-def models(toy: Toy, starts) -> dict[str, Parts]:
+def models(toy: Toy, starts) -> dict[str, LoadedModel]:
     return {kind: load(toy.store.get(start)) for kind, start in starts.items()}
 
 
 @pytest.fixture(scope="module")
-def parts(models, kind) -> Parts:
+def parts(models, kind) -> LoadedModel:
     return models[kind]
 
 
@@ -94,13 +94,13 @@ def batch(request, batches) -> Batch:
     return batches[request.param]
 
 
-def seen(parts: Parts, batch: Batch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def seen(parts: LoadedModel, batch: Batch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     if not batch.pictures:
         return None, None
     return tower_features(parts.model, batch.pictures["pixels"]), batch.pictures.get("sizes")
 
 
-def own_inputs(kind: str, parts: Parts, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+def own_inputs(kind: str, parts: LoadedModel, images: list[Image.Image]) -> dict[str, torch.Tensor]:
     """What the model's own forward takes for pictures, from its own image processor."""
     if kind not in TILED:
         return {"pixel_values": parts.processor(images)}
@@ -137,7 +137,7 @@ def test_packed_rows_give_the_hidden_states_and_the_loss_of_padded_ones(parts, b
     features, sizes = seen(parts, batch)
     packed = pack(batch)
     assert packed.ids.shape == (1, int(batch.mask.sum()))
-    with set_up(parts.model, Hardware(packing=True)):
+    with configured(parts.model, Hardware(packing=True)):
         found = [
             call(parts.model, packed.ids, packed.mask, *more, features, sizes=sizes,
                  lengths=packed.lengths)

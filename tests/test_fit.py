@@ -17,7 +17,7 @@ from xmas.models.chat.packing import pack, positions
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import features_of
 from xmas.models.vlm import (
-    Parts,
+    LoadedModel,
     answer_loss,
     freeze_tower,
     hidden_states,
@@ -26,12 +26,12 @@ from xmas.models.vlm import (
     tower,
 )
 from xmas.store import former_of, write_atomically
-from xmas.training.fit.batch_plan import Deal, deal, per_rank
-from xmas.training.fit.callbacks import found_at, remove
-from xmas.training.fit.module import LlavaModule
+from xmas.training.fit.batch_plan import BatchPlan, microbatches_per_rank, plan_batches
+from xmas.training.fit.callbacks import checkpoint_at, remove_checkpoint
+from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.sanity import advice
-from xmas.training.fit.speed import set_up
+from xmas.training.fit.speed import configured
 from xmas.training.fit.trainables import Lora, with_lora
 from xmas.training.fit.trainer import fit
 
@@ -45,7 +45,7 @@ def table(toy: Toy) -> TokenTable:
 
 
 @pytest.fixture
-def parts(toy: Toy) -> Parts:
+def parts(toy: Toy) -> LoadedModel:
     return load(toy.store.get(toy.start))
 
 
@@ -135,7 +135,7 @@ def test_tasks_of_a_slurm_job_are_no_ranks(fitted, plain, tmp_path, monkeypatch)
     assert curve == plain[0]
 
 
-def batch_of(toy: Toy, table: TokenTable, parts: Parts, rows: list[int]) -> Batch:
+def batch_of(toy: Toy, table: TokenTable, parts: LoadedModel, rows: list[int]) -> Batch:
     loader = Loader(
         table,
         [np.array(rows)],
@@ -176,7 +176,7 @@ def test_packed_rows_do_not_see_each_other(toy, table, parts, monkeypatch, short
     monkeypatch.setattr(varlen_attention, "PADDED", 10.0)
     rows = [0, 3, 2, 16]
     together = pack(batch_of(toy, table, parts, rows))
-    with set_up(parts.model, Hardware(packing=True)):
+    with configured(parts.model, Hardware(packing=True)):
 
         def hidden(batch: Batch, lengths: torch.Tensor) -> torch.Tensor:
             return hidden_states(
@@ -204,7 +204,7 @@ def test_rows_in_one_call_have_the_gradients_of_a_call_each(toy, table, parts, m
         lambda *given, **more: calls.append(given[1].shape) or
         attend(*given, **more),
     )  # fmt: skip
-    with set_up(parts.model, Hardware(packing=True)):
+    with configured(parts.model, Hardware(packing=True)):
         for short in (0, 10**6):
             monkeypatch.setattr(varlen_attention, "SHORT", short)
             parts.model.zero_grad()
@@ -256,7 +256,7 @@ def test_only_blocks_of_the_language_model_are_recomputed_and_all_is_undone(part
     language: Any = language_model(parts.model)
     before = language.config._attn_implementation
     hardware = Hardware(checkpointing=0.5, packing=True, compile="eager")
-    with set_up(parts.model, hardware):
+    with configured(parts.model, hardware):
         assert [one.gradient_checkpointing for one in language.layers] == [True, False]
         assert language.config._attn_implementation == "xmas_packed"
         assert all(one._compiled_call_impl is not None for one in language.layers)
@@ -273,7 +273,7 @@ def test_a_model_whose_attention_slides_is_not_packed(parts):
     language_model(parts.model).config.layer_types = ["sliding_attention", "full_attention"]
     with (
         pytest.raises(ValueError, match="sliding_attention cannot be packed"),
-        set_up(parts.model, Hardware(packing=True)),
+        configured(parts.model, Hardware(packing=True)),
     ):
         pass
 
@@ -281,14 +281,14 @@ def test_a_model_whose_attention_slides_is_not_packed(parts):
 def test_attention_that_sees_across_rows_is_refused(parts):
     with (
         pytest.raises(ValueError, match="'eager' does not keep packed rows apart"),
-        set_up(parts.model, Hardware(packing=True, attention="eager")),
+        configured(parts.model, Hardware(packing=True, attention="eager")),
     ):
         pass
 
 
 def test_micro_batches_go_to_ranks_in_turn_and_the_rest_weighs_nothing():
     batches = [np.array([number]) for number in range(5)]
-    whole = Deal(batches, [1.0] * 5)
+    whole = BatchPlan(batches, [1.0] * 5)
     shares = [whole.share(rank, 3) for rank in range(3)]
     assert [[int(one[0]) for one in share.batches] for share in shares] == [[0, 3], [1, 4], [2, 4]]
     assert [share.weights for share in shares] == [[1, 1], [1, 1], [1, 0]]
@@ -297,8 +297,8 @@ def test_micro_batches_go_to_ranks_in_turn_and_the_rest_weighs_nothing():
 
 def test_the_mean_of_a_step_weighs_micro_batches_by_their_answers(table):
     recipe = dataclasses.replace(RECIPE, token_mean="step")
-    found = deal(table, np.arange(ROWS), recipe, seed=0)
-    order = deal(table, np.arange(ROWS), RECIPE, seed=0)
+    found = plan_batches(table, np.arange(ROWS), recipe, seed=0)
+    order = plan_batches(table, np.arange(ROWS), RECIPE, seed=0)
     assert all(np.array_equal(*two) for two in zip(found.batches, order.batches, strict=True))
     assert order.weights == [1.0] * 11
     counts = [sum(table.answers(int(row)) for row in batch) for batch in found.batches]
@@ -324,9 +324,9 @@ def test_micro_batches_without_a_label_weigh_nothing(
 ):
     """The second, alone in the first step, and both of the fourth."""
     recipe = dataclasses.replace(RECIPE, token_mean=mean)
-    batches = deal(table, np.arange(ROWS), recipe, seed=0).batches
+    batches = plan_batches(table, np.arange(ROWS), recipe, seed=0).batches
     masked = without_labels(table, np.concatenate([batches[at] for at in (1, 6, 7)]))
-    weights = deal(masked, np.arange(ROWS), recipe, seed=0).weights
+    weights = plan_batches(masked, np.arange(ROWS), recipe, seed=0).weights
     assert [at for at, weight in enumerate(weights) if not weight] == [1, 6, 7]
     assert weights[0] == (1 if mean == "micro_batch" else 2)
     curve, trained = fitted(recipe=recipe, dropout=0.0, read=masked, packing=packing)
@@ -349,17 +349,17 @@ def test_the_answers_of_a_row_are_those_that_the_loss_counts(toy, table, parts):
 
 
 def test_a_batch_that_devices_cannot_share_is_refused():
-    assert per_rank(Recipe(batch=128, micro_batch=16), 8) == 1
+    assert microbatches_per_rank(Recipe(batch=128, micro_batch=16), 8) == 1
     with pytest.raises(ValueError, match=r"8 micro-batches of 16, which 3 devices"):
-        per_rank(Recipe(batch=128, micro_batch=16), 3)
+        microbatches_per_rank(Recipe(batch=128, micro_batch=16), 3)
     with pytest.raises(ValueError, match="micro_batch to a divisor of 8"):
-        per_rank(Recipe(batch=128, micro_batch=16), 16)
+        microbatches_per_rank(Recipe(batch=128, micro_batch=16), 16)
     with pytest.raises(ValueError, match="token_mean 'row' is none of micro_batch, step"):
         Recipe(token_mean="row")
 
 
 def test_a_run_without_labels_stops_before_it_starts(toy, table, tmp_path, parts):
-    first = np.concatenate(deal(table, np.arange(ROWS), RECIPE, seed=0).batches[:8])
+    first = np.concatenate(plan_batches(table, np.arange(ROWS), RECIPE, seed=0).batches[:8])
     for rows in (first, np.arange(ROWS)):
         with pytest.raises(ValueError, match=r"first 8 micro-batches is labelled.*template"):
             fit_on(without_labels(table, rows), toy, parts, tmp_path)
@@ -407,7 +407,7 @@ def test_too_little_memory_names_the_settings_to_change(fitted, monkeypatch):
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(LlavaModule, "training_step", full)
+    monkeypatch.setattr(FitModule, "training_step", full)
     with pytest.raises(MemoryError, match=r"(?s)logit_rows=1024.*checkpointing=1.*micro_batch=2"):
         fitted()
     every = Hardware(packing=True, checkpointing=1, logit_rows=1, strategy="fsdp2")
@@ -419,7 +419,7 @@ def test_another_error_is_not_taken_for_one_of_memory(fitted, monkeypatch):
     def wrong(*_: Any) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(LlavaModule, "training_step", wrong)
+    monkeypatch.setattr(FitModule, "training_step", wrong)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         fitted()
 
@@ -435,15 +435,15 @@ def test_a_checkpoint_may_be_a_folder(tmp_path: Path):
 
         return fill
 
-    assert found_at(place) is None
+    assert checkpoint_at(place) is None
     for text in ("one", "two"):
         write_atomically(place, write(text))
         assert [held.name for held in place.iterdir()] == [text]
-        assert found_at(place) == str(place)
+        assert checkpoint_at(place) == str(place)
     place.rename(former_of(place))  # killed between two renames
-    assert found_at(place) == str(former_of(place))
+    assert checkpoint_at(place) == str(former_of(place))
     write_atomically(place, write("three"))
     assert [held.name for held in tmp_path.iterdir()] == ["last.ckpt"]
     former_of(place).mkdir()
-    remove(place)
+    remove_checkpoint(place)
     assert not list(tmp_path.iterdir())

@@ -37,7 +37,7 @@ from xmas.models.shape import (
 )
 from xmas.models.vlm import answer_loss, tower_features
 from xmas.training.fit.recipe import Hardware
-from xmas.training.fit.speed import set_up
+from xmas.training.fit.speed import configured
 from xmas.training.fit.trainables import Lora, with_lora
 from xmas.training.starts.towers import contrastive
 
@@ -107,7 +107,7 @@ def test_a_forward_pass_is_what_torch_counts(text):
 def test_a_full_training_step_is_what_torch_counts(text, checkpointing):
     """Half of three blocks is two of them."""
     model = small(text).train()
-    with set_up(model, Hardware(checkpointing=checkpointing)):
+    with configured(model, Hardware(checkpointing=checkpointing)):
         found = counted(lambda: loss(model).backward())
     said = flops.fit(
         Shape.of(model.config), LOAD, towers=ROWS, checkpointing=checkpointing, fused=False
@@ -120,7 +120,7 @@ def test_a_training_step_with_lora_is_what_torch_counts(checkpointing):
     model = small()
     adapted = with_lora(model, Lora(rank=7, alpha=14, dropout=0.0)).train()
     shape = Shape.of(model.config)
-    with set_up(adapted, Hardware(checkpointing=checkpointing)):
+    with configured(adapted, Hardware(checkpointing=checkpointing)):
         found = counted(lambda: loss(adapted).backward())
     said = flops.fit(shape, LOAD, towers=ROWS, rank=7, checkpointing=checkpointing, fused=False)
     assert said == pytest.approx(found, rel=0.005)

@@ -18,14 +18,14 @@ from xmas.evaluation.generation.prompts import GenerationError
 from xmas.evaluation.outcomes import Kept, Outcomes
 from xmas.evaluation.protocol import Question, Scored
 from xmas.evaluation.scores import Generation, Score, derangement
-from xmas.models.vlm import Parts, load
+from xmas.models.vlm import LoadedModel, load
 from xmas.store import Store, key
 
 QUESTIONS = 11
 
 
 @pytest.fixture(scope="module")
-def parts(toy: Toy) -> Parts:
+def parts(toy: Toy) -> LoadedModel:
     """The toy's start point, its language model made talkative by large weights."""
     found = load(toy.store.get(toy.start))
     generator = torch.Generator().manual_seed(0)
@@ -54,7 +54,7 @@ def questions(tmp_path_factory) -> list[Question]:
 
 
 @pytest.fixture
-def ask(toy: Toy, parts: Parts, questions, tmp_path: Path):
+def ask(toy: Toy, parts: LoadedModel, questions, tmp_path: Path):
     """Answers the questions into a file and gives its lines."""
 
     def run(name: str = "answers.jsonl", *, asked=questions, batch=4, tokens=6, **options):
@@ -90,7 +90,7 @@ def test_answers_stand_in_the_order_of_the_questions_in_llava_s_format(ask, ques
 
 
 @torch.no_grad()
-def by_hand(parts: Parts, toy: Toy, question: Question, tokens: int) -> str:
+def by_hand(parts: LoadedModel, toy: Toy, question: Question, tokens: int) -> str:
     """Greedy answers the slow way: the whole text through transformers' forward for every token."""
     encoder = parts.encoder(toy.proxy.template)
     shown = None if question.image is None else parts.image_tokens(question.image)

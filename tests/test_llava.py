@@ -16,14 +16,14 @@ from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.template import Template
 from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import (
-    Parts,
+    LoadedModel,
     answer_loss,
-    bare,
     check_finite,
     embed,
     hidden_states,
     load,
     tower_features,
+    unwrap,
 )
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -31,12 +31,12 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @pytest.fixture(scope="module")
-def parts(toy: Toy) -> Parts:
+def parts(toy: Toy) -> LoadedModel:
     return load(toy.store.get(toy.start))
 
 
 @pytest.fixture(scope="module")
-def batches(toy: Toy, parts: Parts) -> dict[str, Batch]:
+def batches(toy: Toy, parts: LoadedModel) -> dict[str, Batch]:
     """Batches of the toy with pixels: of both kinds, of one kind, and of text only."""
     rows = {"mixed": [0, 3, 16, 2], "images": [8, 5, 10], "text": [40, 19]}
     loader = Loader(
@@ -54,7 +54,7 @@ def batch(request, batches) -> Batch:
     return batches[request.param]
 
 
-def features(parts: Parts, batch: Batch) -> torch.Tensor | None:
+def features(parts: LoadedModel, batch: Batch) -> torch.Tensor | None:
     return tower_features(parts.model, batch.pictures["pixels"]) if batch.pictures else None
 
 
@@ -304,11 +304,11 @@ def test_captions_train_the_projector_and_the_language_model(toy, parts):
 
 
 def test_what_is_no_llava_is_refused(parts):
-    assert bare(parts.model) is parts.model
+    assert unwrap(parts.model) is parts.model
     with pytest.raises(TypeError, match="Linear is no model of transformers"):
-        bare(torch.nn.Linear(2, 2))
+        unwrap(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match=r"models of type llama are not among .*'llava'"):
-        bare(parts.model.model.language_model)
+        unwrap(parts.model.model.language_model)
 
 
 def test_rows_that_are_not_finite_are_counted_and_the_first_is_named():

@@ -24,10 +24,10 @@ from xmas.models.sources import Source
 from xmas.models.specs import FULL_SIZE, unbuilt
 from xmas.models.tokenizer import TrainedTokenizer
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import answer_loss, bare, load, tower_features
+from xmas.models.vlm import answer_loss, load, tower_features, unwrap
 from xmas.store import Made, key
 from xmas.target.target import Target
-from xmas.training.fit.module import LlavaModule
+from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Recipe
 from xmas.training.fit.trainables import Lora, projector_alone, trainable
 from xmas.training.starts.first_stage import FirstStage
@@ -264,7 +264,7 @@ def stepped(toy: Toy, target: Target, batch) -> tuple[torch.nn.Module, set[str]]
             if "lora_B" in name:
                 one.normal_(0, 0.1)  # at zero the other half would get no gradient
     before = {name: one.detach().clone() for name, one in model.state_dict().items()}
-    module = LlavaModule(model, RECIPE, steps=2, seed=0)
+    module = FitModule(model, RECIPE, steps=2, seed=0)
     module.on_fit_start()
     made = module.configure_optimizers()
     for group in made["optimizer"].param_groups:
@@ -320,7 +320,7 @@ def check_types(model: torch.nn.Module) -> None:
     for name, one in model.named_parameters():
         assert one.requires_grad == (one.grad is not None), name
         assert one.dtype == (torch.float32 if one.requires_grad else torch.bfloat16), name
-    tower = list(bare(model).model.vision_tower.parameters())
+    tower = list(unwrap(model).model.vision_tower.parameters())
     assert len(tower) > 20
     assert not any(one.requires_grad for one in tower)
 

@@ -22,7 +22,7 @@ from xmas.models.families.onevision import anyres
 from xmas.models.published import Published
 from xmas.models.sources import Source
 from xmas.models.specs import FULL_SIZE, unbuilt
-from xmas.models.vlm import bare, freeze_tower, language_model, load, tower_features
+from xmas.models.vlm import freeze_tower, language_model, load, tower_features, unwrap
 from xmas.store import describe, key, sha256_of
 from xmas.training.proxy import Proxy
 
@@ -84,7 +84,7 @@ def test_each_proxy_is_built_at_full_size_without_weights(name, whole, language,
     inside = {id(one): one for one in language_model(model).parameters()}
     inside |= {id(one): one for one in model.lm_head.parameters()}  # once, where it is tied
     assert sum(one.numel() for one in inside.values()) == language
-    seen = bare(model).get_submodule(family_of(model.config).tower)
+    seen = unwrap(model).get_submodule(family_of(model.config).tower)
     assert sum(one.numel() for one in seen.parameters()) == tower
 
 

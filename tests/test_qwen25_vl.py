@@ -27,7 +27,14 @@ from xmas.models.published import Published
 from xmas.models.sources import Source
 from xmas.models.specs import FULL_SIZE, unbuilt
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import Parts, answer_loss, bare, embed_in_line, hidden_states, load
+from xmas.models.vlm import (
+    LoadedModel,
+    answer_loss,
+    embed_in_order,
+    hidden_states,
+    load,
+    unwrap,
+)
 from xmas.target.target import Target
 from xmas.training.fit.module import features_of
 from xmas.training.fit.recipe import Recipe
@@ -77,7 +84,7 @@ def made(folder: Path) -> Published:
 
 
 @pytest.fixture(scope="module")
-def parts(toy: Toy, start) -> Parts:
+def parts(toy: Toy, start) -> LoadedModel:
     return load(toy.store.get(start))
 
 
@@ -112,7 +119,7 @@ def batch(request, batches) -> Batch:
     return batches[request.param]
 
 
-def own_inputs(parts: Parts, batch: Batch) -> dict[str, torch.Tensor]:
+def own_inputs(parts: LoadedModel, batch: Batch) -> dict[str, torch.Tensor]:
     """What the model's own forward takes."""
     config = parts.model.config
     given = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
@@ -249,7 +256,7 @@ def test_lora_and_the_merger_train_and_the_rest_of_the_tower_does_not(toy, targe
     assert linear == set(LINEAR)
     assert len(trains - between) == 3 * 7 * 2
     assert all("language_model" in name for name in trains - between)
-    blocks = list(bare(model).model.visual.blocks.parameters())
+    blocks = list(unwrap(model).model.visual.blocks.parameters())
     assert not any(one.requires_grad for one in blocks)
     for name, one in model.named_parameters():
         assert one.requires_grad == (one.grad is not None), name
@@ -280,7 +287,7 @@ def test_an_instruction_tuned_start_has_to_be_told(toy: Toy, target):
 def test_a_scan_without_its_positions_is_refused(toy: Toy, start, parts, template):
     """It would run, with every image in one line."""
     with pytest.raises(NotImplementedError, match="not yet scanned"):
-        embed_in_line(parts.model, torch.tensor([[1, 2]]), None)
+        embed_in_order(parts.model, torch.tensor([[1, 2]]), None)
     proxy = Proxy(
         toy.pool, start, RECIPE, template, snapshots=1, cache_vision=False, max_length=1024,
         hardware=HARDWARE,

@@ -17,7 +17,7 @@ from xmas.models.vlm import answer_loss, load
 from xmas.selection.methods.full import Full
 from xmas.store import key
 from xmas.target.target import Target
-from xmas.training.fit.module import LlavaModule, features_of
+from xmas.training.fit.module import FitModule, features_of
 from xmas.training.fit.trainables import Lora, with_lora
 
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -87,7 +87,7 @@ def test_lora_and_projector_train_in_float32_and_all_else_is_frozen(adapted):
 
 def test_the_projector_has_its_own_rate(toy: Toy, adapted):
     recipe = dataclasses.replace(RECIPE, rate=2e-4, projector_rate=2e-5)
-    made = LlavaModule(adapted, recipe, steps=10, seed=0).configure_optimizers()["optimizer"]
+    made = FitModule(adapted, recipe, steps=10, seed=0).configure_optimizers()["optimizer"]
     language, projector = made.param_groups
     assert (language["initial_lr"], projector["initial_lr"]) == (2e-4, 2e-5)
     assert len(projector["params"]) == 4
@@ -97,7 +97,7 @@ def test_the_projector_has_its_own_rate(toy: Toy, adapted):
 
 
 def test_the_warm_up_is_rounded_up_and_the_cosine_ends_at_zero(adapted):
-    module = LlavaModule(adapted, RECIPE, steps=70, seed=0)  # 3 % are 2.1 steps
+    module = FitModule(adapted, RECIPE, steps=70, seed=0)  # 3 % are 2.1 steps
     made = module.configure_optimizers()
     rates = []
     for _ in range(71):
@@ -116,7 +116,7 @@ def test_lora_s_dropout_is_on_in_a_fit_and_frozen_parts_draw_nothing(toy: Toy, b
         for name, one in adapted.named_parameters():
             if "lora_B" in name:
                 one.normal_(0, 0.5)  # they start at zero, where dropout would not show
-    LlavaModule(adapted, RECIPE, steps=1, seed=0).on_fit_start()
+    FitModule(adapted, RECIPE, steps=1, seed=0).on_fit_start()
     drawn = {name for name, one in adapted.named_modules() if isinstance(one, torch.nn.Dropout)}
     assert len(drawn) == 2 * 7
     assert all(adapted.get_submodule(name).training for name in drawn)
@@ -197,13 +197,13 @@ def test_frozen_weights_stay_as_they_were(toy: Toy, target):
 
 def test_a_target_sees_the_rows_of_its_subset_and_no_others(toy: Toy, target, monkeypatch):
     seen: list[int] = []
-    original = LlavaModule.training_step
+    original = FitModule.training_step
 
     def watched(self, batch, batch_idx):
         seen.extend(batch.rows.tolist())
         return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(LlavaModule, "training_step", watched)
+    monkeypatch.setattr(FitModule, "training_step", watched)
     other = toy.target(seed=6)
     folder = toy.store.get(other)
     chosen = other.subset.chosen(toy.store)

@@ -17,7 +17,7 @@ from xmas.models.assembled import Assembled, joined
 from xmas.models.chat.template import Template
 from xmas.models.published import Published
 from xmas.models.sources import Source
-from xmas.models.vlm import Parts
+from xmas.models.vlm import LoadedModel
 from xmas.training.starts.start_point import StartPoint
 
 END = "<|endoftext|>"
@@ -154,7 +154,7 @@ def llava(kind: str) -> Callable[[Path], StartPoint]:
         tower = clip().vision_model
         model = joined(language(kind, len(held) + 1), tower, len(held), -2, seed=1)
         model.lm_head.bias = None
-        Parts(model, held, SquareImages(21, "pad")).save(folder)
+        LoadedModel(model, held, SquareImages(21, "pad")).save(folder)
         return Published(Source(str(folder)))
 
     return write

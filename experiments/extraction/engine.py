@@ -47,7 +47,7 @@ from xmas.data.images import SquareImages
 from xmas.models.chat.layout import Fixed
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.cpu_matmul import by_mkl
-from xmas.models.vlm import bare, embed
+from xmas.models.vlm import embed, unwrap
 
 TOGETHER = 8  # rows of a batch, XMAS release
 K = 5
@@ -215,14 +215,14 @@ class Bare(Scan):
     """The engine's batches through the model, with nothing taken of them."""
 
     def _values(self, loaded: Loaded, features: Tensor, label: str) -> Tensor:
-        unit, language = loaded.unit, bare(self.model).model.language_model
+        unit, language = loaded.unit, unwrap(self.model).model.language_model
         opening = embed(self.model, loaded.opening, features)
         cache = DynamicCache()
         if unit.shared:
             with patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention):
                 language(inputs_embeds=opening, past_key_values=cache, use_cache=True)
         for text in loaded.texts:
-            inputs = bare(self.model).get_input_embeddings()(text.ids)
+            inputs = unwrap(self.model).get_input_embeddings()(text.ids)
             past = branches(cache, text.which) if unit.shared else None
             if past is None:
                 inputs = torch.cat([opening[text.which], inputs], dim=1)

@@ -32,7 +32,7 @@ from xmas.models.chat.template import Template
 from xmas.models.chat.tokens import Tokenised, TokenTable
 from xmas.models.specs import FULL_SIZE
 from xmas.models.vision_cache import FromFiles, features_of
-from xmas.models.vlm import Parts, answer_loss, freeze_tower, language_model
+from xmas.models.vlm import LoadedModel, answer_loss, freeze_tower, language_model
 from xmas.store import Store
 
 WORDS = "the cup stands left of a small red box on two wooden boards near an open window".split()
@@ -72,7 +72,7 @@ def measure(name: str, folder: Path, rows: int, device: torch.device) -> None:
     print(f"  scan {seconds:.2f} s, largest values {values[0].round(3).tolist()}, {_peak(device)}")
 
 
-def random_parts(name: str, device: torch.device) -> Parts:
+def random_parts(name: str, device: torch.device) -> LoadedModel:
     """The proxy with random float32 weights, a tokenizer of its vocabulary, its own tiles."""
     config: Any = FULL_SIZE[name]()
     torch.manual_seed(0)
@@ -86,7 +86,7 @@ def random_parts(name: str, device: torch.device) -> Parts:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token=MARKS[0], pad_token=MARKS[0], unk_token="<unk>"
     )
-    return Parts(model.eval(), tokenizer, processor_of(name, config))
+    return LoadedModel(model.eval(), tokenizer, processor_of(name, config))
 
 
 def processor_of(name: str, config: Any) -> Any:
@@ -110,7 +110,7 @@ def processor_of(name: str, config: Any) -> Any:
     return TiledImages(Idefics3ImageProcessorPil(**tiles, **half))
 
 
-def random_pool(parts: Parts, folder: Path, rows: int) -> tuple[TokenTable, FromFiles]:
+def random_pool(parts: LoadedModel, folder: Path, rows: int) -> tuple[TokenTable, FromFiles]:
     """A pool of noise pictures in a photograph's shapes and sentences of 20 to 200 words."""
     rng = np.random.default_rng(0)
     records = []
@@ -138,7 +138,7 @@ def random_pool(parts: Parts, folder: Path, rows: int) -> tuple[TokenTable, From
 
 
 def training_step(
-    parts: Parts, table: TokenTable, pictures: FromFiles, device: torch.device
+    parts: LoadedModel, table: TokenTable, pictures: FromFiles, device: torch.device
 ) -> float:
     """Loss, gradients and an AdamW update, as a fit does it; the tower frozen."""
     freeze_tower(parts.model)

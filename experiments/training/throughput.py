@@ -34,11 +34,11 @@ from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.packing import pack
 from xmas.models.shape import Shape
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import answer_loss, bare
-from xmas.target.target import Lora, with_lora
-from xmas.training.fit.batch_plan import deal
+from xmas.models.vlm import answer_loss, unwrap
+from xmas.training.fit.batch_plan import plan_batches
 from xmas.training.fit.recipe import Hardware, Recipe
-from xmas.training.fit.speed import set_up
+from xmas.training.fit.speed import configured
+from xmas.training.fit.trainables import Lora, with_lora
 
 SIZES: dict[str, dict[str, Any]] = {
     "7b": {
@@ -124,7 +124,7 @@ def main() -> None:
     }
     device = torch.device(options.device)
     model = built(size, device)
-    config = bare(model).config
+    config = unwrap(model).config
     drawn: Any = Drawn(size["rows"], config.text_config.vocab_size)
     print(f"torch {torch.__version__}, {named(device)}; {size['rows']} rows in micro-batches of "
           f"{size['micro']}, {int(drawn.lengths.sum())} tokens")  # fmt: skip
@@ -170,7 +170,7 @@ def built(size: dict[str, Any], device: torch.device) -> nn.Module:
 def batches_of(name: str, drawn: Any, micro: int, config: Any) -> list[Batch]:
     """The same rows for every way, in its order and form."""
     rows = np.arange(drawn.count)
-    batches = deal(drawn, rows, Recipe(batch=4 * micro, micro_batch=micro), 0).batches
+    batches = plan_batches(drawn, rows, Recipe(batch=4 * micro, micro_batch=micro), 0).batches
     if "as they come" in name:
         batches = [rows[start : start + micro] for start in range(0, len(rows), micro)]
     hardware = WAYS[name]
@@ -192,7 +192,7 @@ def measure(
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
     ready(model)
-    setting = plain(model) if hardware is None else set_up(model, hardware, precision(device))
+    setting = plain(model) if hardware is None else configured(model, hardware, precision(device))
     with setting, torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         step = plain_loss if hardware is None else our_loss(hardware)
         step(model, batches[0].to(device)).backward()  # warms up
@@ -215,7 +215,7 @@ def measure(
 
 def ready(model: nn.Module) -> None:
     model.train()
-    bare(model).model.vision_tower.eval()
+    unwrap(model).model.vision_tower.eval()
 
 
 def precision(device: torch.device) -> str:
@@ -225,7 +225,7 @@ def precision(device: torch.device) -> str:
 @contextlib.contextmanager
 def plain(model: nn.Module) -> Iterator[None]:
     """Checkpointing of all sub-models, the tower's too, as trainers ask for it before peft."""
-    inner = bare(model)
+    inner = unwrap(model)
     enable = getattr(inner, "activation_checkpointing_enable", None)
     (enable or inner.gradient_checkpointing_enable)()
     hooks = [

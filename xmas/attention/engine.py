@@ -28,7 +28,7 @@ from xmas.attention.weights import Read, Weights
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.cpu_matmul import by_onednn
 from xmas.models.vision_cache import Pictures
-from xmas.models.vlm import bare, embed_in_line, language_model, tower_features
+from xmas.models.vlm import embed_in_order, language_model, tower_features, unwrap
 from xmas.store import volatile
 from xmas.store.distributed import barrier, place
 from xmas.store.progress import bar
@@ -68,7 +68,7 @@ class Scan:
         self.spectra = spectra
         self.running = running
         self.precision: torch.dtype = getattr(torch, running.weights or "float32")
-        llava = bare(model)
+        llava = unwrap(model)
         spans = Spans.of(material.table, material.picture)
         self.reasons = reasons(material.table, spans, spectra)
         measured = self.reasons == MEASURED
@@ -180,14 +180,14 @@ class Scan:
         """The values of a unit's rows, in the order of `unit.rows`."""
         unit = loaded.unit
         language = language_model(self.model)
-        opening = embed_in_line(self.model, loaded.opening, features, loaded.pictures.get("sizes"))
+        opening = embed_in_order(self.model, loaded.opening, features, loaded.pictures.get("sizes"))
         cache = DynamicCache()
         if unit.shared:
             with prefix_of(language, self.spectra.hooked(language)):
                 language(inputs_embeds=opening, past_key_values=cache, use_cache=True)
         values = opening.new_empty((len(unit.rows), self.spectra.k), dtype=torch.float32)
         for text in loaded.texts:
-            inputs = bare(self.model).get_input_embeddings()(text.ids)
+            inputs = unwrap(self.model).get_input_embeddings()(text.ids)
             first = 0
             if not unit.shared:
                 first = opening.shape[1]

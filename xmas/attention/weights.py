@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from xmas.models.vlm import bare
+from xmas.models.vlm import unwrap
 
 _FREE = 0.5  # of the free memory may hold weights; the rest is for the pass itself
 
@@ -22,7 +22,7 @@ class Weights:
     """
 
     def __init__(self, model: nn.Module, precision: torch.dtype, *, head: bool = False) -> None:
-        inner = bare(model)
+        inner = unwrap(model)
         self.precision = precision
         body = {id(one) for one in (inner if head else inner.model).parameters()}
         self._parameters = {name: one for name, one in inner.named_parameters() if id(one) in body}

@@ -10,7 +10,7 @@ from xmas.estimate.work import Scene, Work, work
 from xmas.features.activations import Activations
 from xmas.features.last_layer import LastLayer
 from xmas.models.shape import shape_of
-from xmas.models.vision_cache import looked_at
+from xmas.models.vision_cache import image_stage
 from xmas.selection.methods.coincide import Coincide
 from xmas.store import Stage
 
@@ -23,7 +23,7 @@ def _(stage: Activations | LastLayer) -> Iterable[Stage]:
         return
     yield proxy.start  # as it is, without a fit
     yield proxy.tokens()
-    yield looked_at(proxy.pool, proxy.start.tower, cached=proxy.cache_vision)
+    yield image_stage(proxy.pool, proxy.start.tower, cached=proxy.cache_vision)
 
 
 def width(stage: Activations | LastLayer) -> int:

@@ -15,7 +15,7 @@ from xmas.features.losses.loss_clusters import LossClusters
 from xmas.features.losses.questions import QuestionEmbeddings
 from xmas.features.losses.token_statistics import LOGITS, STATISTICS
 from xmas.models.shape import shape_of
-from xmas.models.vision_cache import looked_at
+from xmas.models.vision_cache import image_stage
 from xmas.store import Stage
 from xmas.target.target import Target
 from xmas.training.proxy import Proxy
@@ -30,7 +30,7 @@ def _(stage: Answers) -> Iterable[Stage]:
     tokens = stage.model.tokens()
     yield from held(stage.model)
     yield tokens
-    yield looked_at(tokens.pool, stage.model.start.tower, cached=stage.model.cache_vision)
+    yield image_stage(tokens.pool, stage.model.start.tower, cached=stage.model.cache_vision)
 
 
 def steps_of(stage: Answers, rows: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from xmas.evaluation.scores import Score, Scores
-from xmas.models.vision_cache import looked_at
+from xmas.models.vision_cache import image_stage
 from xmas.selection.methods.length import Length
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
@@ -65,21 +65,21 @@ def needs(stage: Stage) -> Iterable[Stage]:
 def _(stage: Pretrained) -> Iterable[Stage]:
     yield from _fields(stage)
     yield stage.tokens()
-    yield stage.looked_at()
+    yield stage.image_stage()
 
 
 @needs.register
 def _(stage: FirstStage) -> Iterable[Stage]:
     yield from _fields(stage)
     yield stage.tokens()
-    yield looked_at(stage.pool, stage.start.tower, cached=stage.cache_vision)
+    yield image_stage(stage.pool, stage.start.tower, cached=stage.cache_vision)
 
 
 @needs.register
 def _(stage: Proxy) -> Iterable[Stage]:
     yield from _fields(stage)
     yield stage.tokens()
-    yield looked_at(stage.pool, stage.start.tower, cached=stage.cache_vision)
+    yield image_stage(stage.pool, stage.start.tower, cached=stage.cache_vision)
 
 
 @needs.register
@@ -87,7 +87,7 @@ def _(stage: Target) -> Iterable[Stage]:
     yield from _fields(stage)
     yield stage.tokens()
     pool = stage.subset.ranking.pool
-    yield looked_at(pool, stage.start.tower, cached=stage.cache_vision)
+    yield image_stage(pool, stage.start.tower, cached=stage.cache_vision)
 
 
 @needs.register

@@ -15,7 +15,7 @@ from xmas.features.pooled import Means, Windows, halves, means_of
 from xmas.models.chat.batches import Batch, micro_batches
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import Parts, embed_in_line, language_model
+from xmas.models.vlm import LoadedModel, embed_in_order, language_model
 from xmas.store import Stage, Store
 from xmas.training.proxy import Proxy
 
@@ -105,11 +105,11 @@ class Activations(Stage):
 
     @torch.no_grad()
     def features(
-        self, parts: Parts, batch: Batch, windows: Windows
+        self, parts: LoadedModel, batch: Batch, windows: Windows
     ) -> Float[np.ndarray, "rows width"]:
         """The features of a batch's rows, float32; what is not finite is left as it is."""
         model = parts.model
-        inputs = embed_in_line(
+        inputs = embed_in_order(
             model, batch.ids, features_of(model, batch), batch.pictures.get("sizes")
         )
         if self.mode == "released":

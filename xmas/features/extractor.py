@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from xmas.models.chat.batches import Batch, Loader
-from xmas.models.vlm import Parts, load
+from xmas.models.vlm import LoadedModel, load
 from xmas.store import Store, write_atomically
 from xmas.store.progress import bar
 from xmas.training.proxy import Proxy
@@ -28,7 +28,7 @@ class Looks:
     step: int | None
     weights: str
 
-    def parts(self, store: Store) -> Parts:
+    def parts(self, store: Store) -> LoadedModel:
         """Raises ValueError: the proxy does not keep the step; says which it keeps."""
         proxy = self.proxy
         if self.step == 0:
@@ -48,7 +48,7 @@ class Looks:
     def fill(
         self,
         store: Store,
-        parts: Parts,
+        parts: LoadedModel,
         out: Path,
         *,
         batches: list[Int[np.ndarray, " _"]],
@@ -98,7 +98,7 @@ class Looks:
             )
 
 
-def _placed(batch: Batch, parts: Parts) -> Batch:
+def _placed(batch: Batch, parts: LoadedModel) -> Batch:
     model = parts.model
     batch = batch.to(model.device)
     batch.pictures = {

@@ -12,7 +12,7 @@ from xmas.attention.plan import length_batches
 from xmas.features.extractor import Looks
 from xmas.models.chat.batches import Batch
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import Parts, hidden_states, language_model
+from xmas.models.vlm import LoadedModel, hidden_states, language_model
 from xmas.store import Stage, Store
 from xmas.training.proxy import Proxy
 
@@ -69,7 +69,7 @@ class LastLayer(Stage):
         )
 
     @torch.no_grad()
-    def vectors(self, parts: Parts, batch: Batch) -> Float[np.ndarray, "rows hidden"]:
+    def vectors(self, parts: LoadedModel, batch: Batch) -> Float[np.ndarray, "rows hidden"]:
         """The vectors of a batch's rows, float32; NaN where the state is nothing."""
         model = parts.model
         states = hidden_states(

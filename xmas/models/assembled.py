@@ -15,7 +15,7 @@ from xmas.models.shape import Decoder, Shape, Tower
 from xmas.models.sources import Source, answer_greedily, tokenizer_of, tuned_llava
 from xmas.models.specs import config_of
 from xmas.models.tokenizer import TrainedTokenizer
-from xmas.models.vlm import Parts, layout_of
+from xmas.models.vlm import LoadedModel, layout_of
 from xmas.store import Made, Stage, Store
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Assembled(Stage):
         parts = [part for part in (self.language, self.projector) if isinstance(part, Source)]
         return next(filter(None, map(tuned_llava, parts)), None)
 
-    def _put_together(self, store: Store) -> Parts:
+    def _put_together(self, store: Store) -> LoadedModel:
         from transformers import AutoModel, AutoModelForCausalLM
 
         place, dtype = self.language.folder(), getattr(torch, self.dtype)
@@ -118,9 +118,9 @@ class Assembled(Stage):
             fill_projector(model.model.multi_modal_projector, projector_file(place))
         answer_greedily(model, tokenizer)
         images = SquareImages(tower.config.image_size, self.aspect)
-        return Parts(model.to(dtype), tokenizer, images)
+        return LoadedModel(model.to(dtype), tokenizer, images)
 
-    def _drawn(self, store: Store) -> Parts:
+    def _drawn(self, store: Store) -> LoadedModel:
         """The same sizes without any published file; no result rests on it but speed and memory."""
         from transformers import LlavaForConditionalGeneration
 
@@ -140,7 +140,7 @@ class Assembled(Stage):
                 config, dtype=getattr(torch, self.dtype)
             )
         answer_greedily(model, tokenizer)
-        return Parts(model, tokenizer, SquareImages(vision.image_size, self.aspect))
+        return LoadedModel(model, tokenizer, SquareImages(vision.image_size, self.aspect))
 
 
 def llava_of(language: Any, vision: Any, image_token: int, feature_layer: int) -> "LlavaConfig":

@@ -12,7 +12,7 @@ from xmas.models.shape import Shape
 from xmas.models.sources import Source, answer_greedily, tokenizer_of
 from xmas.models.specs import config_of
 from xmas.models.tokenizer import TrainedTokenizer
-from xmas.models.vlm import Parts, layout_of
+from xmas.models.vlm import LoadedModel, layout_of
 from xmas.store import Made, Stage, Store, volatile
 
 
@@ -70,9 +70,9 @@ class Published(Stage):
             place, config=config, local_files_only=True, dtype=getattr(torch, self.dtype)
         )
         answer_greedily(model, tokenizer)
-        Parts(model, tokenizer, processor).save(out)
+        LoadedModel(model, tokenizer, processor).save(out)
 
-    def _drawn(self, store: Store, out: Path) -> Parts:
+    def _drawn(self, store: Store, out: Path) -> LoadedModel:
         """The same sizes without any published file; its images as its class sees them."""
         from transformers import AutoModelForImageTextToText
 
@@ -89,4 +89,4 @@ class Published(Stage):
                 config, dtype=getattr(torch, self.dtype)
             )
         answer_greedily(model, tokenizer)
-        return Parts(model, tokenizer, processor)
+        return LoadedModel(model, tokenizer, processor)

@@ -36,7 +36,7 @@ class FromFiles:
     processor: Processor
 
     def __call__(self, rows: list[int]) -> dict[str, Tensor]:
-        return self.processor.pictures([read(self.examples, row) for row in rows])
+        return self.processor.pictures([read_image(self.examples, row) for row in rows])
 
 
 @dataclasses.dataclass
@@ -59,7 +59,7 @@ def features_of(model: nn.Module, batch: Batch) -> Tensor | None:
     return tower_features(model, batch.pictures["pixels"], batch.pictures.get("sizes"))
 
 
-def read(examples: Examples, row: int) -> Image.Image:
+def read_image(examples: Examples, row: int) -> Image.Image:
     """The picture of a row. Raises PoolError naming annotation file, row and image."""
     try:
         return open_image(examples.image_path(row))
@@ -84,7 +84,7 @@ class CheckedImages(Stage):
         examples = self.pool.open(store)
         rows = [int(row) for row in first_rows(examples)]
         with ThreadPoolExecutor(self.threads) as decoders:
-            decoded = decoders.map(lambda row: read(examples, row).size, rows)
+            decoded = decoders.map(lambda row: read_image(examples, row).size, rows)
             for _ in bar(decoded, total=len(rows), label="images", unit="image"):
                 pass
         (out / "images.json").write_text(json.dumps({"images": len(rows)}))
@@ -94,14 +94,14 @@ def pictures_of(
     pool: Pool, start: Stage, processor: Processor, store: Store, *, cached: bool
 ) -> Pictures:
     """The pictures of a pool, from the tower's cache or from files that were all checked."""
-    stage = looked_at(pool, start, cached=cached)
+    stage = image_stage(pool, start, cached=cached)
     if isinstance(stage, VisionFeatures):
         return stage.pictures(store)
     store.get(stage)
     return FromFiles(pool.open(store), processor)
 
 
-def looked_at(pool: Pool, start: Stage, *, cached: bool) -> "VisionFeatures | CheckedImages":
+def image_stage(pool: Pool, start: Stage, *, cached: bool) -> "VisionFeatures | CheckedImages":
     """The stage that has seen every picture of a pool before a fit meets one."""
     return VisionFeatures(pool, start) if cached else CheckedImages(pool)
 
@@ -142,7 +142,7 @@ class VisionFeatures(Stage):
         with bar(total=len(firsts), label="vision", unit="image") as progress:
             for start in range(0, len(firsts), self.batch):
                 rows = firsts[start : start + self.batch]
-                seen = parts.processor.pictures([read(examples, int(row)) for row in rows])
+                seen = parts.processor.pictures([read_image(examples, int(row)) for row in rows])
                 found = tower_features(parts.model, seen["pixels"]).float().numpy()
                 check_finite(found, f"features of images {start} to {start + len(rows) - 1}")
                 values[start : start + len(rows)] = found

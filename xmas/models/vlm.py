@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class LoadedModel:
     """What a model folder holds: weights, tokenizer, image processor."""
 
     model: Any  # of a class in `xmas.models.families`
@@ -61,8 +61,8 @@ class Parts:
         self.processor.save(folder)
 
 
-def load(folder: Path) -> Parts:
-    """The parts of a folder that `Parts.save` wrote; the model in evaluation mode.
+def load(folder: Path) -> LoadedModel:
+    """The parts of a folder that `LoadedModel.save` wrote; the model in evaluation mode.
 
     Raises TypeError: the folder's model is of no class that is known here.
     """
@@ -71,7 +71,7 @@ def load(folder: Path) -> Parts:
     family = family_of(AutoConfig.from_pretrained(folder, local_files_only=True))
     model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return Parts(model.eval(), tokenizer, family.processor(folder))
+    return LoadedModel(model.eval(), tokenizer, family.processor(folder))
 
 
 def layout_of(folder: Path) -> Layout:
@@ -82,7 +82,7 @@ def layout_of(folder: Path) -> Layout:
     return family.layout(config, family.processor(folder), tokenizer)
 
 
-def bare(model: nn.Module) -> Any:
+def unwrap(model: nn.Module) -> Any:
     """The vision-language model inside a peft wrapper, or the model itself."""
     wrapped = hasattr(model, "get_base_model")
     inner = cast("PeftModel", model).get_base_model() if wrapped else model
@@ -94,13 +94,13 @@ def bare(model: nn.Module) -> Any:
 
 def language_model(model: nn.Module) -> PreTrainedModel:
     """The language model without its head."""
-    inner = bare(model)
+    inner = unwrap(model)
     return inner.get_submodule(family_of(inner.config).language)
 
 
 def tower(model: nn.Module) -> nn.Module:
     """The vision tower."""
-    inner = bare(model)
+    inner = unwrap(model)
     return inner.get_submodule(family_of(inner.config).tower)
 
 
@@ -109,7 +109,7 @@ def freeze_tower(model: nn.Module) -> None:
 
     A connector that stands inside the tower trains.
     """
-    bare(model).requires_grad_(True)
+    unwrap(model).requires_grad_(True)
     for name, parameter in tower(model).named_parameters():
         parameter.requires_grad_(in_connector(model, name))
 
@@ -129,7 +129,7 @@ def tower_features(
     """What the frozen tower gives the connector."""
     # Joined in memory: in 16 bits a linear layer with a bias rounds once more where its input is
     # not, as the patches behind a class token are, but those of a single picture always are.
-    return _family(model).features(bare(model), pixels, sizes).contiguous()
+    return _family(model).features(unwrap(model), pixels, sizes).contiguous()
 
 
 def embed(
@@ -145,7 +145,7 @@ def embed(
     every rank (LLaVA adds a dummy image instead). Raises ValueError: the numbers of image tokens
     and features differ.
     """
-    inner = bare(model)
+    inner = unwrap(model)
     spots: Bool[Tensor, "rows length"] = ids == inner.config.image_token_id
     embedded = inner.get_input_embeddings()(ids.masked_fill(spots, 0))
     if features is None:
@@ -158,7 +158,7 @@ def embed(
     return embedded.masked_scatter(spots[..., None], projected.to(embedded.dtype))
 
 
-def embed_in_line(
+def embed_in_order(
     model: nn.Module,
     ids: Int[Tensor, "rows length"],
     features: Float[Tensor, "tiles patches channels"] | None,
@@ -169,7 +169,7 @@ def embed_in_line(
     Raises NotImplementedError: for this model they do not follow from that.
     """
     if isinstance(_family(model), HasPositions):
-        kind = bare(model).config.model_type
+        kind = unwrap(model).config.model_type
         raise NotImplementedError(f"a {kind} can be trained, read and asked, not yet scanned")
     return embed(model, ids, features, sizes)
 
@@ -184,7 +184,7 @@ def positions_of(
     family = _family(model)
     if not isinstance(family, HasPositions):
         return None
-    return family.positions(bare(model).config, ids, mask, sizes)
+    return family.positions(unwrap(model).config, ids, mask, sizes)
 
 
 def hidden_states(
@@ -207,7 +207,7 @@ def hidden_states(
         told = varlen_attention.arguments(language, lengths)
     if (at := positions_of(model, ids, mask, sizes)) is not None:
         if lengths is not None:
-            kind = bare(model).config.model_type
+            kind = unwrap(model).config.model_type
             raise ValueError(f"a {kind} cannot be packed yet; set hardware.packing=false")
         told["position_ids"] = at
     return language(
@@ -234,7 +234,7 @@ def answer_loss(
     """
     hidden = hidden_states(model, ids, mask, features, sizes=sizes, lengths=lengths)[:, :-1]
     wanted = labels[:, 1:]
-    answered, head = wanted != IGNORED, bare(model).lm_head
+    answered, head = wanted != IGNORED, unwrap(model).lm_head
     if not bool(answered.any()):
         return 0.0 * head(hidden[:, :1]).float().sum()
     hidden, wanted = hidden[answered], wanted[answered]
@@ -259,4 +259,4 @@ def check_finite(values: np.ndarray, what: str) -> None:
 
 
 def _family(model: nn.Module) -> Family:
-    return family_of(bare(model).config)
+    return family_of(unwrap(model).config)

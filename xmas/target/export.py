@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from xmas.models.vlm import Parts
+from xmas.models.vlm import LoadedModel
 from xmas.store import Stage, Store
 from xmas.target.hf_folder import describe, hub_name
 from xmas.target.target import Target
@@ -31,7 +31,7 @@ class Export(Stage):
         write_weights(parts, self.dtype, out)
 
 
-def write_weights(parts: Parts, dtype: str, out: Path) -> None:
+def write_weights(parts: LoadedModel, dtype: str, out: Path) -> None:
     """Shards of five gigabytes under the hub's names, and their index."""
     import torch
     from huggingface_hub import save_torch_state_dict

@@ -18,7 +18,7 @@ from xmas.models.chat.jinja import jinja
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Template
-from xmas.models.vlm import Parts
+from xmas.models.vlm import LoadedModel
 
 IMAGES = ("<image>", "<image_here>")  # the first that the tokenizer does not have
 PAD = "<pad>"
@@ -46,7 +46,7 @@ def hub_name(name: str, model_type: str) -> str:
     raise ValueError(f"{name}: no part of a {model_type} is called so")
 
 
-def describe(parts: Parts, template: Template, dtype: str, out: Path) -> None:
+def describe(parts: LoadedModel, template: Template, dtype: str, out: Path) -> None:
     """Write configuration, generation defaults, tokenizer, image processor and chat template.
 
     Raises ValueError: what is written gives other token ids for a question than a fit saw.
@@ -66,7 +66,7 @@ def describe(parts: Parts, template: Template, dtype: str, out: Path) -> None:
     _write_processor(parts, tokenizer, template, image, out)
 
 
-def _tokenizer(parts: Parts) -> tuple[Any, str]:
+def _tokenizer(parts: LoadedModel) -> tuple[Any, str]:
     """The tokenizer with a token for the image and one for pads, and what the image's is called.
 
     In a fit the image token has no name, so that no text can say it; here a processor needs one.
@@ -99,7 +99,7 @@ def _config(held: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _write_processor(
-    parts: Parts, tokenizer: Any, template: Template, image: str, out: Path
+    parts: LoadedModel, tokenizer: Any, template: Template, image: str, out: Path
 ) -> None:
     shown = parts.processor
     assert isinstance(shown, SquareImages)
@@ -129,7 +129,7 @@ def _write_processor(
     _for_version_4(images, processor.chat_template, out)
 
 
-def _same_ids(processor: Any, parts: Parts, template: Template) -> bool:
+def _same_ids(processor: Any, parts: LoadedModel, template: Template) -> bool:
     """Whether a conversation of all kinds of turns has a fit's ids, with an image and without."""
     rounds = [("What is drawn? 数", "A fig.\n"), ("Sure?", "7")]
     picture = Image.new("RGB", (5, 8))

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from xmas.models.chat.template import Template
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.vision_cache import Pictures, pictures_of
-from xmas.models.vlm import Parts, freeze_tower, load
+from xmas.models.vlm import LoadedModel, freeze_tower, load
 from xmas.selection.subset import Subset
 from xmas.store import Stage, Store, distributed, volatile, write_atomically
 from xmas.target.hf_folder import HUB_NAMES, describe
 from xmas.training.fit.recipe import Hardware, Recipe
-from xmas.training.fit.trainables import Lora, merged, trainable, trained
+from xmas.training.fit.trainables import Lora, merge_adapter, trainable, trained_weights
 from xmas.training.fit.trainer import fit
 from xmas.training.starts.start_point import StartPoint
 from xmas.training.starts.tuned import refuse_tuned
@@ -58,7 +58,7 @@ class Target(Stage):
             pool, self.start.tokenizer, self.template, self.start.image, self.max_length
         )
 
-    def pictures(self, store: Store, parts: Parts) -> Pictures:
+    def pictures(self, store: Store, parts: LoadedModel) -> Pictures:
         pool = self.subset.ranking.pool
         return pictures_of(pool, self.start.tower, parts.processor, store, cached=self.cache_vision)
 
@@ -101,7 +101,7 @@ class Target(Stage):
         chosen = self.subset.chosen(store)
         return chosen[self.tokens().open(store).answered[chosen]]
 
-    def _dry_save(self, model: nn.Module, parts: Parts, place: Path) -> None:
+    def _dry_save(self, model: nn.Module, parts: LoadedModel, place: Path) -> None:
         """Write what the end of the fit will write, and drop it: what fails there would fail here.
 
         Of a model in full only what stands around the weights: they are too many for a rehearsal.
@@ -119,10 +119,10 @@ class Target(Stage):
         if self.lora is not None:
             cast("PeftModel", model).save_pretrained(str(out / "adapter"))
             return
-        kept = trained(model, self.recipe.precision)
+        kept = trained_weights(model, self.recipe.precision)
         write_atomically(out / "trained.safetensors", lambda path: save_file(kept, path))
 
-    def load(self, store: Store) -> Parts:
+    def load(self, store: Store) -> LoadedModel:
         """The fine-tuned model, its adapter merged, ready to answer."""
         from peft import PeftModel
         from safetensors.torch import load_file
@@ -130,7 +130,7 @@ class Target(Stage):
         parts = load(store.get(self.start))
         if self.lora is not None:
             adapted = PeftModel.from_pretrained(parts.model, store.get(self) / "adapter")
-            return dataclasses.replace(parts, model=merged(adapted).eval())
+            return dataclasses.replace(parts, model=merge_adapter(adapted).eval())
         parts.model.load_state_dict(
             load_file(store.get(self) / "trained.safetensors"), strict=False
         )

@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from xmas.store import write_atomically
-from xmas.training.fit.sharding import whole
+from xmas.training.fit.sharding import full_weight
 
 
 def schedule(total: int, snapshots: int) -> list[int]:
@@ -60,7 +60,7 @@ class SavedSteps(Snapshots):
 
     def at(self, trainer: Trainer, model: nn.Module) -> None:
         trained = {
-            name: whole(one.detach()).cpu().contiguous()
+            name: full_weight(one.detach()).cpu().contiguous()
             for name, one in model.named_parameters()
             if one.requires_grad
         }

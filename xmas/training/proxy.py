@@ -14,7 +14,7 @@ from xmas.data.pool import Pool
 from xmas.models.chat.template import Template
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.vision_cache import Pictures, pictures_of
-from xmas.models.vlm import Parts, freeze_tower, load
+from xmas.models.vlm import LoadedModel, freeze_tower, load
 from xmas.store import Stage, Store, volatile
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.trainer import fit
@@ -52,7 +52,7 @@ class Proxy(Stage):
             self.pool, self.start.tokenizer, self.template, self.start.image, self.max_length
         )
 
-    def pictures(self, store: Store, parts: Parts) -> Pictures:
+    def pictures(self, store: Store, parts: LoadedModel) -> Pictures:
         return pictures_of(
             self.pool, self.start.tower, parts.processor, store, cached=self.cache_vision
         )
@@ -66,7 +66,7 @@ class Proxy(Stage):
         """What had been trained behind an optimiser step, by name."""
         return load_file(store.get(self) / "steps" / str(step) / "trained.safetensors")
 
-    def load(self, store: Store, step: int) -> Parts:
+    def load(self, store: Store, step: int) -> LoadedModel:
         """The model as it was behind an optimiser step."""
         parts = load(store.get(self.start))
         left = parts.model.load_state_dict(self.weights_at(store, step), strict=False)

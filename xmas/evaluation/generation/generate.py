@@ -25,14 +25,14 @@ from xmas.evaluation.generation.prompts import (
 )
 from xmas.evaluation.protocol import Question
 from xmas.models.chat.labels import Encoder
-from xmas.models.vlm import Parts
+from xmas.models.vlm import LoadedModel
 from xmas.store import write_atomically
 from xmas.store.distributed import barrier, place
 from xmas.store.progress import bar
 
 
 def answer(
-    parts: Parts,
+    parts: LoadedModel,
     encoder: Encoder,
     questions: Sequence[Question],
     *,

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from xmas.attention.prefix import can_be_shared
 from xmas.evaluation.generation.kv_cache import Slots
 from xmas.evaluation.generation.prompts import GenerationError, Pictures, Prompt
-from xmas.models.vlm import bare, embed, positions_of, tower_features
+from xmas.models.vlm import embed, positions_of, tower_features, unwrap
 
 _PASS_TOKENS = 8192  # of prompts in one forward, pads counted
 
@@ -72,7 +72,7 @@ def embedded(
 ) -> Float[Tensor, "lines tokens hidden"]:
     """Embeddings, the features of `shown` in place of the image tokens."""
     if not shown:
-        return bare(model).get_input_embeddings()(ids)
+        return unwrap(model).get_input_embeddings()(ids)
     features = torch.cat([one.features for one in shown if one.features is not None])
     sizes = [one.sizes for one in shown if one.sizes is not None]
     return embed(model, ids, features, torch.cat(sizes) if sizes else None)
@@ -134,7 +134,7 @@ def best(
     written: Sequence[int],
 ) -> list[int]:
     """The token with the largest logit, for each row; the first of several that are equal."""
-    logits = bare(model).lm_head(hidden).float()
+    logits = unwrap(model).lm_head(hidden).float()
     found = torch.stack([logits.argmax(dim=-1), logits.isfinite().all(dim=-1).long()]).tolist()
     for prompt, count, finite in zip(prompts, written, found[1], strict=True):
         if not finite:

@@ -16,7 +16,7 @@ from xmas.data.images import open_image
 from xmas.evaluation.protocol import Question
 from xmas.models.chat.labels import Encoder
 from xmas.models.chat.layout import FEATURE
-from xmas.models.vlm import Parts
+from xmas.models.vlm import LoadedModel
 
 Image = Path | bytes
 Pictures = dict[str, Tensor]
@@ -47,7 +47,7 @@ class Group:
 
 
 def prompts_of(
-    parts: Parts,
+    parts: LoadedModel,
     encoder: Encoder,
     questions: Sequence[Question],
     *,
@@ -81,7 +81,7 @@ def _length(prompt: Prompt) -> tuple[int, int]:
 
 
 def _prompt(
-    parts: Parts, encoder: Encoder, text: str, image: Image | None, position: int, name: str
+    parts: LoadedModel, encoder: Encoder, text: str, image: Image | None, position: int, name: str
 ) -> Prompt:
     shown = None if image is None else parts.image_tokens(image)
     tokens = encoder.prompt(text, image=shown)
@@ -143,6 +143,6 @@ def with_pictures(
         yield from ((group, found.result()) for group, found in coming)
 
 
-def decoded(parts: Parts) -> Callable[[Image], Pictures]:
+def decoded(parts: LoadedModel) -> Callable[[Image], Pictures]:
     """Reads a picture as the model's processor wants it."""
     return lambda image: parts.processor.pictures([open_image(image)])

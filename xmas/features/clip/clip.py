@@ -19,7 +19,7 @@ from torch import Tensor
 from xmas.data.pool import Examples, Pool
 from xmas.features.clip.clip_model import Clip, fingerprint
 from xmas.features.clip.embedded import HUMAN, MODEL, Embedded
-from xmas.models.vision_cache import first_rows, read
+from xmas.models.vision_cache import first_rows, read_image
 from xmas.store import Stage, Store, volatile, write_atomically
 from xmas.store.progress import bar
 
@@ -81,7 +81,7 @@ class ClipEmbeddings(Stage):
         rows = first_rows(examples)
 
         def prepared(row: int) -> Tensor:
-            return clip.pixels(read(examples, row))
+            return clip.pixels(read_image(examples, row))
 
         size = self.image_batch * _BATCHES
         with ThreadPoolExecutor(self.threads) as decoders:

@@ -22,7 +22,7 @@ from xmas.models.chat.labels import NO_IMAGE, Tokens
 from xmas.models.chat.layout import Layout
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import Pictures
-from xmas.models.vlm import bare, hidden_states, tower_features
+from xmas.models.vlm import hidden_states, tower_features, unwrap
 from xmas.store import volatile
 from xmas.store.progress import bar
 
@@ -126,7 +126,7 @@ class Reading:
     def _step(self, batch: Batch, features: Tensor | None) -> Float[np.ndarray, "rows k"]:
         sizes = batch.pictures.get("sizes")
         hidden = hidden_states(self.model, batch.ids, batch.mask, features, sizes=sizes)
-        head = bare(self.model).lm_head
+        head = unwrap(self.model).lm_head
         means, counts = answer_statistics(
             head, hidden, batch.labels, vocabulary=head.weight.shape[0]
         )
@@ -144,7 +144,7 @@ class Reading:
         return Loader(
             self.table,
             [batch for shard in shards for batch in self._of(shard)],
-            image_token=bare(self.model).config.image_token_id,
+            image_token=unwrap(self.model).config.image_token_id,
             pad=self.pad,
             pictures=self.pictures,
             workers=self.how.workers,

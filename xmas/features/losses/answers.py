@@ -19,7 +19,7 @@ from xmas.features.losses.token_statistics import STATISTICS
 from xmas.features.trajectories import device
 from xmas.models.chat.tokens import Tokenised, TokenTable
 from xmas.models.vision_cache import Pictures
-from xmas.models.vlm import Parts, load
+from xmas.models.vlm import LoadedModel, load
 from xmas.store import Stage, Store, write_atomically
 from xmas.training.fit.recipe import Hardware
 from xmas.training.starts.start_point import StartPoint
@@ -46,7 +46,7 @@ class HasWeights(Protocol):
 
     def tokens(self) -> Tokenised: ...
 
-    def pictures(self, store: Store, parts: Parts) -> Pictures: ...
+    def pictures(self, store: Store, parts: LoadedModel) -> Pictures: ...
 
     def steps(self, store: Store) -> list[int]: ...
 
@@ -104,7 +104,7 @@ class Answers(Stage):
     def _pass(
         self,
         store: Store,
-        parts: Parts,
+        parts: LoadedModel,
         table: TokenTable,
         rows: Int[np.ndarray, " rows"],
         steps: Sequence[int],

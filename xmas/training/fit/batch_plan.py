@@ -15,7 +15,7 @@ from xmas.training.fit.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
-class Deal:
+class BatchPlan:
     """Micro-batches and the weights of their losses. Trainer and ranks divide their sum by the
     number of micro-batches of a whole step, which a last, shorter step has fewer of.
     """
@@ -23,15 +23,17 @@ class Deal:
     batches: list[Int[np.ndarray, " _"]]
     weights: list[float]
 
-    def share(self, rank: int, world: int) -> "Deal":
+    def share(self, rank: int, world: int) -> "BatchPlan":
         """Those of a rank; as many for each, filled up with some that weigh nothing."""
         lacking = -len(self.batches) % world
         batches = self.batches + self.batches[-1:] * lacking
         weights = self.weights + [0.0] * lacking
-        return Deal(batches[rank::world], weights[rank::world])
+        return BatchPlan(batches[rank::world], weights[rank::world])
 
 
-def deal(table: TokenTable, rows: Int[np.ndarray, " rows"], recipe: Recipe, seed: int) -> Deal:
+def plan_batches(
+    table: TokenTable, rows: Int[np.ndarray, " rows"], recipe: Recipe, seed: int
+) -> BatchPlan:
     """All micro-batches of a fit on `rows` of a pool, epoch behind epoch.
 
     One without an answer weighs nothing. Raises ValueError: there is no row.
@@ -50,12 +52,12 @@ def deal(table: TokenTable, rows: Int[np.ndarray, " rows"], recipe: Recipe, seed
         )
         batches += micro_batches(rows[order], recipe.micro_batch)
     if recipe.token_mean == "micro_batch":
-        return Deal(batches, [float(answered(table, batch)) for batch in batches])
+        return BatchPlan(batches, [float(answered(table, batch)) for batch in batches])
     answers = np.array([sum(table.answers(int(row)) for row in batch) for batch in batches])
     steps = range(0, len(batches), recipe.accumulated)
     whole = [answers[start : start + recipe.accumulated].sum() for start in steps]
     each = np.repeat(np.maximum(whole, 1), recipe.accumulated)[: len(answers)]
-    return Deal(batches, (answers * recipe.accumulated / each).tolist())
+    return BatchPlan(batches, (answers * recipe.accumulated / each).tolist())
 
 
 def answered(table: TokenTable, batch: Int[np.ndarray, " _"]) -> bool:
@@ -63,7 +65,7 @@ def answered(table: TokenTable, batch: Int[np.ndarray, " _"]) -> bool:
     return any(table.answers(int(row)) for row in batch)
 
 
-def per_rank(recipe: Recipe, world: int) -> int:
+def microbatches_per_rank(recipe: Recipe, world: int) -> int:
     """Micro-batches of an optimiser step on each device.
 
     Raises ValueError: the batch cannot be dealt evenly; says what would.

@@ -162,13 +162,13 @@ class Checkpoints(Callback):
         self._last = time.monotonic()
 
 
-def found_at(path: Path) -> str | None:
+def checkpoint_at(path: Path) -> str | None:
     """The checkpoint to go on from: the last one, or what stood before it, if either is whole."""
     places = [path, former_of(path)]
     return next((str(place) for place in places if place.exists()), None)
 
 
-def remove(path: Path) -> None:
+def remove_checkpoint(path: Path) -> None:
     """The last checkpoint, and what a kill left half written."""
     for left in path.parent.glob(f"*{path.name}*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -16,7 +16,7 @@ from xmas.training.fit.recipe import Recipe
 from xmas.training.fit.sharding import shard
 
 
-class LlavaModule(LightningModule):
+class FitModule(LightningModule):
     """Token mean per micro-batch, AdamW, linear warm-up and cosine to zero, two learning rates.
 
     Plain numbers and a built model in: the stage that calls owns the configuration. Trainable is

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from xmas.models.chat.batches import Batch
 from xmas.models.chat.tokens import TokenTable
-from xmas.training.fit.batch_plan import Deal
+from xmas.training.fit.batch_plan import BatchPlan
 from xmas.training.fit.recipe import Hardware, Recipe
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ FIRST = 8  # micro-batches that are looked at
 GUESSING = 2.0  # times the loss of a uniform guess: labels that do not belong to their tokens
 
 
-def check_rows(table: TokenTable, dealt: Deal) -> None:
+def check_rows(table: TokenTable, dealt: BatchPlan) -> None:
     """Raise ValueError: no image in the whole pool, or no label in any of the first micro-batches.
 
     Warns of single ones without, which a fit passes over.

@@ -58,12 +58,12 @@ def shard(module: nn.Module, model: nn.Module, mesh: DeviceMesh, precision: str)
     fully_shard(module, reshard_after_forward=False, ignored_params=whole, **options)
 
 
-def whole(one: Tensor) -> Tensor:
+def full_weight(one: Tensor) -> Tensor:
     """A parameter put together from all ranks, each of which has to call this."""
     return one.full_tensor() if isinstance(one, DTensor) else one
 
 
-def put_together(model: nn.Module) -> None:
+def unshard(model: nn.Module) -> None:
     """Make cut weights whole again, in the host's memory."""
     for module in model.modules():
         for name, one in list(module.named_parameters(recurse=False)):

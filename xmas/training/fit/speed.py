@@ -16,7 +16,7 @@ from xmas.training.fit.recipe import Hardware
 
 
 @contextlib.contextmanager
-def set_up(model: nn.Module, hardware: Hardware, precision: str = "32-true") -> Iterator[None]:
+def configured(model: nn.Module, hardware: Hardware, precision: str = "32-true") -> Iterator[None]:
     """Attention, recomputation and compilation as `hardware` says; undone afterwards.
 
     Under autocast peft would cast the input of every LoRA to float32, and autocast back again:

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Enough:
+class StopAtLoss:
     """Below which loss a fit ends before its rows do.
 
     What is learned all at once, at a step that hangs on roundings, takes many rows in one run and
@@ -36,10 +36,10 @@ class Enough:
         return len(last) == self.steps and statistics.fmean(last) < self.loss
 
 
-class Until(Callback):
+class LossStopper(Callback):
     """Ends a fit when it is enough; of the losses of a step, which all ranks share."""
 
-    def __init__(self, enough: Enough, label: str) -> None:
+    def __init__(self, enough: StopAtLoss, label: str) -> None:
         self.enough = enough
         self.label = label
 

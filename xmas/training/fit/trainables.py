@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xmas.models.families import family_of
-from xmas.models.vlm import bare, freeze_tower, in_connector
+from xmas.models.vlm import freeze_tower, in_connector, unwrap
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -34,14 +34,14 @@ def trainable(model: nn.Module, lora: Lora | None, precision: str) -> nn.Module:
     Under a mixed precision the frozen rest has 16 bits, as its products have in any case.
     """
     model.to(HALF.get(precision, torch.float32))
-    return in_full(model) if lora is None else with_lora(model, lora)
+    return all_but_tower(model) if lora is None else with_lora(model, lora)
 
 
 def with_lora(model: nn.Module, lora: Lora) -> nn.Module:
     """`model` with trainable LoRA and a trainable projector, both float32; all else frozen."""
     from peft import LoraConfig, get_peft_model
 
-    connector = family_of(bare(model).config).connector
+    connector = family_of(unwrap(model).config).connector
     adapted = get_peft_model(
         model,
         LoraConfig(
@@ -57,7 +57,7 @@ def with_lora(model: nn.Module, lora: Lora) -> nn.Module:
     return _in_float32(adapted)
 
 
-def in_full(model: nn.Module) -> nn.Module:
+def all_but_tower(model: nn.Module) -> nn.Module:
     """`model`, everything but its tower trainable in float32, embeddings and head as well."""
     freeze_tower(model)
     return _in_float32(model)
@@ -71,7 +71,7 @@ def projector_alone(model: nn.Module, precision: str) -> nn.Module:
     return _in_float32(model)
 
 
-def trained(model: nn.Module, precision: str) -> dict[str, Tensor]:
+def trained_weights(model: nn.Module, precision: str) -> dict[str, Tensor]:
     """What of a model trained in full is kept: 16 bits under a mixed precision, as LLaVA saves."""
     dtype = HALF.get(precision, torch.float32)
     return {
@@ -82,7 +82,7 @@ def trained(model: nn.Module, precision: str) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def merged(adapted: "PeftModel") -> nn.Module:
+def merge_adapter(adapted: "PeftModel") -> nn.Module:
     """The model with its adapter added to the weights, without traces of peft.
 
     Sums are made in float32, a layer at a time, and rounded once: peft would round the update to

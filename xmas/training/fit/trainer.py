@@ -19,15 +19,21 @@ from xmas.models.chat.batches import Loader
 from xmas.models.chat.packing import pack
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import Pictures
-from xmas.models.vlm import bare
+from xmas.models.vlm import unwrap
 from xmas.store import distributed
-from xmas.training.fit.batch_plan import deal, per_rank
-from xmas.training.fit.callbacks import Checkpoints, Losses, Progress, found_at, remove
-from xmas.training.fit.module import LlavaModule
+from xmas.training.fit.batch_plan import microbatches_per_rank, plan_batches
+from xmas.training.fit.callbacks import (
+    Checkpoints,
+    Losses,
+    Progress,
+    checkpoint_at,
+    remove_checkpoint,
+)
+from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.sanity import FirstBatches, check_rows, memory_advice
-from xmas.training.fit.sharding import put_together, strategy_of
-from xmas.training.fit.speed import set_up
+from xmas.training.fit.sharding import strategy_of, unshard
+from xmas.training.fit.speed import configured
 
 
 def fit(
@@ -57,11 +63,11 @@ def fit(
     """
     strategy = strategy_of(hardware)
     rank, world = distributed.place() if distributed.launched() else (0, 1)
-    accumulate = per_rank(recipe, world)
-    dealt = deal(table, rows, recipe, seed)
+    accumulate = microbatches_per_rank(recipe, world)
+    dealt = plan_batches(table, rows, recipe, seed)
     check_rows(table, dealt)
     share = dealt.share(rank, world)
-    config = bare(model).config
+    config = unwrap(model).config
     loader = Loader(
         table,
         share.batches,
@@ -76,11 +82,11 @@ def fit(
     )
     last = out / "last.ckpt"
     steps = recipe.steps(len(rows))
-    module = LlavaModule(model, recipe, steps=steps, seed=seed, logit_rows=hardware.logit_rows)
+    module = FitModule(model, recipe, steps=steps, seed=seed, logit_rows=hardware.logit_rows)
     with (
         _known_warnings(),
         _own_randomness(),
-        set_up(model, hardware, recipe.precision),
+        configured(model, hardware, recipe.precision),
         memory_advice(recipe, hardware),
     ):
         trainer = Trainer(
@@ -108,11 +114,11 @@ def fit(
                 *callbacks,
             ],
         )
-        trainer.fit(module, loader, ckpt_path=found_at(last))
-        put_together(model)
+        trainer.fit(module, loader, ckpt_path=checkpoint_at(last))
+        unshard(model)
     model.eval()
     if trainer.is_global_zero:
-        remove(last)
+        remove_checkpoint(last)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from xmas.models.chat.template import Plain
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.projector import save_projector
 from xmas.models.vision_cache import Pictures, pictures_of
-from xmas.models.vlm import Parts, load
+from xmas.models.vlm import LoadedModel, load
 from xmas.store import Stage, Store, distributed, volatile
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.trainables import projector_alone
@@ -46,7 +46,7 @@ class FirstStage(Stage):
             self.pool, self.start.tokenizer, self.template, self.start.image, self.max_length
         )
 
-    def pictures(self, store: Store, parts: Parts) -> Pictures:
+    def pictures(self, store: Store, parts: LoadedModel) -> Pictures:
         return pictures_of(
             self.pool, self.start.tower, parts.processor, store, cached=self.cache_vision
         )

@@ -18,10 +18,10 @@ from xmas.models.chat.template import Plain, Template
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.shape import Decoder, Shape, Tower
 from xmas.models.vision_cache import VisionFeatures
-from xmas.models.vlm import Parts, freeze_tower, load
+from xmas.models.vlm import LoadedModel, freeze_tower, load
 from xmas.store import Made, Stage, Store, distributed, volatile
 from xmas.training.fit.recipe import Hardware, Recipe
-from xmas.training.fit.stop_at_loss import Enough, Until
+from xmas.training.fit.stop_at_loss import LossStopper, StopAtLoss
 from xmas.training.fit.trainer import fit
 from xmas.training.starts.towers import TwoTower
 
@@ -101,7 +101,7 @@ class SmallLlava(Stage):
             torch.manual_seed(self.seed)
             model = LlavaForConditionalGeneration(config)
         model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
-        Parts(model, tokenizer, SquareImages(self.towers.image_size)).save(out)
+        LoadedModel(model, tokenizer, SquareImages(self.towers.image_size)).save(out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Pretrained(Stage):
     start: "SmallLlava | Pretrained"
     pool: Pool
     recipe: Recipe
-    enough: Enough | None = None  # null: all rows
+    enough: StopAtLoss | None = None  # null: all rows
     drawings: Pool | None = None  # with all pictures of the pool: one cache of features
     template: Template | Plain = dataclasses.field(default_factory=Plain)
     hardware: Hardware = volatile(default_factory=Hardware)
@@ -149,12 +149,12 @@ class Pretrained(Stage):
     def tokens(self) -> Tokenised:
         return Tokenised(self.pool, self.tokenizer, self.template, self.image, self.max_length)
 
-    def looked_at(self) -> VisionFeatures:
+    def image_stage(self) -> VisionFeatures:
         return VisionFeatures(self.drawings or self.pool, self.tower)
 
     def compute(self, store: Store, out: Path) -> None:
         table = self.tokens().open(store)
-        pictures = self.looked_at().pictures(store, of=self.pool)
+        pictures = self.image_stage().pictures(store, of=self.pool)
         parts = load(store.get(self.start))
         freeze_tower(parts.model)
         fit(
@@ -168,7 +168,7 @@ class Pretrained(Stage):
             out=out,
             label=self.pool.name,
             pad=parts.tokenizer.pad_token_id,
-            callbacks=[Until(self.enough, self.pool.name)] if self.enough else [],
+            callbacks=[LossStopper(self.enough, self.pool.name)] if self.enough else [],
             logger=store.follow(self),
         )
         if distributed.leads():

@@ -19,7 +19,7 @@ from xmas.data.images import SquareImages
 from xmas.data.pool import Pool
 from xmas.models.cpu_matmul import by_onednn
 from xmas.models.tokenizer import TrainedTokenizer
-from xmas.models.vision_cache import first_rows, read
+from xmas.models.vision_cache import first_rows, read_image
 from xmas.models.vlm import check_finite
 from xmas.store import Stage, Store, write_atomically
 from xmas.store.progress import bar
@@ -77,7 +77,7 @@ class TwoTower(Stage):
         process = SquareImages(self.image_size)
         pixels = torch.empty(len(rows), 3, self.image_size, self.image_size, dtype=torch.float16)
         for start in bar(range(0, len(rows), 256), label="captions read", unit="batch"):
-            pictures = [read(examples, int(row)) for row in rows[start : start + 256]]
+            pictures = [read_image(examples, int(row)) for row in rows[start : start + 256]]
             pixels[start : start + 256] = process(pictures).half()
         same = torch.from_numpy(np.unique(np.array(texts), return_inverse=True)[1])
         model = self._fit(

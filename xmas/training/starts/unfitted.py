@@ -8,7 +8,7 @@ from xmas.data.pool import Pool
 from xmas.models.chat.template import Template
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.vision_cache import Pictures, pictures_of
-from xmas.models.vlm import Parts
+from xmas.models.vlm import LoadedModel
 from xmas.store import Store, volatile
 from xmas.training.fit.recipe import Hardware
 from xmas.training.starts.start_point import StartPoint
@@ -30,7 +30,7 @@ class Unfitted:
             self.pool, self.start.tokenizer, self.template, self.start.image, self.max_length
         )
 
-    def pictures(self, store: Store, parts: Parts) -> Pictures:
+    def pictures(self, store: Store, parts: LoadedModel) -> Pictures:
         return pictures_of(
             self.pool, self.start.tower, parts.processor, store, cached=self.cache_vision
         )

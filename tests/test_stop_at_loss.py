@@ -10,14 +10,14 @@ from toy import CAPTION_RECIPE, HARDWARE, ROWS, Toy, losses
 
 from xmas.models.vlm import freeze_tower, load
 from xmas.training.fit.callbacks import Checkpoints
-from xmas.training.fit.stop_at_loss import Enough, Until
+from xmas.training.fit.stop_at_loss import LossStopper, StopAtLoss
 from xmas.training.fit.trainer import fit
 
 RECIPE = dataclasses.replace(CAPTION_RECIPE, epochs=3, clip=1.0)  # 18 optimiser steps
 
 
 def test_the_mean_of_the_last_steps_is_below():
-    enough = Enough(0.5, steps=3)
+    enough = StopAtLoss(0.5, steps=3)
     assert not enough.reached([0.1, 0.1])  # too few to tell
     assert not enough.reached([0.0, 0.6, 0.5, 0.4])  # 0.5 is not below
     assert enough.reached([9.0, 0.6, 0.5, 0.3])
@@ -26,7 +26,7 @@ def test_the_mean_of_the_last_steps_is_below():
 @pytest.mark.parametrize(("field", "value"), [("loss", 0.0), ("loss", float("nan")), ("steps", 0)])
 def test_what_is_never_reached_is_refused(field, value):
     with pytest.raises(ValueError, match=rf"enough\.{field} {value}"):
-        Enough(**{"loss": 1.0, field: value})
+        StopAtLoss(**{"loss": 1.0, field: value})
 
 
 def test_a_fit_ends_there_also_when_it_was_interrupted(toy: Toy, tmp_path):
@@ -43,7 +43,7 @@ def test_a_fit_ends_there_also_when_it_was_interrupted(toy: Toy, tmp_path):
 
     whole = fitted("whole")
     means = np.convolve(whole, np.ones(3) / 3, "valid")
-    until = Until(Enough(float(means[:8].min() + 1e-6), steps=3), "enough")
+    until = LossStopper(StopAtLoss(float(means[:8].min() + 1e-6), steps=3), "enough")
     ends = int(np.argmax(means < until.enough.loss)) + 3  # steps
     assert 3 < ends < len(whole)
     assert fitted("enough", until) == whole[:ends]
@@ -69,6 +69,6 @@ class Interrupted(Callback):
 
 def test_a_start_says_what_is_enough(toy: Toy):
     start = toy.start
-    ended = dataclasses.replace(start, enough=Enough(99.0, steps=2))
+    ended = dataclasses.replace(start, enough=StopAtLoss(99.0, steps=2))
     assert len(losses(toy.store.get(ended))) == 2
     assert len(losses(toy.store.get(start))) == RECIPE.steps(ROWS) // 3

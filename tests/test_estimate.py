@@ -51,12 +51,6 @@ GPU = Device("a GPU", tflops_16=100, tflops_32=10, bandwidth=1000, memory=80, fi
 CPU = Hardware("cpu", device=dataclasses.replace(GPU, name="a CPU"))
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    """What one test lists is not shared with the next."""
-    monkeypatch.setattr("xmas.estimate.bill._listed", set())
-
-
 @pytest.fixture
 def empty(tmp_path) -> Store:
     return Store(str(tmp_path / "store"))
@@ -230,9 +224,8 @@ def test_without_a_tokenizer_characters_stand_for_tokens(toy, empty):
     assert "2 a token assumed" in census.how
 
 
-def test_large_pools_are_sampled(toy, monkeypatch):
-    monkeypatch.setattr("xmas.estimate.census._SAMPLE", 17)
-    census = count(toy.pool, toy.proxy.tokens(), toy.store, Assumed())
+def test_large_pools_are_sampled(toy):
+    census = count(toy.pool, toy.proxy.tokens(), toy.store, Assumed(), sample=17)
     assert len(census.text) == len(census.has_image) == 17
     assert census.rows == ROWS
     assert census.scale == ROWS / 17

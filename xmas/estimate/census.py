@@ -18,7 +18,7 @@ from xmas.models.chat.template import Plain, Template
 from xmas.models.chat.tokens import Tokenised
 from xmas.store import Made, Store
 
-_SAMPLE = 4096  # rows whose text is looked at: their mean length is then within a few per cent
+SAMPLE = 4096  # rows whose text is read: their mean length is then within a few per cent
 
 
 def at_hand(place: str | Made, store: Store) -> bool:
@@ -28,24 +28,30 @@ def at_hand(place: str | Made, store: Store) -> bool:
     return Path(place).expanduser().exists()
 
 
-def count(pool: Pool, tokens: Tokenised | None, store: Store, assumed: Assumed) -> Census:
+def count(
+    pool: Pool, tokens: Tokenised | None, store: Store, assumed: Assumed, *, sample: int = SAMPLE
+) -> Census:
     """The census of a pool, in the lengths of `tokens` where they are known.
+
+    sample: rows whose text is read, of a pool that has more.
 
     Raises PoolError: the annotation file is there, but a row of it is malformed.
     """
     place = pool.annotations
     if at_hand(place, store):
-        return _counted(pool, tokens, store, assumed)
+        return _counted(pool, tokens, store, assumed, sample)
     return supposed(pool, assumed)
 
 
-def _counted(pool: Pool, tokens: Tokenised | None, store: Store, assumed: Assumed) -> Census:
+def _counted(
+    pool: Pool, tokens: Tokenised | None, store: Store, assumed: Assumed, sample: int
+) -> Census:
     examples = pool.open(store)
     if not len(examples):
         raise PoolError(f"{examples.annotations}: the list is empty; it has no rows to choose from")
     some = np.arange(len(examples))
-    if len(some) > _SAMPLE:
-        some = np.sort(np.random.default_rng(0).choice(len(some), _SAMPLE, replace=False))
+    if len(some) > sample:
+        some = np.sort(np.random.default_rng(0).choice(len(some), sample, replace=False))
     of = "all rows" if len(some) == len(examples) else f"a sample of {len(some):,} rows"
     if tokens is not None and store.path(tokens).exists():
         table = tokens.open(store)

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from xmas.cli import threads
 from xmas.cli.config import (
     ConfigError,
     build,
@@ -99,6 +100,7 @@ def logged(goal: object, store: Store, journal: "Journal | None") -> Iterator[St
 @hydra.main(version_base="1.3", config_path=folder(), config_name="config")
 def run(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
+    threads.log_once()
     warn_of_demo_values(hydra_config.runtime.choices)
     if not distributed.leads():
         logging.getLogger("xmas").setLevel(logging.ERROR)  # what rank 0 says is enough
@@ -119,6 +121,8 @@ def run(cfg: DictConfig) -> None:
 
 
 def main() -> None:
+    """The entry point; threads are set up before anything imports torch."""
+    threads.share_cores()
     try:
         check_choices(sys.argv[1:])
     except ConfigError as error:

@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from hydra.types import HydraContext
 
 from xmas.cli.sweep.job import Job, Outcome, run_elsewhere
+from xmas.cli.threads import share_cores
 
 _IMPORTED = [
     "xmas.cli.command",
@@ -40,7 +41,7 @@ def outcomes(
             f"hydra.launcher.n_jobs={side_by_side}: expected 1 or more, and a device each where "
             f"hydra.launcher.devices names them ({devices})"
         )
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // side_by_side)))
+    share_cores(side_by_side)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(_IMPORTED)
     free: SimpleQueue[int | None] = SimpleQueue()

@@ -5,7 +5,7 @@ import pytest
 from scored import Shelves
 
 from xmas.evaluation.outcomes import Outcomes
-from xmas.results.comparison import summarise
+from xmas.results.leaderboard import leaderboards
 from xmas.results.score_records import TableError, runs
 from xmas.results.statistics.intervals import certainties
 from xmas.store import Store
@@ -40,7 +40,7 @@ def put(add, selector, share, *, seeds=(0, 1, 2), benchmarks=("gqa", "pope")):
 
 
 def known(store, **options):
-    (comparison,) = summarise(runs(store))
+    (comparison,) = leaderboards(runs(store))
     found = certainties(comparison, **options)
     return {row.label: one for row, one in zip(comparison.rows, found, strict=True)}
 

@@ -6,7 +6,7 @@ from statistics import fmean
 import pytest
 from scored import Shelves
 
-from xmas.results.comparison import ORDER
+from xmas.results.leaderboard import ORDER
 from xmas.results.table import Table
 from xmas.results.table.published import beside, published
 from xmas.store import Store

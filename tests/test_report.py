@@ -17,7 +17,7 @@ from toy import ROWS, Toy, build
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.scores import Generation, Score, group_of
 from xmas.results.audit import Audit
-from xmas.results.comparison import summarise
+from xmas.results.leaderboard import leaderboards
 from xmas.results.report import Report
 from xmas.results.report.evidence import evidence
 from xmas.results.report.svg import Scale, tag
@@ -286,7 +286,7 @@ def swept(toy):
 def test_a_curve_has_a_point_a_budget_and_a_bar_where_outcomes_are_kept(swept):
     shown = section(read(swept), "budgets")
     found = evidence(
-        summarise(runs(swept.store))[0],
+        leaderboards(runs(swept.store))[0],
         index=ResultIndex(swept.store),
         store=swept.store,
         pool=None,

@@ -11,8 +11,8 @@ from scored import Shelves
 
 from xmas.cli.command import note
 from xmas.cli.config import build, folder
-from xmas.results.comparison import summarise
-from xmas.results.leaderboard import Cell
+from xmas.results.leaderboard import leaderboards
+from xmas.results.leaderboard_rows import Cell
 from xmas.results.score_records import TableError, asked_by, remember, runs
 from xmas.results.table import Table
 from xmas.store import Store, key
@@ -57,7 +57,7 @@ def filled(add):
 
 
 def test_means_spreads_and_arp_are_over_seeds(store, filled):
-    (comparison,) = summarise(runs(store))
+    (comparison,) = leaderboards(runs(store))
     assert list(comparison.benchmarks) == ["gqa", "mme"]
     full, random, xmas = comparison.rows
     assert (full.label, random.label, xmas.label) == ("full", "random", "xmas")
@@ -125,11 +125,11 @@ def test_latex_escapes_what_tex_reads_as_a_command(store, add):
 
 
 def test_any_selector_with_all_rows_is_the_reference_once_a_seed(store, filled):
-    before = summarise(runs(store))[0].rows[0].scores
+    before = leaderboards(runs(store))[0].rows[0].scores
     filled("random", "gqa", 1, seed=0, role="reference", budget=1.0, rows=8000)
-    assert summarise(runs(store))[0].rows[0].scores == before
+    assert leaderboards(runs(store))[0].rows[0].scores == before
     filled("random", "gqa", 75, seed=2, role="reference", budget=1.0, rows=8000)
-    assert summarise(runs(store))[0].rows[0].scores["gqa"].mean == 65
+    assert leaderboards(runs(store))[0].rows[0].scores["gqa"].mean == 65
 
 
 def test_a_missing_benchmark_is_a_gap_and_costs_the_arp(store, filled):
@@ -157,7 +157,7 @@ def test_a_benchmark_without_a_reference_costs_every_arp(store, add):
     add("full", "gqa", 60)
     add("random", "gqa", 30)
     add("random", "mme", 900)
-    (comparison,) = summarise(runs(store))
+    (comparison,) = leaderboards(runs(store))
     assert comparison.unreferenced == ("mme",)
     assert [row.arp for row in comparison.rows] == [None, None]
 
@@ -169,7 +169,7 @@ def test_scores_that_measure_different_things_are_refused(store, filled, aspect)
     filled("length", "gqa", 30, **aspect)
     (name,) = aspect
     with pytest.raises(TableError, match=f"gqa: scores of different {name} do not compare: .*;"):
-        summarise(runs(store))
+        leaderboards(runs(store))
 
 
 def test_controls_stay_out(store, filled):
@@ -182,14 +182,14 @@ def test_rows_with_other_settings_are_labelled_with_what_differs(store, filled):
     for seed in (0, 1):
         filled("xmas", "gqa", 30, seed=seed, settings={"k": 500.0, "seed": 9.0})
         filled("xmas", "mme", 750, seed=seed, settings={"k": 500.0, "seed": 9.0})
-    labels = [row.label for row in summarise(runs(store))[0].rows]
+    labels = [row.label for row in leaderboards(runs(store))[0].rows]
     assert labels == ["full", "random", "xmas [k=1000]", "xmas [k=500]"]
 
 
 def test_two_scores_for_one_place_are_refused(store, filled):
     filled("xmas", "gqa", 30, seed=1)
     with pytest.raises(TableError, match=r"xmas, budget 0.2, seed 1 has two scores on gqa: "):
-        summarise(runs(store))
+        leaderboards(runs(store))
 
 
 def test_budgets_stand_from_small_to_large_and_may_be_rows(store, add):

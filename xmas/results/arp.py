@@ -1,67 +1,142 @@
-"""Where a row stands among others: which benchmarks an ARP is over, and ranks.
+"""Average relative performance (ARP): the one place that computes it, names it and ranks by it.
 
-ARP is an unweighted mean, so it depends on which benchmarks it is over, and papers differ in that.
-Each mean has a name of its own and is shown only where every benchmark of it was scored: a mean
-over fewer never passes under the name of the ten.
+A relative score is 100 * score / (mean score of the reference's seeds). ARP is the unweighted mean
+of the relative scores over benchmarks, so it depends on which benchmarks these are, and papers
+differ in that. Every set of benchmarks has its own name, and an average exists only where each of
+its benchmarks has a relative score: a mean over fewer never appears under the name of the whole.
+
+Table, report, bootstrap and loggers call these functions, so they agree on which runs have an ARP.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from statistics import fmean
+from typing import Any, TypeVar
 
-ALL = "ARP"  # over whatever was scored
+ALL = "ARP"  # over all benchmarks of the leaderboard
 TEN = (
     "vqav2", "gqa", "vizwiz", "sqa", "textvqa", "pope", "mme", "mmbench", "mmbench_cn",
     "llava_wild",
 )  # fmt: skip  # those of COINCIDE and ICONS; XMAS names no ten, VisNec has mmvet for vizwiz
 SEVEN = ("gqa", "sqa", "textvqa", "pope", "mme", "mmbench", "mmbench_cn")  # truth and rule at hand
 STAND_INS = {"vqav2": "vqav2_val", "vizwiz": "vizwiz_val"}  # where the test split has no truth
-CALM = "ARP w/o"  # without these:
-RESTLESS = ("mme", "llava_wild")  # swing most between runs, and weigh as much as any other
+WITHOUT_VOLATILE = "ARP w/o"  # over all but these:
+VOLATILE = ("mme", "llava_wild")  # vary most between runs, and weigh as much as any other
 _NAMED = {
     "ARP ten": TEN,
     "ARP ten, val": tuple(STAND_INS.get(name, name) for name in TEN),
     "ARP seven": SEVEN,
 }
 
+Score = TypeVar("Score")  # a float, or an array of bootstrap draws
+Gaps = Mapping[int, Mapping[str, str]]  # by seed, benchmarks without a score; the text says why
+
 
 def averages(scored: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The benchmarks behind every ARP that can be told from `scored`; `ALL` comes first.
+    """The benchmarks of every ARP that exists for the benchmarks `scored`; `ALL` comes first.
 
     A name is left out where it would repeat `ALL`.
+
+    >>> averages(("gqa", "mme"))
+    {'ARP': ('gqa', 'mme'), 'ARP w/o': ('gqa',)}
     """
-    found = {ALL: tuple(scored)}
-    found |= {name: which for name, which in _NAMED.items() if set(which) < set(scored)}
-    calm = tuple(name for name in scored if name not in RESTLESS)
+    over = {ALL: tuple(scored)}
+    over |= {name: which for name, which in _NAMED.items() if set(which) < set(scored)}
+    calm = tuple(name for name in scored if name not in VOLATILE)
     if calm and len(calm) < len(scored):
-        found[CALM] = calm
+        over[WITHOUT_VOLATILE] = calm
+    return over
+
+
+def reference_means(scores: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
+    """The mean score of the reference by benchmark, over its valid seeds; only means above 0."""
+    means = {}
+    for name, of_seeds in scores.items():
+        valid = [score for score in of_seeds if score is not None]
+        if valid and fmean(valid) > 0:
+            means[name] = fmean(valid)
+    return means
+
+
+def relative_scores(
+    scores: Mapping[str, Score], reference: Mapping[str, Score]
+) -> dict[str, Score]:
+    """Scores in per cent of the reference's, on the benchmarks that the reference has."""
+    percent: Any = {name: (score, reference[name]) for name, score in scores.items()
+                    if name in reference}  # fmt: skip
+    return {name: 100 * score / whole for name, (score, whole) in percent.items()}
+
+
+def arps(
+    relative: Mapping[str, Score],
+    over: Mapping[str, Sequence[str]],
+    mean: Callable[[list[Any]], Any] = fmean,
+) -> dict[str, Score]:
+    """Every average in `over` whose benchmarks all have a relative score, by name.
+
+    Args:
+        relative: by benchmark, of one training, or of one row's bootstrap draws.
+        over: the benchmarks of each average, from `averages`.
+        mean: of a list of scores; for arrays, their mean element by element.
+
+    >>> arps({"gqa": 90.0, "mme": 80.0}, averages(("gqa", "mme")))
+    {'ARP': 85.0, 'ARP w/o': 90.0}
+    >>> arps({"gqa": 90.0}, averages(("gqa", "mme")))
+    {'ARP w/o': 90.0}
+    """
+    return {
+        name: mean([relative[benchmark] for benchmark in which])
+        for name, which in over.items()
+        if all(benchmark in relative for benchmark in which)
+    }
+
+
+def reasons(which: Collection[str], gaps: Gaps, unreferenced: Collection[str]) -> list[str]:
+    """Why there is no ARP over the benchmarks `which`; empty where there is one.
+
+    >>> reasons(("gqa", "mme"), {0: {"mme": ""}}, ())
+    ['seed 0 has no score on mme']
+    """
+    lacking = [name for name in which if name in unreferenced]
+    found = [f"no reference score above 0 on {', '.join(lacking)}"] if lacking else []
+    for seed, missing in gaps.items():
+        lost = [
+            f"{name} ({missing[name]})" if missing[name] else name
+            for name in which
+            if name in missing
+        ]
+        if lost:
+            found.append(f"seed {seed} has no score on {', '.join(lost)}")
     return found
 
 
-def said_of(scored: Sequence[str]) -> list[str]:
-    """What the means are over, and which named ones are missing and why, as notes."""
-    found = averages(scored)
+def notes_on_averages(scored: Sequence[str]) -> list[str]:
+    """Sentences that say what every average is over, and which named ones do not exist and why."""
+    over = averages(scored)
     same = [name for name, which in _NAMED.items() if set(which) == set(scored)]
     notes = [f"{ALL} is over all {len(scored)}" + "".join(f", which is {name}" for name in same)]
-    for name, which in found.items():
-        how = "without MME and LLaVA-Bench, " if name == CALM else ""
+    for name, which in over.items():
+        how = "without MME and LLaVA-Bench, " if name == WITHOUT_VOLATILE else ""
         notes += [f"{name}: {how}over {', '.join(which)}"] if name != ALL else []
     for name, which in _NAMED.items():
-        lacking = [each for each in which if each not in scored]
+        lacking = [benchmark for benchmark in which if benchmark not in scored]
         if lacking and len(lacking) < len(which):
             notes.append(f"No {name}: nobody was scored on {', '.join(lacking)}")
     return notes
 
 
 def ranks(values: Mapping[int, float]) -> dict[int, float]:
-    """The rank of every item, 1 for the highest; equal values share the mean of their ranks."""
+    """The rank of every value, 1 for the highest; equal values share the mean of their ranks."""
     ordered = sorted(values.values(), reverse=True)
     return {
-        item: ordered.index(value) + (ordered.count(value) + 1) / 2
-        for item, value in values.items()
+        number: ordered.index(value) + (ordered.count(value) + 1) / 2
+        for number, value in values.items()
     }
 
 
-def mean_ranks(scores: Sequence[Mapping[str, float]], asked: Collection[str]) -> dict[int, float]:
+def mean_ranks(
+    scores: Sequence[Mapping[str, float]], benchmarks: Collection[str]
+) -> dict[int, float]:
     """The mean over benchmarks of every row's rank, among the rows that have them all."""
-    whole = [number for number, of_row in enumerate(scores) if set(asked) <= set(of_row)]
-    by_benchmark = [ranks({number: scores[number][name] for number in whole}) for name in asked]
-    return {number: sum(each[number] for each in by_benchmark) / len(asked) for number in whole}
+    complete = [number for number, of_row in enumerate(scores) if set(benchmarks) <= set(of_row)]
+    by_benchmark = [ranks({row: scores[row][name] for row in complete}) for name in benchmarks]
+    return {row: sum(of[row] for of in by_benchmark) / len(benchmarks) for row in complete}

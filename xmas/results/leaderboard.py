@@ -1,130 +1,151 @@
-"""A row of a table: one selector at one budget, over its seeds."""
+"""Leaderboards: the scores in a store, each compared with the target trained on the whole pool.
+
+A subset's score says little alone, so every score is taken relative to its reference, and averaged
+to an ARP, see `arp`. Scores that would compare two things at once are refused: one benchmark has
+one split, metric, protocol and number of questions, and the same files, prompts, judge and
+generation settings. A run that lacks a benchmark gets no ARP over it, since a mean over fewer would
+favour or punish it. Controls with shuffled images are left out.
+
+Runs that share selector, budget and seed but not their settings are rows of their own; a seed is
+not a setting.
+"""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from statistics import fmean, stdev
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-from xmas.results.arp import ALL, averages
-from xmas.results.score_records import Run, Settings, TableError
+from xmas.results.arp import averages, mean_ranks, ranks, reasons, reference_means
+from xmas.results.leaderboard_rows import Row, row_of
+from xmas.results.score_records import Run, TableError
 
-_SHOWN = 3  # settings in a label
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A mean over seeds; `sd` is the sample standard deviation, None for one seed."""
-
-    mean: float
-    sd: float | None
-    seeds: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Cell":
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+ORDER = (
+    "vqav2", "vqav2_val", "gqa", "vizwiz", "vizwiz_val", "sqa", "textvqa", "textvqa_noocr", "pope",
+    "mme", "mmbench", "mmbench_cn", "llava_wild", "mmvet",
+)  # fmt: skip
+REFERENCE = "full"  # the name of the reference's row
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One selector at one budget over its seeds; `scores` and `relative` by benchmark."""
+class Leaderboard:
+    """All rows of one pool that share a reference, which comes first."""
 
-    selector: str
-    settings: Settings  # those that tell it from other rows of the selector and budget
-    budget: float
-    rows: tuple[int, ...]  # trained on: one number, or several where seeds differ
-    seeds: tuple[int, ...]
-    scores: dict[str, Cell]
-    relative: dict[str, Cell]
-    arps: dict[str, Cell]  # by the name of what it is over, see `standing.averages`
-    gaps: dict[int, tuple[str, ...]]  # by seed, the benchmarks it has no score on, and why if known
-    runs: tuple[Run, ...] = dataclasses.field(repr=False)  # that it is made of
-    unit: str = "rows"  # of a budget above 1; or tokens
-    nested: bool = True  # whether the selector's subsets at other budgets contain one another
-    is_reference: bool = False
-    rank: float | None = None  # by ARP among the rows of the budget, 1 is best
-    mean_rank: float | None = None  # over the benchmarks, among those that have them all
+    pool: str
+    reference_group: str
+    benchmarks: dict[str, Run]  # by name, a run that says split, metric and number of questions
+    unreferenced: tuple[str, ...]  # benchmarks without a reference score above 0: in no ARP
+    rows: tuple[Row, ...]
 
     @property
-    def arp(self) -> Cell | None:
-        """Over all benchmarks of the comparison."""
-        return self.arps.get(ALL)
+    def averages(self) -> dict[str, tuple[str, ...]]:
+        """The benchmarks of every ARP, by its name."""
+        return averages(tuple(self.benchmarks))
 
-    @property
-    def said_budget(self) -> str:
-        """As people say it."""
-        return f"{100 * self.budget:g} %" if self.budget <= 1 else f"{self.budget:,.0f} {self.unit}"
-
-    @property
-    def label(self) -> str:
-        """The selector, and in brackets what tells the row from others of the same selector."""
-        shown = [f"{path.rsplit('.', 1)[-1]}={value}" for path, value in self.settings[:_SHOWN]]
-        if len(self.settings) > _SHOWN:
-            shown.append("...")
-        return f"{self.selector} [{', '.join(shown)}]" if shown else self.selector
+    def why_no_arp(self, row: Row, name: str, seed: int | None = None) -> list[str]:
+        """Why a row, or its training with one seed, lacks the average `name`; empty: it has it."""
+        gaps = row.gaps if seed is None else {seed: row.gaps.get(seed, {})}
+        return reasons(self.averages[name], gaps, self.unreferenced)
 
 
-def row_of(
-    members: list[Run], settings: Settings, benchmarks: Iterable[str], means: dict[str, float]
-) -> Row:
-    """The row that `members` make; `means` are the reference's, by benchmark.
+def leaderboards(scores: Iterable[Run]) -> list[Leaderboard]:
+    """One leaderboard for every pool and reference group.
 
-    Raises TableError: two of them claim the same place.
+    Raises:
+        TableError: scores of one benchmark were not measured alike, or two scores have the same
+            selector, settings, budget, seed and benchmark.
     """
-    seeds: dict[int, dict[str, Run]] = {}
-    for run in sorted(members, key=lambda run: run.seed):
-        twin = seeds.setdefault(run.seed, {}).setdefault(run.benchmark, run)
-        if twin is not run:
+    trained = [run for run in scores if run.control == "none"]
+    return [
+        _leaderboard(alike)
+        for alike in _grouped(trained, lambda run: (run.pool, run.reference_group))
+    ]
+
+
+def _leaderboard(members: list[Run]) -> Leaderboard:
+    benchmarks = _benchmarks(members)
+    references = _references(members)
+    means = reference_means(
+        {name: [run.score for run in references if run.benchmark == name] for name in benchmarks}
+    )
+    rows = []
+    if references:
+        full = [dataclasses.replace(run, selector=REFERENCE) for run in references]
+        rows.append(dataclasses.replace(row_of(full, (), benchmarks, means), is_reference=True))
+    subsets = [run for run in members if run.role != "reference"]
+    for alike in _grouped(
+        subsets, lambda run: (run.unit, run.budget > 1, run.budget, run.selector)
+    ):
+        variants = _grouped(alike, lambda run: run.settings)
+        shared = set.intersection(*(set(variant[0].settings) for variant in variants))
+        for variant in variants:
+            own = tuple(setting for setting in variant[0].settings if setting not in shared)
+            rows.append(row_of(variant, own, benchmarks, means))
+    return Leaderboard(
+        pool=members[0].pool,
+        reference_group=members[0].reference_group,
+        benchmarks=benchmarks,
+        unreferenced=tuple(name for name in benchmarks if name not in means),
+        rows=tuple(_ranked(rows, list(benchmarks))),
+    )
+
+
+def _references(members: list[Run]) -> list[Run]:
+    """One run for every seed and benchmark among those trained on all rows.
+
+    Any selector at a budget of everything is the same training; `full` is preferred where it is
+    among them.
+    """
+    complete = [run for run in members if run.role == "reference"]
+    complete.sort(key=lambda run: run.selector == REFERENCE)
+    return list({(run.seed, run.benchmark): run for run in complete}.values())
+
+
+def _benchmarks(members: list[Run]) -> dict[str, Run]:
+    """A run for every benchmark, in `ORDER`. Raises TableError: its runs were measured unalike."""
+    names = {run.benchmark for run in members}
+    ordered = [name for name in ORDER if name in names]
+    benchmarks = {}
+    for name in [*ordered, *sorted(names.difference(ordered))]:
+        runs = [run for run in members if run.benchmark == name]
+        for run in runs:
+            _check_alike(name, runs[0], run)
+        benchmarks[name] = runs[0]
+    return benchmarks
+
+
+def _check_alike(name: str, first: Run, other: Run) -> None:
+    """Raise TableError, naming the first thing that two scores of a benchmark do not share."""
+    sides = [
+        {aspect: str(getattr(run, aspect)) for aspect in ("split", "metric", "protocol", "num")}
+        | dict(run.measured)
+        for run in (first, other)
+    ]
+    for aspect in {**sides[0], **sides[1]}:
+        values = [side.get(aspect, "nothing") for side in sides]
+        if values[0] != values[1]:
             raise TableError(
-                f"{run.selector}, budget {run.budget}, seed {run.seed} has two scores on "
-                f"{run.benchmark}: {twin.folder} and {run.folder}; move one out of the store"
+                f"{name}: scores of different {aspect.lstrip('.')} do not compare: {values[0]} "
+                f"({first.folder}); {values[1]} ({other.folder}). Choose with table.protocol or "
+                "table.experiment, or keep them in stores of their own"
             )
-    given = {
-        name: {seed: one[name].score for seed, one in seeds.items() if name in one}
-        for name in benchmarks
-    }
-    scores = {
-        name: {seed: score for seed, score in of_seed.items() if score is not None}
-        for name, of_seed in given.items()
-    }
-    relative = {
-        name: {seed: 100 * score / means[name] for seed, score in of_seed.items()}
-        for name, of_seed in scores.items()
-        if name in means
-    }
-    arps = {}
-    for name, which in averages(tuple(scores)).items():
-        if all(len(relative.get(each, ())) == len(seeds) for each in which):
-            arps[name] = Cell.of([fmean(relative[each][seed] for each in which) for seed in seeds])
-    gaps = {
-        seed: tuple(_gap(name, one.get(name)) for name in scores if seed not in scores[name])
-        for seed, one in seeds.items()
-    }
-    return Row(
-        selector=members[0].selector,
-        settings=settings,
-        budget=members[0].budget,
-        rows=tuple(sorted({run.rows for run in members})),
-        seeds=tuple(seeds),
-        scores={name: Cell.of([*of_seed.values()]) for name, of_seed in scores.items() if of_seed},
-        relative={
-            name: Cell.of([*of_seed.values()]) for name, of_seed in relative.items() if of_seed
-        },
-        arps=arps,
-        gaps={seed: names for seed, names in gaps.items() if names},
-        runs=tuple(run for one in seeds.values() for run in one.values()),
-        unit=members[0].unit,
-        nested=members[0].nested,
-    )
 
 
-def _gap(name: str, run: Run | None) -> str:
-    return (
-        name if run is None else f"{name} (invalid: {run.invalid or 'the file does not say why'})"
-    )
+def _ranked(rows: list[Row], benchmarks: list[str]) -> Iterator[Row]:
+    """The same rows with their ranks among those of their budget."""
+    for alike in [list(group) for _, group in itertools.groupby(rows, _budget)]:
+        means = {number: row.arp.mean for number, row in enumerate(alike) if row.arp is not None}
+        by_arp = {} if alike[0].is_reference else ranks(means)
+        scores = [{name: cell.mean for name, cell in row.scores.items()} for row in alike]
+        by_benchmark = {} if alike[0].is_reference else mean_ranks(scores, benchmarks)
+        for number, row in enumerate(alike):
+            yield dataclasses.replace(
+                row, rank=by_arp.get(number), mean_rank=by_benchmark.get(number)
+            )
 
 
-def not_nested(rows: Iterable[Row]) -> str | None:
-    """Which selectors select anew for every budget, as a note; None where none does."""
-    names = sorted({row.selector for row in rows if not row.nested})
-    if not names:
-        return None
-    return f"Not nested: {', '.join(names)}; a smaller subset is no part of a larger one"
+def _budget(row: Row) -> tuple[bool, str, float]:
+    return row.is_reference, row.unit, row.budget
+
+
+def _grouped(members: Iterable[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
+    return [list(alike) for _, alike in itertools.groupby(sorted(members, key=key), key)]

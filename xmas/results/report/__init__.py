@@ -9,7 +9,7 @@ import functools
 from pathlib import Path
 
 from xmas.data.pool import Pool
-from xmas.results.comparison import summarise
+from xmas.results.leaderboard import leaderboards
 from xmas.results.score_records import TableError, runs
 from xmas.store import Store, write_atomically
 
@@ -32,7 +32,7 @@ class Report:
         from xmas.store.index import ResultIndex
 
         found = [run for run in runs(store) if self.only in (None, run.pool)]
-        compared = summarise(found)
+        compared = leaderboards(found)
         if not compared:
             raise TableError(
                 f"{store.root}: no scores of trained targets to report; make some with "

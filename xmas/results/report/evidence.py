@@ -3,15 +3,14 @@
 import dataclasses
 import json
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 from jaxtyping import Int
 
 from xmas.data.pool import Examples, Pool, PoolError
-from xmas.results.comparison import Comparison
-from xmas.results.leaderboard import Cell, Row
-from xmas.results.score_records import Run
+from xmas.results.arp import ALL
+from xmas.results.leaderboard import Leaderboard
+from xmas.results.leaderboard_rows import Cell, Row
 from xmas.results.statistics.intervals import Certainty, certainties
 from xmas.store import Made, Store, describe
 from xmas.store.index import AbsentError, Config, ResultIndex
@@ -56,14 +55,14 @@ class Line:
     @property
     def budget(self) -> str:
         """As people say it."""
-        return self.row.said_budget.replace(" %", "\N{NO-BREAK SPACE}%")
+        return self.row.budget_text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
     """A comparison and where its trainings came from."""
 
-    comparison: Comparison
+    comparison: Leaderboard
     lines: tuple[Line, ...]
     index: ResultIndex
     store: Store
@@ -121,27 +120,17 @@ class Evidence:
 
 
 def evidence(
-    comparison: Comparison, *, index: ResultIndex, store: Store, pool: Pool | None
+    comparison: Leaderboard, *, index: ResultIndex, store: Store, pool: Pool | None
 ) -> Evidence:
     """The trainings behind every row of a comparison, from the scores it was made of."""
-    lines = [_line(row, comparison, index) for row in comparison.rows]
+    lines = [_line(row, index) for row in comparison.rows]
     return Evidence(comparison, tuple(lines), index, store, pool, certainties(comparison))
 
 
-def _line(row: Row, comparison: Comparison, index: ResultIndex) -> Line:
-    reference = comparison.rows[0].scores
-    by_seed: dict[int, dict[str, Run]] = {}
-    for run in row.runs:
-        by_seed.setdefault(run.seed, {})[run.benchmark] = run
+def _line(row: Row, index: ResultIndex) -> Line:
     trainings = []
-    for seed, scored in by_seed.items():
-        relative = [
-            100 * run.score / reference[name].mean
-            for name, run in scored.items()
-            if run.score is not None and name not in comparison.unreferenced
-        ]
-        whole = row.arp is not None and len(relative) == len(comparison.benchmarks)
-        one = next(iter(scored.values()))
-        score = index.results[Path(one.folder).name]
-        trainings.append(Training(seed, fmean(relative) if whole else None, score.config["target"]))
+    for seed in row.seeds:
+        folder = next(run.folder for run in row.runs if run.seed == seed)
+        arp = row.seed_arps[seed].get(ALL) if row.arp is not None else None
+        trainings.append(Training(seed, arp, index.results[Path(folder).name].config["target"]))
     return Line(row, row.is_reference, tuple(trainings))

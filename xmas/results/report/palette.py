@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from xmas.results.comparison import REFERENCE
+from xmas.results.leaderboard import REFERENCE
 from xmas.results.report.svg import tag, text
 
 FIXED = {"xmas": "c-accent", "random": "c-quiet", REFERENCE: "c-ink", "length": "c-1"}

@@ -2,8 +2,9 @@
 
 from itertools import groupby
 
-from xmas.results.comparison import Comparison
-from xmas.results.leaderboard import Cell, Row, not_nested
+from xmas.results.arp import reasons
+from xmas.results.leaderboard import Leaderboard
+from xmas.results.leaderboard_rows import Cell, Row, not_nested
 from xmas.results.report.evidence import Evidence, Line
 from xmas.results.report.palette import Palette
 from xmas.results.report.svg import (
@@ -128,7 +129,7 @@ def _shown(cell: Cell | None, row: Row) -> str:
     return f"{cell.mean:.1f}{spread}{some}"
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def _notes(comparison: Leaderboard) -> list[str]:
     asked = ", ".join(
         f"{name} {run.num:,} ({run.metric})" for name, run in comparison.benchmarks.items()
     )
@@ -145,8 +146,9 @@ def _notes(comparison: Comparison) -> list[str]:
     if note := not_nested(comparison.rows):
         notes.append(f"{note}.")
     for row in comparison.rows:
-        for seed, names in row.gaps.items():
-            notes.append(f"No ARP for {row.label}: seed {seed} lacks {', '.join(names)}.")
+        for seed in row.gaps:
+            for reason in reasons([*comparison.benchmarks], {seed: row.gaps[seed]}, ()):
+                notes.append(f"No ARP for {row.label}: {reason}.")
     return notes
 
 

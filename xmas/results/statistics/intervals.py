@@ -1,4 +1,4 @@
-"""Intervals of a comparison, and whether a row differs from random.
+"""Intervals of a leaderboard, and whether a row differs from random.
 
 Everything is drawn together, see `bootstrap`: the questions once for all rows, the seeds of every
 row by themselves, those of the reference too. So what all rows share, an easy draw of questions or
@@ -6,6 +6,7 @@ a reference that came out well, cancels in a difference.
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from xmas.evaluation.outcomes import Kept
-from xmas.results.arp import ALL
-from xmas.results.comparison import Comparison
-from xmas.results.leaderboard import Row
+from xmas.results.arp import ALL, arps, relative_scores
+from xmas.results.leaderboard import Leaderboard
+from xmas.results.leaderboard_rows import Row
 from xmas.results.score_records import Run, TableError
 from xmas.results.statistics.bootstrap import Interval, holm, over_questions, over_seeds, p_value
 
@@ -32,7 +33,7 @@ class Difference:
     points: float
     interval: Interval | None  # None: a score of one of both keeps no outcomes
     p: float | None  # None: no interval, or one of both has a single seed
-    adjusted: float | None = None  # p for all differences of the comparison, see `bootstrap.holm`
+    adjusted: float | None = None  # p for all differences of the leaderboard, see `bootstrap.holm`
 
     @property
     def significant(self) -> bool:
@@ -59,19 +60,19 @@ class _Drawn:
 
 
 def certainties(
-    comparison: Comparison, *, draws: int = 2000, seed: int = 0
+    leaderboard: Leaderboard, *, draws: int = 2000, seed: int = 0
 ) -> tuple[Certainty, ...]:
-    """For every row of the comparison, in its order.
+    """For every row of the leaderboard, in its order.
 
     Raises TableError: outcomes of one benchmark belong to different questions, or are damaged.
     """
     answered: dict[str, Draws] = {}  # by the folder of the run
-    for name in comparison.benchmarks:
-        answered |= _answered(comparison, name, draws, seed)
-    scores = [_drawn(row, answered, draws, seed) for row in comparison.rows]
-    reference = scores[0] if comparison.rows[0].is_reference else {}
-    drawn = [_relative(one, reference, comparison) for one in scores]
-    found = [_difference(number, comparison.rows, drawn) for number in range(len(drawn))]
+    for name in leaderboard.benchmarks:
+        answered |= _answered(leaderboard, name, draws, seed)
+    scores = [_drawn(row, answered, draws, seed) for row in leaderboard.rows]
+    reference = scores[0] if leaderboard.rows[0].is_reference else {}
+    drawn = [_relative(one, reference, leaderboard) for one in scores]
+    found = [_difference(number, leaderboard.rows, drawn) for number in range(len(drawn))]
     tested = {n: one.p for n, one in enumerate(found) if one is not None and one.p is not None}
     adjusted = holm(tested)
     known = []
@@ -87,9 +88,9 @@ def _intervals(drawn: Mapping[str, Draws]) -> dict[str, Interval]:
     return {name: Interval.of(values) for name, values in drawn.items()}
 
 
-def _answered(comparison: Comparison, name: str, draws: int, seed: int) -> dict[str, Draws]:
+def _answered(leaderboard: Leaderboard, name: str, draws: int, seed: int) -> dict[str, Draws]:
     """The scores on one benchmark over other questions, by run, of those that keep outcomes."""
-    runs = [run for row in comparison.rows for run in row.runs if run.benchmark == name]
+    runs = [run for row in leaderboard.rows for run in row.runs if run.benchmark == name]
     kept = {run.folder: _kept(run) for run in runs if _place(run).exists()}
     digests = {one.digest: folder for folder, one in kept.items()}
     if len(digests) > 1:
@@ -132,19 +133,14 @@ def _drawn(row: Row, answered: Mapping[str, Draws], draws: int, seed: int) -> di
 
 
 def _relative(
-    scores: dict[str, Draws], reference: Mapping[str, Draws], comparison: Comparison
+    scores: dict[str, Draws], reference: Mapping[str, Draws], leaderboard: Leaderboard
 ) -> _Drawn:
-    relative = {
-        name: 100 * values / reference[name]
-        for name, values in scores.items()
-        if name in reference and name not in comparison.unreferenced
+    whole = {
+        name: draws for name, draws in reference.items() if name not in leaderboard.unreferenced
     }
-    arps = {
-        name: np.mean([relative[each] for each in which], axis=0)
-        for name, which in comparison.averages.items()
-        if all(each in relative for each in which)
-    }
-    return _Drawn(scores, relative, arps)
+    relative = relative_scores(scores, whole)
+    mean = functools.partial(np.mean, axis=0)
+    return _Drawn(scores, relative, arps(relative, leaderboard.averages, mean))
 
 
 def _difference(number: int, rows: tuple[Row, ...], drawn: list[_Drawn]) -> Difference | None:

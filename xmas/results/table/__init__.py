@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xmas.results.comparison import summarise
+from xmas.results.leaderboard import leaderboards
 from xmas.results.table.choice import choose
 from xmas.results.table.evidence import Evidence, evidence
 from xmas.results.table.formats import latex, markdown
@@ -66,7 +66,7 @@ class Table:
             protocol=self.protocol,
         )
         return [
-            evidence(each, index, draws=self.draws, seed=self.seed) for each in summarise(chosen)
+            evidence(each, index, draws=self.draws, seed=self.seed) for each in leaderboards(chosen)
         ]
 
 

@@ -4,8 +4,8 @@ import dataclasses
 import json
 import math
 
-from xmas.results.comparison import Comparison
-from xmas.results.leaderboard import Row
+from xmas.results.leaderboard import Leaderboard
+from xmas.results.leaderboard_rows import Row
 from xmas.results.measured_costs import Cost, measured_cost
 from xmas.results.statistics.intervals import Certainty, certainties
 from xmas.results.table.published import Published, beside
@@ -16,7 +16,7 @@ from xmas.store.index import AbsentError, ResultIndex
 class Evidence:
     """A comparison with, row by row, what is known of it."""
 
-    comparison: Comparison
+    comparison: Leaderboard
     certainties: tuple[Certainty, ...]
     costs: tuple[Cost | None, ...]  # means over the seeds; None: a target is not in the store
     lengths: dict[str, dict[int, float]]  # R² by step, by selector: see `lengths_of`
@@ -34,7 +34,7 @@ class Evidence:
         return own.total / whole.total
 
 
-def evidence(comparison: Comparison, index: ResultIndex, *, draws: int, seed: int) -> Evidence:
+def evidence(comparison: Leaderboard, index: ResultIndex, *, draws: int, seed: int) -> Evidence:
     """Raises TableError: outcomes of questions are damaged or do not belong together."""
     rows = comparison.rows
     return Evidence(

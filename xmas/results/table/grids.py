@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from xmas.results.arp import ALL
-from xmas.results.comparison import Comparison
-from xmas.results.leaderboard import Cell, Row
+from xmas.results.leaderboard import Leaderboard
+from xmas.results.leaderboard_rows import Cell, Row
 from xmas.results.measured_costs import Cost
 from xmas.results.statistics.bootstrap import Interval
 from xmas.results.statistics.intervals import BASELINE, Difference
@@ -43,7 +43,7 @@ def standing(found: Evidence) -> Grid:
     rows = []
     comparison = found.comparison
     for number, (row, known) in enumerate(zip(comparison.rows, found.certainties, strict=True)):
-        about = [row.label, row.said_budget, str(len(row.seeds)), cell(row.arp, row)]
+        about = [row.label, row.budget_text, str(len(row.seeds)), cell(row.arp, row)]
         of_full = found.of_full(number)
         rows.append(
             [
@@ -86,7 +86,7 @@ _ABOUT = ("selector", "budget", "rows", "seeds")
 
 
 def _about(row: Row) -> list[str]:
-    return [row.label, row.said_budget, span(row, "{:,}"), str(len(row.seeds))]
+    return [row.label, row.budget_text, span(row, "{:,}"), str(len(row.seeds))]
 
 
 def cell(mean: Cell | None, row: Row, held: Interval | None = None) -> str:
@@ -127,5 +127,5 @@ def _hours(spent: Cost | None) -> list[str]:
     return [f"{each:.1f}" if each >= 10 else f"{each:.3f}" for each in hours]
 
 
-def _heading(comparison: Comparison) -> str:
+def _heading(comparison: Leaderboard) -> str:
     return f"Pool {comparison.pool}, reference {comparison.reference_group}"

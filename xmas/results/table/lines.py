@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from xmas.results.arp import ALL
-from xmas.results.leaderboard import Cell, Row
+from xmas.results.leaderboard_rows import Cell, Row
 from xmas.results.statistics.bootstrap import Interval
 from xmas.results.table.evidence import Evidence
 from xmas.results.table.grids import span

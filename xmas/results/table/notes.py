@@ -1,7 +1,7 @@
 """What stands below a table: what its numbers rest on, and why some are missing."""
 
-from xmas.results.arp import said_of
-from xmas.results.leaderboard import not_nested
+from xmas.results.arp import notes_on_averages, reasons
+from xmas.results.leaderboard_rows import not_nested
 from xmas.results.statistics.intervals import BASELINE
 from xmas.results.table.evidence import Evidence
 
@@ -21,7 +21,7 @@ def of_scores(found: Evidence) -> list[str]:
         f"Questions: {asked}",
         f"Answers: {'; '.join(protocols)}",
         "ARP: mean over the benchmarks of 100 * score / mean score of the reference",
-        *said_of([*comparison.benchmarks]),
+        *notes_on_averages([*comparison.benchmarks]),
     ]
     if comparison.unreferenced:
         notes.append(
@@ -31,11 +31,9 @@ def of_scores(found: Evidence) -> list[str]:
     if note := not_nested(comparison.rows):
         notes.append(note)
     for row in comparison.rows:
-        for seed, names in row.gaps.items():
-            notes.append(
-                f"No ARP for {row.label}, {row.said_budget}: seed {seed} has no score on "
-                f"{', '.join(names)}"
-            )
+        for seed in row.gaps:
+            for reason in reasons([*comparison.benchmarks], {seed: row.gaps[seed]}, ()):
+                notes.append(f"No ARP for {row.label}, {row.budget_text}: {reason}")
     return notes
 
 

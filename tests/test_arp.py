@@ -2,8 +2,8 @@
 
 import pytest
 
-from xmas.results.arp import SEVEN, TEN, averages, mean_ranks, ranks, said_of
-from xmas.results.comparison import ORDER
+from xmas.results.arp import SEVEN, TEN, averages, mean_ranks, notes_on_averages, ranks
+from xmas.results.leaderboard import ORDER
 
 
 def test_every_named_mean_is_over_exactly_its_benchmarks():
@@ -20,12 +20,14 @@ def test_a_stand_in_never_passes_under_the_name_of_the_ten():
     found = averages((*stood_in, "mmvet"))
     assert "ARP ten" not in found
     assert found["ARP ten, val"][:3] == ("vqav2_val", "gqa", "vizwiz_val")
-    assert "No ARP ten: nobody was scored on vqav2, vizwiz" in said_of((*stood_in, "mmvet"))
+    assert "No ARP ten: nobody was scored on vqav2, vizwiz" in notes_on_averages(
+        (*stood_in, "mmvet")
+    )
 
 
 def test_a_name_that_would_repeat_the_whole_is_a_note():
     assert list(averages(SEVEN)) == ["ARP", "ARP w/o"]
-    assert "ARP is over all 7, which is ARP seven" in said_of(SEVEN)
+    assert "ARP is over all 7, which is ARP seven" in notes_on_averages(SEVEN)
     assert list(averages(("gqa",))) == ["ARP"]
     assert list(averages(("mme",))) == ["ARP"]  # nothing would be left
 

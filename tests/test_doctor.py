@@ -19,10 +19,10 @@ from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.doctor import Doctor, DoctorError
 from xmas.doctor.machine import check_disk, check_packages
-from xmas.doctor.sources import SOURCES
 from xmas.evaluation.benchmarks.gqa import Gqa
 from xmas.evaluation.benchmarks.mmvet import MMVet
 from xmas.evaluation.benchmarks.vizwiz import VizWiz
+from xmas.evaluation.facts import facts_of
 from xmas.evaluation.judge.judge import Judge
 from xmas.evaluation.judge.judging import Judging
 from xmas.store import Made, Store, sha256_of
@@ -200,8 +200,8 @@ def test_every_file_of_the_ten_has_a_source():
     assert len(suite) >= 9
     for benchmark in suite.values():
         for field in dataclasses.fields(benchmark):
-            if field.metadata.get("identity") and benchmark.name in SOURCES:
-                assert field.name in SOURCES[benchmark.name], (benchmark.name, field.name)
+            if field.metadata.get("identity"):
+                assert field.name in facts_of(benchmark).sources, (benchmark.name, field.name)
 
 
 def test_a_judge_that_cannot_be_asked_is_found_and_files_that_need_not_be_are_not_missed(

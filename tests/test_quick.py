@@ -13,6 +13,10 @@ from test_bench_mme import write as write_mme
 
 from xmas.cli.config import build, folder
 from xmas.evaluation.benchmarks.gqa import Gqa
+from xmas.evaluation.benchmarks.sqa import Sqa
+from xmas.evaluation.benchmarks.textvqa import TextVqa
+from xmas.evaluation.benchmarks.vizwiz import VizWizVal
+from xmas.evaluation.benchmarks.vqav2 import VqaV2Val
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Benchmark
 from xmas.evaluation.quick import Quick, copy_rows, standard_error
@@ -134,10 +138,10 @@ def test_one_unit_has_no_standard_error():
 def test_rows_are_copied_from_each_kind_of_question_file(tmp_path):
     listed = tmp_path / "asked.json"
     listed.write_text(json.dumps([{"id": "3", "a": 1}, {"id": "4"}, {"id": 5}]))
-    copy_rows(listed, tmp_path / "part.json", {"3", "5"})
+    copy_rows(listed, tmp_path / "part.json", {"3", "5"}, Sqa.facts)
     assert json.loads((tmp_path / "part.json").read_text()) == [{"id": "3", "a": 1}, {"id": 5}]
-    with pytest.raises(AnswerError, match=r"asked.xlsx: expected questions as .jsonl"):
-        copy_rows(tmp_path / "asked.xlsx", tmp_path / "part.xlsx", {"3"})
+    with pytest.raises(AnswerError, match=r"asked.xlsx: quick draws from questions in .jsonl"):
+        copy_rows(tmp_path / "asked.xlsx", tmp_path / "part.xlsx", {"3"}, Sqa.facts)
 
 
 def test_a_part_of_every_benchmark_of_the_demo_is_scored(tmp_path):
@@ -171,11 +175,14 @@ def test_a_part_of_every_benchmark_of_the_demo_is_scored(tmp_path):
 def test_parts_of_owners_files_are_drawn_by_the_ids_they_are_asked_by(tmp_path):
     """VQAv2's and TextVQA's questions stand under a key; TextVQA's are asked by their image."""
     rows = [{"question_id": number, "image_id": f"x{number}"} for number in range(4)]
-    for under, kept in (("questions", {"1", "3"}), ("data", {"x1", "x3"})):
+    for under, kept, of in (
+        ("questions", {"1", "3"}, VqaV2Val),
+        ("data", {"x1", "x3"}, TextVqa),
+    ):
         (tmp_path / "all.json").write_text(json.dumps({"info": 1, under: rows}))
-        copy_rows(tmp_path / "all.json", tmp_path / "part.json", kept)
+        copy_rows(tmp_path / "all.json", tmp_path / "part.json", kept, of.facts)
         held = json.loads((tmp_path / "part.json").read_text())
         assert held == {"info": 1, under: [rows[1], rows[3]]}
     (tmp_path / "val.json").write_text(json.dumps([{"image": "a.jpg"}, {"image": "b.jpg"}]))
-    copy_rows(tmp_path / "val.json", tmp_path / "part.json", {"b.jpg"})
+    copy_rows(tmp_path / "val.json", tmp_path / "part.json", {"b.jpg"}, VizWizVal.facts)
     assert json.loads((tmp_path / "part.json").read_text()) == [{"image": "b.jpg"}]

@@ -13,7 +13,7 @@ from typing import Any
 
 from xmas.doctor.files import NAMED, unmade
 from xmas.doctor.finding import Finding
-from xmas.doctor.sources import SOURCES
+from xmas.evaluation.facts import facts_of
 from xmas.evaluation.protocol import Benchmark, Judged, Question
 from xmas.evaluation.submission import Submitted
 from xmas.store import Store, sha256_of
@@ -45,7 +45,7 @@ def check_benchmark(
     for field, path in {field: store.find(place) for field, place in places.items()}.items():
         if not path.exists():
             whole = False
-            yield _lost(name, benchmark.name, field, path)
+            yield _lost(name, benchmark, field, path)
         elif kinds[field] == "content":
             yield _hash(subject, field, path, expected.get(field))
     if not whole:
@@ -59,8 +59,14 @@ def check_benchmark(
     yield _questions(subject, benchmark, questions, fits)
 
 
-def _lost(name: str, of: str, field: str, path: Path) -> Finding:
-    source = SOURCES.get(of, {}).get(field)
+def _source(benchmark: Benchmark, field: str) -> str | None:
+    """Where the official file is found; `{split}` in it is the split's name."""
+    source = facts_of(benchmark).sources.get(field)
+    return None if source is None else source.format(split=benchmark.split)
+
+
+def _lost(name: str, benchmark: Benchmark, field: str, path: Path) -> Finding:
+    source = _source(benchmark, field)
     return Finding(
         "FAIL",
         f"benchmark {name}",
@@ -107,7 +113,7 @@ def _questions(subject: str, benchmark: Any, questions: list[Question], fits: st
     asked += fits
     if missing:
         listed = ", ".join(map(str, missing[:NAMED]))
-        source = SOURCES.get(benchmark.name, {}).get("images")
+        source = _source(benchmark, "images")
         return Finding(
             "FAIL",
             subject,

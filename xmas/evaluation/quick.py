@@ -14,16 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from xmas.evaluation.answer_lines import json_object, json_rows
+from xmas.evaluation.facts import Facts, facts_of
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored
 from xmas.store import Store
-
-_ROTATION = 1_000_000  # between MMBench's indices of one question
-_IDS = {  # of rows by the key that they stand under: VQAv2, TextVQA; ScienceQA and VizWiz
-    "questions": ("question_id",),
-    "data": ("image_id",),
-    None: ("id", "image"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Quick:
 
     def asked(self, store: Store) -> list[Question]:
         """The questions drawn, in the benchmark's order. Raises AnswerError as the whole does."""
-        return self._asked(self.whole.asked(store), self._file(store)[1])
+        return self._asked(self.whole.asked(store))
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         """The score of the part; in its detail `standard_error`, and `of` how many it was drawn.
@@ -75,13 +70,14 @@ class Quick:
         """
         everything = self.whole.asked(store)
         field, path = self._file(store)
-        drawn = self._asked(everything, path)
+        drawn = self._asked(everything)
+        facts = facts_of(self.whole)
         names = {each.name for each in dataclasses.fields(self.whole)}
-        anyhow = {name: None for name in ("count", "with_image") if name in names}
+        uncounted = {name: None for name in facts.counts if name in names}
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / path.name
-            copy_rows(path, file, {str(one.question_id) for one in drawn})
-            part = dataclasses.replace(self.whole, **{field: str(file)}, **anyhow)
+            copy_rows(path, file, {str(one.question_id) for one in drawn}, facts)
+            part = dataclasses.replace(self.whole, **{field: str(file)}, **uncounted)
             if part.asked(store) != drawn:
                 raise AnswerError(f"{path}: its rows are not the questions of {self.whole.name}")
             scored = part.score(answers, store)
@@ -98,18 +94,17 @@ class Quick:
         field = "questions" if "questions" in names else "annotations"
         return field, store.find(getattr(self.whole, field))
 
-    def _asked(self, everything: list[Question], path: Path) -> list[Question]:
+    def _asked(self, everything: list[Question]) -> list[Question]:
         """Units in turns from every folder, in a seeded order, until they have enough questions."""
-        rotated = path.suffix == ".tsv"
+        facts = facts_of(self.whole)
         units: dict[str, list[Question]] = {}
         for question in everything:
-            name = question.question_id
-            units.setdefault(str(int(name) % _ROTATION if rotated else name), []).append(question)
-        folders: dict[str, list[str]] = {}
+            units.setdefault(facts.unit(question.question_id), []).append(question)
+        strata: dict[str, list[str]] = {}
         for unit in units:
-            folders.setdefault(unit.rpartition("/")[0], []).append(unit)
+            strata.setdefault(facts.stratum(unit), []).append(unit)
         rng = np.random.default_rng(self.seed)
-        orders = [[held[at] for at in rng.permutation(len(held))] for held in folders.values()]
+        orders = [[names[at] for at in rng.permutation(len(names))] for names in strata.values()]
         drawn: set[str] = set()
         asked = 0
         for turn in itertools.zip_longest(*orders):  # taken whole: folders give as many
@@ -133,23 +128,20 @@ def standard_error(outcomes: Outcomes) -> float:
     return float(np.sqrt((units - 1) / units * ((without - without.mean()) ** 2).sum()))
 
 
-def copy_rows(path: Path, to: Path, kept: set[str]) -> None:
-    """Copy the rows of a question file whose id is among `kept`.
+def copy_rows(path: Path, to: Path, kept: set[str], facts: Facts) -> None:
+    """Copy the rows of a question file whose id is in `kept`; `facts` say where a row has its id.
 
-    Raises AnswerError: the file is no JSON lines, JSON list or TSV.
+    Raises AnswerError: the file is no JSON lines, JSON list or TSV, or a row has no id.
     """
     if path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as file:
             lines = [line for line in file if line.strip()]
-        to.write_text(
-            "".join(line for line in lines if str(json.loads(line)["question_id"]) in kept), "utf-8"
-        )
+        to.write_text("".join(line for line in lines if _id(line, facts) in kept), "utf-8")
     elif path.suffix == ".json":
-        held = json.loads(path.read_text("utf-8"))
-        under = next((name for name in _IDS if isinstance(held, dict) and name in held), None)
-        rows = held if under is None else held[under]
-        rows = [row for row in rows if str(next(row[k] for k in _IDS[under] if k in row)) in kept]
-        to.write_text(json.dumps(rows if under is None else held | {under: rows}), "utf-8")
+        rows = json_rows(path, facts.listed_under, facts.id_key)
+        rows = [row for row in rows if str(row[facts.id_key]) in kept]
+        listed = facts.listed_under
+        to.write_text(json.dumps(rows if listed is None else json_object(path) | {listed: rows}))
     elif path.suffix == ".tsv":
         limit = csv.field_size_limit(sys.maxsize)  # an image is one field
         try:
@@ -161,9 +153,23 @@ def copy_rows(path: Path, to: Path, kept: set[str]) -> None:
                 writer = csv.writer(part, delimiter="\t", lineterminator="\n")
                 head = next(rows)
                 writer.writerow(head)
-                index = head.index("index")
-                writer.writerows(row for row in rows if str(int(row[index])) in kept)
+                column = head.index(facts.id_key)
+                writer.writerows(row for row in rows if {row[column], _plain(row[column])} & kept)
         finally:
             csv.field_size_limit(limit)
     else:
-        raise AnswerError(f"{path}: expected questions as .jsonl, .json or .tsv to draw from")
+        raise AnswerError(
+            f"{path}: quick draws from questions in .jsonl, .json or .tsv; set quick=null, or "
+            "leave the benchmark out"
+        )
+
+
+def _id(line: str, facts: Facts) -> str:
+    """Of a JSON line: LLaVA's `question_id`, or the key that `facts` name."""
+    row = json.loads(line)
+    return str(row["question_id"] if "question_id" in row else row[facts.id_key])
+
+
+def _plain(cell: str) -> str:
+    """A number without leading zeros, as a benchmark asks by it that reads numbers."""
+    return str(int(cell)) if cell.isdecimal() else cell

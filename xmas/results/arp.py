@@ -8,24 +8,29 @@ its benchmarks has a relative score: a mean over fewer never appears under the n
 Table, report, bootstrap and loggers call these functions, so they agree on which runs have an ARP.
 """
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any, TypeVar
 
+from xmas.evaluation.facts import known
+
 ALL = "ARP"  # over all benchmarks of the leaderboard
-TEN = (
-    "vqav2", "gqa", "vizwiz", "sqa", "textvqa", "pope", "mme", "mmbench", "mmbench_cn",
-    "llava_wild",
-)  # fmt: skip  # those of COINCIDE and ICONS; XMAS names no ten, VisNec has mmvet for vizwiz
-SEVEN = ("gqa", "sqa", "textvqa", "pope", "mme", "mmbench", "mmbench_cn")  # truth and rule at hand
-STAND_INS = {"vqav2": "vqav2_val", "vizwiz": "vizwiz_val"}  # where the test split has no truth
-WITHOUT_VOLATILE = "ARP w/o"  # over all but these:
-VOLATILE = ("mme", "llava_wild")  # vary most between runs, and weigh as much as any other
-_NAMED = {
-    "ARP ten": TEN,
-    "ARP ten, val": tuple(STAND_INS.get(name, name) for name in TEN),
-    "ARP seven": SEVEN,
-}
+WITHOUT_NOISY = "ARP w/o"  # over all but those that vary most between runs
+
+
+@functools.cache
+def named_averages() -> dict[str, tuple[str, ...]]:
+    """The benchmarks of every average that is known by a name, as their classes say."""
+    facts = known()
+    ten = tuple(name for name in facts if facts[name].ten)
+    stand_ins = {of.stands_in_for: name for name, of in facts.items() if of.stands_in_for}
+    return {
+        "ARP ten": ten,
+        "ARP ten, val": tuple(stand_ins.get(name, name) for name in ten),
+        "ARP seven": tuple(name for name in facts if facts[name].seven),
+    }
+
 
 Score = TypeVar("Score")  # a float, or an array of bootstrap draws
 Gaps = Mapping[int, Mapping[str, str]]  # by seed, benchmarks without a score; the text says why
@@ -39,11 +44,12 @@ def averages(scored: Sequence[str]) -> dict[str, tuple[str, ...]]:
     >>> averages(("gqa", "mme"))
     {'ARP': ('gqa', 'mme'), 'ARP w/o': ('gqa',)}
     """
+    facts = known()
     over = {ALL: tuple(scored)}
-    over |= {name: which for name, which in _NAMED.items() if set(which) < set(scored)}
-    calm = tuple(name for name in scored if name not in VOLATILE)
+    over |= {name: which for name, which in named_averages().items() if set(which) < set(scored)}
+    calm = tuple(name for name in scored if name not in facts or not facts[name].noisy)
     if calm and len(calm) < len(scored):
-        over[WITHOUT_VOLATILE] = calm
+        over[WITHOUT_NOISY] = calm
     return over
 
 
@@ -112,12 +118,12 @@ def reasons(which: Collection[str], gaps: Gaps, unreferenced: Collection[str]) -
 def notes_on_averages(scored: Sequence[str]) -> list[str]:
     """Sentences that say what every average is over, and which named ones do not exist and why."""
     over = averages(scored)
-    same = [name for name, which in _NAMED.items() if set(which) == set(scored)]
+    same = [name for name, which in named_averages().items() if set(which) == set(scored)]
     notes = [f"{ALL} is over all {len(scored)}" + "".join(f", which is {name}" for name in same)]
     for name, which in over.items():
-        how = "without MME and LLaVA-Bench, " if name == WITHOUT_VOLATILE else ""
+        how = "without MME and LLaVA-Bench, " if name == WITHOUT_NOISY else ""
         notes += [f"{name}: {how}over {', '.join(which)}"] if name != ALL else []
-    for name, which in _NAMED.items():
+    for name, which in named_averages().items():
         lacking = [benchmark for benchmark in which if benchmark not in scored]
         if lacking and len(lacking) < len(which):
             notes.append(f"No {name}: nobody was scored on {', '.join(lacking)}")

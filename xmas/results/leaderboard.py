@@ -15,14 +15,11 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from xmas.evaluation.facts import in_order
 from xmas.results.arp import averages, mean_ranks, ranks, reasons, reference_means
 from xmas.results.leaderboard_rows import Row, row_of
 from xmas.results.score_records import Run, TableError
 
-ORDER = (
-    "vqav2", "vqav2_val", "gqa", "vizwiz", "vizwiz_val", "sqa", "textvqa", "textvqa_noocr", "pope",
-    "mme", "mmbench", "mmbench_cn", "llava_wild", "mmvet",
-)  # fmt: skip
 REFERENCE = "full"  # the name of the reference's row
 
 
@@ -101,11 +98,9 @@ def _references(members: list[Run]) -> list[Run]:
 
 
 def _benchmarks(members: list[Run]) -> dict[str, Run]:
-    """A run for every benchmark, in `ORDER`. Raises TableError: its runs were measured unalike."""
-    names = {run.benchmark for run in members}
-    ordered = [name for name in ORDER if name in names]
+    """A run for every benchmark, in order. Raises TableError: its runs were measured unalike."""
     benchmarks = {}
-    for name in [*ordered, *sorted(names.difference(ordered))]:
+    for name in in_order(run.benchmark for run in members):
         runs = [run for run in members if run.benchmark == name]
         for run in runs:
             _check_alike(name, runs[0], run)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines, json_object, with_keys
 from xmas.evaluation.answer_text import gqa_answer
+from xmas.evaluation.facts import LLAVA_EVAL, Facts
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
@@ -27,6 +28,18 @@ class Gqa:
 
     name: ClassVar[str] = "gqa"
     metric: ClassVar[str] = "accuracy"
+    facts: ClassVar[Facts] = Facts(
+        order=20,
+        ten=True,
+        seven=True,
+        images=398,
+        sources={
+            "questions": LLAVA_EVAL,
+            "annotations": "questions1.2.zip of "
+            "https://cs.stanford.edu/people/dorarad/gqa/download.html",
+            "images": "https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip",
+        },
+    )
 
     questions: str | Made = content()
     annotations: str | Made = content()

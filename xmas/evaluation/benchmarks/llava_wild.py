@@ -19,11 +19,13 @@ from statistics import fmean, pstdev
 from typing import Any, ClassVar
 
 from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines, json_object, with_keys
+from xmas.evaluation.facts import EARLIER_REVIEWS, Facts
 from xmas.evaluation.judge.judging import Judging, check_wording, number
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
 
+_PACK = "https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild"
 _SCALE = 10.0
 _PROMPT = (  # of a judge
     "[Context]\n{context}\n\n[Question]\n{question}\n\n"
@@ -41,6 +43,17 @@ class LlavaWild:
     """LLaVA-Bench; `reviews` is a file of reviews, with which no judge is asked."""
 
     name: ClassVar[str] = "llava_wild"
+    facts: ClassVar[Facts] = Facts(
+        order=90,
+        ten=True,
+        noisy=True,
+        images=24,
+        sources={
+            **dict.fromkeys(("questions", "annotations", "contexts", "images"), _PACK),
+            "rules": "llava/eval/table/rule.json of https://github.com/haotian-liu/LLaVA",
+            "reviews": EARLIER_REVIEWS,
+        },
+    )
 
     judging: Judging
     questions: str | Made = content()

@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 
 from xmas.evaluation.answer_lines import answer_lines, by_key
 from xmas.evaluation.answer_text import option_letter
+from xmas.evaluation.facts import Facts
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import LETTER, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.spreadsheet import missing, read_tsv, write_sheet
@@ -37,6 +38,7 @@ _ASKED = ("index", "question", "hint", *_LETTERS, "image")  # the columns that a
 _NOT_UPLOADED = ("hint", "category", "source", "image", "comment", "l2-category")
 _PREDICTION = 6  # columns before that of the predictions
 _ROTATION = 1_000_000  # between the indices of two orders of one question
+_TSV = "https://download.openmmlab.com/mmclassification/datasets/mmbench/mmbench_{split}.tsv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,16 @@ class MMBench:
     """MMBench; `questions` is the TSV, `annotations` the one with the answers, mostly the same."""
 
     metric: ClassVar[str] = "circular_accuracy"
+    facts: ClassVar[Facts] = Facts(
+        order=80,
+        names=("mmbench_cn",),
+        ten=True,
+        seven=True,
+        images=1176,  # one for every question; some share a picture
+        sources=dict.fromkeys(("questions", "annotations"), _TSV),
+        id_key="index",
+        unit=lambda index: str(int(index) % _ROTATION),
+    )
 
     questions: str | Made = content()
     annotations: str | Made = content()

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines
 from xmas.evaluation.answer_text import mme_answer
+from xmas.evaluation.facts import LLAVA_EVAL, Facts
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
@@ -37,6 +38,7 @@ COGNITION = (
     "code_reasoning",
 )
 _OFFICIAL_END = "Please answer yes or no."
+_OWNERS = "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation"
 
 Key = tuple[str, str, str]  # task, file name of the image up to its first dot, question
 
@@ -47,6 +49,19 @@ class Mme:
 
     name: ClassVar[str] = "mme"
     metric: ClassVar[str] = "sum_acc_and_acc_plus"
+    facts: ClassVar[Facts] = Facts(
+        order=70,
+        ten=True,
+        seven=True,
+        noisy=True,
+        images=1187,
+        sources={
+            "questions": LLAVA_EVAL,
+            "annotations": f"eval_tool.zip of {_OWNERS}",
+            "images": f"MME's authors, as described at {_OWNERS}",
+        },
+        stratum=lambda unit: unit.rpartition("/")[0],  # the task, each of which weighs as much
+    )
 
     questions: str | Made = content()
     annotations: str | Made = content()

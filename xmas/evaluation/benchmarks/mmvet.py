@@ -22,11 +22,13 @@ from statistics import fmean, pstdev
 from typing import Any, ClassVar
 
 from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines, json_object, with_keys
+from xmas.evaluation.facts import EARLIER_REVIEWS, LLAVA_EVAL, Facts
 from xmas.evaluation.judge.judging import Judging, check_wording, number
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
 
+_OWNERS = "https://github.com/yuweihao/MM-Vet"
 PROMPT = """\
 You grade answers to questions about pictures. Each line of the table has a question, the answer \
 that was expected, the answer that was given, and its grade, in steps of 0.1 from 0.0 for an \
@@ -52,6 +54,16 @@ class MMVet:
     """MM-Vet; `reviews` is a file of reviews, with which no judge is asked."""
 
     name: ClassVar[str] = "mmvet"
+    facts: ClassVar[Facts] = Facts(
+        order=100,
+        images=200,
+        sources={
+            "questions": LLAVA_EVAL,
+            **dict.fromkeys(("annotations", "images"), f"mm-vet.zip of {_OWNERS}/releases"),
+            "prompt": f"mm-vet_evaluator.py of {_OWNERS}",
+            "reviews": EARLIER_REVIEWS,
+        },
+    )
 
     judging: Judging
     questions: str | Made = content()

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines
 from xmas.evaluation.answer_text import pope_answer
+from xmas.evaluation.facts import COCO, LLAVA_EVAL, Facts
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
@@ -33,6 +34,18 @@ class Pope:
 
     name: ClassVar[str] = "pope"
     metric: ClassVar[str] = "mean_f1"
+    facts: ClassVar[Facts] = Facts(
+        order=60,
+        ten=True,
+        seven=True,
+        images=500,
+        sources={
+            "questions": LLAVA_EVAL,
+            "annotations": "https://github.com/AoiDragon/POPE/tree/"
+            "e3e39262c85a6a83f26cf5094022a782cb0df58d/output/coco, that very commit",
+            "images": f"{COCO}/zips/val2014.zip",
+        },
+    )
 
     questions: str | Made = content()
     annotations: str | Made = content()

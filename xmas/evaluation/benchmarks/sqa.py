@@ -17,11 +17,13 @@ from typing import Any, ClassVar
 
 from xmas.evaluation.answer_lines import answer_lines, by_key, json_object, json_rows, with_keys
 from xmas.evaluation.answer_text import option_letter_exactly
+from xmas.evaluation.facts import LLAVA_EVAL, Facts
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import LETTER, AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
 
 LETTERS = "ABCDE"
+_OWNERS = "https://github.com/lupantech/ScienceQA"
 _IMAGE = "<image>"
 
 
@@ -31,6 +33,21 @@ class Sqa:
 
     name: ClassVar[str] = "sqa"
     metric: ClassVar[str] = "image_accuracy"
+    facts: ClassVar[Facts] = Facts(
+        order=40,
+        ten=True,
+        seven=True,
+        images=2017,
+        with_image=2017,
+        sources={
+            "questions": LLAVA_EVAL,
+            "annotations": f"data/scienceqa/problems.json of {_OWNERS}",
+            "splits": f"data/scienceqa/pid_splits.json of {_OWNERS}",
+            "images": f"test.zip, as described at {_OWNERS}",
+        },
+        counts=("count", "with_image"),
+        id_key="id",
+    )
 
     questions: str | Made = content()
     annotations: str | Made = content()

@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines, json_rows
+from xmas.evaluation.facts import LLAVA_EVAL, Facts
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.short_answers import agreement, evalai_answer
@@ -25,6 +26,12 @@ from xmas.store import Made, Store, content, volatile
 
 _READ = "\nReference OCR token: "
 _ANNOTATORS = 10
+_OWNERS = "https://dl.fbaipublicfiles.com/textvqa"
+_OWNERS_FILES = {
+    "annotations": f"{_OWNERS}/data/TextVQA_0.5.1_val.json",
+    "ocr": f"{_OWNERS}/data/TextVQA_Rosetta_OCR_v0.2_val.json",
+    "images": f"{_OWNERS}/images/train_val_images.zip",
+}
 
 Key = tuple[str, str]  # image, question in lower case
 
@@ -36,6 +43,15 @@ class TextVqa:
     name: ClassVar[str] = "textvqa"
     metric: ClassVar[str] = "soft_accuracy"
     reads: ClassVar[bool] = True
+    facts: ClassVar[Facts] = Facts(
+        order=50,
+        ten=True,
+        seven=True,
+        images=3166,
+        sources={"questions": LLAVA_EVAL, **_OWNERS_FILES},
+        listed_under="data",
+        id_key="image_id",
+    )
 
     questions: str | Made = content()
     annotations: str | Made = content()
@@ -105,6 +121,13 @@ class TextVqaNoOcr(TextVqa):
 
     name: ClassVar[str] = "textvqa_noocr"
     reads: ClassVar[bool] = False
+    facts: ClassVar[Facts] = Facts(
+        order=51,
+        images=3166,
+        sources={"questions": _OWNERS_FILES["annotations"], **_OWNERS_FILES},
+        listed_under="data",
+        id_key="image_id",
+    )
 
 
 def _official(path: Path, ocr: Path | None) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines, json_rows
+from xmas.evaluation.facts import LLAVA_EVAL, Facts
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.short_answers import agreement, evalai_answer
@@ -26,6 +27,8 @@ from xmas.store import Made, Store, content, volatile
 
 UNSURE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 _ANNOTATORS = 10
+_OWNERS = "https://vizwiz.cs.colorado.edu/VizWiz_final"
+_ANNOTATIONS = f"{_OWNERS}/vqa_data/Annotations.zip"
 _UNANSWERABLE = "unanswerable"
 
 
@@ -35,6 +38,16 @@ class VizWiz:
 
     name: ClassVar[str] = "vizwiz"
     metric: ClassVar[str] = "vqa_accuracy"
+    facts: ClassVar[Facts] = Facts(
+        order=30,
+        ten=True,
+        has_truth=False,
+        sources={
+            "questions": f"{LLAVA_EVAL}, or test.json of {_ANNOTATIONS}",
+            "images": f"{_OWNERS}/images/test.zip",
+        },
+        id_key="image",
+    )
 
     questions: str | Made = content()
     images: str | Made = volatile()
@@ -75,6 +88,16 @@ class VizWizVal:
 
     name: ClassVar[str] = "vizwiz_val"
     metric: ClassVar[str] = "vqa_accuracy"
+    facts: ClassVar[Facts] = Facts(
+        order=31,
+        stands_in_for="vizwiz",
+        sources={
+            "questions": f"val.json of {_ANNOTATIONS}",
+            "annotations": f"val.json of {_ANNOTATIONS}",
+            "images": f"{_OWNERS}/images/val.zip",
+        },
+        id_key="image",
+    )
 
     questions: str | Made = content()
     annotations: str | Made = content()

@@ -32,6 +32,7 @@ from xmas.evaluation.answer_lines import (
     json_rows,
     with_keys,
 )
+from xmas.evaluation.facts import COCO, LLAVA_EVAL, Facts
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.short_answers import agreement, evalai_answer, vqa_answer
@@ -40,6 +41,7 @@ from xmas.store import Made, Store, content, volatile
 log = logging.getLogger(__name__)
 
 _ANNOTATORS = 10
+_OWNERS = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,17 @@ class VqaV2:
 
     name: ClassVar[str] = "vqav2"
     metric: ClassVar[str] = "vqa_accuracy"
+    facts: ClassVar[Facts] = Facts(
+        order=10,
+        ten=True,
+        has_truth=False,
+        sources={
+            "questions": LLAVA_EVAL,
+            "everything": LLAVA_EVAL,
+            "images": f"{COCO}/zips/test2015.zip",
+        },
+        listed_under="questions",
+    )
 
     questions: str | Made = content()
     everything: str | Made = content()
@@ -95,6 +108,18 @@ class VqaV2Val:
 
     name: ClassVar[str] = "vqav2_val"
     metric: ClassVar[str] = "vqa_accuracy"
+    facts: ClassVar[Facts] = Facts(
+        order=11,
+        stands_in_for="vqav2",
+        images=40_504,
+        sources={
+            "questions": f"{_OWNERS}/v2_Questions_Val_mscoco.zip",
+            "annotations": f"{_OWNERS}/v2_Annotations_Val_mscoco.zip",
+            "only": f"{COCO}/annotations/annotations_trainval2017.zip",
+            "images": f"{COCO}/zips/val2014.zip",
+        },
+        listed_under="questions",
+    )
 
     questions: str | Made = content()
     annotations: str | Made = content()

@@ -3,7 +3,7 @@
 import pytest
 
 from xmas.evaluation.facts import known
-from xmas.results.arp import averages, mean_ranks, notes_on_averages, ranks
+from xmas.results.arp import averages, mean_ranks, named_averages, notes_on_averages, ranks
 
 TEN = tuple("vqav2 gqa vizwiz sqa textvqa pope mme mmbench mmbench_cn llava_wild".split())
 SEVEN = tuple("gqa sqa textvqa pope mme mmbench mmbench_cn".split())

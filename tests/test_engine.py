@@ -304,7 +304,8 @@ def test_released_values_are_those_of_eight_consecutive_rows(toy, parts, materia
     table = material.table
     scan = Scan(parts.model, material, Spectra(**window), Running(shard_rows=16))
     widths = [unit.width for at in range(scan.plan.shards) for unit in scan.plan.units(at)]
-    assert widths == [int(table.lengths[at : at + 8].max()) for at in range(0, ROWS - 1, 8)]
+    ids = table.text_lengths + (table.image_at >= 0)  # a picture is one id before it is put in
+    assert widths == [int(ids[at : at + 8].max()) + 15 for at in range(0, ROWS - 1, 8)]
     row = int(np.argmin(np.where(table.image_at >= 0, table.lengths, 10**6)))
     alone = dataclasses.replace(scan.plan, together=1)
     assert [unit.width for unit in alone.units(0) if row in unit.rows] == [table.lengths[row]]
@@ -317,7 +318,8 @@ def test_released_values_are_the_release_s_algebra_with_pads_as_text(parts, mate
     values = scanned(mode="released", k=3, window=window)
     table, model = material.table, parts.model
     rows = [row for row in range(8) if row not in TEXT_ONLY]
-    ids = torch.full((len(rows), int(table.lengths[:8].max())), material.pad)
+    with_picture = table.text_lengths[:8] + (table.image_at[:8] >= 0)
+    ids = torch.full((len(rows), int(with_picture.max()) + 15), material.pad)
     for line, row in enumerate(rows):
         held = table[row]
         whole = np.insert(held.ids, held.image_at, [model.config.image_token_id] * 16)
@@ -334,7 +336,7 @@ def test_released_values_are_the_release_s_algebra_with_pads_as_text(parts, mate
             seen @ one.weight.double().T for one in (layer.self_attn.q_proj, layer.self_attn.k_proj)
         )
         key = key.repeat_interleave(query.shape[-1] // key.shape[-1], dim=-1)  # features, not heads
-        shares = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
+        shares = (key @ query.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)  # rows are keys
         total = total + shares[:, window.text_from :, window.image_from : window.image_to]
     wanted = lowrank(total.float(), 3).numpy()
     np.testing.assert_allclose(values[rows], wanted, rtol=1e-4)

@@ -95,7 +95,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def release(model: torch.nn.Module, tokens: torch.Tensor, window: Window) -> list[np.ndarray]:
-    """Section 3.4's S_l, cut to the window, of every layer: numpy, float64."""
+    """Section 3.4's S_l, cut to the window, of every layer: numpy, float64, from its sentence."""
     found = []
     for layer, state in zip(model.layers, hidden(model, tokens), strict=True):
         attention = layer.self_attn
@@ -110,7 +110,8 @@ def release(model: torch.nn.Module, tokens: torch.Tensor, window: Window) -> lis
                 for one in (attention.q_proj, attention.k_proj)
             )
         key = np.repeat(key, query.shape[-1] // key.shape[-1], axis=-1)  # features, not heads
-        shares = softmax(query @ key.transpose(0, 2, 1) / math.sqrt(query.shape[-1]))
+        # `attention_scores(q_proj, k_proj)` of a function of `(k_proj, q_proj)`: rows are keys
+        shares = softmax(key @ query.transpose(0, 2, 1) / math.sqrt(query.shape[-1]))
         found.append(shares[:, window.text_from :, window.image_from : window.image_to])
     return found
 

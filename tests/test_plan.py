@@ -103,7 +103,8 @@ def test_batches_by_length_by_hand():
     assert length_batches(lengths[:0], 1, 32) == []
 
 
-def test_consecutive_rows_are_padded_to_the_longest_of_them_measured_or_not():
+def test_consecutive_rows_are_padded_by_ids_before_the_picture_is_put_in():
+    """Row 0 has 77 ids, rows 1 and 2 have 3 + 1 + 5 and 3 + 1 + 6: 77 + 11 - 1 positions."""
     spans = Spans(
         before=np.array([0, 3, 3, 3, 3]), image=np.array([0, 11, 11, 11, 11]),
         text=np.array([77, 5, 6, 7, 8]), prefix=np.array([-1, 0, 0, 1, 2]),
@@ -112,8 +113,39 @@ def test_consecutive_rows_are_padded_to_the_longest_of_them_measured_or_not():
     assert made.order.tolist() == [1, 2, 3, 4]
     assert made.bounds.tolist() == [0, 2, 4]
     units = [unit for units in units_of(made) for unit in units]
-    assert [(unit.rows.tolist(), unit.width) for unit in units] == [([1, 2], 77), ([3, 4], 22)]
+    assert [(unit.rows.tolist(), unit.width) for unit in units] == [([1, 2], 87), ([3, 4], 22)]
     assert not any(unit.shared for unit in units)
+    cut = consecutive(spans, spans.prefix >= 0, shard_rows=1, together=3, max_length=61)
+    assert [unit.width for units in units_of(cut) for unit in units] == [61, 22]
+
+
+def test_an_image_row_next_to_a_long_text_has_the_length_of_the_specification():
+    """132 ids, the picture one of them, and 700 of text alone: 1,275 positions."""
+    spans = Spans(
+        before=np.array([31, 0]), image=np.array([576, 0]),
+        text=np.array([100, 700]), prefix=np.array([0, -1]),
+    )  # fmt: skip
+    ((unit,),) = units_of(consecutive(spans, spans.prefix >= 0, shard_rows=8, max_length=2048))
+    assert unit.width == 1275
+
+
+@pytest.mark.parametrize("shared_from", [0.0, 1.0])
+def test_pictures_of_one_unit_have_their_tokens_at_the_same_places(shared_from):
+    """36 + 82 and 3 + 115 tokens are 118 both, and cannot be one tensor."""
+    spans = Spans(
+        before=np.array([36, 3, 36, 3]), image=np.array([82, 115, 82, 115]),
+        text=np.array([5, 6, 7, 8]), prefix=np.array([0, 1, 2, 3]),
+    )  # fmt: skip
+    measured = np.ones(4, dtype=bool)
+    made = [
+        plan(spans, measured, batch_tokens=10**6, shard_rows=9, shared_from=shared_from),
+        consecutive(spans, measured, shard_rows=9),
+    ]
+    for units in (unit for one in made for unit in units_of(one)):
+        assert [sorted(unit.rows.tolist()) for unit in units] in (
+            [[0, 2], [1, 3]],
+            [[1, 3], [0, 2]],
+        )
 
 
 def test_the_layout_of_a_table(toy: Toy):

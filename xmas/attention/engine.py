@@ -53,6 +53,7 @@ class Material:
     pictures: Pictures
     picture: Int[np.ndarray, " rows"]
     pad: int
+    max_length: int | None = None  # of a pass, mode released; null: not cut
 
 
 class Scan:
@@ -73,7 +74,9 @@ class Scan:
         self.reasons = reasons(material.table, spans, spectra)
         measured = self.reasons == MEASURED
         if spectra.unmasked:
-            self.plan = consecutive(spans, measured, shard_rows=running.shard_rows)
+            self.plan = consecutive(
+                spans, measured, shard_rows=running.shard_rows, max_length=material.max_length
+            )
         else:
             longest = int(material.table.lengths.max(initial=0))
             shareable = can_be_shared(language_model(model).config, longest)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from xmas.attention.capture import CrossAttention
 from xmas.attention.collector import COMBINATIONS, Collector, hooked
 from xmas.attention.released import JoinedHeads, Window
 from xmas.attention.spectrum import leading, lowrank
+from xmas.store import described_fields
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 CHOICES = {
@@ -42,6 +44,11 @@ class Spectra:
     precision: str = "float32"  # float64: of products, softmax and sums
     window: Window = dataclasses.field(default_factory=Window)  # of mode released
     batch_tokens: int = 8192  # padded tokens of a batch
+
+    def identity(self) -> dict[str, Any]:
+        """Mode `released` counts its corrections: values made before them are not found again."""
+        corrected = {"released_rule": 2} if self.mode == "released" else {}
+        return described_fields(self) | corrected
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():

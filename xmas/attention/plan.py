@@ -90,6 +90,7 @@ class Plan:
         """The units of a shard: as many pictures as the budget of tokens takes, one at least."""
         rows = self.rows(shard)
         shared = self.shared[self.bounds[shard] : self.bounds[shard + 1]]
+        before = self.spans.before[rows]
         opening = self.spans.opening[rows]
         text = self.spans.text[rows]
         starts = changes(self.spans.prefix[rows])
@@ -101,7 +102,11 @@ class Plan:
                 if shared[start]
                 else (stop - first, opening[start] + longest)
             )
-            alike = shared[first] == shared[start] and opening[first] == opening[start]
+            alike = (
+                shared[first] == shared[start]
+                and before[first] == before[start]
+                and opening[first] == opening[start]
+            )
             if start > first and not (alike and lines * length <= self.batch_tokens):
                 yield self._unit(rows[first:start], bool(shared[first]))
                 first, pictures, longest = start, 1, int(text[start:stop].max())
@@ -160,7 +165,8 @@ def plan(
     tokens = np.bincount(group, weights=opening + text, minlength=len(size))
     saved = (size - 1) * opening[first]
     shared = saved >= shared_from * tokens
-    order = np.lexsort((rows, first[group], longest[group], opening, shared[group]))
+    before = spans.before[rows]  # pictures of one unit have their tokens at the same places
+    order = np.lexsort((rows, first[group], longest[group], before, opening, shared[group]))
     of_group = group[order]
     starts = changes(of_group)
     begins = starts[changes(starts // shard_rows)]
@@ -169,33 +175,50 @@ def plan(
 
 @dataclasses.dataclass(frozen=True)
 class Consecutive(Plan):
-    """Rows in the order of the pool, a fixed number at a time, all padded to the longest of them,
-    measured or not: what the release runs, whose values depend on these pads."""
+    """Rows in the order of the pool, a fixed number at a time, as the release runs them.
 
-    together: int = 8  # XMAS release, trajectory.sh
+    The release pads the *ids* of these rows, text-only ones among them, to the longest, a picture
+    counting as one id; only then it puts the picture's tokens in, and cuts at `max_length`. The
+    values depend on these pads: text-only rows of 700 tokens next to an image row of 132 make 700 +
+    576 - 1 = 1,275 positions.
+    Source: XMAS release, `trajectory.sh` and its collator.
+    """
+
+    together: int = 8
+    max_length: int | None = None  # positions; null: not cut
 
     def units(self, shard: int) -> Iterator[Unit]:
         rows = self.rows(shard)
-        lengths = self.spans.opening + self.spans.text
+        spans = self.spans
+        id_counts = spans.before + spans.text + (spans.image > 0)
         for start, stop in itertools.pairwise([*changes(rows // self.together), len(rows)]):
             part = rows[start:stop]
             first = part[0] // self.together * self.together
-            width = int(lengths[first : first + self.together].max())
-            for opening in np.unique(self.spans.opening[part]):
-                alike = part[self.spans.opening[part] == opening]
+            longest = int(id_counts[first : first + self.together].max())
+            layouts = np.stack([spans.before[part], spans.image[part]], axis=1)
+            for before, image in np.unique(layouts, axis=0):
+                alike = part[(layouts == (before, image)).all(axis=1)]
                 every = np.arange(len(alike))
+                width = longest + int(image) - 1
+                if self.max_length is not None:
+                    width = min(width, self.max_length)
                 yield Unit(alike, every, alike, (every,), False, width)
 
 
 def consecutive(
-    spans: Spans, measured: Bool[np.ndarray, " rows"], *, shard_rows: int, together: int = 8
+    spans: Spans,
+    measured: Bool[np.ndarray, " rows"],
+    *,
+    shard_rows: int,
+    together: int = 8,
+    max_length: int | None = None,
 ) -> Consecutive:
     """The pool's own order, cut into shards of about `shard_rows` rows."""
     rows = np.flatnonzero(measured)
     starts = changes(rows // together)
     begins = starts[changes(starts // shard_rows)]
     shared = np.zeros(len(rows), dtype=bool)
-    return Consecutive(spans, rows, np.r_[begins, len(rows)], shared, 0, together)
+    return Consecutive(spans, rows, np.r_[begins, len(rows)], shared, 0, together, max_length)
 
 
 def changes(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " starts"]:

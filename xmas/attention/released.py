@@ -1,8 +1,10 @@
 """Mode `released`: the matrix that XMAS's public code decomposes, for reproduction and regression.
 
 It is not what the model attends: outputs of `q_proj` and `k_proj` before any norm and rotation, the
-heads joined to one, S = softmax(q k^T / sqrt(width)) over all positions, future and pads included,
-and the fixed windows of another prompt. What an example has depends on its batch mates.
+heads joined to one, S = softmax(k q^T / sqrt(width)) over all positions, future and pads included,
+and the fixed windows of another prompt. Rows are *keys* and columns *queries*, each row normalised
+over the queries: the release calls `attention_scores(q_proj, k_proj)`, a function of `(k_proj,
+q_proj)`. What an example has depends on its batch mates.
 Source: `BigML-CS-UCLA/XMAS` at c3e95c8, `get_trajectory.py`; written anew from its formulas.
 """
 
@@ -34,7 +36,8 @@ class Window:
 
 
 class JoinedHeads(Collector):
-    """S[text_from:, image_from:image_to] of every layer that is read, combined.
+    """S[text_from:, image_from:image_to] of every layer that is read, combined: how text keys are
+    distributed over image queries.
 
     Where a model has fewer key heads than query heads, the release repeats each *feature* of the
     keys and so pairs the wrong ones; that is kept: the same products are those of the keys with
@@ -89,17 +92,17 @@ class JoinedHeads(Collector):
         key: Float[Tensor, "rows length narrow"],
     ) -> None:
         length, width = query.shape[1:]
-        asked = query[:, None, self.window.text_from :]
-        paired = asked.to(self.dtype).unflatten(-1, (key.shape[2], -1)).sum(dim=-1)
+        queries = query[:, None].to(self.dtype).unflatten(-1, (key.shape[2], -1)).sum(dim=-1)
+        text_keys = key[:, None, self.window.text_from :].to(self.dtype)
         image = torch.arange(
             self.window.image_from, min(self.window.image_to, length), device=key.device
         )
         self.add(
             layer,
             image_shares(
-                paired,
-                key[:, None].to(self.dtype),
-                torch.zeros(1, 1, paired.shape[2], length, device=key.device),
+                text_keys,
+                queries,
+                torch.zeros(1, 1, text_keys.shape[2], length, device=key.device),
                 image.expand(len(key), -1),
                 scale=width**-0.5,
                 dtype=self.dtype,

@@ -139,6 +139,7 @@ class Measuring:
                 proxy.pictures(self.store, parts),
                 proxy.pool.open(self.store).picture,
                 pad=parts.tokenizer.pad_token_id,
+                max_length=proxy.max_length,
             )
             running = dataclasses.replace(
                 self.stage.running, weights=self.stage.weights, workers=proxy.hardware.workers

@@ -103,17 +103,7 @@ def describe(value: Any) -> Any:
         own = getattr(value, "identity", None)
         if own is not None:
             return own()
-        described: dict[str, Any] = {"type": type_name(type(value))}
-        if isinstance(value, Stage):
-            described["version"] = value.version
-        for field in dataclasses.fields(value):
-            rule = field.metadata.get("identity", "value")
-            held = getattr(value, field.name)
-            if rule == "content" and isinstance(held, str):
-                described[field.name] = {"sha256": sha256_of(held)}
-            elif rule != "none":
-                described[field.name] = describe(held)
-        return described
+        return described_fields(value)
     if isinstance(value, dict):
         return {str(name): describe(held) for name, held in value.items()}
     if isinstance(value, list | tuple):
@@ -123,6 +113,21 @@ def describe(value: Any) -> Any:
     if isinstance(value, int | float):
         return float(value)  # fraction=1 and fraction=1.0 are one result
     raise TypeError(f"{value!r} ({type(value).__name__}) is neither plain data nor a dataclass")
+
+
+def described_fields(value: Any) -> dict[str, Any]:
+    """Type, version and fields of a dataclass: its identity, unless it has a method for that."""
+    described: dict[str, Any] = {"type": type_name(type(value))}
+    if isinstance(value, Stage):
+        described["version"] = value.version
+    for field in dataclasses.fields(value):
+        rule = field.metadata.get("identity", "value")
+        content = getattr(value, field.name)
+        if rule == "content" and isinstance(content, str):
+            described[field.name] = {"sha256": sha256_of(content)}
+        elif rule != "none":
+            described[field.name] = describe(content)
+    return described
 
 
 def key(stage: Stage) -> str:

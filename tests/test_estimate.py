@@ -338,11 +338,11 @@ def test_hardware_packs_and_recomputes_in_every_fit(toy):
 
 
 def test_a_shape_is_that_of_the_model_it_becomes(toy):
-    from xmas.models.shape import Shape
+    from xmas.models.families import family_of
     from xmas.models.vlm import load
 
     config = load(toy.store.get(toy.untrained)).model.config
-    said, found = toy.start.shape(), Shape.of(config)
+    said, found = toy.start.shape(), family_of(config).shape(config)
     vocabulary = said.decoder.vocabulary  # at most: a pool of 41 rows has fewer pairs
     assert vocabulary >= found.decoder.vocabulary
     assert said == dataclasses.replace(

@@ -14,7 +14,13 @@ from safetensors.torch import load_file
 from test_config import composed
 from test_labels import metaspace
 from toy import HARDWARE, TEXT_ONLY, Toy
-from transformers import AutoProcessor, GenerationConfig, LlavaForConditionalGeneration
+from transformers import (
+    AutoProcessor,
+    GenerationConfig,
+    GPT2Config,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from xmas.cli.config import build
 from xmas.data.images import SquareImages
@@ -154,9 +160,9 @@ def test_every_weight_is_found_again(folder):
 
 def test_names_of_no_known_part_or_class_are_refused():
     with pytest.raises(ValueError, match="a gpt2 is not exported"):
-        hub_name("lm_head.weight", "gpt2")
+        hub_name("lm_head.weight", GPT2Config())
     with pytest.raises(ValueError, match="no part of a llava is called so"):
-        hub_name("model.other.weight", "llava")
+        hub_name("model.other.weight", LlavaConfig())
 
 
 def test_the_generation_defaults_are_greedy(folder, plain):

@@ -1,6 +1,7 @@
 """The formulas: equal to what torch counts on small models, and to what others derived."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaOnevisionConfig,
     PhiConfig,
+    PreTrainedConfig,
     Qwen2Config,
     SiglipVisionConfig,
     StableLmConfig,
@@ -25,6 +27,7 @@ from transformers import (
 from xmas.estimate import flops, memory
 from xmas.estimate.flops import Load
 from xmas.models.chat.labels import IGNORED
+from xmas.models.families import family_of
 from xmas.models.shape import (
     CLIP_L_336,
     LLAVA_15_7B,
@@ -54,6 +57,10 @@ TEXTS = {
     "phi": PhiConfig(**TEXT, num_key_value_heads=4, partial_rotary_factor=0.25),
     "stablelm": StableLmConfig(**TEXT, num_key_value_heads=1, partial_rotary_factor=0.25),
 }  # partial rotation needs an even number of dimensions
+
+
+def shape_of(config: PreTrainedConfig, **options: Any) -> Shape:
+    return family_of(config).shape(config, **options)
 
 
 def small(text: str = "llama") -> LlavaForConditionalGeneration:
@@ -98,7 +105,7 @@ def test_a_forward_pass_is_what_torch_counts(text):
     model = small(text)
     with torch.no_grad():
         found = counted(lambda: loss(model))
-    shape = Shape.of(model.config)
+    shape = shape_of(model.config)
     assert flops.forward(shape, LOAD, towers=ROWS, fused=False) == pytest.approx(found, rel=0.005)
 
 
@@ -110,7 +117,7 @@ def test_a_full_training_step_is_what_torch_counts(text, checkpointing):
     with configured(model, Hardware(checkpointing=checkpointing)):
         found = counted(lambda: loss(model).backward())
     said = flops.fit(
-        Shape.of(model.config), LOAD, towers=ROWS, checkpointing=checkpointing, fused=False
+        shape_of(model.config), LOAD, towers=ROWS, checkpointing=checkpointing, fused=False
     )
     assert said == pytest.approx(found, rel=0.005)
 
@@ -119,7 +126,7 @@ def test_a_full_training_step_is_what_torch_counts(text, checkpointing):
 def test_a_training_step_with_lora_is_what_torch_counts(checkpointing):
     model = small()
     adapted = with_lora(model, Lora(rank=7, alpha=14, dropout=0.0)).train()
-    shape = Shape.of(model.config)
+    shape = shape_of(model.config)
     with configured(adapted, Hardware(checkpointing=checkpointing)):
         found = counted(lambda: loss(adapted).backward())
     said = flops.fit(shape, LOAD, towers=ROWS, rank=7, checkpointing=checkpointing, fused=False)
@@ -128,7 +135,7 @@ def test_a_training_step_with_lora_is_what_torch_counts(checkpointing):
 
 def test_cached_features_cost_no_tower():
     model = small()
-    shape = Shape.of(model.config)
+    shape = shape_of(model.config)
     with torch.no_grad():
         found = counted(lambda: tower_features(model, torch.ones(ROWS, 3, 77, 77)))
     cost = [flops.fit(shape, LOAD, towers=seen) for seen in (0, ROWS)]
@@ -138,7 +145,7 @@ def test_cached_features_cost_no_tower():
 def test_answering_is_what_torch_counts():
     model = small().eval()
     ids, new = torch.ones(ROWS, LENGTH, dtype=torch.long), 5
-    shape = Shape.of(model.config)
+    shape = shape_of(model.config)
 
     @torch.no_grad()
     def answer():
@@ -243,7 +250,7 @@ def test_clusters_and_spectra_by_hand():
 def test_parameters_are_those_of_the_model():
     for text in ("llama", "tied"):
         model = small(text)
-        assert Shape.of(model.config).parameters == sum(one.numel() for one in model.parameters())
+        assert shape_of(model.config).parameters == sum(one.numel() for one in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -273,15 +280,15 @@ def test_shapes_of_other_families_have_their_parameters(config):
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     found = sum(one.numel() for one in model.parameters())
-    assert Shape.of(config).parameters == pytest.approx(found, rel=0.02)  # biases
+    assert shape_of(config).parameters == pytest.approx(found, rel=0.02)  # biases
 
 
 def test_image_tokens_are_the_patches_or_what_they_fold_into():
-    assert Shape.of(small().config).image_tokens == PATCHES
+    assert shape_of(small().config).image_tokens == PATCHES
     folded = Idefics3Config(vision_config={"image_size": 66, "patch_size": 11}, scale_factor=3)
-    assert Shape.of(folded).image_tokens == 4
-    assert Shape.of(folded, tiles=17).image_tokens == 68
-    assert Shape.of(folded, tiles=17, image_tokens=71).image_tokens == 71
+    assert shape_of(folded).image_tokens == 4
+    assert shape_of(folded, tiles=17).image_tokens == 68
+    assert shape_of(folded, tiles=17, image_tokens=71).image_tokens == 71
 
 
 # --- published, or derived from what is ---
@@ -413,7 +420,7 @@ def test_activations_of_recomputed_blocks_by_hand():
 
 def test_what_is_trained_is_what_lora_trains():
     model = small()
-    shape = Shape.of(model.config)
+    shape = shape_of(model.config)
     whole = sum(one.numel() for one in model.parameters() if one.requires_grad)
     assert memory.trained(shape) == whole
     adapted = with_lora(model, Lora(rank=7, alpha=14))

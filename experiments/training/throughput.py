@@ -32,6 +32,7 @@ from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import NO_IMAGE, Tokens
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.packing import pack
+from xmas.models.families import family_of
 from xmas.models.shape import Shape
 from xmas.models.vision_cache import features_of
 from xmas.models.vlm import answer_loss, unwrap
@@ -130,7 +131,7 @@ def main() -> None:
           f"{size['micro']}, {int(drawn.lengths.sum())} tokens")  # fmt: skip
     rate = matmul_rate(device)
     print(f"measured matmul rate: {rate / 1e12:.4g} TFLOP/s")
-    needed = model_flops(Shape.of(config), drawn, size["lora"].rank)
+    needed = model_flops(family_of(config).shape(config), drawn, size["lora"].rank)
     batches = {name: batches_of(name, drawn, size["micro"], config) for name in WAYS}
     found: dict[str, dict[str, float]] = {name: {"seconds": np.inf} for name in WAYS}
     for _ in range(options.rounds):

@@ -51,7 +51,8 @@ class Published(Stage):
         return layout_of(store.get(self))
 
     def shape(self) -> Shape:
-        return Shape.of(config_of(self.source), tiles=self.tiles)
+        config = config_of(self.source)
+        return family_of(config).shape(config, tiles=self.tiles)
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises TypeError: the model is of no known class; ValueError: its parts disagree."""

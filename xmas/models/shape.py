@@ -130,37 +130,27 @@ class Shape:
         return self.decoder.parameters + self.tower.parameters + self.projector_parameters
 
     @classmethod
-    def of(cls, config: Any, *, image_tokens: int | None = None, tiles: float = 1.0) -> "Shape":
-        """From a configuration of transformers, of a class in `xmas.models.families`.
+    def of(
+        cls,
+        config: Any,
+        *,
+        image_tokens: int | None = None,
+        tiles: float = 1.0,
+        folded: int = 1,
+        linears: int = 2,
+    ) -> "Shape":
+        """From a configuration of transformers with square tiles, all of one size.
 
-        `image_tokens` where images differ in theirs: the mean, with as many `tiles`.
+        Args:
+            image_tokens: of an image on average; None: its tiles' patches, `folded` to a token.
+            tiles: of an image on average.
+            folded: patches that become one token.
+            linears: layers of the connector.
         """
-        if config.model_type == "qwen2_5_vl":
-            return cls._native(config, image_tokens)
         decoder, tower = Decoder.of(config.text_config), Tower.of(config.vision_config)
-        shuffled = getattr(config, "scale_factor", 1) ** 2  # patches that share a token
-        one_layer = shuffled > 1
-        projector = (tower.width * shuffled, *[decoder.width] * (1 if one_layer else 2))
-        default = round(tiles * tower.patches) // shuffled
-        return cls(decoder, tower, projector, image_tokens or default, tiles)
-
-    @classmethod
-    def _native(cls, config: Any, image_tokens: int | None) -> "Shape":
-        """Pictures at their own size: by default of 640 x 480. Gated layers count as wider ones."""
-        vision, merge = config.vision_config, config.vision_config.spatial_merge_size
-        pixels = vision.patch_size * merge
-        tokens = image_tokens or round(640 / pixels) * round(480 / pixels)
-        tower = Tower(
-            layers=vision.depth,
-            width=vision.hidden_size,
-            feed_forward=3 * vision.intermediate_size // 2,
-            patches=tokens * merge**2,
-            patch=vision.patch_size,
-            class_token=False,
-        )
-        decoder, inner = Decoder.of(config.text_config), vision.hidden_size * merge**2
-        decoder = dataclasses.replace(decoder, tied=bool(config.tie_word_embeddings))
-        return cls(decoder, tower, (inner, inner, decoder.width), tokens)
+        projector = (tower.width * folded, *[decoder.width] * linears)
+        patches = round(tiles * tower.patches) // folded
+        return cls(decoder, tower, projector, image_tokens or patches, tiles)
 
 
 @runtime_checkable

@@ -38,7 +38,7 @@ def write_weights(parts: LoadedModel, dtype: str, out: Path) -> None:
 
     config = parts.model.config
     held = {
-        hub_name(name, config.model_type): one.detach().to("cpu", getattr(torch, dtype))
+        hub_name(name, config): one.detach().to("cpu", getattr(torch, dtype))
         for name, one in parts.model.state_dict().items()
         if not (config.tie_word_embeddings and name == "lm_head.weight")
     }

@@ -5,45 +5,46 @@ Written by hand where transformers 5 would write what 4 and vLLM do not read.
 
 import copy
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import AddedToken, GenerationConfig
+from transformers import AddedToken, GenerationConfig, PreTrainedConfig
 
-from xmas.data.images import SquareImages
 from xmas.models.chat.jinja import jinja
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Template
+from xmas.models.families import FAMILIES, Exportable
 from xmas.models.vlm import LoadedModel
 
 IMAGES = ("<image>", "<image_here>")  # the first that the tokenizer does not have
 PAD = "<pad>"
 
-HUB_NAMES: Mapping[str, Mapping[str, str]] = {  # prefixes here, prefixes in the hub's folders
-    "llava": {
-        "model.vision_tower.": "vision_tower.vision_model.",
-        "model.multi_modal_projector.": "multi_modal_projector.",
-        "model.language_model.": "language_model.model.",
-        "lm_head.": "language_model.lm_head.",
-    },
-}
 
+def exportable(config: PreTrainedConfig) -> Exportable:
+    """The family of a model that is written for others.
 
-def hub_name(name: str, model_type: str) -> str:
-    """What a weight is called in llava-hf's folders, which every version and vLLM reads.
-
-    Raises ValueError: nobody has said how such models are named.
+    Raises ValueError: its family does not say how the hub names its weights.
     """
-    if model_type not in HUB_NAMES:
-        raise ValueError(f"a {model_type} is not exported; known are {sorted(HUB_NAMES)}")
-    for ours, theirs in HUB_NAMES[model_type].items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    raise ValueError(f"{name}: no part of a {model_type} is called so")
+    family = FAMILIES.get(config.model_type)
+    if not isinstance(family, Exportable):
+        named = sorted(kind for kind, family in FAMILIES.items() if isinstance(family, Exportable))
+        raise ValueError(f"a {config.model_type} is not exported; known are {named}")
+    return family
+
+
+def hub_name(name: str, config: PreTrainedConfig) -> str:
+    """What a weight is called in the hub's folders, which every version of transformers and vLLM
+    reads.
+
+    Raises ValueError: the family does not say how its models, or this part of them, are named.
+    """
+    for prefix, on_hub in exportable(config).hub_names.items():
+        if name.startswith(prefix):
+            return on_hub + name.removeprefix(prefix)
+    raise ValueError(f"{name}: no part of a {config.model_type} is called so")
 
 
 def describe(parts: LoadedModel, template: Template, dtype: str, out: Path) -> None:
@@ -101,24 +102,8 @@ def _config(held: dict[str, Any], dtype: str) -> dict[str, Any]:
 def _write_processor(
     parts: LoadedModel, tokenizer: Any, template: Template, image: str, out: Path
 ) -> None:
-    shown = parts.processor
-    assert isinstance(shown, SquareImages)
-    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-    from transformers.models.llava.processing_llava import LlavaProcessor
-
-    square = {"height": shown.size, "width": shown.size}
-    images = LlavaImageProcessorPil(
-        do_pad=shown.aspect == "pad", size={"shortest_edge": shown.size}, crop_size=square
-    )
     config = parts.model.config
-    processor = LlavaProcessor(
-        images,
-        tokenizer,
-        patch_size=config.vision_config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=1,  # the class token, which the strategy `default` takes off
-        image_token=image,
-    )
+    processor = exportable(config).hub_processor(config, parts.processor, tokenizer, image)
     for behind in (template.behind_image, " " + template.behind_image):
         processor.chat_template = jinja(template, image=image, behind_image=behind)
         if _same_ids(processor, parts, template):
@@ -126,7 +111,7 @@ def _write_processor(
     else:
         raise ValueError("the processor's ids for a question are not those that a fit sees")
     processor.save_pretrained(out)
-    _for_version_4(images, processor.chat_template, out)
+    _for_version_4(processor.image_processor, processor.chat_template, out)
 
 
 def _same_ids(processor: Any, parts: LoadedModel, template: Template) -> bool:

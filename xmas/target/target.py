@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from xmas.models.chat.template import Template
 from xmas.models.chat.tokens import Tokenised
+from xmas.models.families import Exportable, family_of
 from xmas.models.vision_cache import Pictures, pictures_of
 from xmas.models.vlm import LoadedModel, freeze_tower, load
 from xmas.selection.subset import Subset
 from xmas.store import Stage, Store, distributed, volatile, write_atomically
-from xmas.target.hf_folder import HUB_NAMES, describe
+from xmas.target.hf_folder import describe
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.trainables import Lora, merge_adapter, trainable, trained_weights
 from xmas.training.fit.trainer import fit
@@ -109,7 +110,7 @@ class Target(Stage):
         place.mkdir(exist_ok=True)  # where an attempt that died meanwhile has left one
         if self.lora is not None:
             self._write(model, place)
-        if parts.model.config.model_type in HUB_NAMES:
+        if isinstance(family_of(parts.model.config), Exportable):
             describe(parts, self.template, "float16", place)
         shutil.rmtree(place)
 

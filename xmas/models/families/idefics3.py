@@ -19,8 +19,44 @@ from PIL import Image
 from torch import Tensor
 
 from xmas.models.chat.layout import FEATURE, literal_of
+from xmas.models.families.protocol import Configs
+from xmas.models.shape import Shape
 
 LONGEST = 4096  # pixels an image is never resized beyond; a constant of the image processors
+
+
+def smolvlm_256m() -> Any:
+    """SigLIP-B/16-512, sixteen patches folded into a token, SmolLM2-135M with an untied head.
+
+    Source: HuggingFaceTB/SmolVLM-256M-Instruct.
+    """
+    from transformers import Idefics3Config, LlamaConfig
+
+    return Idefics3Config(
+        text_config=LlamaConfig(
+            vocab_size=49280,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            head_dim=64,
+            max_position_embeddings=8192,
+            rms_norm_eps=1e-5,
+            rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+            pad_token_id=2,
+        ),
+        vision_config={
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 512,
+            "patch_size": 16,
+        },
+        scale_factor=4,
+        image_token_id=49190,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +66,10 @@ class Idefics3:
     SmolVLM-256M is an Idefics3, its successors are of the class SmolVLM.
     """
 
-    name: str  # of transformers' module
+    model_type: str  # and transformers' module
     own: str  # class of its PIL image processor
+    full_size: Configs = dataclasses.field(default_factory=dict, compare=False)
+    hub_configs: Configs = dataclasses.field(default_factory=dict, compare=False)
     tower: str = "model.vision_model"
     language: str = "model.text_model"
     connector: tuple[str, ...] = ("connector",)
@@ -55,7 +93,7 @@ class Idefics3:
     def processor(
         self, folder: Path, changes: Mapping[str, Any] = MappingProxyType({})
     ) -> "TiledImages":
-        module = f"transformers.models.{self.name}.image_processing_pil_{self.name}"
+        module = f"transformers.models.{self.model_type}.image_processing_pil_{self.model_type}"
         own = getattr(importlib.import_module(module), self.own)
         return TiledImages(own.from_pretrained(folder, local_files_only=True, **changes))
 
@@ -77,6 +115,11 @@ class Idefics3:
             split=own.do_image_splitting,
             tokenizer=tokenizer,
             literal=literal_of(tokenizer, config.image_token_id),
+        )
+
+    def shape(self, config: Any, *, image_tokens: int | None = None, tiles: float = 1.0) -> Shape:
+        return Shape.of(
+            config, image_tokens=image_tokens, tiles=tiles, folded=config.scale_factor**2, linears=1
         )
 
 
@@ -173,3 +216,14 @@ def _whole_tiles(height: int, width: int, tile: int) -> tuple[int, int]:
         return math.ceil(int(width / aspect) / tile) * tile, width
     height = math.ceil(height / tile) * tile
     return height, math.ceil(int(height * aspect) / tile) * tile
+
+
+FAMILIES = (
+    Idefics3(
+        "idefics3",
+        "Idefics3ImageProcessorPil",
+        full_size={"smolvlm_256m": smolvlm_256m},
+        hub_configs={"HuggingFaceTB/SmolVLM-256M-Instruct": smolvlm_256m},
+    ),
+    Idefics3("smolvlm", "SmolVLMImageProcessorPil"),
+)

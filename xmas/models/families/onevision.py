@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,14 +20,56 @@ from transformers.image_processing_utils import select_best_resolution
 
 from xmas.models.chat.layout import FEATURE, literal_of
 from xmas.models.families.llava import tower_layers
+from xmas.models.families.protocol import Configs
+from xmas.models.shape import Shape
+
+
+def llava_onevision_05b() -> Any:
+    """SigLIP-SO400M without its last layer and head, Qwen2-0.5B, up to nine tiles' features.
+
+    Source: llava-hf/llava-onevision-qwen2-0.5b-ov-hf; grids and aspect are transformers' defaults.
+    """
+    from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
+
+    return LlavaOnevisionConfig(
+        text_config=Qwen2Config(
+            vocab_size=152000,
+            hidden_size=896,
+            intermediate_size=4864,
+            num_hidden_layers=24,
+            num_attention_heads=14,
+            num_key_value_heads=2,
+            max_position_embeddings=32768,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            tie_word_embeddings=True,
+            bos_token_id=151643,
+            eos_token_id=151645,
+        ),
+        vision_config=SiglipVisionConfig(
+            hidden_size=1152,
+            intermediate_size=4304,
+            num_hidden_layers=26,
+            num_attention_heads=16,
+            image_size=384,
+            patch_size=14,
+            vision_use_head=False,
+        ),
+        image_token_index=151646,
+        tie_word_embeddings=True,
+    )
 
 
 class Onevision:
     """`LlavaOnevisionForConditionalGeneration`: SigLIP's tower and a Qwen2."""
 
+    model_type = "llava_onevision"
     tower = "model.vision_tower"
     language = "model.language_model"
     connector = ("multi_modal_projector", "image_newline")
+    full_size: ClassVar[Configs] = {"llava_onevision_05b": llava_onevision_05b}
+    hub_configs: ClassVar[Configs] = {
+        "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": llava_onevision_05b
+    }
 
     def features(
         self,
@@ -79,6 +121,9 @@ class Onevision:
                 "preprocessor_config.json and config.json have to agree"
             )
         return layout
+
+    def shape(self, config: Any, *, image_tokens: int | None = None, tiles: float = 1.0) -> Shape:
+        return Shape.of(config, image_tokens=image_tokens, tiles=tiles)
 
 
 class AnyresImages:
@@ -149,3 +194,6 @@ def anyres(config: Any, literal: str | None = None) -> Anyres:
 
 def _pairs(listed: list[list[int]]) -> tuple[tuple[int, int], ...]:
     return tuple((height, width) for height, width in listed)
+
+
+FAMILIES = (Onevision(),)

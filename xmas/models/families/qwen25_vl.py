@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,14 +17,55 @@ from PIL import Image
 from torch import Tensor
 
 from xmas.models.chat.layout import FEATURE, literal_of
+from xmas.models.families.protocol import Configs
+from xmas.models.shape import Decoder, Shape, Tower
+
+
+def qwen25_vl_3b() -> Any:
+    """A tower of windows at the pictures' own sizes and a Qwen2.5-3B, whose head is its embedding.
+
+    Source: Qwen/Qwen2.5-VL-3B-Instruct.
+    """
+    from transformers import Qwen2_5_VLConfig
+
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 128000,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [16, 24, 24],
+            },
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+            "tokens_per_second": 2,
+        },
+        tie_word_embeddings=True,
+    )
 
 
 class Qwen25Vl:
     """`Qwen2_5_VLForConditionalGeneration`; what trains of its tower is the merger alone."""
 
+    model_type = "qwen2_5_vl"
     tower = "model.visual"
     language = "model.language_model"
     connector = ("merger",)
+    full_size: ClassVar[Configs] = {"qwen25_vl_3b": qwen25_vl_3b}
+    hub_configs: ClassVar[Configs] = {"Qwen/Qwen2.5-VL-3B-Instruct": qwen25_vl_3b}
 
     def features(
         self,
@@ -99,6 +140,25 @@ class Qwen25Vl:
         marks = (config.vision_start_token_id, config.vision_end_token_id)
         return Native(own, marks, literal_of(tokenizer, config.image_token_id))
 
+    def shape(self, config: Any, *, image_tokens: int | None = None, tiles: float = 1.0) -> Shape:
+        """By default of images of 640 x 480 pixels. The tower's gated layers (three matrices) count
+        as plain ones (two) of one and a half times the width.
+        """
+        vision, merge = config.vision_config, config.vision_config.spatial_merge_size
+        pixels = vision.patch_size * merge
+        tokens = image_tokens or round(640 / pixels) * round(480 / pixels)
+        tower = Tower(
+            layers=vision.depth,
+            width=vision.hidden_size,
+            feed_forward=3 * vision.intermediate_size // 2,
+            patches=tokens * merge**2,
+            patch=vision.patch_size,
+            class_token=False,
+        )
+        decoder, inner = Decoder.of(config.text_config), vision.hidden_size * merge**2
+        decoder = dataclasses.replace(decoder, tied=bool(config.tie_word_embeddings))
+        return Shape(decoder, tower, (inner, inner, decoder.width), tokens)
+
 
 class NativeImages:
     """Qwen2-VL's own image processor; `sizes` are those that pictures were resized to."""
@@ -157,3 +217,6 @@ def _grid(config: Any, sizes: Int[Tensor, "images 2"] | None) -> Int[Tensor, "im
 def _merged(config: Any, sizes: Int[Tensor, "images 2"] | None) -> Int[Tensor, "images 2"]:
     """Lines and columns of tokens."""
     return _grid(config, sizes) // config.vision_config.spatial_merge_size
+
+
+FAMILIES = (Qwen25Vl(),)

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from xmas.models.families import family_of
-from xmas.models.vlm import freeze_tower, in_connector, unwrap
+from xmas.models.vlm import freeze_tower, in_connector, language_model, unwrap
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-LORA_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of what is frozen
 
 
@@ -49,12 +48,27 @@ def with_lora(model: nn.Module, lora: Lora) -> nn.Module:
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             bias="none",
-            target_modules=LORA_LAYERS,
+            target_modules=linear_layers(model),
             modules_to_save=list(connector),
             task_type="CAUSAL_LM",
         ),
     )
     return _in_float32(adapted)
+
+
+def linear_layers(model: nn.Module) -> str:
+    """A regular expression of the language model's linear layers: its head is not among them.
+
+    Raises ValueError: it has none.
+    """
+    language = family_of(unwrap(model).config).language.rpartition(".")[2]
+    layers = language_model(model).named_modules()
+    names = dict.fromkeys(
+        name.rpartition(".")[2] for name, layer in layers if isinstance(layer, nn.Linear)
+    )
+    if not names:
+        raise ValueError(f"no linear layer in {language}: LoRA has nothing to adapt")
+    return rf".*{language}.*\.({'|'.join(names)})$"
 
 
 def all_but_tower(model: nn.Module) -> nn.Module:

@@ -1,0 +1,140 @@
+"""What a file of this folder says about one family of vision-language models of transformers.
+
+All of them are a frozen vision tower, a connector and a language model with a head. They differ in
+the names of these parts, in the tiles an image is cut into, and in how tiles become tokens.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from xmas.data.images import Processor
+from xmas.models.chat.layout import Layout
+from xmas.models.shape import Shape
+
+Configs = Mapping[str, Callable[[], Any]]  # functions that build configurations of transformers
+
+
+@runtime_checkable
+class Family(Protocol):
+    """Where a model's parts are, how an image passes through them, and which models are published.
+
+    Models, configurations and tokenizers are typed Any: those of transformers have no common base
+    that names their parts.
+    """
+
+    @property
+    def model_type(self) -> str:
+        """`model_type` of its configuration, by which the family is found."""
+        ...
+
+    @property
+    def tower(self) -> str:
+        """Path of the vision tower inside the model; frozen in every fit."""
+        ...
+
+    @property
+    def language(self) -> str:
+        """Path of the language model without its head; LoRA is on its linear layers."""
+        ...
+
+    @property
+    def connector(self) -> tuple[str, ...]:
+        """Names of the trainable modules and parameters between tower and language model."""
+        ...
+
+    @property
+    def full_size(self) -> Configs:
+        """Whole models of published size, by the name of their YAML."""
+        ...
+
+    @property
+    def hub_configs(self) -> Configs:
+        """Configurations of repositories on the hub, whole models or one half of them, so that
+        costs are known without a download.
+        """
+        ...
+
+    def features(
+        self,
+        model: Any,
+        pixels: Float[Tensor, "..."],
+        sizes: Int[Tensor, "images 2"] | None = None,
+    ) -> Float[Tensor, "tiles patches channels"]:
+        """Run the vision tower over `pixels` as the family's image processor makes them.
+
+        Args:
+            sizes: height and width of each image, where the processor gives them.
+        """
+        ...
+
+    def project(
+        self,
+        model: Any,
+        features: Float[Tensor, "tiles patches channels"],
+        sizes: Int[Tensor, "images 2"] | None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        """Run the connector: the embeddings of all images' tokens, image after image."""
+        ...
+
+    def processor(
+        self, folder: Path, changes: Mapping[str, Any] = MappingProxyType({})
+    ) -> Processor:
+        """The image processor that a model folder describes, with `changes` to its values."""
+        ...
+
+    def layout(self, config: Any, processor: Any, tokenizer: Any) -> Layout:
+        """How an image becomes tokens.
+
+        Raises ValueError: configuration and image processor disagree.
+        """
+        ...
+
+    def shape(self, config: Any, *, image_tokens: int | None = None, tiles: float = 1.0) -> Shape:
+        """The model in numbers, from its configuration alone.
+
+        Args:
+            image_tokens: of an image on average, where images differ in theirs.
+            tiles: of an image on average.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPositions(Protocol):
+    """A family whose language model does not count tokens one by one, as Qwen's M-RoPE.
+
+    Its rows cannot be packed, and attention scans are not implemented for it.
+    """
+
+    def positions(
+        self,
+        config: Any,
+        ids: Int[Tensor, "rows length"],
+        mask: Bool[Tensor, "rows length"],
+        sizes: Int[Tensor, "images 2"] | None,
+    ) -> Int[Tensor, "axes rows length"]:
+        """The language model's `position_ids`."""
+        ...
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A family whose models are written as folders for plain transformers and vLLM."""
+
+    @property
+    def hub_names(self) -> Mapping[str, str]:
+        """Prefixes of weights in transformers 5, and their prefixes in the hub's folders."""
+        ...
+
+    def hub_processor(self, config: Any, processor: Any, tokenizer: Any, image: str) -> Any:
+        """transformers' own processor (images and text) that does what `processor` does.
+
+        Args:
+            image: what the image token is called.
+        """
+        ...

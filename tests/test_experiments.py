@@ -1,5 +1,6 @@
-"""Experiments of published results: they compose, fit their pools, and quote what the table has."""
+"""Experiments of published results: they compose, fit their pools, and name published rows."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -9,13 +10,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from xmas.cli.config import build, folder
-from xmas.results.table.published import published
+from xmas.results.published_results import FILE
 from xmas.store import key
 
 CONF = Path(folder()) / "experiment"
 NAMES = sorted({path.stem for path in CONF.glob("*.yaml")} - {"demo", "smoke"})
-HEADER = re.compile(r"# Published (\w+): (.+?) on (\w+); (.+) \(([a-z ]+)\):$")
-ROW = re.compile(r"#   (.+?): (\d.*)$")
+HEADING = "# Published numbers are these rows of xmas/results/published.csv:"
+NAMED = re.compile(r"#   (\w+) at (.+?): (.+?) on (\w+); (.+) \(([a-z ]+)\)$")
 
 
 def composed(name: str, *overrides: str):
@@ -23,19 +24,18 @@ def composed(name: str, *overrides: str):
         return compose("config", [f"experiment={name}", *overrides], return_hydra_config=True)
 
 
-def quoted(name: str) -> list[tuple[str, str, str, str, str, float, float]]:
-    """(benchmark, target, pool, source, method, budget, value) of every number in the comments."""
-    found, header = [], None
-    for line in (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
-        if started := HEADER.match(line):
-            header = started.groups()[:4]
-        elif (row := ROW.match(line)) and header:
-            for point in row[2].split(", "):
-                budget, value = map(float, point.split())
-                found.append((*header, row[1], budget, value))
-        else:
-            header = None
-    return found
+def named(name: str) -> list[tuple[str, str, str, str, str, float]]:
+    """(benchmark, target, pool, source, kind, budget) of the rows that an experiment names."""
+    lines = (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    if HEADING not in lines:
+        return []
+    rows = []
+    for line in lines[lines.index(HEADING) + 1 :]:
+        if not (row := NAMED.match(line)):
+            break
+        benchmark, budgets, *about = row.groups()
+        rows += [(benchmark, *about, float(budget)) for budget in budgets.split(", ")]
+    return rows
 
 
 def jobs(name: str) -> list[list[str]]:
@@ -61,25 +61,41 @@ def test_the_command_on_top_runs_it(name):
     assert re.search(r"GPU hours .* goal=estimate", "\n".join(lines[:6]))
 
 
+def published_rows() -> set[tuple[str, str, str, str, str, float]]:
+    own = ("benchmark", "target", "pool", "source", "kind")
+    with FILE.open(encoding="utf-8", newline="") as file:
+        return {(*(line[x] for x in own), float(line["budget"])) for line in csv.DictReader(file)}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_quoted_numbers_are_the_table_s(name):
-    known = {
-        (benchmark, one.target, one.pool, one.source, one.method, one.budget, value)
-        for one in published()
-        for benchmark, value in one.scores.items()
-    }
-    said = quoted(name)
-    assert said or "# Published: " in (CONF / f"{name}.yaml").read_text(encoding="utf-8")
-    assert not set(said) - known
-    assert len(said) == len(set(said))
+def test_the_published_rows_an_experiment_names_exist(name):
+    rows = named(name)
+    assert rows or "# Published: " in (CONF / f"{name}.yaml").read_text(encoding="utf-8")
+    assert not set(rows) - published_rows()
+    assert len(rows) == len(set(rows))
 
 
-def test_a_number_that_drifts_is_seen(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", NAMES)
+def test_no_experiment_repeats_a_published_number(name):
+    text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
+    below = text.partition(HEADING)[2]  # GPU hours are above
+    comments = [line.partition("#")[2] for line in below.splitlines()]
+    words = {word.strip(",;:()") for line in comments for word in line.split()}
+    with FILE.open(encoding="utf-8", newline="") as file:
+        values = {line["value"] for line in csv.DictReader(file) if line["benchmark"] == "ARP"}
+    assert not words & {value for value in values if float(value) > 50} - {"100"}
+
+
+@pytest.mark.parametrize(
+    ("now", "then"), [("arp_results.png", "arp.png"), ("at 0.1, 0.2", "at 0.1, 0.25")]
+)
+def test_a_row_that_is_not_in_the_file_is_noticed(monkeypatch, tmp_path, now, then):
     text = (CONF / "llava665k.yaml").read_text(encoding="utf-8")
-    (tmp_path / "llava665k.yaml").write_text(text.replace("0.1 95.4", "0.1 96.4"))
+    assert now in text
+    (tmp_path / "llava665k.yaml").write_text(text.replace(now, then))
     monkeypatch.setattr("test_experiments.CONF", tmp_path)
     with pytest.raises(AssertionError):
-        test_quoted_numbers_are_the_table_s("llava665k")
+        test_the_published_rows_an_experiment_names_exist("llava665k")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +108,7 @@ def test_every_job_composes_with_its_controls_and_three_seeds(name):
     }
     assert swept["seed="] == {"0", "1", "2"}
     assert {float(each) for each in swept["subset.fraction="]} >= {
-        budget for *_, source, _, budget, _ in quoted(name) if budget < 1 and "VisNec" not in source
+        budget for *_, source, _, budget in named(name) if "VisNec" not in source
     }
     first = [one for one in batch if one[-1] == batch[0][-1] and "seed=0" in one]
     for one in first[:1] + batch[-1:]:

@@ -7,8 +7,8 @@ import math
 from xmas.results.leaderboard import Leaderboard
 from xmas.results.leaderboard_rows import Row
 from xmas.results.measured_costs import Cost, measured_cost
+from xmas.results.published_results import PublishedResult, published_for
 from xmas.results.statistics.intervals import Certainty, certainties
-from xmas.results.table.published import Published, beside
 from xmas.store.index import AbsentError, ResultIndex
 
 
@@ -20,7 +20,7 @@ class Evidence:
     certainties: tuple[Certainty, ...]
     costs: tuple[Cost | None, ...]  # means over the seeds; None: a target is not in the store
     lengths: dict[str, dict[int, float]]  # R² by step, by selector: see `lengths_of`
-    published: tuple[Published, ...]
+    published: tuple[PublishedResult, ...]
 
     def of_full(self, number: int) -> float | None:
         """The cost of a row by that of the reference; None where one is unknown, or where they
@@ -42,7 +42,7 @@ def evidence(comparison: Leaderboard, index: ResultIndex, *, draws: int, seed: i
         certainties(comparison, draws=draws, seed=seed),
         tuple(_cost(row, index) for row in rows),
         lengths_of(rows, index),
-        tuple(beside(comparison.pool, [(row.selector, row.budget) for row in rows])),
+        tuple(published_for(comparison.pool, [(row.selector, row.budget) for row in rows])),
     )
 
 

@@ -7,15 +7,15 @@ import pytest
 from scored import Shelves
 
 from xmas.evaluation.facts import known
+from xmas.results.published_results import published_for, published_results
 from xmas.results.table import Table
-from xmas.results.table.published import beside, published
 from xmas.store import Store
 
 KINDS = {"printed", "third party", "digitised", "recomputed"}
 
 
 def test_every_number_names_its_source_and_how_it_is_known():
-    found = published()
+    found = published_results()
     assert len(found) > 100
     for one in found:
         assert one.source
@@ -27,7 +27,9 @@ def test_every_number_names_its_source_and_how_it_is_known():
 
 @pytest.mark.parametrize("source", ["ICONS project page", "VisNec"])
 def test_a_printed_arp_follows_from_its_row(source):
-    rows = [one for one in published() if one.source.startswith(source) and len(one.scores) > 5]
+    rows = [
+        one for one in published_results() if one.source.startswith(source) and len(one.scores) > 5
+    ]
     full = {one.pool: one.scores for one in rows if one.method == "Full"}
     for one in rows:
         ratios = [
@@ -42,14 +44,14 @@ def test_a_printed_arp_follows_from_its_row(source):
 def test_numbers_of_the_specification_are_found_by_selector_and_budget():
     (found,) = [
         one
-        for one in beside("llava665k", [("xmas", 0.1)])
+        for one in published_for("llava665k", [("xmas", 0.1)])
         if one.source.endswith("arp_results.png")
     ]
     assert (found.scores["ARP"], found.kind) == (95.4, "digitised")
-    (ofa,) = beside("vision_flan", [("ofa", 0.15)])
+    (ofa,) = published_for("vision_flan", [("ofa", 0.15)])
     assert ofa.scores == {"ARP": 110.6}
-    assert beside("demo", [("xmas", 0.1)]) == []
-    assert beside("llava665k", [("stratified", 0.15)]) == []
+    assert published_for("demo", [("xmas", 0.1)]) == []
+    assert published_for("llava665k", [("stratified", 0.15)]) == []
 
 
 def test_published_numbers_stand_apart_and_change_nothing(tmp_path):

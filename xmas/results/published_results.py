@@ -1,9 +1,10 @@
-"""Published results, from `published.csv` beside this file: a number a line, each with its source.
+"""Published results: the one place that has their numbers, `published.csv` next to this file.
 
-They are for reading beside measured ones, never for computing with them: other targets, judges and
-suites stand behind them, and the same baseline differs by up to 5 points between papers. `kind`
-says how a number is known: printed by those who claim it; third party, re-run or copied by others;
-digitised from a figure; recomputed from a printed row.
+The file has one number a line, each with its source. They are for reading next to measured scores,
+never for computing with them: targets, judges and benchmark sets differ, and the same baseline
+differs by up to 5 points between papers. `kind` says how a number is known: `printed` by those who
+claim it; `third party`, re-run or copied by others; `digitised` from a figure; `recomputed` from a
+printed row. Experiments in `conf/experiment/` name the rows that they reproduce.
 """
 
 import csv
@@ -13,9 +14,11 @@ import math
 from collections.abc import Collection
 from pathlib import Path
 
+FILE = Path(__file__).parent / "published.csv"
+
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class PublishedResult:
     """One method at one budget in one source; `scores` by benchmark, ARP among them.
 
     `total_of_full` in `scores` is selection and training relative to training on everything.
@@ -33,16 +36,16 @@ class Published:
 
 
 @functools.cache
-def published() -> tuple[Published, ...]:
+def published_results() -> tuple[PublishedResult, ...]:
     """All of them, in the order of the file."""
-    with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as file:
+    with FILE.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     own = ("pool", "target", "method", "selector", "budget", "source")
     grouped: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for line in lines:
         grouped.setdefault(tuple(line[name] for name in own), []).append(line)
     return tuple(
-        Published(
+        PublishedResult(
             *key[:4],
             budget=float(key[4]),
             kind=", ".join(dict.fromkeys(line["kind"] for line in members)),
@@ -54,14 +57,14 @@ def published() -> tuple[Published, ...]:
     )
 
 
-def beside(pool: str, shown: Collection[tuple[str, float]]) -> list[Published]:
-    """Those on a pool for the (selector, budget) pairs that are shown."""
+def published_for(pool: str, trained: Collection[tuple[str, float]]) -> list[PublishedResult]:
+    """Published results on a pool for (selector, budget as a fraction) pairs."""
     return [
-        one
-        for one in published()
-        if one.pool == pool
+        result
+        for result in published_results()
+        if result.pool == pool
         and any(
-            one.selector == selector and math.isclose(one.budget, budget, rel_tol=1e-6)
-            for selector, budget in shown
+            result.selector == selector and math.isclose(result.budget, budget, rel_tol=1e-6)
+            for selector, budget in trained
         )
     ]

@@ -6,7 +6,7 @@ import string
 import numpy as np
 import pytest
 
-from xmas.evaluation.short_answers import agreement, evalai_answer, vqa_answer
+from xmas.evaluation.vqa_accuracy import agreement, evalai_answer, vqa_answer
 
 PARTS = [
     *string.ascii_lowercase, *string.digits, *".,'-?!/;:()[]{}\"=+\\_><@`", " ", "  ", "\n", "\t",

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from xmas.evaluation.answer_text import option_letter_exactly
-from xmas.evaluation.benchmarks.sqa import Sqa
+from xmas.evaluation.benchmarks.sqa import Sqa, option_letter_exactly
 from xmas.evaluation.protocol import AnswerError
 from xmas.store import Store
 

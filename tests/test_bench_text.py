@@ -4,8 +4,11 @@ import json
 
 import pytest
 
-from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines
-from xmas.evaluation.answer_text import gqa_answer, mme_answer, option_letter, pope_answer
+from xmas.evaluation.benchmarks.gqa import gqa_answer
+from xmas.evaluation.benchmarks.mmbench import option_letter
+from xmas.evaluation.benchmarks.mme import mme_answer
+from xmas.evaluation.benchmarks.pope import pope_answer
+from xmas.evaluation.json_files import answer_lines, by_key, json_lines
 from xmas.evaluation.protocol import AnswerError
 
 PETS = {"A": "a cat", "B": "a dog", "C": "a bat", "D": "a Manx cat"}

@@ -5,7 +5,7 @@ import pytest
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import TypeCheckError
 
-from xmas.evaluation.answer_lines import with_keys
+from xmas.evaluation.json_files import with_keys
 from xmas.selection.rules.turns import even_quotas
 
 

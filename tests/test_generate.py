@@ -11,10 +11,10 @@ import torch
 from toy import Toy, draw
 
 from xmas.data.images import open_image
-from xmas.evaluation.answer_lines import json_lines
 from xmas.evaluation.generation import generate as module
 from xmas.evaluation.generation.generate import answer
 from xmas.evaluation.generation.prompts import GenerationError
+from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.outcomes import Kept, Outcomes
 from xmas.evaluation.protocol import Question, Scored
 from xmas.evaluation.scores import Generation, Score, derangement

@@ -12,7 +12,7 @@ import numpy as np
 import official
 import pytest
 
-from xmas.evaluation.answer_lines import json_lines
+from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.protocol import AnswerError, Benchmark, Scored
 from xmas.evaluation.rescore import Rescore
 from xmas.evaluation.submission import Submission

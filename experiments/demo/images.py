@@ -11,7 +11,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from xmas.evaluation.answer_text import gqa_answer
+from xmas.evaluation.benchmarks.gqa import gqa_answer
 from xmas.store import Store
 
 KINDS = ("naming", "colour", "digit")  # of GQA's questions, by types.detailed

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from xmas.evaluation.answer_lines import json_object, json_rows
 from xmas.evaluation.facts import Facts, facts_of
+from xmas.evaluation.json_files import json_object, json_rows
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored
 from xmas.store import Store

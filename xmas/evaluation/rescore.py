@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from xmas.evaluation.answer_lines import json_lines
+from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.protocol import Benchmark
 from xmas.store import Made, Stage, Store, content
 

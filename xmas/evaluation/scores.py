@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from xmas.evaluation.answer_lines import json_lines
+from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.protocol import Benchmark, Judged, Question
 from xmas.evaluation.quick import Quick
 from xmas.selection.methods.full import Full

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from xmas.evaluation.answer_lines import json_lines
+from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.protocol import Benchmark
 from xmas.store import Made, Stage, Store, content
 

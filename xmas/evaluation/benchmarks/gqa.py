@@ -14,9 +14,8 @@ import dataclasses
 from statistics import fmean
 from typing import Any, ClassVar
 
-from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines, json_object, with_keys
-from xmas.evaluation.answer_text import gqa_answer
 from xmas.evaluation.facts import LLAVA_EVAL, Facts
+from xmas.evaluation.json_files import answer_lines, by_key, json_lines, json_object, with_keys
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
@@ -101,6 +100,14 @@ class Gqa:
             known = with_keys(truth[name], ("answer",), f"{path}: question {name!r}")
             judged[name] = (gqa_answer(said[name]) == known["answer"], known.get("types", {}))
         return judged
+
+
+def gqa_answer(text: str) -> str:
+    """Lower case without the full stops at the end; nothing else is forgiven, no space either.
+
+    Source: LLaVA, `scripts/convert_gqa_for_eval.py`.
+    """
+    return text.rstrip(".").lower()
 
 
 def _key(row: dict[str, Any]) -> str:

@@ -24,9 +24,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
-from xmas.evaluation.answer_lines import answer_lines, by_key
-from xmas.evaluation.answer_text import option_letter
 from xmas.evaluation.facts import Facts
+from xmas.evaluation.json_files import answer_lines, by_key
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import LETTER, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.spreadsheet import missing, read_tsv, write_sheet
@@ -34,6 +33,8 @@ from xmas.store import Made, Store, content
 
 CHINESE = "\n请直接回答选项字母。"
 _LETTERS = "ABCD"
+_STOPS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+_LAST_TOKENS = 4
 _ASKED = ("index", "question", "hint", *_LETTERS, "image")  # the columns that are read
 _NOT_UPLOADED = ("hint", "category", "source", "image", "comment", "l2-category")
 _PREDICTION = 6  # columns before that of the predictions
@@ -166,6 +167,30 @@ class MMBench:
                     f"{', '.join(_options(row))}"
                 )
         return truth
+
+
+def option_letter(text: str, options: dict[str, str]) -> str | None:
+    """The letter of the option that a free answer means, or None where it cannot be told.
+
+    First the letters: exactly one of them stands as a word, and does so for the first time among
+    the last four words; the window keeps the article of "A dog runs on the beach" from being an
+    answer. Then the texts: exactly one option is contained, in any case, unless the answer is more
+    than twice as long as all options together. "Z", by which models refuse, is never an option.
+
+    Source: VLMEvalKit, `vlmeval/utils/matching_util.py` (`can_infer`), without its list of API
+    refusals.
+    """
+    words = text.translate(_STOPS).split()
+    letters = [letter for letter in options if letter in words]
+    if len(letters) == 1 and words.index(letters[0]) >= len(words) - _LAST_TOKENS:
+        return letters[0]
+    if not letters and "Z" in words:
+        return None
+    lowered = text.lower()
+    if len(lowered) > 2 * sum(map(len, options.values())):
+        return None
+    contained = [letter for letter, option in options.items() if option.lower() in lowered]
+    return contained[0] if len(contained) == 1 else None
 
 
 def _circular(right: dict[int, bool]) -> dict[int, bool]:

@@ -20,9 +20,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
-from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines
-from xmas.evaluation.answer_text import mme_answer
 from xmas.evaluation.facts import LLAVA_EVAL, Facts
+from xmas.evaluation.json_files import answer_lines, by_key, json_lines
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
@@ -116,6 +115,16 @@ class Mme:
         advice = "take LLaVA's llava_mme.jsonl, or set count=null"
         expect(len(rows), self.count, what=f"{path}: questions", advice=advice)
         return by_key(rows, lambda row: _key(row, "text"), path)
+
+
+def mme_answer(text: str) -> str:
+    """Give "yes", "no" or "other", from the first four characters in lower case.
+
+    "yes" anywhere in them wins over "no", so that "Nope" and "know" are "no", "I say yes" "other".
+    Source: MME, `eval_tool/calculation.py`.
+    """
+    start = text.lower()[:4]
+    return next((said for said in ("yes", "no") if said in start), "other")
 
 
 def _points(task: str, images: dict[str, list[bool]]) -> dict[str, float]:

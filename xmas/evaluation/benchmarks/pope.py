@@ -17,9 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
-from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines
-from xmas.evaluation.answer_text import pope_answer
 from xmas.evaluation.facts import COCO, LLAVA_EVAL, Facts
+from xmas.evaluation.json_files import answer_lines, by_key, json_lines
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
@@ -112,6 +111,16 @@ class Pope:
                 )
             labels[category] = by_key(rows, _place, path)
         return labels
+
+
+def pope_answer(text: str) -> str:
+    """Give "no" if the first sentence has the word No, no or not, else "yes".
+
+    So an empty answer, "NO" and "no!" are all "yes".
+    Source: LLaVA, `llava/eval/eval_pope.py`.
+    """
+    words = text.split(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"}.intersection(words) else "yes"
 
 
 def measures(pairs: list[tuple[bool, bool]]) -> dict[str, float]:

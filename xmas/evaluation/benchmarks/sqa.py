@@ -11,13 +11,13 @@ is an error. And it knows an image by the prompt of the answer, here the questio
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from statistics import fmean
 from typing import Any, ClassVar
 
-from xmas.evaluation.answer_lines import answer_lines, by_key, json_object, json_rows, with_keys
-from xmas.evaluation.answer_text import option_letter_exactly
 from xmas.evaluation.facts import LLAVA_EVAL, Facts
+from xmas.evaluation.json_files import answer_lines, by_key, json_object, json_rows, with_keys
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import LETTER, AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
@@ -118,6 +118,21 @@ class Sqa:
             raise AnswerError(f"{where}: question {outside[0]!r} is no problem of {self.split}")
         if self.count is not None and (left := sorted(ids - asked)):
             raise AnswerError(f"{where}: {self.split} has {left[0]!r} too, which is not asked")
+
+
+def option_letter_exactly(text: str, letters: str) -> str | None:
+    """The letter that an answer is ("B"), begins with ("B. red") or names ("The answer is B.").
+
+    None if none of these, or if more than one is named. In the third form any capital is taken, and
+    any character for the full stop.
+    Source: LLaVA, `llava/eval/eval_science_qa.py`.
+    """
+    if text in tuple(letters):
+        return text
+    if len(text) >= 3 and text[0] in letters and text[1:3] == ". ":
+        return text[0]
+    named = re.findall(r"The answer is ([A-Z]).", text)
+    return named[0] if len(named) == 1 else None
 
 
 def _prompt(row: dict[str, Any]) -> str:

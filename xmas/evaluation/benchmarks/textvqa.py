@@ -17,11 +17,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
-from xmas.evaluation.answer_lines import answer_lines, by_key, json_lines, json_rows
 from xmas.evaluation.facts import LLAVA_EVAL, Facts
+from xmas.evaluation.json_files import answer_lines, by_key, json_lines, json_rows
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
-from xmas.evaluation.short_answers import agreement, evalai_answer
+from xmas.evaluation.vqa_accuracy import agreement, evalai_answer
 from xmas.store import Made, Store, content, volatile
 
 _READ = "\nReference OCR token: "

@@ -24,7 +24,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
-from xmas.evaluation.answer_lines import (
+from xmas.evaluation.facts import COCO, LLAVA_EVAL, Facts
+from xmas.evaluation.json_files import (
     answer_lines,
     by_key,
     json_lines,
@@ -32,10 +33,9 @@ from xmas.evaluation.answer_lines import (
     json_rows,
     with_keys,
 )
-from xmas.evaluation.facts import COCO, LLAVA_EVAL, Facts
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
-from xmas.evaluation.short_answers import agreement, evalai_answer, vqa_answer
+from xmas.evaluation.vqa_accuracy import agreement, evalai_answer, vqa_answer
 from xmas.store import Made, Store, content, volatile
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from xmas.evaluation.answer_lines import json_lines
+from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.judge.judge import Judge
 from xmas.evaluation.judge.review_file import from_file
 from xmas.evaluation.judge.reviews import Asked, Reviews

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from xmas.evaluation.answer_lines import json_lines, json_object, with_keys
+from xmas.evaluation.json_files import json_lines, json_object, with_keys
 from xmas.evaluation.judge.reviews import digest
 from xmas.evaluation.protocol import AnswerError
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from toy import ROWS, TEXT_ONLY, Toy, draw, picture_name
 
-from xmas.data.pool import Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError
 from xmas.evaluation.protocol import Question
 from xmas.results.audit import Audit, coverage, explained_by, overlap, repeated, spread
 from xmas.results.audit.duplicates import (

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from xmas.data.images import SquareImages, open_image
-from xmas.data.pool import Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError
 from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.clip.clip_model import Clip, PretrainedClip, fingerprint
 from xmas.features.clip.clip_rows import ClipRows

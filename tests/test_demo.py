@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xmas.data.pool import Examples
+from xmas.data.readers.llava import LlavaRows
 from xmas.demo import draw, instructions
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.demo.bench_choice import MMBENCH_COLUMNS
@@ -231,7 +231,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
 
 
 def test_sources_have_the_sizes_they_should(pool: Path) -> None:
-    examples = Examples(pool / "pool.json", pool / "images")
+    examples = LlavaRows(pool / "pool.json", pool / "images")
     assert len(examples) == 503
     assert Counter(examples.sources.tolist()) == sizes(503)
     assert sum(SHARES.values()) == pytest.approx(1)
@@ -241,14 +241,14 @@ def test_sources_have_the_sizes_they_should(pool: Path) -> None:
 
 def test_every_image_is_there_and_64_pixels_wide(pool: Path) -> None:
     for file in ("pool.json", "captions.json"):
-        examples = Examples(pool / file, pool / "images")
+        examples = LlavaRows(pool / file, pool / "images")
         for row in np.flatnonzero(examples.has_image):
             with Image.open(examples.image_path(int(row))) as image:
                 assert (image.size, image.mode) == ((64, 64), "RGB")
 
 
 def test_ids_are_image_stems_and_collide(pool: Path) -> None:
-    examples = Examples(pool / "pool.json", pool / "images")
+    examples = LlavaRows(pool / "pool.json", pool / "images")
     records = [examples[row] for row in range(len(examples))]
     ids = Counter(record["id"] for record in records)
     assert max(ids.values()) > 1
@@ -257,7 +257,7 @@ def test_ids_are_image_stems_and_collide(pool: Path) -> None:
 
 
 def test_suffix_and_image_stand_in_the_first_question_only(pool: Path) -> None:
-    examples = Examples(pool / "pool.json", pool / "images")
+    examples = LlavaRows(pool / "pool.json", pool / "images")
     for row in range(len(examples)):
         first, *later = examples.conversation(row)
         source = examples.sources[row]
@@ -285,7 +285,7 @@ def test_nothing_held_out_is_in_the_pool(pool: Path) -> None:
 
 
 def test_truth_names_what_was_repeated(pool: Path) -> None:
-    rows, examples = truth(pool), Examples(pool / "pool.json", pool / "images")
+    rows, examples = truth(pool), LlavaRows(pool / "pool.json", pool / "images")
     copies = [row for row in rows if row["copy_of"] is not None]
     again = [row for row in rows if row["asked_again_of"] is not None]
     assert len(copies) > 30
@@ -297,7 +297,7 @@ def test_truth_names_what_was_repeated(pool: Path) -> None:
 
 
 def test_yes_and_no_are_balanced(pool: Path) -> None:
-    examples = Examples(pool / "pool.json", pool / "images")
+    examples = LlavaRows(pool / "pool.json", pool / "images")
     said = Counter(
         answer for row in range(len(examples)) for _, answer in examples.conversation(row)
     )

@@ -14,7 +14,8 @@ from toy import HARDWARE, MAX_LENGTH, PICTURES, RECIPE, ROWS, TEMPLATE, TEXT_ONL
 
 import xmas
 from xmas.cli.config import build
-from xmas.data.pool import Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError
 from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.estimate import Estimate

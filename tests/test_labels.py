@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from toy import MAX_LENGTH, ROWS, TEMPLATE, TEXT_ONLY, Toy, losses, turns
 from transformers import AutoTokenizer, LlamaTokenizer
 
-from xmas.data.pool import Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError
 from xmas.models.chat.labels import Encoder
 from xmas.models.chat.layout import Fixed
 from xmas.models.chat.template import VICUNA_SYSTEM, Plain, Template

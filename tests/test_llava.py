@@ -9,7 +9,8 @@ from PIL import Image
 from toy import SIZES, Toy
 
 from xmas.data.images import SquareImages, image_size, open_image
-from xmas.data.pool import Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import IGNORED
 from xmas.models.chat.layout import FEATURE

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 from toy import ROWS, TEXT_ONLY, Toy, turns
 
-from xmas.data import pool as module
-from xmas.data.pool import Examples, Pool, PoolError
-from xmas.selection.subset import Subset, write_records
+from xmas.data.pool import Pool
+from xmas.data.readers.llava import LlavaRows
+from xmas.data.rows import PoolError
+from xmas.data.writers import llava
+from xmas.selection.subset import Subset
 from xmas.store import Made, Store, key
 
 ROUND = turns("<image>\nWhat?", "A fig.")
 
 
 @pytest.fixture(params=[1 << 22, 64, 7], ids=lambda size: f"chunk{size}")
-def chunk(request, monkeypatch) -> int:
+def chunk(request) -> int:
     """Bytes read at a time: the real size, and sizes that cut records, letters and numbers."""
-    monkeypatch.setattr(module, "_CHUNK", request.param)
     return request.param
 
 
@@ -39,6 +40,10 @@ def write(tmp_path: Path):
 
 def pool_of(path: Path, **options) -> Pool:
     return Pool(str(path), str(path.parent / "images"), **options)
+
+
+def rows_of(path: Path, chunk: int) -> LlavaRows:
+    return LlavaRows(path, path.parent / "images", chunk=chunk)
 
 
 def records() -> list[dict]:
@@ -65,7 +70,7 @@ def records() -> list[dict]:
 def test_the_streamed_index_is_what_json_reads(write, chunk, options, mark):
     path = write(mark + json.dumps(records(), **options).encode() + b"\r\n ")
     whole = json.loads(path.read_text("utf-8-sig"))
-    examples = pool_of(path).open()
+    examples = rows_of(path, chunk)
     assert len(examples) == len(whole) == 4
     assert [examples[row] for row in range(4)] == whole
 
@@ -77,21 +82,21 @@ def test_a_record_is_copied_byte_for_byte(write, chunk):
     second = (
         '{"conversations":[{"from":"human","value":"ü"},{"value":"2.50","from":"gpt"}],"x":1.0}'
     )
-    examples = pool_of(write(f"{text} ,\n\t{second}]".encode())).open()
+    examples = rows_of(write(f"{text} ,\n\t{second}]".encode()), chunk)
     assert examples.raw(0) == text[2:].encode()
     assert examples.raw(1) == second.encode()
 
 
 def test_the_toy_pool_is_indexed_like_json(toy: Toy, chunk):
     path = toy.folder / "pool.json"
-    examples = Examples(path, toy.folder / "images")  # past the cache of opened pools
+    examples = rows_of(path, chunk)
     assert [examples[row] for row in range(len(examples))] == json.loads(path.read_text("utf-8"))
     assert len(examples) == ROWS
     assert tuple(np.flatnonzero(~examples.has_image)) == TEXT_ONLY
 
 
 def test_an_empty_list_is_a_pool_without_rows(write, chunk):
-    examples = pool_of(write(b" [ \n ] \n")).open()
+    examples = rows_of(write(b" [ \n ] \n"), chunk)
     assert len(examples) == 0
     assert examples.has_image.shape == examples.picture.shape == examples.sources.shape == (0,)
 
@@ -129,7 +134,7 @@ def test_a_file_that_is_no_pool_is_refused(write, chunk, name):
     content, message = BAD_FILES[name]
     path = write(content)
     with pytest.raises(PoolError, match=message) as refused:
-        pool_of(path).open()
+        rows_of(path, chunk)
     assert str(path) in str(refused.value)
 
 
@@ -295,6 +300,6 @@ def test_a_pool_that_changes_is_read_again(write):
 def test_written_records_are_a_pool_again(toy: Toy, tmp_path):
     examples = toy.pool.open(Store("nowhere"))
     rows = np.array([40, 0, 8])
-    write_records(examples, rows, tmp_path / "some.json")
-    again = Pool(str(tmp_path / "some.json"), str(toy.folder / "images")).open()
+    llava.write(examples, rows, tmp_path)
+    again = Pool(str(tmp_path / "instructions.json"), str(toy.folder / "images")).open()
     assert [again.raw(line) for line in range(3)] == [examples.raw(int(row)) for row in rows]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xmas.data.pool import IMAGE_PLACEHOLDER
+from xmas.data.readers.llava import IMAGE_PLACEHOLDER
 from xmas.demo import draw
 from xmas.demo import instructions as ask
 from xmas.demo.draw import Scene, pick, shuffled

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from xmas.data.pool import Examples, Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError, Rows
 from xmas.doctor.finding import Finding
 from xmas.store import Made, Store, sha256_of
 from xmas.store.progress import bar
@@ -52,7 +53,7 @@ def unmade(place: str | Made, store: Store) -> bool:
     return isinstance(place, Made) and not store.path(place.stage).exists()
 
 
-def _conversations(subject: str, examples: Examples) -> Finding:
+def _conversations(subject: str, examples: Rows) -> Finding:
     """Repeated ids, which are no fault, and the longest conversation."""
     ids: Counter[str] = Counter()
     longest, letters, rounds = 0, -1, 0
@@ -72,7 +73,7 @@ def _conversations(subject: str, examples: Examples) -> Finding:
 
 
 def _images(
-    subject: str, examples: Examples, *, decode: bool, known: Mapping[str, str]
+    subject: str, examples: Rows, *, decode: bool, known: Mapping[str, str]
 ) -> Iterator[Finding]:
     """Images that are missing or cannot be decoded, each source apart; misnamed ones."""
     first: dict[int, int] = {}

@@ -12,7 +12,7 @@ import xmas.estimate.files
 import xmas.estimate.fits
 import xmas.estimate.losses
 import xmas.estimate.passes  # noqa: F401  # they register what stages cost
-from xmas.data.pool import PoolError
+from xmas.data.rows import PoolError
 from xmas.estimate.work import Scene, Work, work
 from xmas.models.shape import ShapelessError
 from xmas.store import Stage, key

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from xmas.data.pool import Examples, Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError, Rows
 from xmas.estimate.assumed import DRAWING, Assumed, Census, supposed
 from xmas.models.chat.labels import Tokens
 from xmas.models.chat.layout import FEATURE
@@ -83,7 +84,7 @@ def _sizes(found: Tokens) -> tuple[float, float]:
 
 
 def _tokenised(
-    tokens: Tokenised, examples: Examples, some: Int[np.ndarray, " sample"], store: Store
+    tokens: Tokenised, examples: Rows, some: Int[np.ndarray, " sample"], store: Store
 ) -> list[tuple[float, float]]:
     """(text tokens, answer tokens) of some rows. Raises PoolError as the stage itself would."""
     encoder = tokens.encoder(store)
@@ -100,7 +101,7 @@ def _tokenised(
 
 
 def _letters(
-    template: Template | Plain, examples: Examples, some: Int[np.ndarray, " sample"], each: float
+    template: Template | Plain, examples: Rows, some: Int[np.ndarray, " sample"], each: float
 ) -> list[tuple[float, float]]:
     """The same from characters, those of the template counted."""
     sizes = []

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 
-from xmas.data.pool import Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError
 from xmas.estimate.assumed import Assumed, Census
 from xmas.estimate.census import count
 from xmas.models.chat.tokens import Tokenised

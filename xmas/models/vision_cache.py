@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from xmas.data.images import Processor, open_image
-from xmas.data.pool import Examples, Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError, Rows
 from xmas.models.chat.batches import Batch
 from xmas.models.vlm import check_finite, load, tower_features
 from xmas.store import Stage, Store, volatile
@@ -32,7 +33,7 @@ class Pictures(Protocol):
 class FromFiles:
     """Pixels, read and resized when a batch needs them."""
 
-    examples: Examples
+    examples: Rows
     processor: Processor
 
     def __call__(self, rows: list[int]) -> dict[str, Tensor]:
@@ -59,7 +60,7 @@ def features_of(model: nn.Module, batch: Batch) -> Tensor | None:
     return tower_features(model, batch.pictures["pixels"], batch.pictures.get("sizes"))
 
 
-def read_image(examples: Examples, row: int) -> Image.Image:
+def read_image(examples: Rows, row: int) -> Image.Image:
     """The picture of a row. Raises PoolError naming annotation file, row and image."""
     try:
         return open_image(examples.image_path(row))
@@ -170,7 +171,7 @@ class VisionFeatures(Stage):
         return FromCache(values, line_of[other.picture])
 
 
-def first_rows(examples: Examples) -> Int[np.ndarray, " pictures"]:
+def first_rows(examples: Rows) -> Int[np.ndarray, " pictures"]:
     """The first row of every distinct picture, in the order of the pictures' names."""
     rows = np.flatnonzero(examples.has_image)
     return rows[np.unique(examples.picture[rows], return_index=True)[1]]

@@ -1,20 +1,22 @@
-"""The subset: a ranking cut at a budget, as rows and as a file that any LLaVA trainer reads."""
+"""The subset: a ranking cut at a budget, as row numbers and as files that trainers read."""
 
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
-from xmas.data.pool import Examples
+from xmas.data.rows import Rows
+from xmas.data.writers import DEFAULT, llava, writer_of
 from xmas.selection.budget import budget_of, cut
 from xmas.selection.protocol import BudgetSelector, name_of
 from xmas.selection.ranking import Ranking
-from xmas.selection.subset_files import manifest, write_ranking, write_records
-from xmas.store import Stage, Store
+from xmas.selection.subset_files import manifest, write_ranking
+from xmas.store import Stage, Store, volatile
 
 if TYPE_CHECKING:
     from xmas.models.chat.tokens import Tokenised  # loads torch
@@ -22,78 +24,119 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Counting(Protocol):
-    """What says how many tokens a row has: a proxy does; it is not fitted for that."""
+    """What counts the tokens of a row: a proxy or a target, which is not fitted for that."""
 
-    def tokens(self) -> "Tokenised": ...
+    def tokens(self) -> "Tokenised":
+        """The stage that tokenises the pool."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Subset(Stage):
-    """`rows.json`, ascending; `instructions.json`, the same rows' records byte for byte as a JSON
-    list; `ranking.parquet`, where pyarrow is installed: every row of the pool with its rank, score,
-    cluster and whether it was chosen; `manifest.json`: counts, hashes and origin.
+    """The chosen rows of a pool at one budget: a `fraction`, a number of `rows` or of `tokens`.
 
-    A budget in `tokens` counts text tokens, answers and questions in the template of `counted`, for
-    comparisons at equal tokens: the longest beginning of the ranking that does not exceed it.
+    Writes `rows.json`, ascending; `instructions.json`, the records of these rows as a JSON list,
+    byte for byte where the pool is in LLaVA's format; `ranking.parquet`, where pyarrow is
+    installed: every row of the pool with its rank, score, cluster and whether it was chosen;
+    `manifest.json`: counts, hashes and origin.
+
+    >>> subset = Subset(Ranking(Pool("mix.json", "images"), Random()), fraction=0.7)
+    >>> store = Store("store")
+    >>> folder = store.get(subset)
+    >>> sorted(path.name for path in folder.glob("*.json"))
+    ['instructions.json', 'manifest.json', 'meta.json', 'rows.json']
+    >>> subset.chosen(store)  # row numbers in the annotation file
+    array([1, 2])
+
+    Args:
+        ranking: the order that is cut.
+        fraction: of the pool's rows, in (0, 1], rounded down in decimal arithmetic.
+        rows: an exact number of rows; wins over `fraction`.
+        tokens: a budget in text tokens, questions and answers in the template of `counted`, for
+            comparisons at equal tokens: the longest prefix of the ranking that does not exceed it.
+        counted: whose tokens `tokens` counts; no part of the identity of other budgets.
+        text_only: which text-only rows: `proportional`, `exclude`, `keep_all` or `ranked`; see
+            `selection.budget.queue`.
+        floors: source to the number of rows it gives at least.
+        caps: source to the number of rows it gives at most.
+        write: trainers' formats, modules of `xmas.data.writers`. `instructions.json` is written
+            in any case, as targets train on it; each other format is a `SubsetFiles`.
     """
 
     kind: ClassVar[str] = "subset"
     version: ClassVar[int] = 2
 
     ranking: Ranking
-    fraction: float | None = 0.2  # of the pool, in (0, 1]; or
-    rows: int | None = None  # an exact count; or
-    tokens: int | None = None  # text tokens at most, within a row of it
-    counted: Counting | None = None  # whose tokens `tokens` counts; no part of other budgets
-    text_only: str = "proportional"  # exclude, keep_all, ranked
-    floors: dict[str, int] = dataclasses.field(default_factory=dict)  # source: rows at least
-    caps: dict[str, int] = dataclasses.field(default_factory=dict)  # source: rows at most
+    fraction: float | None = 0.2
+    rows: int | None = None
+    tokens: int | None = None
+    counted: Counting | None = None
+    text_only: str = "proportional"
+    floors: dict[str, int] = dataclasses.field(default_factory=dict)
+    caps: dict[str, int] = dataclasses.field(default_factory=dict)
+    write: Sequence[str] = volatile(("llava",), compare=False)
 
     def __post_init__(self) -> None:
-        if self.tokens is None:  # or a subset of so many rows would be another for each proxy
+        if self.tokens is None:  # or a subset of N rows would have another key for each proxy
             object.__setattr__(self, "counted", None)
 
     @property
     def nested(self) -> bool:
-        """Whether subsets of this ranking at other budgets contain this one, or lie in it."""
+        """Whether this subset and those of the same ranking at other budgets contain each other."""
         return not isinstance(self.ranking.selector, BudgetSelector)
 
     def compute(self, store: Store, out: Path) -> None:
-        """Raises ValueError: the budget is no number, or cannot be met; see `selection.budget`."""
+        """Cut the ranking at the budget and write the files.
+
+        Raises:
+            ValueError: the budget is not a number, or cannot be met; see `selection.budget`.
+        """
         examples = self.ranking.pool.open(store)
         lengths = self._lengths(store)
         budget = self.tokens
         if budget is None:
             budget = budget_of(len(examples), fraction=self.fraction, rows=self.rows)
         if isinstance(self.ranking.selector, BudgetSelector):
-            began = time.monotonic()
+            start = time.monotonic()
             ranked = None
             chosen = self._selected(store, examples, budget)
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - start
         else:
             folder = store.get(self.ranking)
             ranked = Ranking.read(folder)
             chosen = cut(ranked.order, budget, lengths=lengths, **self._rules(examples))
             seconds = json.loads((folder / "meta.json").read_text())["seconds"]
         (out / "rows.json").write_text(json.dumps(chosen.tolist()))
-        write_records(examples, chosen, out / "instructions.json")
+        llava.write(examples, chosen, out)
         write_ranking(examples, chosen, ranked, out / "ranking.parquet")
-        said: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "selector": name_of(self.ranking.selector),
             "nested": self.nested,
             "seed": self.ranking.seed,
-            "seconds": round(seconds, 3),  # of the ranking alone; of its features: in the store
+            "seconds": round(seconds, 3),  # of the ranking alone; its features have their own
         }
         if lengths is not None:
-            said["tokens"] = int(lengths[chosen].sum())
-        written = manifest(self, examples, chosen, **said)
-        (out / "manifest.json").write_text(json.dumps(written, indent=2))
+            facts["tokens"] = int(lengths[chosen].sum())
+        record = manifest(self, examples, chosen, **facts)
+        (out / "manifest.json").write_text(json.dumps(record, indent=2))
+
+    def make(self, store: Store) -> str:
+        """The folder of the subset, then one of each other format in `write`, a line each.
+
+        Raises:
+            ValueError: there is no such format.
+        """
+        for name in self.write:
+            writer_of(name)  # a misspelt name stops before anything is computed
+        others = [SubsetFiles(self, name) for name in self.write if name != DEFAULT]
+        return "\n".join(str(store.get(stage)) for stage in (self, *others))
 
     def chosen(self, store: Store) -> Int[np.ndarray, " budget"]:
+        """The row numbers of the subset, ascending; computed if it is not there."""
         return np.array(json.loads((store.get(self) / "rows.json").read_text()), dtype=np.int64)
 
     def _lengths(self, store: Store) -> Int[np.ndarray, " rows"] | None:
-        """Text tokens of every row if the budget is in tokens."""
+        """Text tokens of every row if the budget is in tokens, else None."""
         if self.tokens is None:
             return None
         if self.rows is not None:
@@ -106,7 +149,7 @@ class Subset(Stage):
             raise ValueError("subset.tokens needs subset.counted, a proxy whose tokens are counted")
         return self.counted.tokens().open(store).text_lengths
 
-    def _rules(self, examples: Examples) -> dict[str, Any]:
+    def _rules(self, examples: Rows) -> dict[str, Any]:
         return {
             "has_image": examples.has_image,
             "sources": examples.sources,
@@ -115,13 +158,11 @@ class Subset(Stage):
             "caps": self.caps,
         }
 
-    def _selected(
-        self, store: Store, examples: Examples, budget: int
-    ) -> Int[np.ndarray, " budget"]:
-        """The rows of a selector that ranks nothing, with text-only rows at random beside them.
+    def _selected(self, store: Store, examples: Rows, budget: int) -> Int[np.ndarray, " budget"]:
+        """The rows of a selector that gives no ranking, filled up with random text-only rows.
 
-        Raises ValueError: the rules need a ranking, or the selector does not give what it was asked
-        for.
+        Raises:
+            ValueError: the rules need a ranking, or the selector gave other rows than asked for.
         """
         selector, name = self.ranking.selector, name_of(self.ranking.selector)
         assert isinstance(selector, BudgetSelector)
@@ -131,26 +172,41 @@ class Subset(Stage):
                 "subset.tokens, subset.floors and subset.caps need a ranking"
             )
         rules = self._rules(examples)
-        wanted = budget
-        if self.text_only != "ranked":  # any order has as many image rows at this budget
-            wanted = int(examples.has_image[cut(np.arange(len(examples)), budget, **rules)].sum())
+        count = budget
+        if self.text_only != "ranked":  # the number of image rows is that of any order
+            count = int(examples.has_image[cut(np.arange(len(examples)), budget, **rules)].sum())
         rng = self.ranking.rng()
-        picked = selector.select(self.ranking.pool, wanted, rng, store)
-        distinct = np.unique(picked)
-        if len(picked) != wanted or len(distinct) != wanted:
+        selection = selector.select(self.ranking.pool, count, rng, store)
+        distinct = np.unique(selection)
+        if len(selection) != count or len(distinct) != count:
             raise ValueError(
-                f"{name} selected {len(picked)} rows, {len(distinct)} of them different; "
-                f"{wanted} were wanted"
+                f"{name} selected {len(selection)} rows, {len(distinct)} of them different; "
+                f"{count} were wanted"
             )
         if len(distinct) and not 0 <= distinct[0] <= distinct[-1] < len(examples):
             raise ValueError(
                 f"{name} selected rows {distinct[0]} to {distinct[-1]}; the pool has "
                 f"{len(examples)}"
             )
-        if self.text_only != "ranked" and not examples.has_image[picked].all():
+        if self.text_only != "ranked" and not examples.has_image[selection].all():
             raise ValueError(
-                f"{name} selected {int((~examples.has_image[picked]).sum())} text-only rows; "
+                f"{name} selected {int((~examples.has_image[selection]).sum())} text-only rows; "
                 f"text_only={self.text_only} sets their number itself, use ranked"
             )
-        others = rng.permutation(np.setdiff1d(np.arange(len(examples)), picked))
+        others = rng.permutation(np.setdiff1d(np.arange(len(examples)), selection))
         return cut(np.concatenate([distinct, others]), budget, **rules)
+
+
+@dataclasses.dataclass(frozen=True)
+class SubsetFiles(Stage):
+    """A subset in one trainer's format: the files that a module of `xmas.data.writers` writes."""
+
+    kind: ClassVar[str] = "subset_files"
+
+    subset: Subset
+    format: str
+
+    def compute(self, store: Store, out: Path) -> None:
+        """Raises ValueError: there is no such format, or a row cannot be said in it."""
+        examples = self.subset.ranking.pool.open(store)
+        writer_of(self.format).write(examples, self.subset.chosen(store), out)

@@ -10,24 +10,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from xmas.data.pool import Examples
+from xmas.data.rows import Rows
 from xmas.selection.protocol import Ranked
 from xmas.store import Stage, commit, describe, sha256_of, versions
 
 log = logging.getLogger(__name__)
 
 
-def write_records(examples: Examples, rows: Int[np.ndarray, " rows"], path: Path) -> None:
-    """The records of `rows` as a JSON list, each as it stands in the pool."""
-    with path.open("wb") as file:
-        file.write(b"[\n")
-        for number, row in enumerate(rows):
-            file.write((b",\n" if number else b"") + examples.raw(int(row)))
-        file.write(b"\n]\n")
-
-
 def write_ranking(
-    examples: Examples, chosen: Int[np.ndarray, " chosen"], ranked: Ranked | None, path: Path
+    examples: Rows, chosen: Int[np.ndarray, " chosen"], ranked: Ranked | None, path: Path
 ) -> None:
     """All rows of the pool as Parquet: row, source, has_image, chosen, rank, score, cluster.
 
@@ -63,7 +54,7 @@ def write_ranking(
 
 
 def manifest(
-    subset: Stage, examples: Examples, chosen: Int[np.ndarray, " chosen"], **said: Any
+    subset: Stage, examples: Rows, chosen: Int[np.ndarray, " chosen"], **said: Any
 ) -> dict[str, Any]:
     """Counts by source, hashes of pool and rows, `said`, and what made the subset: its
     configuration, the versions of the packages, the commit.

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from xmas.data.pool import Examples, Pool
+from xmas.data.pool import Pool
+from xmas.data.rows import Rows
 from xmas.features.clip.clip_model import Clip, fingerprint
 from xmas.features.clip.embedded import HUMAN, MODEL, Embedded
 from xmas.models.vision_cache import first_rows, read_image
@@ -71,13 +72,13 @@ class ClipEmbeddings(Stage):
         for record in out.glob("*.done"):
             record.unlink()
 
-    def _turns(self, examples: Examples, out: Path) -> None:
+    def _turns(self, examples: Rows, out: Path) -> None:
         counts = [2 * len(examples.conversation(row)) for row in range(len(examples))]
         offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         np.save(out / "offsets.npy", offsets)
         np.save(out / "roles.npy", np.tile([HUMAN, MODEL], offsets[-1] // 2).astype(np.int8))
 
-    def _images(self, examples: Examples, clip: Clip, out: Path) -> None:
+    def _images(self, examples: Rows, clip: Clip, out: Path) -> None:
         rows = first_rows(examples)
 
         def prepared(row: int) -> Tensor:
@@ -99,7 +100,7 @@ class ClipEmbeddings(Stage):
                     lines[start : start + len(batch)] = found
                     start += len(batch)
 
-    def _texts(self, examples: Examples, clip: Clip, out: Path) -> None:
+    def _texts(self, examples: Rows, clip: Clip, out: Path) -> None:
         offsets = np.load(out / "offsets.npy")
         borders = [*offsets[:-1:_ROWS].tolist(), int(offsets[-1])]
         for start, stop, lines in _blocks(out, "text", int(offsets[-1]), clip.width, borders):

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from xmas.data.images import image_size
-from xmas.data.pool import Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError
 from xmas.models.chat.labels import NO_IMAGE, Encoder, Tokens
 from xmas.models.chat.layout import Fixed, HasLayout, Layout
 from xmas.models.chat.template import Plain, Template

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from xmas.data.pool import Examples
+from xmas.data.rows import Rows
 from xmas.evaluation.protocol import Benchmark
 from xmas.results.audit.duplicates import Duplicates
 from xmas.results.audit.images import ImageHashes, all_hashes, near_any
@@ -93,7 +93,7 @@ class Audit(Stage):
             similarity=self.similarity,
         )
 
-    def _benchmark_rows(self, store: Store, examples: Examples) -> dict[str, dict[str, list[int]]]:
+    def _benchmark_rows(self, store: Store, examples: Rows) -> dict[str, dict[str, list[int]]]:
         """Rows of the pool whose image is one of a benchmark's, or near one."""
         hashed = store.get(ImageHashes(self.subset.ranking.pool))
         files, seen = np.load(hashed / "sha256.npy"), np.load(hashed / "seen.npy")

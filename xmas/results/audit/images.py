@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt64
 from PIL import Image
 
-from xmas.data.pool import Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError
 from xmas.store import Stage, Store
 from xmas.store.progress import bar
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from xmas.data.pool import Examples, Pool, PoolError
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError, Rows
 from xmas.results.arp import ALL
 from xmas.results.leaderboard import Leaderboard
 from xmas.results.leaderboard_rows import Cell, Row
@@ -88,7 +89,7 @@ class Evidence:
         """The identity of the pool."""
         return self.lines[0].trainings[0].ranking["pool"]
 
-    def examples(self) -> Examples:
+    def examples(self) -> Rows:
         """The rows of the pool. Raises AbsentError: it is not configured, or its files are gone."""
         if self.configured is None:
             raise AbsentError("No pool was given to the report, so its rows cannot be shown.")

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from xmas.data.pool import Examples
+from xmas.data.rows import Rows
 from xmas.evaluation.protocol import LETTER, SHORT
 from xmas.results.report.evidence import Evidence, Line
 from xmas.results.report.palette import Palette
@@ -45,7 +45,7 @@ def strips(found: Evidence, palette: Palette, each: int) -> str:
     return said + "".join(_pair(found, line, examples, palette, each) for line in lines)
 
 
-def _pair(found: Evidence, line: Line, examples: Examples, palette: Palette, each: int) -> str:
+def _pair(found: Evidence, line: Line, examples: Rows, palette: Palette, each: int) -> str:
     training = line.trainings[0]
     ranking = found.index.result(training.ranking, "ranking")
     order = np.load(ranking.folder / "order.npy")
@@ -62,12 +62,12 @@ def _pair(found: Evidence, line: Line, examples: Examples, palette: Palette, eac
     )
 
 
-def _strip(title: str, rows: Int[np.ndarray, " rows"], examples: Examples) -> str:
+def _strip(title: str, rows: Int[np.ndarray, " rows"], examples: Rows) -> str:
     tiles = [_tile(int(row), examples) for row in rows]
     return tag("p", title, class_="strip-title") + tag("div", *tiles, class_="strip")
 
 
-def _tile(row: int, examples: Examples) -> str:
+def _tile(row: int, examples: Rows) -> str:
     rounds = examples.conversation(row)
     question, answer = rounds[0]
     more = f", {len(rounds)} rounds" if len(rounds) > 1 else ""

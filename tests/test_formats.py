@@ -1,0 +1,193 @@
+"""A pool format and a trainer's format are one file each: put into the package, they are used."""
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from toy import Toy
+
+import xmas.data.readers
+import xmas.data.writers
+from xmas.cli.command import make
+from xmas.cli.config import build, folder
+from xmas.data.pool import Pool
+from xmas.data.readers.llava import LlavaRows
+from xmas.data.rows import PoolError
+from xmas.selection.methods.random import Random
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
+from xmas.store import Store, key
+
+LINES = '''
+"""JSON lines: `{"picture": name or null, "rounds": [[question, answer], ...]}`."""
+
+import json
+from pathlib import Path
+
+from xmas.data.rows import PoolError, Rows
+
+
+def recognises(annotations: Path, head: bytes) -> bool:
+    return annotations.suffix == ".jsonl" and b'"rounds"' in head
+
+
+def read(annotations: Path, images: Path) -> Rows:
+    return LineRows(annotations, images)
+
+
+class LineRows(Rows):
+    def __init__(self, annotations: Path, images: Path) -> None:
+        self.lines = annotations.read_text("utf-8").splitlines()
+        records = [json.loads(line) for line in self.lines]
+        for row, record in enumerate(records):
+            if not record["rounds"]:
+                raise PoolError(f"{annotations}: row {row}: no rounds; remove the row")
+        index = ((record["picture"], "lines") for record in records)
+        super().__init__(annotations, images, index)
+
+    def __getitem__(self, row: int) -> dict:
+        return json.loads(self.lines[row])
+
+    def conversation(self, row: int) -> list[tuple[str, str]]:
+        return [(question, answer) for question, answer in self[row]["rounds"]]
+
+    def image_round(self, row: int) -> int:
+        return 0
+'''
+
+PAIRS = '''
+"""Tab-separated first questions and answers, in `pairs.tsv`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from xmas.data.rows import Rows
+
+
+def write(rows: Rows, chosen: np.ndarray, folder: Path) -> None:
+    first = [rows.conversation(row)[0] for row in chosen.tolist()]
+    (folder / "pairs.tsv").write_text("".join(f"{q}\\t{a}\\n" for q, a in first))
+'''
+
+ROUNDS = [
+    {"picture": "a/1.png", "rounds": [["What?", "A fig."], ["And?", "No more."]]},
+    {"picture": None, "rounds": [["Größe?", "Zwölf."]]},
+    {"picture": "a/0.png", "rounds": [["Who?", "An owl."]]},
+]
+
+
+@pytest.fixture
+def formats(tmp_path: Path) -> Iterator[None]:
+    """The reader `lines` and the writer `pairs`, a file each in a folder of the package's path."""
+    places = []
+    for package, name, text in (
+        (xmas.data.readers, "lines", LINES),
+        (xmas.data.writers, "pairs", PAIRS),
+    ):
+        place = tmp_path / package.__name__
+        place.mkdir()
+        (place / f"{name}.py").write_text(textwrap.dedent(text))
+        package.__path__.append(str(place))
+        places.append((package, str(place)))
+    yield
+    for package, place in places:
+        package.__path__.remove(place)
+
+
+@pytest.fixture
+def pool(tmp_path: Path, formats: None) -> Pool:
+    path = tmp_path / "mix.jsonl"
+    path.write_text("\n".join(json.dumps(record) for record in ROUNDS))
+    return Pool(str(path), str(tmp_path / "images"))
+
+
+def test_a_new_pool_format_is_recognised_and_read(pool, tmp_path):
+    rows = pool.open()
+    assert len(rows) == 3
+    assert rows.conversation(0) == [("What?", "A fig."), ("And?", "No more.")]
+    assert rows.has_image.tolist() == [True, False, True]
+    assert rows.picture_names == ["a/0.png", "a/1.png"]
+    assert rows.picture.tolist() == [1, -1, 0]
+    assert rows.image_path(0) == tmp_path / "images" / "a" / "1.png"
+    assert set(rows.sources.tolist()) == {"lines"}
+
+
+def test_a_subset_of_a_new_format_is_written_for_llava(pool, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    folder = store.get(Subset(Ranking(pool, Random()), rows=3))
+    again = LlavaRows(folder / "instructions.json", tmp_path / "images")
+    original = pool.open()
+    for row in range(3):
+        assert again.conversation(row) == original.conversation(row)
+        assert again.image_round(row) == original.image_round(row)
+    assert again[0] == {
+        "id": 0,
+        "source": "lines",
+        "image": "a/1.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat?"},
+            {"from": "gpt", "value": "A fig."},
+            {"from": "human", "value": "And?"},
+            {"from": "gpt", "value": "No more."},
+        ],
+    }
+    assert again.sources.tolist() == original.sources.tolist()
+    assert again.has_image.tolist() == original.has_image.tolist()
+
+
+def test_a_row_that_llava_s_format_cannot_say_is_named(pool, tmp_path):
+    record = {"picture": "a.png", "rounds": [["What?", "An <image>."]]}
+    Path(str(pool.annotations)).write_text(json.dumps(record))
+    with pytest.raises(
+        PoolError, match=r"mix\.jsonl: row 0 .*: 2 <image> for one image \(a\.png\)"
+    ):
+        Store(str(tmp_path / "store")).get(Subset(Ranking(pool, Random()), rows=1))
+
+
+def test_a_format_can_be_named_and_then_is_part_of_the_identity(toy: Toy, pool, tmp_path):
+    path = tmp_path / "unmarked"
+    path.write_text(json.dumps(ROUNDS[0]))
+    with pytest.raises(PoolError, match=r"unmarked: starts with '\{', expected a JSON list"):
+        Pool(str(path), ".").open()
+    named = Pool(str(path), ".", format="lines")
+    assert named.open().conversation(0)[0] == ("What?", "A fig.")
+    assert named.identity() == Pool(str(path), ".").identity() | {"format": "lines"}
+    assert Pool(str(path), ".", format="llava").identity() == Pool(str(path), ".").identity()
+    with pytest.raises(
+        PoolError, match=r"pool\.format=liens: no such format; there are lines, lla"
+    ):
+        Pool(str(path), ".", format="liens").open()
+
+
+def test_a_file_of_two_formats_must_be_named(pool, tmp_path):
+    path = tmp_path / "both.jsonl"
+    path.write_text('[{"conversations": "rounds"}, {"rounds": []}]')
+    with pytest.raises(PoolError, match=r"both\.jsonl: may be of the formats lines, llava; name"):
+        Pool(str(path), ".").open()
+
+
+def test_a_new_trainer_s_format_is_written_next_to_llava_s(toy: Toy, formats, tmp_path):
+    with initialize_config_dir(folder(), version_base="1.3"):
+        overrides = [*toy.overrides(), "selector=random", "subset.write=[pairs]"]
+        subset = build(compose("config", overrides=overrides).subset)
+    plain = dataclasses.replace(subset, write=["llava"])
+    assert key(subset) == key(plain)  # the rows are the same, and so are targets trained on them
+    first, second = make(subset, toy.store).splitlines()
+    assert Path(first) == toy.store.get(plain)
+    rows = toy.pool.open()
+    pairs = [rows.conversation(int(row))[0] for row in subset.chosen(toy.store)]
+    expected = "".join(f"{question}\t{answer}\n" for question, answer in pairs)
+    assert (Path(second) / "pairs.tsv").read_text() == expected
+    assert make(plain, toy.store) == first
+
+
+def test_an_unknown_trainer_s_format_is_refused_before_anything_is_computed(toy: Toy, tmp_path):
+    subset = Subset(Ranking(toy.pool, Random()), write=["pears"])
+    with pytest.raises(ValueError, match=r"subset\.write names 'pears', .* there are llava"):
+        make(subset, Store(str(tmp_path)))
+    assert not list(tmp_path.iterdir())

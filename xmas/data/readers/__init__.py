@@ -1,0 +1,63 @@
+"""Pool formats, a module each; a module in this folder is found without being listed anywhere.
+
+A module has the two functions of `Reader`. What only its format needs is imported inside `read`.
+"""
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
+
+from xmas.data.rows import PoolError, Rows
+
+DEFAULT = "llava"
+_HEAD = 1 << 16  # bytes
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A module of this package."""
+
+    def recognises(self, annotations: Path, head: bytes) -> bool:
+        """Whether an annotation file is of this format, by its name and first 64 KiB."""
+        ...
+
+    def read(self, annotations: Path, images: Path) -> Rows:
+        """Open a pool. Raises PoolError: the file is malformed; names file, row, value, remedy."""
+        ...
+
+
+def names() -> list[str]:
+    """The formats that there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def reader_of(annotations: Path, name: str | None) -> Reader:
+    """The reader called `name`, or the one that recognises the file.
+
+    A file that no reader recognises is left to LLaVA's, whose messages say what is wrong with it.
+
+    Raises:
+        PoolError: there is no such format, or two recognise the file.
+    """
+    if name is not None:
+        if name not in names():
+            raise PoolError(
+                f"pool.format={name}: no such format; there are {', '.join(names())}. "
+                "A format is a module of xmas/data/readers"
+            )
+        return _reader(name)
+    head = b""
+    if annotations.is_file():
+        with annotations.open("rb") as file:
+            head = file.read(_HEAD)
+    matching = [each for each in names() if _reader(each).recognises(annotations, head)]
+    if len(matching) > 1:
+        raise PoolError(
+            f"{annotations}: may be of the formats {', '.join(matching)}; name one with pool.format"
+        )
+    return _reader(matching[0] if matching else DEFAULT)
+
+
+def _reader(name: str) -> Reader:
+    return cast("Reader", importlib.import_module(f"{__name__}.{name}"))

@@ -1,0 +1,80 @@
+"""The rows of an opened pool, whatever its file format: what the rest of the package reads."""
+
+import abc
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+
+class PoolError(ValueError):
+    """A pool's files are missing or malformed; the message names file, row, value and remedy."""
+
+
+class Rows(abc.ABC):
+    """An opened pool: image-text conversations, known by their position in the annotation file.
+
+    A pool format subclasses it with three methods, `__getitem__`, `conversation` and `image_round`,
+    and passes the image and source of every row, in order, to the constructor. Only this index is
+    in memory, 24 bytes a row and every distinct name once, so a pool of 665k rows opens on a
+    laptop; a record is read from the file when it is asked for.
+
+    Attributes:
+        annotations: the annotation file.
+        images: the folder that image names are relative to.
+        has_image: (rows,) bool.
+        picture: (rows,) int64, the position of a row's image in `picture_names`; -1 without one.
+        picture_names: every distinct image name, sorted; rows with the same image share one.
+        sources: (rows,) str, the part of the mix that a row comes from.
+    """
+
+    def __init__(
+        self, annotations: Path, images: Path, index: Iterable[tuple[str | None, str]]
+    ) -> None:
+        """Args:
+        index: (image name, None without one; source) of every row. Consumed once, row by row.
+        """
+        self.annotations = annotations
+        self.images = images
+        image_numbers, source_numbers = array("q"), array("q")
+        number_of_image: dict[str, int] = {}
+        number_of_source: dict[str, int] = {}
+        for image, source in index:
+            image_numbers.append(
+                -1 if image is None else number_of_image.setdefault(image, len(number_of_image))
+            )
+            source_numbers.append(number_of_source.setdefault(source, len(number_of_source)))
+        self.picture_names: list[str] = sorted(number_of_image)
+        sorted_place = np.zeros(len(number_of_image), dtype=np.int64)
+        sorted_place[[number_of_image[name] for name in self.picture_names]] = np.arange(
+            len(number_of_image)
+        )
+        self.picture: Int[np.ndarray, " rows"] = np.array(image_numbers, dtype=np.int64)
+        self.has_image: Bool[np.ndarray, " rows"] = self.picture >= 0
+        self.picture[self.has_image] = sorted_place[self.picture[self.has_image]]
+        names = np.array(list(number_of_source), dtype=str)
+        self.sources: np.ndarray = names[np.array(source_numbers, dtype=int)]
+
+    def __len__(self) -> int:
+        return len(self.picture)
+
+    @abc.abstractmethod
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """The record of `row`, parsed; its fields are those of the file's format."""
+
+    @abc.abstractmethod
+    def conversation(self, row: int) -> list[tuple[str, str]]:
+        """(question, answer) of every round of `row`, in order, without an image placeholder."""
+
+    @abc.abstractmethod
+    def image_round(self, row: int) -> int:
+        """The number of the round in `conversation` whose question has the image; 0 if unknown."""
+
+    def image_path(self, row: int) -> Path:
+        """The image file of `row`. Raises PoolError: the row has no image."""
+        if not self.has_image[row]:
+            raise PoolError(f"{self.annotations}: row {row} has no image; check `has_image` first")
+        return self.images / self.picture_names[self.picture[row]]

@@ -9,9 +9,9 @@ import pytest
 from fake_judge import FakeJudge, prompt_of
 
 from xmas.evaluation.benchmarks.llava_wild import LlavaWild, grades
-from xmas.evaluation.judge.judge import Judge, JudgeError
-from xmas.evaluation.judge.judging import Judging
-from xmas.evaluation.judge.review_file import digest
+from xmas.evaluation.judge.endpoint import JudgeError
+from xmas.evaluation.judge.judge import Judge, Judging
+from xmas.evaluation.judge.reviews import digest
 from xmas.evaluation.protocol import AnswerError
 from xmas.evaluation.quick import Quick
 from xmas.store import Store, describe
@@ -323,7 +323,7 @@ def test_files_of_the_release_are_read_one_behind_the_other(bench, store):
     [
         (GRADED[:3], "1 of 4 reviews are missing, the first is of question 3, run 0 of 1"),
         ([*GRADED, GRADED[0]], r"question 0, run 1: judging.runs=1"),
-        ([*GRADED, review(0, "1 1", run=0)], "question 0, run 0: stands there twice"),
+        ([*GRADED, review(0, "1 1", run=0)], "question 0, run 0: is in the file twice"),
         ([*GRADED, review(9, "1 1")], "review 5, of question 9, run 0: was not asked"),
         ([review(0, "8 4", judge="other"), *GRADED[1:]], "by other, but judge.model=fake"),
         ([review(0, "8 4", prompt_sha256=digest("x")), *GRADED[1:]], "of another answer"),

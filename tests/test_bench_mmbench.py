@@ -130,7 +130,7 @@ def test_missing_doubled_and_foreign_answers_are_refused(tmp_path, change, messa
     ("rows", "message"),
     [
         ([row("one", ["x", "y"], "A")], "line 2: index 'one' is not a number"),
-        ([row(5, ["x", "y"], "A"), row(5, ["y", "x"], "B")], "5 stands there twice"),
+        ([row(5, ["x", "y"], "A"), row(5, ["y", "x"], "B")], "5 is in the file twice"),
         ([], "holds nothing"),
     ],
 )

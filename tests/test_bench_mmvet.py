@@ -11,8 +11,7 @@ from fake_judge import FakeJudge, prompt_of
 
 from xmas.evaluation.benchmarks import mmvet
 from xmas.evaluation.benchmarks.mmvet import PROMPT, MMVet, grade
-from xmas.evaluation.judge.judge import Judge
-from xmas.evaluation.judge.judging import Judging
+from xmas.evaluation.judge.judge import Judge, Judging
 from xmas.evaluation.protocol import AnswerError
 from xmas.store import Store
 

@@ -114,7 +114,7 @@ def test_missing_doubled_and_foreign_answers_are_refused(tmp_path, change, messa
     ("change", "message"),
     [
         (lambda rows: rows[1:], "no truth for 'what is the brand.' on 00a1"),
-        (lambda rows: [*rows, rows[1]], "'00a1', 'what year.'. stands there twice"),
+        (lambda rows: [*rows, rows[1]], "'00a1', 'what year.'. is in the file twice"),
         (lambda rows: [rows[0] | {"answers": ["x"] * 9}, *rows[1:]], "has 9 answers, expected 10"),
     ],
 )

@@ -143,7 +143,7 @@ def test_missing_doubled_and_foreign_answers_are_refused(tmp_path, change, messa
     ("change", "message"),
     [
         (lambda rows: rows[1:], "truth.json: no truth for question 9001"),
-        (lambda rows: [*rows, rows[0]], "truth.json: 9001 stands there twice"),
+        (lambda rows: [*rows, rows[0]], "truth.json: 9001 is in the file twice"),
         (lambda rows: [rows[0] | {"answers": rows[0]["answers"][1:]}, *rows[1:]],
          "question 9001 has 9 answers, expected 10"),
         (lambda rows: [{"question_id": 9001}], "row 0 has no `answers`"),

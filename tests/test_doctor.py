@@ -23,8 +23,7 @@ from xmas.evaluation.benchmarks.gqa import Gqa
 from xmas.evaluation.benchmarks.mmvet import MMVet
 from xmas.evaluation.benchmarks.vizwiz import VizWiz
 from xmas.evaluation.facts import facts_of
-from xmas.evaluation.judge.judge import Judge
-from xmas.evaluation.judge.judging import Judging
+from xmas.evaluation.judge.judge import Judge, Judging
 from xmas.store import Made, Store, sha256_of
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from fake_judge import FakeJudge, Fault, Say, completion, prompt_of
 
-from xmas.evaluation.judge.endpoint import _seconds
-from xmas.evaluation.judge.judge import Judge, JudgeError
-from xmas.evaluation.judge.reviews import Asked, Reviews
+from xmas.evaluation.judge.endpoint import JudgeError, _seconds
+from xmas.evaluation.judge.judge import Judge
+from xmas.evaluation.judge.reviews import ReviewRequest, Reviews
 from xmas.store import Store, describe, key
 
 KEY = "sk-secret-0123456789abcdef"
@@ -34,8 +34,8 @@ def judge(fake: FakeJudge | None, **changes) -> Judge:
     return Judge(**{**given, **changes})
 
 
-def asked(count: int) -> tuple[Asked, ...]:
-    return tuple(Asked(number, 0, f"prompt {number}") for number in range(count))
+def asked(count: int) -> tuple[ReviewRequest, ...]:
+    return tuple(ReviewRequest(number, 0, f"prompt {number}") for number in range(count))
 
 
 def reviews(of: Judge, count: int = 5) -> Reviews:
@@ -133,7 +133,7 @@ def test_the_model_and_all_that_is_sent_make_the_identity_but_not_the_way_there(
         reviews(judge(None, model="other")),
         reviews(judge(None, options={"seed": 1})),
         reviews(judge(None), 4),
-        dataclasses.replace(one, asked=(*asked(4), Asked(4, 0, "another answer"))),
+        dataclasses.replace(one, asked=(*asked(4), ReviewRequest(4, 0, "another answer"))),
         dataclasses.replace(one, system=None),
         dataclasses.replace(one, temperature=0.0),
         dataclasses.replace(one, max_tokens=8),
@@ -180,7 +180,9 @@ def test_what_may_pass_is_tried_again(tmp_path, monkeypatch, caplog, fault: Faul
 
 def test_a_connection_that_breaks_is_tried_again_until_the_tries_are_spent(monkeypatch):
     waits = quickly(monkeypatch)
-    with pytest.raises(JudgeError, match=r"prompt.*Connection refused.*tried 4 times, run again"):
+    with pytest.raises(
+        JudgeError, match=r"prompt.*Connection refused.*tried 4 times, run again to resume"
+    ):
         list(judge(None, tries=4).replies({"prompt 0": {"messages": []}}))
     assert waits == [1.0, 2.0, 4.0]
 
@@ -211,7 +213,10 @@ def test_a_date_to_wait_for_is_seconds_from_now():
         (Fault(400, "context_length_exceeded"), "HTTP 400: context_length_exceeded"),
         (Fault(404, "no such model"), "HTTP 404: no such model"),
         (Fault(401, f"bad key {KEY[:12]}***"), "HTTP 401: the key is not accepted$"),
-        (Fault(307, headers={"Location": "http://127.0.0.1:9/"}), "307: it lives elsewhere"),
+        (
+            Fault(307, headers={"Location": "http://127.0.0.1:9/"}),
+            "307: redirects are not followed, because the key would leak; set judge.base_url",
+        ),
     ],
 )
 def test_what_cannot_pass_ends_at_once_and_names_the_question(tmp_path, fault, message):
@@ -236,8 +241,8 @@ def test_an_empty_reply_is_a_review(tmp_path):
         ({"at_once": 0}, "expected 1 or more"),
         ({"options": {"model": "other"}}, "judge.options: model cannot be set there"),
         ({"base_url": "localhost:8000"}, "expected http"),
-        ({"base_url": "https://me:hidden@host/v1"}, "holds a password"),
-        ({"base_url": "https://host/v1?api-key=hidden"}, "holds a password"),
+        ({"base_url": "https://me:hidden@host/v1"}, "contains a password"),
+        ({"base_url": "https://host/v1?api-key=hidden"}, "contains a password"),
         ({"key_variable": "NOT_SET_ANYWHERE"}, "NOT_SET_ANYWHERE is not set"),
         ({"key_variable": "sk-hidden"}, "expected the name of an environment variable"),
     ],
@@ -292,10 +297,10 @@ def test_replies_on_their_way_are_kept_when_another_fails(tmp_path):
 KILLED = """
 import sys
 from xmas.evaluation.judge.judge import Judge
-from xmas.evaluation.judge.reviews import Asked, Reviews
+from xmas.evaluation.judge.reviews import ReviewRequest, Reviews
 from xmas.store import Store
 
-asked = tuple(Asked(number, 0, f"prompt {number}") for number in range(11))
+asked = tuple(ReviewRequest(number, 0, f"prompt {number}") for number in range(11))
 judge = Judge("fake", base_url=sys.argv[2], key_variable=sys.argv[3] or None, at_once=2)
 stage = Reviews(judge, asked, system="be fair", temperature=0.2, max_tokens=7)
 Store(sys.argv[1]).get(stage)

@@ -12,7 +12,7 @@ from test_config import composed
 
 from xmas.cli.config import build
 from xmas.doctor import Doctor
-from xmas.evaluation.judge.judge import JudgeError
+from xmas.evaluation.judge.endpoint import JudgeError
 from xmas.evaluation.protocol import Benchmark, Judged
 from xmas.evaluation.rescore import Rescore
 from xmas.evaluation.scores import Generation, Score

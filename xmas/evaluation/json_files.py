@@ -91,7 +91,7 @@ def by_key(
     found: dict[Any, dict[str, Any]] = {}
     for row in rows:
         if (key := key_of(row)) in found:
-            raise AnswerError(f"{where}: {key!r} stands there twice")
+            raise AnswerError(f"{where}: {key!r} is in the file twice")
         found[key] = row
     if not found:
         raise AnswerError(f"{where}: holds nothing")

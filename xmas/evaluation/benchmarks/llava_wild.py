@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from xmas.evaluation.facts import EARLIER_REVIEWS, Facts
 from xmas.evaluation.json_files import answer_lines, by_key, json_lines, json_object, with_keys
-from xmas.evaluation.judge.judging import Judging, check_wording, number
+from xmas.evaluation.judge.judge import Judging, check_wording, number
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile

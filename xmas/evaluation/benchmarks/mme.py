@@ -165,14 +165,14 @@ def _question(text: str) -> str:
 def _truth(root: Path, tasks: list[str]) -> dict[Key, str]:
     """The answer, "yes" or "no", to every question of `tasks`.
 
-    Raises AnswerError: one is malformed or stands there twice.
+    Raises AnswerError: one is malformed or is in the file twice.
     """
     found: dict[Key, str] = {}
     for task in tasks:
         for where, image, question, answer in _truth_lines(root, task):
             name = (task, _stem(image), _question(question))
             if name in found:
-                raise AnswerError(f"{where}: {name!r} stands there twice")
+                raise AnswerError(f"{where}: {name!r} is in the file twice")
             found[name] = answer.strip().lower()
             if found[name] not in ("yes", "no"):
                 raise AnswerError(f"{where}: answer {answer!r}, expected Yes or No")

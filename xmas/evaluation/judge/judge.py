@@ -1,140 +1,244 @@
-"""A judge: a language model behind any OpenAI-compatible endpoint, asked many things at once.
+"""The judge: which language model grades, how often and in which mode, and the grades it gives.
 
-Its name is part of every score it gives. The address is not: the same model behind another port or
-proxy is the same judge, and who serves another one there names it in `model`. The key stands in no
-field; it is read from the environment when a request is made.
+The judge's name is part of every score. Its address is not: the same model on another port or
+behind another proxy is the same judge; a different model needs another `model`. The API key is in
+no field; it is read from the environment when a request is sent.
+
+A review that cannot be read is never a number, and never left out: it makes the score invalid. The
+official scripts count it as -1 or 0, which has given 96.1 points (lmms-eval, issue 64).
 """
 
 import concurrent.futures
 import dataclasses
-import logging
-import os
+import hashlib
 import re
-import urllib.parse
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
-from xmas.evaluation.judge.endpoint import PassingError, RefusedError, Reply, complete
-from xmas.store import volatile
-
-log = logging.getLogger(__name__)
+from xmas.evaluation.json_files import json_lines
+from xmas.evaluation.judge.endpoint import AbortedError, Endpoint, JudgeError, Reply
+from xmas.evaluation.judge.reviews import ReviewRequest, Reviews, reviews_from_file
+from xmas.evaluation.protocol import AnswerError, Scored
+from xmas.store import Made, Store, volatile
 
 Name = TypeVar("Name", bound=Hashable)
+Grade = TypeVar("Grade")
 
 _OURS = ("model", "messages", "stream", "n")  # of a request, so not for `options`
-_LONGEST = 300.0  # seconds between two tries, whatever the server asks for
-
-
-class JudgeError(OSError):
-    """A judge cannot be asked, or does not reply; the message never holds the key."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """Who judges, and how to get there."""
+    """A language model on an OpenAI-compatible endpoint, which many requests reach at a time.
 
-    model: str | None  # as the endpoint calls it; a dated name, since others change unseen
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # of requests; null: left out
+    Args:
+        model: as the endpoint calls it; use a dated name, since others change without notice.
+        options: of requests, for example `{"seed": 1}`; null leaves out what a benchmark sets.
+        base_url, key_variable, tries, timeout: see `Endpoint`.
+        at_once: requests in flight.
+    """
+
+    model: str | None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
     base_url: str = volatile("http://localhost:8000/v1")
-    key_variable: str | None = volatile(None)  # of the environment; None: no key is sent
-    at_once: int = volatile(8)  # requests on their way
-    tries: int = volatile(6)  # of one request, each further from the last
-    timeout: float = volatile(120.0)  # seconds without a byte
+    key_variable: str | None = volatile(None)
+    at_once: int = volatile(8)
+    tries: int = volatile(6)
+    timeout: float = volatile(120.0)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.base_url, self.key_variable, self.tries, self.timeout)
 
     def check(self) -> None:
-        """Raise JudgeError if it cannot be asked: no name, no key, or an address that is none."""
+        """Raise JudgeError if it cannot be asked: no name, no key, or a malformed address."""
         if not self.model:
             raise JudgeError(
-                "judge.model is not set: name the judge as its endpoint does; every score that it "
-                "gives bears the name"
+                "judge.model is not set: name the judge as its endpoint does; the name is part of "
+                "every score that it gives"
             )
         if self.at_once < 1 or self.tries < 1:
             raise JudgeError(
                 f"judge.at_once={self.at_once}, judge.tries={self.tries}: expected 1 or more"
             )
-        if taken := sorted(set(self.options).intersection(_OURS)):
-            raise JudgeError(f"judge.options: {', '.join(taken)} cannot be set there")
-        self._address()
-        self._key()
+        if reserved := sorted(set(self.options).intersection(_OURS)):
+            raise JudgeError(f"judge.options: {', '.join(reserved)} cannot be set there")
+        self.endpoint.check()
 
     def replies(self, requests: Mapping[Name, dict[str, Any]]) -> Iterator[tuple[Name, Reply]]:
-        """The reply to every request body, in the order they come.
+        """The reply to every request body, in the order of arrival.
 
-        Raises JudgeError, naming the request, when one has failed for good: those on their way are
-        given first, the others are not sent.
+        Raises JudgeError, with the name of the request, when one has failed for good: replies to
+        those in flight are yielded first, the others are not sent.
         """
         self.check()
         stop = Event()
-        failed: JudgeError | None = None
+        failure: JudgeError | None = None
         with concurrent.futures.ThreadPoolExecutor(self.at_once) as threads:
-            asked = {threads.submit(self._ask, body, stop): of for of, body in requests.items()}
+            names = {threads.submit(self._ask, body, stop): name for name, body in requests.items()}
             try:
-                for done in concurrent.futures.as_completed(asked):
+                for done in concurrent.futures.as_completed(names):
                     error = done.exception()
                     if isinstance(error, JudgeError):
-                        failed = failed or JudgeError(f"{asked[done]}: {error}")
-                    elif not isinstance(error, _CalledOffError):
-                        yield asked[done], done.result()
+                        failure = failure or JudgeError(f"{names[done]}: {error}")
+                    elif not isinstance(error, AbortedError):
+                        yield names[done], done.result()
             finally:
                 stop.set()
-        if failed is not None:
-            raise failed
+        if failure is not None:
+            raise failure
 
     def _ask(self, body: dict[str, Any], stop: Event) -> Reply:
-        """Raises JudgeError, and sets `stop`: no reply, and another try would be in vain. Raises
-        _CalledOffError: `stop` was set.
-        """
-        address, key = self._address(), self._key()
-        whole = {"model": self.model, **body, **self.options}
-        whole = {name: held for name, held in whole.items() if held is not None}
-        number, wait = 0, 0.0
-        while not stop.wait(wait):
-            number += 1
-            try:
-                return complete(address, whole, key=key, timeout=self.timeout)
-            except RefusedError as error:
-                stop.set()
-                raise JudgeError(f"{address}: {error}") from None
-            except PassingError as error:
-                if number == self.tries:
-                    stop.set()
-                    said = f"{error}; tried {number} times, run again to go on"
-                    raise JudgeError(f"{address}: {said}") from None
-                wait = min(error.wait or 2.0 ** (number - 1), _LONGEST)
-                log.warning("judge %s: %s; again in %.3g s", self.model, error, wait)
-        raise _CalledOffError
+        body = {"model": self.model, **body, **self.options}
+        body = {name: value for name, value in body.items() if value is not None}
+        return self.endpoint.complete(body, label=str(self.model), stop=stop)
 
-    def _address(self) -> str:
-        """Where requests go. Raises JudgeError: it is more than an address, or less."""
-        parts = urllib.parse.urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise JudgeError("judge.base_url: expected http://HOST/... or https://HOST/...")
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            raise JudgeError(
-                "judge.base_url: holds a password, ? or #; addresses are written down, so the key "
-                "belongs into an environment variable, which judge.key_variable names"
-            )
-        return self.base_url.rstrip("/") + "/chat/completions"
 
-    def _key(self) -> str | None:
-        """Raises JudgeError: the variable is not set, or what it holds fits into no header."""
-        if self.key_variable is None:
+@dataclasses.dataclass(frozen=True)
+class Reviewed(Generic[Grade]):
+    """The grades of every question, one per run; None where the review cannot be read."""
+
+    grades: dict[Any, list[Grade | None]]
+    about: dict[str, Any]  # the judge, and how often it was asked
+
+    def invalid(self) -> Scored | None:
+        """The invalid score, with the unread reviews, if one cannot be read; None otherwise."""
+        unread = [
+            {"question_id": name, "run": run}
+            for name, runs in self.grades.items()
+            for run, grade in enumerate(runs)
+            if grade is None
+        ]
+        if not unread:
             return None
-        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_variable):  # not shown: it may be a key
-            raise JudgeError(
-                "judge.key_variable: expected the name of an environment variable, in capitals"
-            )
-        key = os.environ.get(self.key_variable, "").strip()
-        if not key:
-            raise JudgeError(
-                f"the environment variable {self.key_variable} is not set: put the endpoint's key "
-                "there, name another with judge.key_variable, or set that to null for none"
-            )
-        if not all("!" <= letter <= "~" and letter not in "\"'\\" for letter in key):
-            raise JudgeError(f"{self.key_variable} holds spaces, quotes or letters that no key has")
-        return key
+        total = sum(map(len, self.grades.values()))
+        reason = f"{len(unread)} of {total} reviews cannot be read"
+        return Scored(None, len(self.grades), {"invalid": reason, "unread": unread, **self.about})
+
+    def runs(self) -> list[dict[Any, Grade]]:
+        """The grade of every question, in each run. Only where nothing is `invalid`."""
+        valid = {
+            name: [grade for grade in grades if grade is not None]
+            for name, grades in self.grades.items()
+        }
+        names = list(valid)
+        return [dict(zip(names, run, strict=True)) for run in zip(*valid.values(), strict=True)]
 
 
-class _CalledOffError(Exception):
-    """Another request has failed."""
+@dataclasses.dataclass(frozen=True)
+class Judging:
+    """How a benchmark uses a judge.
+
+    Args:
+        runs: reviews of every answer; the score is their mean.
+        asks: at most, for a review that can be read; all are stored, repeats are counted.
+        system: the system message, if any.
+        temperature, max_tokens: of requests; None: the endpoint's default.
+    """
+
+    judge: Judge
+    runs: int = 3
+    asks: int = 1
+    system: str | None = None
+    temperature: float | None = 0.0
+    max_tokens: int | None = None
+
+    def check(self) -> None:
+        """Raise JudgeError if the judge cannot be asked, ValueError if it would never be."""
+        if self.runs < 1 or self.asks < 1:
+            raise ValueError(f"judging.runs={self.runs}, judging.asks={self.asks}: both from 1 up")
+        self.judge.check()
+
+    def reviewed(
+        self,
+        prompts: dict[Any, str],
+        read: Callable[[str], Grade | None],
+        *,
+        file: str | Made | None,
+        store: Store,
+        answer_ids: Mapping[Any, str] = MappingProxyType({}),
+    ) -> Reviewed[Grade]:
+        """Grades for all prompts, from the reviews in `file` or else from the judge.
+
+        Args:
+            prompts: what the judge is asked, by question id.
+            read: the grade of a review's text, None where it has none.
+            file: reviews on disk, see `reviews_from_file`; no judge is asked then.
+            answer_ids: of the graded answers, by question id, to compare with LLaVA's reviews.
+
+        Raises:
+            AnswerError: the file lacks a review, or has one that is doubled, unknown, by another
+                judge or of another answer.
+            JudgeError: the judge does not reply.
+        """
+        if file is None:
+            lines = self._ask(prompts, read, store)
+        else:
+            lines = reviews_from_file(
+                store.find(file),
+                prompts,
+                judge=self.judge.model,
+                runs=self.runs,
+                answer_ids=answer_ids,
+            )
+        grades: dict[Any, list[Grade | None]] = {name: [None] * self.runs for name in prompts}
+        for line in lines:
+            runs = grades[line["question_id"]]
+            if runs[line["run"]] is None:
+                runs[line["run"]] = read(line["content"])
+        about = {
+            "judge": self.judge.model,
+            "served": sorted({line["served"] for line in lines if line.get("served")}),
+            "asked_again": sum(line["attempt"] > 0 for line in lines),
+        }
+        return Reviewed(grades, about)
+
+    def _ask(
+        self, prompts: dict[Any, str], read: Callable[[str], Grade | None], store: Store
+    ) -> list[dict[str, Any]]:
+        """The judge's reviews; unreadable ones are requested again, up to `asks` times in all."""
+        self.check()
+        requests = [
+            ReviewRequest(name, run, prompt)
+            for run in range(self.runs)
+            for name, prompt in prompts.items()
+        ]
+        lines: list[dict[str, Any]] = []
+        for attempt in range(self.asks):
+            stage = Reviews(
+                self.judge,
+                tuple(requests),
+                system=self.system,
+                temperature=self.temperature,
+                max_tokens=self.max_tokens,
+                attempt=attempt,
+            )
+            replies = json_lines(store.get(stage) / "reviews.jsonl")
+            lines += replies
+            requests = [
+                request
+                for request, line in zip(requests, replies, strict=True)
+                if read(line["content"]) is None
+            ]
+            if not requests:
+                break
+        return lines
+
+
+def number(text: str, most: float) -> float | None:
+    """A plain decimal from 0 to `most`, or None, as for "nan", "1e1", "8/10" and "9."."""
+    if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        return None
+    return float(text) if float(text) <= most else None
+
+
+def check_wording(text: str, official: str, where: Path) -> None:
+    """Raise AnswerError unless the words of `text`, in single spaces, have this sha256."""
+    if hashlib.sha256(" ".join(text.split()).encode()).hexdigest() != official:
+        raise AnswerError(
+            f"{where}: not the official wording; take the official file, or set wording=NAME, "
+            "which becomes part of the score's metric"
+        )

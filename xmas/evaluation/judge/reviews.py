@@ -1,24 +1,31 @@
-"""Reviews as a stage: what a judge replied, kept line by line as it came.
+"""Reviews on disk: what a judge replied, as a stage, and review files made elsewhere.
 
-Its identity holds all that is sent, so the same answers under the same judge are reviewed once,
-whoever asks for it.
+The identity of `Reviews` contains all that is sent, so the same answers are reviewed once under the
+same judge. Review files are ours, LLaVA's, or the grade file of MM-Vet's evaluator. Our lines and
+LLaVA's (`eval_gpt_review_bench.py`, one file per run; concatenate them) have `question_id` and
+`content`. All else that a line states has to agree: ours name run, judge and the sha256 of the
+prompt, LLaVA's the `answer_id` that they are about, MM-Vet's the model that replied. Lines without
+a run belong to runs 0, 1, ... in the order of the file.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from xmas.evaluation.judge.judge import Judge
+from xmas.evaluation.json_files import json_lines, json_object, with_keys
+from xmas.evaluation.judge.endpoint import Reply
+from xmas.evaluation.protocol import AnswerError
 from xmas.store import Stage, Store, describe, write_atomically
 from xmas.store.progress import bar
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """One review that is wanted: of which question, in which run, in reply to what."""
+class ReviewRequest:
+    """One review to be asked for: of which question, in which run, with which prompt."""
 
     question_id: str | int
     run: int
@@ -28,25 +35,39 @@ class Asked:
         return f"question {self.question_id}, run {self.run}"
 
 
+@runtime_checkable
+class Reviewer(Protocol):
+    """What replies to requests: a `Judge`."""
+
+    @property
+    def model(self) -> str | None: ...
+
+    def replies(
+        self, requests: Mapping[ReviewRequest, dict[str, Any]]
+    ) -> Iterator[tuple[ReviewRequest, Reply]]:
+        """The reply to every request body, in the order of arrival."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Reviews(Stage):
-    """`reviews.jsonl`, a line a review, and `prompts.jsonl`, a line a question.
+    """`reviews.jsonl`, a line per review, and `prompts.jsonl`, a line per question.
 
-    Lines are written as replies come and put into the order of `asked` at the end; an interrupted
-    attempt goes on with those that are missing.
+    Lines are written as replies arrive and sorted into the order of `asked` at the end; an
+    interrupted attempt resumes with those that are missing.
     """
 
     kind: ClassVar[str] = "reviews"
 
-    judge: Judge
-    asked: tuple[Asked, ...]
+    judge: Reviewer
+    asked: tuple[ReviewRequest, ...]
     system: str | None
     temperature: float | None
     max_tokens: int | None
     attempt: int = 0  # later ones repeat what could not be read
 
     def identity(self) -> dict[str, Any]:
-        sent = [dataclasses.astuple(one) for one in self.asked]
+        requests = [dataclasses.astuple(request) for request in self.asked]
         return {
             "version": self.version,
             "judge": describe(self.judge),
@@ -54,69 +75,149 @@ class Reviews(Stage):
             "temperature": describe(self.temperature),
             "max_tokens": describe(self.max_tokens),
             "attempt": self.attempt,
-            "reviews": len(sent),
-            "asked": hashlib.sha256(json.dumps(sent).encode()).hexdigest(),
+            "reviews": len(requests),
+            "asked": hashlib.sha256(json.dumps(requests).encode()).hexdigest(),
         }
 
     def compute(self, store: Store, out: Path) -> None:
         finished, partial = out / "reviews.jsonl", out / "reviews.partial"
         if finished.exists():
             return
-        prompts = {one.question_id: one.prompt for one in self.asked}
+        prompts = {request.question_id: request.prompt for request in self.asked}
         _write(
             out / "prompts.jsonl",
             ({"question_id": name, "prompt": prompt} for name, prompt in prompts.items()),
         )
-        done = {(line["question_id"], line["run"]): line for line in _whole_lines(partial)}
+        lines = {(line["question_id"], line["run"]): line for line in _complete_lines(partial)}
         missing = {
-            one: self._body(one) for one in self.asked if (one.question_id, one.run) not in done
+            request: self._body(request)
+            for request in self.asked
+            if (request.question_id, request.run) not in lines
         }
         label = f"reviews by {self.judge.model}"
         with (
             partial.open("a", encoding="utf-8") as file,
-            bar(total=len(self.asked), label=label, unit="review", initial=len(done)) as progress,
+            bar(total=len(self.asked), label=label, unit="review", initial=len(lines)) as progress,
         ):
-            for one, reply in self.judge.replies(missing):
+            for request, reply in self.judge.replies(missing):
                 line = {
-                    "question_id": one.question_id,
-                    "run": one.run,
+                    "question_id": request.question_id,
+                    "run": request.run,
                     "attempt": self.attempt,
                     "judge": self.judge.model,
                     **dataclasses.asdict(reply),
-                    "prompt_sha256": digest(one.prompt),
+                    "prompt_sha256": digest(request.prompt),
                 }
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 file.flush()
-                done[one.question_id, one.run] = line
+                lines[request.question_id, request.run] = line
                 progress.update()
-        _write(finished, (done[one.question_id, one.run] for one in self.asked))
+        _write(finished, (lines[request.question_id, request.run] for request in self.asked))
         partial.unlink()
 
-    def _body(self, one: Asked) -> dict[str, Any]:
-        said = [] if self.system is None else [{"role": "system", "content": self.system}]
+    def _body(self, request: ReviewRequest) -> dict[str, Any]:
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return {
-            "messages": [*said, {"role": "user", "content": one.prompt}],
+            "messages": [*system, {"role": "user", "content": request.prompt}],
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
         }
 
 
 def digest(prompt: str) -> str:
-    """By which a review is known to be of a prompt."""
+    """The sha256 by which a review names its prompt."""
     return hashlib.sha256(prompt.encode()).hexdigest()
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of an interrupted attempt; the last is cut off if it is torn."""
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of an interrupted attempt; a partly written last line is cut off the file."""
     if not path.exists():
         return []
     written = path.read_bytes()
-    whole = written[: written.rfind(b"\n") + 1]
-    if len(whole) < len(written):
-        path.write_bytes(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    complete = written[: written.rfind(b"\n") + 1]
+    if len(complete) < len(written):
+        path.write_bytes(complete)
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def reviews_from_file(
+    path: Path,
+    prompts: Mapping[Any, str],
+    *,
+    judge: str | None,
+    runs: int,
+    answer_ids: Mapping[Any, str],
+) -> list[dict[str, Any]]:
+    """The lines of a review file with `run` and `attempt`, first attempts first.
+
+    Args:
+        prompts: what a judge is asked, by question id; one review per question and run is expected.
+        judge: whose reviews these are.
+        answer_ids: of the graded answers, by question id; compared where both sides have one.
+
+    Raises:
+        AnswerError: a review is missing, doubled, unknown, by another judge or of another answer.
+    """
+    if not judge:
+        raise AnswerError(f"{path}: whose reviews are these? Set judge.model")
+    reviews: dict[tuple[Any, int, int], dict[str, Any]] = {}
+    counts: Counter[Any] = Counter()
+    for number, line in enumerate(_lines(path), start=1):
+        name = line["question_id"]
+        line = {"run": counts[name], "attempt": 0, **line}
+        counts[name] += 1
+        where = f"{path}: review {number}, of question {name!r}, run {line['run']}"
+        if name not in prompts:
+            raise AnswerError(f"{where}: was not asked")
+        if line["run"] not in range(runs):
+            raise AnswerError(f"{where}: judging.runs={runs}")
+        if (own := line.get("judge", judge)) != judge:
+            raise AnswerError(f"{where}: by {own}, but judge.model={judge}")
+        if line.get("prompt_sha256") not in (None, digest(prompts[name])):
+            raise AnswerError(f"{where}: of another answer, or by another prompt")
+        graded, answer_id = line.get("answer2_id"), answer_ids.get(name)
+        if graded and answer_id and graded != answer_id:
+            raise AnswerError(f"{where}: of answer {graded}, but the answers have {answer_id}")
+        if (place := (name, line["run"], line["attempt"])) in reviews:
+            raise AnswerError(f"{where}: is in the file twice")
+        reviews[place] = line
+    reviewed = {(name, run) for name, run, _ in reviews}
+    expected = [(name, run) for run in range(runs) for name in prompts]
+    if missing := [place for place in expected if place not in reviewed]:
+        raise AnswerError(
+            f"{path}: {len(missing)} of {len(expected)} reviews are missing, the first is of "
+            f"question {missing[0][0]!r}, run {missing[0][1]} of {runs} (judging.runs)"
+        )
+    return [reviews[place] for place in sorted(reviews, key=lambda place: place[2])]
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """JSON lines, or MM-Vet's one object of lists by question.
+
+    Raises AnswerError: a line has no `question_id`, or no `content` that is a string.
+    """
+    rows = _mmvet_lines(path) if path.suffix == ".json" else json_lines(path)
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}: review {number}"
+        with_keys(row, ("question_id", "content"), where)
+        if not isinstance(row["content"], str):
+            raise AnswerError(f"{where}: `content` is {row['content']!r}, expected a string")
+        yield row
+
+
+def _mmvet_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Raises AnswerError: a question has not as many contents as models."""
+    for name, grades in json_object(path).items():
+        with_keys(grades, ("model", "content"), f"{path}: {name}")
+        models, contents = grades["model"], grades["content"]
+        if len(models) != len(contents):
+            raise AnswerError(
+                f"{path}: {name} has {len(contents)} contents by {len(models)} models"
+            )
+        for judge, content in zip(models, contents, strict=True):
+            yield {"question_id": name, "content": content, "judge": judge}

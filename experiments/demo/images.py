@@ -1,8 +1,8 @@
-"""What the demo's target sees: its scores beside those with the images shuffled among questions.
+"""Does the demo's target use images? Its scores, and those with images shuffled among questions.
 
     python experiments/demo/images.py [store]
 
-Reads a store in which the command of `README.md` beside this file has run; computes nothing.
+Reads a store in which the command of `README.md` in this folder has run; computes nothing.
 """
 
 import json

@@ -2,8 +2,8 @@
 
     python experiments/demo_selectors/transfer.py [override ...]
 
-Overrides are those of `xmas`, e.g. experiment=smoke or store.root=DIR. Beside what was carried over
-stands a selector trained on the other pool itself, with the same CLIP.
+Overrides are those of `xmas`, e.g. experiment=smoke or store.root=DIR. The transferred selector is
+compared with one that is trained on the other pool itself, with the same CLIP.
 """
 
 import json
@@ -107,7 +107,7 @@ def main() -> None:
     count = len(build(carried.pool).open(store))
     print("\n| subsets | Jaccard, seeds apart | at random |\n|---|---:|---:|")
     told = [(name, kept, kept) for name, kept in chosen.items() if name != "demo"]
-    told.append(("carried over beside anew", *(kept for _, kept, _ in told)))
+    told.append(("transferred and anew", *(kept for _, kept, _ in told)))
     for name, ones, others in told:
         shared = [overlap(ones[a], others[b], count) for a in range(len(SEEDS)) for b in range(a)]
         values = [each["jaccard"] for each in shared]

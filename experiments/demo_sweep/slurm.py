@@ -1,8 +1,8 @@
 """A sweep on SLURM whose node loses a process: python experiments/demo_sweep/slurm.py FOLDER
 
-Three times the same sweep of the smoke experiment. In one store it runs undisturbed, job behind
-job; in the other SLURM has it, and a job's processes are killed while its target is fitted; then
-the same command is typed again. Both stores' tables must hold the same scores. As root, with the
+The same sweep of the smoke experiment three times. In one store it runs undisturbed, job after
+job; in the other SLURM runs it, and a job's processes are killed while its target is trained; then
+the same command runs again. Both stores' tables must have the same scores. As root, with the
 Debian packages that tests/cluster.py names.
 """
 

@@ -6,7 +6,7 @@
 All three see the same random model, snapshots and examples in one process, one after the other in
 every round; the fewest seconds of the rounds count. Prints a Markdown table and writes a JSON.
 
-- *the release's way*, written here from the description of it: every snapshot in a pass of its own,
+- *the release's way*, written here from the description of it: every snapshot in a separate pass,
   batches of 8 in data order, pictures decoded and encoded in each pass, eager attention whose maps
   are all kept, logits of every token, `svd_lowrank(q=5, niter=2)`. It reads the maps that eager
   attention returns, where the release multiplies queries and keys once more: less work than there.
@@ -61,8 +61,8 @@ class Size:
     config: LlavaConfig
     pixels: int
     photo: tuple[int, int]  # width and height of a file
-    before: int  # tokens in front of the image
-    text: float  # mean tokens behind it, log-normal
+    before: int  # tokens before the image
+    text: float  # mean tokens after it, log-normal
     deviation: float  # of the random weights
     examples: int
     batch_tokens: int
@@ -248,7 +248,7 @@ def scan(
 
 
 def timed(work: Callable[[], np.ndarray], device: str) -> tuple[float, np.ndarray]:
-    """Seconds of the wall on a GPU; on a CPU those of this process, whoever shares the cores."""
+    """Wall-clock seconds on a GPU, CPU seconds of this process on a CPU."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     begun = clock()
     found = work()  # ends with its values on the host

@@ -3,10 +3,10 @@
     python experiments/extraction/memory.py --rows 10000 100000 665298 --tokenizer FOLDER
 
 Writes LLaVA-like annotation files (1.5 kB a row: 1 GB at 665,298, as LLaVA-665k) to a temporary
-folder. Each step runs in a child process of its own, whose `ru_maxrss` is read when it has ended;
+folder. Each step runs in a separate child process, whose `ru_maxrss` is read when it has ended;
 imports alone are a step too. Model passes are left out: they see one unit of the plan at a time,
-and a test of the engine runs them. Beside it: `json.load`, and Hugging Face `datasets` where it is
-installed.
+and a test of the engine runs them. For comparison: `json.load`, and Hugging Face `datasets` where
+it is installed.
 """
 
 import argparse
@@ -170,7 +170,7 @@ def train_tokenizer(folder: Path) -> None:
 
 
 def prepare(folder: Path, rows: int, tokenizer: Path | None) -> None:
-    """A pool, and a tokenizer beside it."""
+    """A pool and a tokenizer."""
     if tokenizer is None:
         train_tokenizer(folder / "tokenizer")
         return write_pool(folder / "pool.json", rows)
@@ -179,8 +179,7 @@ def prepare(folder: Path, rows: int, tokenizer: Path | None) -> None:
 
 
 def peak(step: str, folder: Path) -> tuple[float, float, float]:
-    """GB at the peak of a child that takes this step, what of it is anonymous, and its processor
-    seconds, which whoever shares the machine does not lengthen."""
+    """Peak GB of a child process that runs this step, its anonymous GB at the end, CPU seconds."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -21,7 +21,7 @@ from xmas.attention.capture import attention_of
 from xmas.attention.metric import Spectra
 from xmas.attention.spectrum import certified, exact, leading
 
-K, PREFIX, IMAGE = 5, 31, 576  # values; tokens in front of the image, and of it
+K, PREFIX, IMAGE = 5, 31, 576  # values; tokens before the image, and of the image
 LENGTHS = (32, 64, 128, 200, 512)  # text rows
 
 

@@ -1,4 +1,4 @@
-"""Answers a second: a running batch beside the loop of one question at a time.
+"""Answers a second: continuous batching compared with one question at a time.
 
     OMP_NUM_THREADS=1 taskset -c 1 python experiments/generation/speed.py
     python experiments/generation/speed.py --model llava15_7b --device cuda --batches 16 64 --warm

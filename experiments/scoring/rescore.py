@@ -2,11 +2,11 @@
 
     python experiments/scoring/rescore.py
 
-Files of the official formats and row counts are made up (`tests/official.py`); MMBench's images
-have the size of real ones. Each benchmark is scored by the command in a process of its own, into an
+Files in the official formats and row counts are generated (`tests/official.py`); MMBench's images
+have the size of real ones. Each benchmark is scored by the command in a new process, into an
 empty store; a second time from the store. "Reading" is what no scorer can avoid: all files once
-through sha256 and once through Python's json or csv, in this process, beside it. Seconds are those
-of the clock, in brackets those of the processor.
+through sha256 and once through Python's json or csv, in this process. Seconds are wall-clock time,
+in brackets CPU time.
 """
 
 import csv

@@ -2,7 +2,7 @@
 
     python experiments/selection/audit_665k.py [--rows N]
 
-Conversations are drawn from made-up words, some of them repeated with a word changed, of images
+Conversations are random words, some of them repeated with a word changed, of images
 some of which differ in a few bits only; a tenth of the images share their upper half, as pages and
 covers do. Image files are not opened: decoding them is the machine's to measure.
 """
@@ -52,7 +52,7 @@ def main() -> None:
             picture[row] = picture[row - 1]
             text += " more"
         sketches[row] = min_hashes([text])
-    lap("words drawn and sketched, one row after the other")
+    lap("random words and their MinHashes, one row after the other")
     own, of_picture = np.unique(seen, axis=0, return_inverse=True)
     pairs = near_images(own, 7)
     groups = components(len(own), pairs)[of_picture.reshape(-1)]

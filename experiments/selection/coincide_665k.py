@@ -1,4 +1,4 @@
-"""COINCIDE at the size of LLaVA-665k: allocation and MMD, beside the release's way.
+"""COINCIDE at the size of LLaVA-665k: allocation and MMD, compared with the release's way.
 
 Features are synthetic: every cluster takes rows of one array of unit vectors, since times do not
 depend on the values. Reading 27 GB of features is no part of it. Times are those of the processor,
@@ -165,9 +165,9 @@ def one_block(rng: np.random.Generator) -> None:
 def out_of_core(rng: np.random.Generator) -> None:
     """Spherical k-means on a file of all rows, 27 GB: memory of one iteration.
 
-    The file is sparse; 12,288 of its rows are written and looked at, from all over it. Memory does
+    The file is sparse; 12,288 of its rows, from all over it, are written and read. Memory does
     not depend on how many they are. Pages of the mapped file, which the system may drop at any
-    time, count apart.
+    time, are not counted.
     """
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "values.npy"
@@ -185,7 +185,7 @@ def out_of_core(rng: np.random.Generator) -> None:
             )
         print(
             f"spherical k-means, {file.stat().st_size / 1e9:.1f} GB file: at most "
-            f"{(peak.most - before) / 2**20:.2f} GiB of its own, "
+            f"{(peak.most - before) / 2**20:.2f} GiB of anonymous memory, "
             f"{time.process_time() - begun:.0f} s for {len(rows)} rows"
         )
 

@@ -1,4 +1,4 @@
-"""Tokens a second of LoRA fine-tuning: the plain recipe beside ours, in one run.
+"""Tokens a second of LoRA fine-tuning: the plain recipe compared with ours, in one run.
 
     python experiments/training/throughput.py               LLaVA-1.5-7B, on a GPU
     OMP_NUM_THREADS=1 taskset -c 1 \\
@@ -290,7 +290,7 @@ def matmul_rate(device: torch.device) -> float:
 
 
 def now(device: torch.device) -> float:
-    """Seconds; of the process on a CPU, so that whoever shares the machine does not count."""
+    """Wall-clock seconds on a GPU; CPU seconds of this process on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         return time.perf_counter()

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 taskset -c 1 python experiments/selection/ofa_665k.py [--rows N] [--train]
 
 Embeddings are synthetic: rows are spread around the directions of 128 groups, the cosine of two
-rows of a group is about a half. Without --train the classifier keeps its first weights, which takes as long
-to score with. A row has 1 to 6 rounds, 2.85 in the mean.
+rows of a group is about a half. Without --train the classifier is untrained, which takes as
+long to score with. A row has 1 to 6 rounds, 2.85 in the mean.
 """
 
 import argparse

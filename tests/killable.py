@@ -42,7 +42,7 @@ from xmas.features.clustering import spherical
 from xmas.features.clustering.kmeans import Clusters
 from xmas.features.clustering.spherical import Assigner, Spherical
 from xmas.features.losses import answers as of_answers
-from xmas.features.losses.answer_scorer import How, Reading
+from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings
 from xmas.features.losses.answers import Answers
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vlm import load
@@ -99,7 +99,7 @@ def stage(toy: Toy, given: dict[str, Any]) -> Stage:
         "clusters": lambda: Spherical(
             Activations(proxy, step=0, layers=(0, 1), batch_tokens=512, mark_rows=7), k=5
         ),
-        "answers": lambda: Answers(toy.proxy, How(batch_tokens=200, shard_rows=5)),
+        "answers": lambda: Answers(toy.proxy, ScorerSettings(batch_tokens=200, shard_rows=5)),
         "target": lambda: dataclasses.replace(toy.target(), recipe=recipe, hardware=hardware),
         "score": lambda: Score(
             Asked(str(toy.folder)), toy.target(), Generation(precision="float32")
@@ -197,7 +197,7 @@ DEATHS: dict[str, Callable[[int], None]] = {
     "seconds of a scan": lambda call: die_writing(trajectories, call),
     "merge": lambda call: die_writing(shards, call),
     "description": lambda call: die_at(trajectories.Measuring, "_describe", call),
-    "batch of answers": lambda call: die_at(Reading, "_values", call),
+    "batch of answers": lambda call: die_at(AnswerScorer, "_values", call),
     "values of answers": lambda call: die_writing(of_answers, call),
     "parts": lambda call: die_at(shutil, "rmtree", call),
     "batch of activations": lambda call: die_at(Activations, "features", call),
@@ -241,7 +241,7 @@ def work(given: dict[str, Any]) -> None:
     count(root / "steps.log", FitModule, "training_step")
     count(root / "answered.log", generating, "_line")
     count(root / "looks.log", Activations, "features")
-    count(root / "read.log", Reading, "_values")
+    count(root / "read.log", AnswerScorer, "_values")
     if given["dies"] is not None and int(os.environ.get("RANK", 0)) == given.get("world", 1) - 1:
         where, call = given["dies"]
         DEATHS[where](call)

@@ -14,8 +14,7 @@ from test_families import TILED, own_inputs
 from toy import ROWS, TEXT_ONLY, Toy, shared
 from transformers import AutoTokenizer
 
-from xmas.features.losses import token_statistics as module
-from xmas.features.losses.answer_scorer import How, Reading, WithoutImages
+from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings, WithoutImages
 from xmas.features.losses.answers import COLUMNS, Answers
 from xmas.features.losses.token_statistics import STATISTICS, answer_statistics, token_statistics
 from xmas.models.chat.labels import IGNORED
@@ -25,7 +24,7 @@ from xmas.models.vlm import LoadedModel, load
 from xmas.store import Store
 from xmas.training.starts.unfitted import Unfitted
 
-HOW = How(batch_tokens=512, shard_rows=11)
+HOW = ScorerSettings(batch_tokens=512, shard_rows=11)
 IMAGES = np.array([row for row in range(ROWS) if row not in TEXT_ONLY])
 LOSS = STATISTICS.index("loss")
 
@@ -74,7 +73,7 @@ def test_a_row_s_statistics_are_the_means_over_its_answer_tokens():
     )
 
 
-def test_logits_exist_for_a_bounded_number_of_answer_tokens_at_once(monkeypatch):
+def test_logits_exist_for_a_bounded_number_of_answer_tokens_at_once():
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(5, 13, 7, generator=generator)
     labels = torch.randint(0, 11, (5, 13), generator=generator)
@@ -90,9 +89,9 @@ def test_logits_exist_for_a_bounded_number_of_answer_tokens_at_once(monkeypatch)
     answers = int((labels[:, 1:] != IGNORED).sum())
     assert seen == [answers]
     assert int(counts.sum()) == answers
-    monkeypatch.setattr(module, "LOGITS", 4 * 11 * 3 + 1)  # three tokens' logits
     seen.clear()
-    chunked, _ = answer_statistics(head, hidden, labels, vocabulary=11)
+    three = 4 * 11 * 3 + 1  # bytes of three tokens' logits, and one
+    chunked, _ = answer_statistics(head, hidden, labels, vocabulary=11, chunk_bytes=three)
     assert max(seen) == 3
     assert sum(seen) == answers
     torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-7)
@@ -213,8 +212,10 @@ def test_pads_are_there_in_these_batches(toy, parts):
     assert sorted(cut.order.tolist()) == list(range(ROWS))
 
 
-def reader(toy: Toy, parts: LoadedModel, *, table=None, rows=None, how: How = HOW) -> Reading:
-    return Reading(
+def reader(
+    toy: Toy, parts: LoadedModel, *, table=None, rows=None, how: ScorerSettings = HOW
+) -> AnswerScorer:
+    return AnswerScorer(
         parts.model,
         table or toy.proxy.tokens().open(toy.store),
         np.arange(ROWS) if rows is None else rows,
@@ -224,7 +225,7 @@ def reader(toy: Toy, parts: LoadedModel, *, table=None, rows=None, how: How = HO
     )
 
 
-def read(reading: Reading, place: Path, snapshots: dict[int, dict]) -> np.ndarray:
+def read(reading: AnswerScorer, place: Path, snapshots: dict[int, dict]) -> np.ndarray:
     shards = reading.shards(place / "shards", tuple(snapshots))
     reading.run(shards, snapshots.__getitem__, label="test")
     return shards.merge(place / "whole.npy", reading.order, ROWS)
@@ -325,7 +326,7 @@ def test_statistics_equal_those_of_transformers(toy, tmp_path, kind):
     template = tiny.TEMPLATES.get(kind, tiny.PHI)
     model = Unfitted(toy.pool, start, template, max_length=1024)
     store = Store(str(tmp_path / "store"))
-    values = np.load(store.get(Answers(model, How(batch_tokens=600))) / "values.npy")
+    values = np.load(store.get(Answers(model, ScorerSettings(batch_tokens=600))) / "values.npy")
     parts = load(store.get(start))
     table = model.tokens().open(store)
     rows = [0, 3, 8, 10, 40]
@@ -345,7 +346,7 @@ def test_a_head_of_its_own_belongs_to_a_snapshot(toy, tmp_path):
     parts = load(store.get(start))
     head = parts.model.lm_head.weight
     assert head.data_ptr() != parts.model.get_input_embeddings().weight.data_ptr()
-    reading = Reading(
+    reading = AnswerScorer(
         parts.model,
         model.tokens().open(store),
         np.arange(ROWS),

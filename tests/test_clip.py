@@ -102,8 +102,7 @@ def test_the_same_pass_gives_the_same_bytes(toy, stage, tmp_path):
 @pytest.mark.parametrize("kind", ["images", "texts"])
 def test_an_interrupted_pass_goes_on_and_ends_the_same(toy, stage, tmp_path, monkeypatch, kind):
     """Stopped in the second block; blocks are made small enough for there to be one."""
-    monkeypatch.setattr("xmas.features.clip.clip._ROWS", 11)
-    monkeypatch.setattr("xmas.features.clip.clip._BATCHES", 1)
+    stage = dataclasses.replace(stage, text_block=11, image_block=1)
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     toy.store.get(toy.towers)
     for root in (whole, halves):

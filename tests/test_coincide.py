@@ -12,7 +12,6 @@ from toy import Toy
 from xmas.features.activations import Activations
 from xmas.features.clustering.spherical import Spherical
 from xmas.selection.methods.coincide import Coincide
-from xmas.selection.rules import mmd
 from xmas.selection.rules.allocation import budgets, given, shares, transferability
 from xmas.selection.rules.mmd import gaussian_kernel, greedy
 from xmas.store import Store, content
@@ -139,13 +138,11 @@ def test_the_kernel_by_hand():
 
 
 @pytest.mark.parametrize("memory", [2**32, 0], ids=["in memory", "in a file"])
-def test_the_kernel_is_that_of_all_pairs(monkeypatch, memory):
-    monkeypatch.setattr(mmd, "_TILE", 7)
-    monkeypatch.setattr(mmd, "_COLUMNS", 11)
+def test_the_kernel_is_that_of_all_pairs(memory):
     points = np.random.default_rng(0).normal(scale=0.3, size=(23, 37)).astype(np.float16)
     wanted = np.exp(-squares(points) / 2)
     for products, error in (("float32", 1e-6), ("float64", 1e-14)):
-        kernel = gaussian_kernel(points, products=products, memory=memory)
+        kernel = gaussian_kernel(points, products=products, memory=memory, tile=7, columns=11)
         assert isinstance(kernel, np.memmap) == (memory == 0)
         assert np.abs(kernel - wanted).max() < error
         assert (kernel.diagonal() == 1).all()

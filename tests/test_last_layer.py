@@ -9,7 +9,7 @@ import torch
 from test_activations import whole_row
 from toy import MAX_LENGTH, ROWS, TEXT_ONLY, Toy
 
-from xmas.features.extractor import Looks
+from xmas.features.extractor import FeatureExtractor
 from xmas.features.last_layer import LastLayer
 from xmas.models.vlm import load
 from xmas.store import Store
@@ -72,7 +72,7 @@ def test_the_last_step_of_the_fit_is_the_default(toy):
 
 
 def test_what_is_not_finite_stops_the_pass_with_its_row(toy, monkeypatch, tmp_path):
-    original = Looks.parts
+    original = FeatureExtractor.parts
 
     def spoiled(self, store):
         parts = original(self, store)
@@ -80,7 +80,7 @@ def test_what_is_not_finite_stops_the_pass_with_its_row(toy, monkeypatch, tmp_pa
             parts.model.get_input_embeddings().weight.fill_(np.nan)
         return parts
 
-    monkeypatch.setattr(Looks, "parts", spoiled)
+    monkeypatch.setattr(FeatureExtractor, "parts", spoiled)
     stage = dataclasses.replace(last_layer(toy), batch_tokens=1)
     with pytest.raises(FloatingPointError, match=r"last layer: rows \[\d+\] are not finite; set"):
         fresh(toy, tmp_path).get(stage)

@@ -18,7 +18,7 @@ from xmas.estimate.assumed import Assumed
 from xmas.estimate.losses import answers_load
 from xmas.estimate.plan import stages
 from xmas.estimate.work import Scene, work
-from xmas.features.losses.answer_scorer import How
+from xmas.features.losses.answer_scorer import ScorerSettings
 from xmas.features.losses.answers import Answers
 from xmas.features.losses.loss_clusters import LossClusters
 from xmas.models.shape import shape_of
@@ -172,7 +172,9 @@ def test_every_budget_of_best_of_each_is_within_a_row_of_the_clusters_shares():
 
 def test_s2l_splits_every_budget_over_sources_and_then_over_clusters(toy, tmp_path):
     """On the toy, whose sources and clusters differ in size."""
-    clusters = LossClusters(toy.pool, Answers(toy.proxy, How(batch_tokens=512, shard_rows=11)), k=3)
+    clusters = LossClusters(
+        toy.pool, Answers(toy.proxy, ScorerSettings(batch_tokens=512, shard_rows=11)), k=3
+    )
     labels = np.load(toy.store.get(clusters) / "labels.npy")
     names, sources, sizes = np.unique(
         toy.pool.open().sources, return_inverse=True, return_counts=True
@@ -225,7 +227,7 @@ def test_s2l_leaves_small_clusters_of_a_source_to_the_end_where_the_release_is_a
 def test_s2l_draws_inside_a_cluster(toy):
     clusters = LossClusters(
         toy.pool,
-        Answers(toy.proxy, How(batch_tokens=512, shard_rows=11)),
+        Answers(toy.proxy, ScorerSettings(batch_tokens=512, shard_rows=11)),
         k=2,
         per_source=False,
     )
@@ -312,7 +314,7 @@ def test_the_estimate_of_answers_is_about_what_is_done(toy, tmp_path):
     """FLOPs as torch counts them, fused attention left out; bytes as they lie on disk."""
     toy.store.get(toy.proxy)
     store = shared(toy, tmp_path, "proxy")
-    stage = Answers(toy.proxy, How(batch_tokens=512, shard_rows=11))
+    stage = Answers(toy.proxy, ScorerSettings(batch_tokens=512, shard_rows=11))
     planned = stages(stage)
     assert {"proxy", "tokens", "vision", "answers"} <= {each.kind for each in planned}
     scene = Scene(store, toy.proxy.hardware, Assumed(), (toy.proxy.tokens(),))

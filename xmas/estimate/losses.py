@@ -13,7 +13,7 @@ from xmas.estimate.work import CORE, Scene, Work, work
 from xmas.features.losses.answers import COLUMNS, Answers
 from xmas.features.losses.loss_clusters import LossClusters
 from xmas.features.losses.questions import QuestionEmbeddings
-from xmas.features.losses.token_statistics import LOGITS, STATISTICS
+from xmas.features.losses.token_statistics import CHUNK_BYTES, STATISTICS
 from xmas.models.shape import shape_of
 from xmas.models.vision_cache import image_stage
 from xmas.store import Stage
@@ -79,7 +79,7 @@ def _(stage: Answers, scene: Scene) -> Work:
         disk=4.0 * census.rows * (steps * len(STATISTICS) + len(COLUMNS)),
         scratch=8.0 * census.rows * (steps + 1) * (len(STATISTICS) + 1),
         host=4.0 * shape.parameters,
-        device=(2 * shape.parameters + stream) * width / 8 + 3 * LOGITS,
+        device=(2 * shape.parameters + stream) * width / 8 + 3 * CHUNK_BYTES,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 
 from xmas.attention.plan import length_batches
-from xmas.features.extractor import Looks
+from xmas.features.extractor import FeatureExtractor
 from xmas.features.pooled import Means, Windows, halves, means_of
 from xmas.models.chat.batches import Batch, micro_batches
 from xmas.models.chat.tokens import TokenTable
@@ -45,7 +45,7 @@ class Activations(Stage):
 
     kind: ClassVar[str] = "activations"
 
-    proxy: Proxy  # whose model looks at the pool
+    proxy: Proxy  # whose model extractor at the pool
     step: int | None = None  # of the proxy's fit; null: the last; 0: its start point, no fit
     layers: Sequence[int] = (3, 7, 11, 15, 19)
     mode: str = "fixed"  # released
@@ -71,18 +71,18 @@ class Activations(Stage):
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: a row's activations are not finite; mode fixed names it."""
         table = self.proxy.tokens().open(store)
-        looks = Looks("activations", self.proxy, self.step, self.weights)
-        parts = looks.parts(store)
+        extractor = FeatureExtractor("activations", self.proxy, self.step, self.weights)
+        parts = extractor.parts(store)
         windows = Windows.of(table, released=self.mode == "released")
 
         def of(batch: Batch) -> Float[np.ndarray, "rows width"]:
             found = self.features(parts, batch, windows)
             if self.mode == "released":
                 return np.nan_to_num(found, posinf=0.0, neginf=0.0)
-            looks.check(batch, found)
+            extractor.check(batch, found)
             return found
 
-        looks.fill(
+        extractor.fill(
             store,
             parts,
             out,

@@ -1,4 +1,4 @@
-"""Looking at every row of a pool with a proxy's model, a vector of each kept on disk."""
+"""Run a proxy's model over its pool and store one feature vector per row; resumable."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,11 +16,15 @@ from xmas.training.proxy import Proxy
 
 
 @dataclasses.dataclass(frozen=True)
-class Looks:
-    """A proxy's model that looks at the proxy's pool.
+class FeatureExtractor:
+    """A proxy's model at one step of its fit, for features of the proxy's pool.
 
-    `name` is the node of the configuration, for messages; `step` one of the fit's, null for the
-    last, 0 for the start point, which costs no fit; `weights` the precision of model and stream.
+    Args:
+        name: the node of the configuration, for messages.
+        proxy: whose model, pool, template and hardware.
+        step: an optimiser step whose weights the proxy keeps; None: the last; 0: its start point,
+            which costs no fit.
+        weights: precision of weights and activations: float32, bfloat16, float16.
     """
 
     name: str
@@ -29,7 +33,11 @@ class Looks:
     weights: str
 
     def parts(self, store: Store) -> LoadedModel:
-        """Raises ValueError: the proxy does not keep the step; says which it keeps."""
+        """The model on its device, with its tokenizer and image processor.
+
+        Raises:
+            ValueError: the proxy does not keep the step; the message says which it keeps.
+        """
         proxy = self.proxy
         if self.step == 0:
             parts = load(store.get(proxy.start))
@@ -56,15 +64,18 @@ class Looks:
         mark_rows: int,
         of: Callable[[Batch], Float[np.ndarray, "rows width"]],
     ) -> None:
-        """`values.npy` (rows, width) float16, batch by batch `of` each, memory-mapped.
+        """Fill `out/values.npy`, (rows, width) float16, memory-mapped, with `of` every batch.
 
-        Batches come on the model's device, pixels and features in its precision. What an
-        interrupted attempt has filled up to its last mark, every `mark_rows` rows, is kept.
+        Args:
+            batches: the pool's rows, in the order in which they run.
+            mark_rows: rows between two checkpoints; an interrupted attempt resumes from its last.
+            of: the features of a batch, which is on the model's device, pixels and tower features
+                in the model's precision.
         """
         table = self.proxy.tokens().open(store)
         values = _memory_map(out / "values.npy", len(table), width)
-        mark = out / "batches.txt"
-        done = int(mark.read_text()) if mark.exists() else 0
+        checkpoint = out / "batches.txt"
+        done = int(checkpoint.read_text()) if checkpoint.exists() else 0
         loader = Loader(
             table,
             batches,
@@ -74,19 +85,19 @@ class Looks:
             workers=self.proxy.hardware.workers,
             consumed=done,
         )
-        unmarked = 0
-        seen = sum(map(len, batches[:done]))
-        with bar(total=len(table), label=self.name.replace("_", " "), initial=seen) as progress:
+        unsaved = 0
+        initial = sum(map(len, batches[:done]))
+        with bar(total=len(table), label=self.name.replace("_", " "), initial=initial) as progress:
             for number, batch in enumerate(loader, done + 1):
                 values[batch.rows] = of(_placed(batch, parts))
                 progress.update(len(batch.rows))
-                unmarked += len(batch.rows)
-                if unmarked >= mark_rows:
+                unsaved += len(batch.rows)
+                if unsaved >= mark_rows:
                     values.flush()
-                    write_atomically(mark, lambda path, at=number: path.write_text(str(at)))
-                    unmarked = 0
+                    write_atomically(checkpoint, lambda path, at=number: path.write_text(str(at)))
+                    unsaved = 0
         values.flush()
-        mark.unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
 
     def check(self, batch: Batch, values: Float[np.ndarray, "rows width"]) -> None:
         """Raise FloatingPointError naming the rows of a batch that are not finite."""
@@ -94,22 +105,23 @@ class Looks:
         if broken.any():
             raise FloatingPointError(
                 f"{self.name.replace('_', ' ')}: rows {sorted(batch.rows[broken].tolist())} are "
-                f"not finite; set features.{self.name}.weights=float32, or look at these rows"
+                f"not finite; set features.{self.name}.weights=float32, or inspect these rows"
             )
 
 
 def _placed(batch: Batch, parts: LoadedModel) -> Batch:
+    """A batch on the model's device, its floating-point pictures in the model's precision."""
     model = parts.model
     batch = batch.to(model.device)
     batch.pictures = {
-        name: held.to(model.dtype) if held.is_floating_point() else held
-        for name, held in batch.pictures.items()
+        name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in batch.pictures.items()
     }
     return batch
 
 
 def _memory_map(path: Path, rows: int, width: int) -> np.memmap:
-    """A float16 array on disk; the one that an interrupted attempt left, where there is one."""
+    """A float16 array on disk: that of an interrupted attempt if there is one, else a new one."""
     if path.exists():
         return np.lib.format.open_memmap(path, mode="r+")
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(rows, width))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from xmas.attention.plan import length_batches
-from xmas.features.extractor import Looks
+from xmas.features.extractor import FeatureExtractor
 from xmas.models.chat.batches import Batch
 from xmas.models.vision_cache import features_of
 from xmas.models.vlm import LoadedModel, hidden_states, language_model
@@ -33,7 +33,7 @@ class LastLayer(Stage):
 
     kind: ClassVar[str] = "last_layer"
 
-    proxy: Proxy  # whose model looks at the pool
+    proxy: Proxy  # whose model extractor at the pool
     step: int | None = None  # of the proxy's fit; null: the last; 0: its start point, no fit
     token: str = "last"  # mean
     weights: str = "float32"  # of model and stream: float32, bfloat16, float16
@@ -49,16 +49,16 @@ class LastLayer(Stage):
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: a row is not finite; names it."""
-        looks = Looks("last_layer", self.proxy, self.step, self.weights)
-        parts = looks.parts(store)
+        extractor = FeatureExtractor("last_layer", self.proxy, self.step, self.weights)
+        parts = extractor.parts(store)
         table = self.proxy.tokens().open(store)
 
         def of(batch: Batch) -> Float[np.ndarray, "rows hidden"]:
             found = self.vectors(parts, batch)
-            looks.check(batch, found)
+            extractor.check(batch, found)
             return found
 
-        looks.fill(
+        extractor.fill(
             store,
             parts,
             out,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Counting(Protocol):
+class TokenCounter(Protocol):
     """What counts the tokens of a row: a proxy or a target, which is not fitted for that."""
 
     def tokens(self) -> "Tokenised":
@@ -70,7 +70,7 @@ class Subset(Stage):
     fraction: float | None = 0.2
     rows: int | None = None
     tokens: int | None = None
-    counted: Counting | None = None
+    counted: TokenCounter | None = None
     text_only: str = "proportional"
     floors: dict[str, int] = dataclasses.field(default_factory=dict)
     caps: dict[str, int] = dataclasses.field(default_factory=dict)

@@ -31,7 +31,7 @@ FORMER_NAMES = {
     "Full": "xmas.select.full.Full",
     "Generation": "xmas.bench.stage.Generation",
     "Gqa": "xmas.bench.gqa.Gqa",
-    "How": "xmas.features.reading.How",
+    "ScorerSettings": "xmas.features.reading.How",
     "ImageHashes": "xmas.audit.images.ImageHashes",
     "Judge": "xmas.bench.judge.Judge",
     "Judging": "xmas.bench.judging.Judging",

@@ -1,7 +1,6 @@
-"""CLIP embeddings of a pool: every distinct picture and every turn once, shared by all who ask.
+"""CLIP embeddings of a pool: every distinct image and every turn once, shared by all selectors.
 
-Turns are kept apart, so that one pass serves methods that look at questions, at answers, or at
-both.
+Every turn has an embedding, so that one pass serves methods that use questions, answers or both.
 """
 
 import dataclasses
@@ -24,36 +23,46 @@ from xmas.models.vision_cache import first_rows, read_image
 from xmas.store import Stage, Store, volatile, write_atomically
 from xmas.store.progress import bar
 
-_ROWS = 2048  # whose turns are encoded together, short ones first; a block of the text pass
-_BATCHES = 16  # a block of the image pass
-
 
 @dataclasses.dataclass(frozen=True)
 class ClipEmbeddings(Stage):
-    """Unit vectors of a frozen CLIP, float16.
+    """Unit vectors of a frozen CLIP for the images and turns of a pool, float16.
 
-    `image.npy` (pictures, d), a line for each distinct picture in the order of their names;
-    `picture.npy` (rows,) int64, a row's line in it, -1 without an image; `text.npy` (turns, d), a
-    line for each turn, zeros for a turn without text; `offsets.npy` (rows + 1,) int64, row r has
-    the lines [offsets[r], offsets[r + 1]); `roles.npy` (turns,) int8, 0 human, 1 model; `clip.json`
-    which CLIP this is. A first turn of the model is dropped, as in training.
+    Writes `image.npy` (pictures, d), one vector per distinct image in the order of their names;
+    `picture.npy` (rows,) int64, a row's index into it, -1 without an image; `text.npy` (turns, d),
+    one vector per turn, zeros for an empty turn; `offsets.npy` (rows + 1,) int64, the turns of row
+    r are [offsets[r], offsets[r + 1]); `roles.npy` (turns,) int8, 0 human, 1 model; `clip.json`:
+    which CLIP. A first turn of the model is dropped, as in training.
 
-    Blocks that are done are kept when a pass is interrupted. What else is in a batch does not
-    change a line beyond the rounding of a matrix product.
+    An interrupted pass resumes after its last finished block. The other members of a batch change
+    a vector by no more than the rounding of a matrix product.
+
+    Args:
+        clip: a stage with a `CLIPModel` folder and its tokenizer.
+        precision: of the model's weights: float32, bfloat16, float16.
+        image_batch: images in one forward pass.
+        text_batch: distinct texts in one forward pass.
+        threads: that decode images.
+        image_block: batches of images between two checkpoints.
+        text_block: rows whose turns are encoded together, short ones first, and checkpointed.
     """
 
     kind: ClassVar[str] = "clip_embeddings"
 
     pool: Pool
-    clip: Stage | None  # a `CLIPModel` folder with tokenizer
-    precision: str = "float32"  # of the model's weights: bfloat16, float16
+    clip: Stage | None
+    precision: str = "float32"
     image_batch: int = 64
     text_batch: int = 256
-    threads: int = volatile(8)  # that decode images
+    threads: int = volatile(8)
+    image_block: int = volatile(16)
+    text_block: int = volatile(2048)
 
     def compute(self, store: Store, out: Path) -> None:
-        """Raises PoolError: an image is missing or damaged; FloatingPointError: an embedding is not
-        finite; both name the row. ValueError: no CLIP is given.
+        """Raises:
+        PoolError: an image is missing or damaged; names the row.
+        FloatingPointError: an embedding is not finite; names the row.
+        ValueError: no CLIP is given.
         """
         if self.clip is None:
             raise ValueError(
@@ -67,10 +76,10 @@ class ClipEmbeddings(Stage):
         self._turns(examples, out)
         self._images(examples, clip, out)
         self._texts(examples, clip, out)
-        known = {"weights": fingerprint(folder), "width": clip.width, "text_tokens": clip.length}
-        (out / "clip.json").write_text(json.dumps(known, indent=2))
-        for record in out.glob("*.done"):
-            record.unlink()
+        origin = {"weights": fingerprint(folder), "width": clip.width, "text_tokens": clip.length}
+        (out / "clip.json").write_text(json.dumps(origin, indent=2))
+        for checkpoint in out.glob("*.done"):
+            checkpoint.unlink()
 
     def _turns(self, examples: Rows, out: Path) -> None:
         counts = [2 * len(examples.conversation(row)) for row in range(len(examples))]
@@ -84,44 +93,45 @@ class ClipEmbeddings(Stage):
         def prepared(row: int) -> Tensor:
             return clip.pixels(read_image(examples, row))
 
-        size = self.image_batch * _BATCHES
+        size = self.image_batch * self.image_block
         with ThreadPoolExecutor(self.threads) as decoders:
-            for start, stop, lines in _blocks(out, "image", len(rows), clip.width, size):
+            for start, stop, vectors in _blocks(out, "image", len(rows), clip.width, size):
                 block = rows[start:stop].tolist()
                 batches = [
                     block[first : first + self.image_batch]
                     for first in range(0, len(block), self.image_batch)
                 ]
-                ahead = decoders.map(prepared, batches[0])  # while the model is busy
+                ahead = decoders.map(prepared, batches[0])  # decoded while the model runs
                 for batch, following in itertools.pairwise([*batches, []]):
                     pixels, ahead = list(ahead), decoders.map(prepared, following)
-                    found = clip.images(pixels)
-                    _check(found, [f"the image of row {row}" for row in batch])
-                    lines[start : start + len(batch)] = found
+                    embeddings = clip.images(pixels)
+                    _check(embeddings, [f"the image of row {row}" for row in batch])
+                    vectors[start : start + len(batch)] = embeddings
                     start += len(batch)
 
     def _texts(self, examples: Rows, clip: Clip, out: Path) -> None:
         offsets = np.load(out / "offsets.npy")
-        borders = [*offsets[:-1:_ROWS].tolist(), int(offsets[-1])]
-        for start, stop, lines in _blocks(out, "text", int(offsets[-1]), clip.width, borders):
+        borders = [*offsets[: -1 : self.text_block].tolist(), int(offsets[-1])]
+        for start, stop, vectors in _blocks(out, "text", int(offsets[-1]), clip.width, borders):
             rows = range(*np.searchsorted(offsets, [start, stop]).tolist())
-            known = {"": -1}  # every different text, the row that has it first
-            said = []
+            first_row = {"": -1}  # of every distinct text
+            turns = []
             for row in rows:
-                for text in (text for both in examples.conversation(row) for text in both):
-                    said.append(text.strip())
-                    known.setdefault(said[-1], row)
-            number = {text: place for place, text in enumerate(sorted(known, key=len))}
-            found = np.zeros((len(number), clip.width), dtype=np.float16)  # the first is empty
+                for text in itertools.chain(*examples.conversation(row)):
+                    turns.append(text.strip())
+                    first_row.setdefault(turns[-1], row)
+            number = {text: place for place, text in enumerate(sorted(first_row, key=len))}
+            distinct = np.zeros((len(number), clip.width), dtype=np.float16)  # the first is empty
             texts = list(number)
             for first in range(1, len(texts), self.text_batch):
                 batch = texts[first : first + self.text_batch]
-                values = clip.texts(batch)
-                _check(values, [f"a turn of row {known[text]}" for text in batch])
-                found[first : first + len(batch)] = values
-            lines[start:stop] = found[[number[text] for text in said]]
+                embeddings = clip.texts(batch)
+                _check(embeddings, [f"a turn of row {first_row[text]}" for text in batch])
+                distinct[first : first + len(batch)] = embeddings
+            vectors[start:stop] = distinct[[number[text] for text in turns]]
 
     def open(self, store: Store) -> Embedded:
+        """The embeddings, memory-mapped; computed if they are not there."""
         folder = store.get(self)
         image, picture, text, offsets, roles = (
             np.load(folder / f"{name}.npy", mmap_mode="r")
@@ -134,26 +144,29 @@ class ClipEmbeddings(Stage):
 def _blocks(
     out: Path, name: str, count: int, width: int, size: int | list[int]
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(start, stop, all lines) of each block of `<name>.npy` that is yet to be filled.
+    """(start, stop, all vectors) of each block of `<name>.npy` that is yet to be filled.
 
-    `size` is that of the blocks, or their borders. A block counts as done, also for a later
-    attempt, once the next one is asked for.
+    A block counts as done, also for a later attempt, once the next one is asked for.
+
+    Args:
+        count: vectors in the file, of `width` values.
+        size: vectors in a block, or the borders of all blocks.
     """
-    place, record = out / f"{name}.npy", out / f"{name}.done"
+    path, checkpoint = out / f"{name}.npy", out / f"{name}.done"
     borders = [*range(0, count, size), count] if isinstance(size, int) else size
-    done = int(record.read_text()) if record.exists() else 0
-    lines = np.lib.format.open_memmap(
-        place, mode="r+" if done else "w+", dtype=np.float16, shape=(count, width)
+    done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    vectors = np.lib.format.open_memmap(
+        path, mode="r+" if done else "w+", dtype=np.float16, shape=(count, width)
     )
     with bar(total=count, label=f"clip, {name}", unit=name, initial=done) as progress:
         for start, stop in itertools.pairwise(borders):
             if stop <= done:
                 continue
-            yield start, stop, lines
-            lines.flush()
-            write_atomically(record, lambda path, stop=stop: path.write_text(str(stop)))
+            yield start, stop, vectors
+            vectors.flush()
+            write_atomically(checkpoint, lambda path, stop=stop: path.write_text(str(stop)))
             progress.update(stop - start)
-    lines.flush()
+    vectors.flush()
 
 
 def _check(values: Float[np.ndarray, "lines width"], names: list[str]) -> None:
@@ -161,5 +174,5 @@ def _check(values: Float[np.ndarray, "lines width"], names: list[str]) -> None:
     if bad.any():
         raise FloatingPointError(
             f"CLIP: {names[int(np.argmax(bad))]} has an embedding that is not finite; "
-            "set features.clip.precision=float32, or look at the weights"
+            "set features.clip.precision=float32, or check the weights"
         )

@@ -1,6 +1,6 @@
-"""A pass over a pool's answers: every row once, as the model would be trained on it.
+"""Score the answers of a pool: one forward pass per row and snapshot, as in training.
 
-Rows of like length share a batch. Every picture of a batch is decoded and encoded once for all
+Rows of similar length share a batch. The images of a batch are decoded and encoded once for all
 snapshots, whose weights stay on the device where they fit, as in `xmas.attention.engine`.
 """
 
@@ -28,22 +28,30 @@ from xmas.store.progress import bar
 
 
 @dataclasses.dataclass(frozen=True)
-class How:
-    """How a pass runs."""
+class ScorerSettings:
+    """Precision and batch sizes of the forward passes.
 
-    weights: str = "float32"  # of the model: float32, bfloat16, float16
-    batch_tokens: int = 8192  # padded tokens of a batch, the images counted; one row at least
-    shard_rows: int = 4096  # measured between two marks: what a killed pass loses at most
-    resident_bytes: int | None = volatile(None)  # of all weights; null: half of the free memory
-    workers: int = volatile(0)  # processes that load batches
+    Args:
+        weights: precision of the model: float32, bfloat16, float16.
+        batch_tokens: padded tokens of a batch, image tokens included; a batch has at least one row.
+        shard_rows: rows between two checkpoints, the most that a killed pass loses.
+        resident_bytes: for the weights of all snapshots; None: half of the device's free memory.
+        workers: processes that load batches.
+    """
+
+    weights: str = "float32"
+    batch_tokens: int = 8192
+    shard_rows: int = 4096
+    resident_bytes: int | None = volatile(None)
+    workers: int = volatile(0)
 
 
 class WithoutImages(TokenTable):
-    """The same rows, their images' tokens left out.
+    """The same rows without their image tokens.
 
-    Of LLaVA's `USER: <image>\\nquestion ASSISTANT: answer</s>` this leaves `USER: \\nquestion
-    ASSISTANT: answer</s>`: LLaVA's text-only rendering but for the line break that stood behind the
-    image. So every other token is the same.
+    `USER: <image>\\nquestion ASSISTANT: answer</s>` becomes `USER: \\nquestion ASSISTANT:
+    answer</s>`: LLaVA's text-only rendering except for the line break after the image, so that
+    every other token is the same.
     """
 
     def __init__(self, folder: Path, layout: Layout) -> None:
@@ -54,11 +62,13 @@ class WithoutImages(TokenTable):
         return dataclasses.replace(super().__getitem__(row), image_at=-1, image=NO_IMAGE)
 
 
-class Reading:
-    """Measures how well a model's snapshots foresee the answers of some rows of a pool.
+class AnswerScorer:
+    """Loss, EL2N and margin of the answers of some rows of a pool, under a model's snapshots.
 
-    `order` (measured,): these rows as they run, the short ones first; shard n holds
-    `order[bounds[n]:bounds[n + 1]]`. Both follow from lengths and `how` alone.
+    Attributes:
+        order: (scored rows,) the rows in the order in which they run, short ones first.
+        bounds: shard n has `order[bounds[n]:bounds[n + 1]]`. Both depend on the rows' lengths and
+            on `how` alone, so that an interrupted pass finds its shards again.
     """
 
     def __init__(
@@ -69,12 +79,12 @@ class Reading:
         *,
         pictures: Pictures,
         pad: int,
-        how: How,
+        how: ScorerSettings,
     ) -> None:
         self.model, self.table, self.pictures = model, table, pictures
         self.pad, self.how = pad, how
-        found = length_batches(table.lengths[rows], 0, how.batch_tokens)
-        self.batches = [rows[batch] for batch in found]
+        positions = length_batches(table.lengths[rows], 0, how.batch_tokens)
+        self.batches = [rows[batch] for batch in positions]
         self.order: Int[np.ndarray, " rows"] = np.concatenate([rows[:0], *self.batches])
         ends = np.cumsum([0, *map(len, self.batches)])
         shard = ends[:-1] // how.shard_rows
@@ -82,14 +92,18 @@ class Reading:
         self.bounds: Int[np.ndarray, " shards_1"] = np.r_[ends[self._first], len(rows)]
 
     def shards(self, folder: Path, steps: Sequence[int]) -> Shards:
-        """Where the pass keeps what it has measured: `STATISTICS` and the number of tokens."""
+        """The finished parts of a pass: `STATISTICS` and the number of tokens, per row and step."""
         return Shards(folder, self.bounds, tuple(steps), len(STATISTICS) + 1)
 
     def run(self, shards: Shards, read: Read, *, label: str) -> None:
-        """Measure what `shards` lacks. `read` gives the weights behind a step that the model as it
-        is does not have; the model is left as it was.
+        """Compute the shards that are missing; leaves the model as it was.
 
-        Raises FloatingPointError: a statistic is not finite; names row and step.
+        Args:
+            read: gives the weights after a step, to be loaded into the model.
+            label: of the progress bar and of messages.
+
+        Raises:
+            FloatingPointError: a statistic is not finite; names row and step.
         """
         weights = Weights(self.model, getattr(torch, self.how.weights), head=True)
         for group in weights.groups(shards.steps, read, self.how.resident_bytes):
@@ -97,31 +111,31 @@ class Reading:
             if not todo:
                 continue
             with (
-                weights.resident(group, read) as held,
+                weights.resident(group, read) as snapshots,
                 bar(total=self._rows(todo), label=label) as progress,
             ):
-                loaded = iter(self._loader(todo))
+                batches = iter(self._loader(todo))
                 for shard in todo:
                     values = []
                     for _ in self._of(shard):
-                        values.append(self._values(next(loaded), weights, held, label))
+                        values.append(self._values(next(batches), weights, snapshots, label))
                         progress.update(len(values[-1]))
                     shards.write(shard, group, np.concatenate(values))
 
     @torch.no_grad()
     def _values(
-        self, batch: Batch, weights: Weights, held: dict[int, dict[str, Tensor]], label: str
+        self, batch: Batch, weights: Weights, snapshots: dict[int, dict[str, Tensor]], label: str
     ) -> Float[np.ndarray, "rows steps k"]:
-        """Every row of a batch under the weights that are held."""
+        """The statistics of a batch under every snapshot on the device."""
         batch = batch.to(next(self.model.parameters()).device)
-        weights.use(next(iter(held.values())))  # the frozen tower is the same in all
+        weights.use(next(iter(snapshots.values())))  # the frozen tower is the same in all
         features = self._features(batch, weights.precision)
-        found = []
-        for step, these in held.items():
-            weights.use(these)
-            found.append(self._step(batch, features))
-            _check(found[-1], batch.rows, f"{label}, step {step}")
-        return np.stack(found, axis=1)
+        columns = []
+        for step, tensors in snapshots.items():
+            weights.use(tensors)
+            columns.append(self._step(batch, features))
+            _check(columns[-1], batch.rows, f"{label}, step {step}")
+        return np.stack(columns, axis=1)
 
     def _step(self, batch: Batch, features: Tensor | None) -> Float[np.ndarray, "rows k"]:
         sizes = batch.pictures.get("sizes")
@@ -162,8 +176,9 @@ def _check(values: Float[np.ndarray, "rows k"], rows: Int[np.ndarray, " rows"], 
     """Raise FloatingPointError naming the first row with answer tokens that is not finite."""
     bad = np.flatnonzero((values[:, -1] > 0) & ~np.isfinite(values).all(axis=1))
     if len(bad):
-        found = dict(zip((*STATISTICS, "tokens"), values[bad[0]].tolist(), strict=True))
+        first = dict(zip((*STATISTICS, "tokens"), values[bad[0]].tolist(), strict=True))
         raise FloatingPointError(
             f"{label}: the answers of {len(bad)} rows are not finite, the first is row "
-            f"{rows[bad[0]]}: {found}; look at this row, or use weights=float32"
+            f"{rows[bad[0]]}: {first}; inspect this row, or set "
+            "features.answers.how.weights=float32"
         )

@@ -1,6 +1,6 @@
-"""Answers: how well a model foresees every row's answers, with the image and without it.
+"""Loss, EL2N and margin of every row's answers under a model, with the image and without it.
 
-One stage serves every selector that looks at losses: each takes its column.
+One stage serves all selectors that use losses; each reads its column.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xmas.features.losses.answer_scorer import How, Reading, WithoutImages
+from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings, WithoutImages
 from xmas.features.losses.token_statistics import STATISTICS
 from xmas.features.trajectories import device
 from xmas.models.chat.tokens import Tokenised, TokenTable
@@ -29,11 +29,11 @@ COLUMNS = (*STATISTICS, "tokens", "blind_loss")
 
 @runtime_checkable
 class HasWeights(Protocol):
-    """A model with its weights behind one or more optimiser steps, and a pool as it sees it."""
+    """A fit: its pool as tokens and pictures, and its weights after one or more optimiser steps."""
 
     @property
     def start(self) -> StartPoint:
-        """The folder whose model the weights belong to."""
+        """The stage whose folder has the model that the weights belong to."""
         ...
 
     @property
@@ -41,7 +41,7 @@ class HasWeights(Protocol):
 
     @property
     def cache_vision(self) -> bool:
-        """The tower's features are kept once for all."""
+        """Whether the vision tower's features are computed once and cached."""
         ...
 
     def tokens(self) -> Tokenised: ...
@@ -55,23 +55,27 @@ class HasWeights(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Answers(Stage):
-    """`values.npy` (rows, 5) float32 behind the model's last step: `loss`, the mean cross-entropy
-    of the answer tokens in nats; `el2n` and `margin`, see `token_statistics`; `tokens`, how many
-    these are; `blind_loss`, the loss without the image, see `WithoutImages`. `columns.json` names
-    them. `columns/<step>.npy` (rows, 3) float32: the first three behind each step of `steps.npy`.
+    """Statistics of every row's answer tokens after the steps of a fit.
 
-    Text-only rows are measured like the others; without an image they are as they are, so their
-    two losses are one number (VisNec: their necessity is 0). A row without an answer token has 0
-    `tokens` and is NaN otherwise. Perplexity is exp(loss), necessity blind_loss - loss.
+    Writes `values.npy` (rows, 5) float32, after the last step; its columns, named in
+    `columns.json`, are `loss`, the mean cross-entropy of the answer tokens in nats; `el2n` and
+    `margin`, see `token_statistics`; `tokens`, their number; `blind_loss`, the loss without the
+    image, see `WithoutImages`. Also `columns/<step>.npy` (rows, 3) float32: the first three after
+    each step of `steps.npy`.
 
-    A row's values do not depend on its batch mates. All steps are measured in one pass; the blind
-    pass is run behind the last step only, on shorter rows. An attempt goes on shard by shard.
+    Text-only rows are scored like the others; their two losses are equal (VisNec: their necessity
+    is 0). A row without an answer token has 0 `tokens` and NaN otherwise. Perplexity is exp(loss),
+    necessity is blind_loss - loss.
+
+    A row's values do not depend on the other rows of its batch. All steps are scored in one pass;
+    the pass without images is run for the last step only. An interrupted attempt resumes after its
+    last finished shard.
     """
 
     kind: ClassVar[str] = "answers"
 
     model: HasWeights
-    how: How = dataclasses.field(default_factory=How)
+    how: ScorerSettings = dataclasses.field(default_factory=ScorerSettings)
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: a statistic is not finite; names row and step."""
@@ -88,17 +92,17 @@ class Answers(Stage):
         steps = self.model.steps(store)
         parts = load(store.get(self.model.start))
         parts.model.to(device(self.model.hardware, 0))
-        whole = self._pass(store, parts, table, np.arange(len(table)), steps, out / "with")
-        blind_loss = whole[:, -1, :1].copy()
+        seeing = self._pass(store, parts, table, np.arange(len(table)), steps, out / "with")
+        blind_loss = seeing[:, -1, :1].copy()
         if len(pictured):
-            alone = self._pass(store, parts, blind, pictured, steps[-1:], out / "without")
-            blind_loss[pictured] = alone[pictured, -1, :1]
+            without = self._pass(store, parts, blind, pictured, steps[-1:], out / "without")
+            blind_loss[pictured] = without[pictured, -1, :1]
         (out / "columns").mkdir(exist_ok=True)
         for at, step in enumerate(steps):
-            np.save(out / "columns" / f"{step}.npy", whole[:, at, : len(STATISTICS)])
+            np.save(out / "columns" / f"{step}.npy", seeing[:, at, : len(STATISTICS)])
         np.save(out / "steps.npy", np.array(steps))
         (out / "columns.json").write_text(json.dumps(COLUMNS))
-        values = np.concatenate([whole[:, -1], blind_loss], axis=1)
+        values = np.concatenate([seeing[:, -1], blind_loss], axis=1)
         write_atomically(out / "values.npy", lambda path: _save(path, values))
 
     def _pass(
@@ -110,8 +114,8 @@ class Answers(Stage):
         steps: Sequence[int],
         place: Path,
     ) -> Float[np.ndarray, "pool steps k"]:
-        """The statistics of these rows and their numbers of tokens; NaN for all others."""
-        reading = Reading(
+        """Statistics and number of tokens of these rows after every step; NaN for other rows."""
+        scorer = AnswerScorer(
             parts.model,
             table,
             rows,
@@ -119,21 +123,21 @@ class Answers(Stage):
             pad=parts.tokenizer.pad_token_id,
             how=dataclasses.replace(self.how, workers=self.model.hardware.workers),
         )
-        shards = reading.shards(place, steps)
-        reading.run(
+        shards = scorer.shards(place, steps)
+        scorer.run(
             shards,
             lambda step: self.model.weights_at(store, step),
             label=f"answers {place.name} images",
         )
-        return shards.merge(place / "whole.npy", reading.order, len(table))
+        return shards.merge(place / "whole.npy", scorer.order, len(table))
 
     def column(self, store: Store, name: str) -> Float[np.ndarray, " rows"]:
-        """One of `COLUMNS`, float64."""
+        """One of `COLUMNS` for every row, float64."""
         values = np.load(store.get(self) / "values.npy", mmap_mode="r")
         return values[:, COLUMNS.index(name)].astype(np.float64)
 
     def losses(self, store: Store) -> Float[np.ndarray, "rows steps"]:
-        """The loss behind every step, float64."""
+        """The loss of every row after every step, in nats, float64."""
         folder = store.get(self)
         steps = np.load(folder / "steps.npy").tolist()
         columns = [np.load(folder / "columns" / f"{step}.npy", mmap_mode="r") for step in steps]
@@ -141,5 +145,5 @@ class Answers(Stage):
 
 
 def _save(path: Path, values: np.ndarray) -> None:
-    with path.open("wb") as file:  # numpy would put its own suffix behind a path
+    with path.open("wb") as file:  # numpy would append a suffix to a path
         np.save(file, values)

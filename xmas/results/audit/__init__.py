@@ -15,7 +15,7 @@ from xmas.results.audit.images import ImageHashes, all_hashes, near_any
 from xmas.results.audit.texts import FORMATS, Texts
 from xmas.selection.protocol import name_of
 from xmas.selection.ranking import Ranking
-from xmas.selection.subset import Counting, Subset
+from xmas.selection.subset import Subset, TokenCounter
 from xmas.store import Stage, Store, content
 from xmas.store.variance_explained import explained
 
@@ -31,7 +31,9 @@ class Audit(Stage):
     kind: ClassVar[str] = "audit"
 
     subset: Subset
-    counted: Counting | None = None  # whose text tokens are a row's length; null: its characters
+    counted: TokenCounter | None = (
+        None  # whose text tokens are a row's length; null: its characters
+    )
     suite: dict[str, Benchmark] = dataclasses.field(default_factory=dict)
     against: str | None = content(None)  # another subset's rows.json
     images: bool = True  # false: no image is opened; names stand for them, no benchmark is compared

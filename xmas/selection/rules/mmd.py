@@ -1,7 +1,7 @@
 """Maximum mean discrepancy inside a cluster: the kernel of its rows, and the order of greedy MMD.
 
-The kernel costs rows² x width, once; each row that greedy MMD takes then costs one line of the
-kernel, where the release compares every candidate with everything that was taken before.
+The kernel costs rows² x width, once; each row that greedy MMD adds then costs one line of the
+kernel, where the release compares every candidate with all rows added before.
 """
 
 import tempfile
@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float, Int
 
 PRECISIONS = ("float32", "float64")
-_TILE = 4096  # rows of a block of the kernel
-_COLUMNS = 2048  # features that are summed in float32
 
 
 def gaussian_kernel(
@@ -21,13 +19,20 @@ def gaussian_kernel(
     width: float = 1.0,
     products: str = "float32",
     memory: int = 2**32,
+    tile: int = 4096,
+    columns: int = 2048,
 ) -> Float[np.ndarray, "rows rows"]:
-    """exp(-|x - y|² / (2 width²)) of all pairs, float64, its diagonal one.
+    """exp(-|x - y|² / (2 width²)) of all pairs, float64, its diagonal one; computed tile by tile.
 
-    `products` is the precision of the scalar products: float32 in runs of 2,048 features whose
-    sums are added in float64, within 1e-6 of float64 throughout, at half its time. Tile by tile; a
-    kernel of more than `memory` bytes lies in a temporary file. Raises ValueError: another
-    precision.
+    Args:
+        products: precision of the scalar products: float64, or float32 over `columns` features at
+            a time whose sums are added in float64, within 1e-6 of float64 at half its time.
+        memory: bytes; a larger kernel is in a temporary file.
+        tile: rows of a tile of the kernel.
+        columns: features that are summed in the precision of `products`.
+
+    Raises:
+        ValueError: another precision.
 
     Source: COINCIDE (arXiv 2406.10995), released `cluster_wise_prune.py`; there float64.
     """
@@ -35,10 +40,10 @@ def gaussian_kernel(
         raise ValueError(f"products {products!r}: expected one of {', '.join(PRECISIONS)}")
     count = len(points)
     kernel = _matrix(count, memory)
-    tiles = [slice(start, min(start + _TILE, count)) for start in range(0, count, _TILE)]
+    tiles = [slice(start, min(start + tile, count)) for start in range(0, count, tile)]
     for number, left in enumerate(tiles):
         for right in tiles[: number + 1]:
-            kernel[left, right] = _products(points, left, right, products)
+            kernel[left, right] = _products(points, left, right, products, columns)
             if left != right:
                 kernel[right, left] = kernel[left, right].T
     norms = kernel.diagonal().copy()
@@ -54,18 +59,21 @@ def gaussian_kernel(
 
 
 def _products(
-    points: Float[np.ndarray, "rows width"], left: slice, right: slice, precision: str
+    points: Float[np.ndarray, "rows width"],
+    left: slice,
+    right: slice,
+    precision: str,
+    columns: int,
 ) -> Float[np.ndarray, "left right"]:
+    """Scalar products of two slices of rows, summed over runs of `columns` features."""
     kind = getattr(torch, precision)
     features = points.shape[1]
     total = np.zeros((left.stop - left.start, right.stop - right.start))
-    for start in range(0, features, _COLUMNS):
-        columns = slice(start, min(start + _COLUMNS, features))
-        ours = torch.from_numpy(points[left, columns]).to(kind).numpy()
+    for start in range(0, features, columns):
+        run = slice(start, min(start + columns, features))
+        ours = torch.from_numpy(points[left, run]).to(kind).numpy()
         # The same array twice lets BLAS compute one half only.
-        theirs = (
-            ours if left == right else torch.from_numpy(points[right, columns]).to(kind).numpy()
-        )
+        theirs = ours if left == right else torch.from_numpy(points[right, run]).to(kind).numpy()
         total += ours @ theirs.T
     return total
 
@@ -73,17 +81,17 @@ def _products(
 def _matrix(count: int, memory: int) -> Float[np.ndarray, "rows rows"]:
     if count * count * 8 <= memory:
         return np.empty((count, count))
-    with tempfile.TemporaryFile() as file:  # the map keeps it, and no one else finds it
+    with tempfile.TemporaryFile() as file:  # the map keeps it open; it has no name
         return np.memmap(file, np.float64, "w+", shape=(count, count))
 
 
 def greedy(kernel: Float[np.ndarray, "rows rows"]) -> Int[np.ndarray, " rows"]:
-    """All rows, each the one that brings those before it closest to the whole cluster.
+    """All rows, ordered so that each brings the rows before it closest to the whole cluster.
 
-    The row that joins m - 1 taken ones minimises mean(K_SS) - 2 mean(K_XS) over S, the m rows, and
-    X, all rows; of equals the first. With r the sum of a candidate's kernel to what is taken, that
-    is r / m - mean(K_X), where the kernel's diagonal is constant and terms that all candidates
-    share are left out. The first n of this order are what greedy MMD takes of a budget of n.
+    The m-th row minimises mean(K_SS) - 2 mean(K_XS) over S, the first m rows, and X, all rows; of
+    equals the first. With r the sum of a candidate's kernel to the m - 1 rows before, that is
+    r / m - mean(K_X): the kernel's diagonal is constant, and terms that all candidates share are
+    left out. The first n of this order are what greedy MMD selects with a budget of n.
 
     Source: COINCIDE, released `cluster_wise_prune.py`, where a step costs rows² x m.
     """
@@ -92,11 +100,11 @@ def greedy(kernel: Float[np.ndarray, "rows rows"]) -> Int[np.ndarray, " rows"]:
     near = np.zeros(count)
     value = np.empty(count)
     order = np.empty(count, dtype=np.int64)
-    for taken in range(count):
-        np.multiply(near, 1.0 / (taken + 1), out=value)
+    for place in range(count):
+        np.multiply(near, 1.0 / (place + 1), out=value)
         np.subtract(value, pull, out=value)
         best = int(value.argmin())
-        order[taken] = best
+        order[place] = best
         near += kernel[best]
         near[best] = np.inf
     return order

@@ -9,7 +9,7 @@ import pytest
 from xmas.attention.statistics import QUANTILES
 from xmas.results.dashboard import Dashboard
 from xmas.results.dashboard.charts import CHARTS, FIELDS
-from xmas.results.table.lines import COLUMNS
+from xmas.results.table.csv_lines import csv_fields
 from xmas.store import Store
 from xmas.training.fit.callbacks import COLUMNS as LOSSES
 
@@ -76,7 +76,7 @@ def test_only_the_runs_of_the_sweep_are_shown(made):
 
 
 def test_charts_take_columns_of_the_table(made):
-    assert set(FIELDS) <= set(COLUMNS)
+    assert set(FIELDS) <= set(csv_fields())
     for name, spec in CHARTS.items():
         (panel,) = [
             one for one in panels(made) if one["config"].get("panelDefId") == f"team/{name}"
@@ -84,7 +84,7 @@ def test_charts_take_columns_of_the_table(made):
         fields = panel["config"]["fieldSettings"]
         asked = set(re.findall(r"\$\{field:(\w+)\}", json.dumps(spec)))
         assert {"selector", "budget", "benchmark", "relative"} <= asked <= set(fields)
-        assert set(fields.values()) <= set(COLUMNS)
+        assert set(fields.values()) <= set(csv_fields())
         assert spec["data"] == {"name": "wandb"}
         assert made["charts"][name] == spec
 
@@ -112,6 +112,7 @@ def test_pushing_makes_the_charts_and_saves_the_view(monkeypatch):
     assert Dashboard(push=True).make(Store()) == "https://wandb.ai/team/xmas?nw=1"
     assert sent == [
         ("team", "xmas-budget", "ARP against budget", "vega2", "private", "{"),
+        ("team", "xmas-cost", "ARP against device hours", "vega2", "private", "{"),
         ("team", "xmas-radar", "Benchmarks, relative to full", "vega2", "private", "{"),
         ("team", "xmas"),
     ]

@@ -21,7 +21,7 @@ from xmas.results.logger.csv import Csv
 from xmas.results.logger.tensorboard import TensorBoard
 from xmas.results.logger.wandb import Wandb, _account
 from xmas.results.table import Table
-from xmas.results.table.lines import COLUMNS
+from xmas.results.table.csv_lines import csv_fields
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
@@ -164,7 +164,7 @@ def test_the_subset_and_the_table_are_artifacts(sweep):
     assert sum(shares) == pytest.approx(1)
     table = found["table-latest-random-sweep"]
     assert table.artifacts["table-latest"] == ["table.csv", "table.md", "table.tex"]
-    assert table.history[0]["table"]["ncols"] == len(COLUMNS)
+    assert table.history[0]["table"]["ncols"] == len(csv_fields())
 
 
 def test_a_result_of_the_store_is_logged_once_a_group(sweep, tmp_path):

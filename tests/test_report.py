@@ -17,9 +17,9 @@ from toy import ROWS, Toy, build
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.scores import Generation, Score, group_of
 from xmas.results.audit import Audit
+from xmas.results.evidence import gather
 from xmas.results.leaderboard import leaderboards
 from xmas.results.report import Report
-from xmas.results.report.evidence import evidence
 from xmas.results.report.svg import Scale, tag
 from xmas.results.score_records import TableError, runs
 from xmas.results.table import Table
@@ -247,7 +247,9 @@ def test_the_table_has_mean_spread_and_the_best_of_a_budget_in_bold(page):
     assert "<b>97.0<span" in table
     assert "<b>85.0" not in table
     assert "42.5 ± 3.5" in words("</style>" + table)  # gqa of random: 40 and 45
-    assert "Questions: gqa 30 (accuracy), pope 30 (accuracy)." in words("</style>" + table)
+    assert "Questions: gqa 30 (toy, accuracy), pope 30 (toy, accuracy)." in words(
+        "</style>" + table
+    )
 
 
 def test_every_seed_is_a_dot_and_selectors_keep_their_colours(page):
@@ -285,15 +287,11 @@ def swept(toy):
 
 def test_a_curve_has_a_point_a_budget_and_a_bar_where_outcomes_are_kept(swept):
     shown = section(read(swept), "budgets")
-    found = evidence(
-        leaderboards(runs(swept.store))[0],
-        index=ResultIndex(swept.store),
-        store=swept.store,
-        pool=None,
-    )
+    (board,) = leaderboards(runs(swept.store))
+    found = gather(board, ResultIndex(swept.store), swept.store)
     assert [(one.selector, one.budget[:2]) for one in found.subsets] == [
         ("random", "25"), ("random", "50"), ("xmas", "50")]  # fmt: skip
-    low = found.certainty(found.subsets[0]).arps["ARP"]
+    low = found.subsets[0].certainty.arps["ARP"]
     assert low.low < 50 < low.high
     points = re.findall(r'cy="([\d.]+)%" r="5" class="mean c-(\w+)"', shown)
     assert [colour for _, colour in points] == ["quiet", "quiet", "accent"]
@@ -429,7 +427,7 @@ def test_without_an_xmas_run_its_sections_say_so_once(toy):
 def test_without_a_reference_there_is_no_arp_and_the_reason(toy):
     forget(toy, "full")
     shown = read(toy)
-    assert "trained on the whole pool, the reference, on gqa, pope" in shown
+    assert "No ARP: no reference score above 0 on gqa, pope; train the target on the whole" in shown
     assert "No figure: no subset has an ARP" in shown
 
 

@@ -1,8 +1,7 @@
 """The dashboard of a sweep in W&B, as code: built and checked anywhere, sent only when asked to.
 
 It shows what `logger=wandb` has logged: training curves and spectra of the runs, scores and hours
-of their summaries, and the table's own means and intervals, which `goal=table logger=wandb` hands
-over.
+of their summaries, and the table's means and intervals, which `goal=table logger=wandb` logs.
 """
 
 import dataclasses
@@ -17,7 +16,7 @@ from xmas.store import Store, write_atomically
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-_NOBODY = "entity"  # stands for the account until there is one
+_NOBODY = "entity"  # the account in the file, where none is configured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +36,13 @@ class Dashboard:
         """
         if self.push:
             return self._send()
-        view = self.view(self.entity or _NOBODY)._to_model()
-        told = {"view": json.loads(view.model_dump_json(by_alias=True)), "charts": CHARTS}
+        view = json.loads(
+            self.view(self.entity or _NOBODY)._to_model().model_dump_json(by_alias=True)
+        )
+        content = {"view": view, "charts": CHARTS}
         (path,) = self.files(store)
         Path(store.root).mkdir(parents=True, exist_ok=True)
-        write_atomically(path, functools.partial(_put, text=json.dumps(told, indent=2)))
+        write_atomically(path, functools.partial(_put, text=json.dumps(content, indent=2)))
         return f"{path}\nnothing was sent; dashboard.push=true sends it"
 
     def files(self, store: Store) -> list[Path]:
@@ -50,9 +51,9 @@ class Dashboard:
 
     def view(self, entity: str) -> "Workspace":
         """The view; its custom charts are those of `entity`."""
-        from xmas.results.dashboard.view import view
+        from xmas.results.dashboard.workspace import workspace
 
-        return view(entity, self.project, self.name, self.group)
+        return workspace(entity, self.project, self.name, self.group)
 
     def _send(self) -> str:
         """Raises wandb's errors: no account, no such entity."""

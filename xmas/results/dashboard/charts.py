@@ -1,13 +1,20 @@
 """Charts that W&B does not have, as Vega-Lite over the logged table.
 
 `${field:x}` is what a panel fills in: every chart takes the columns of `FIELDS` by their own names.
+Charts have no numbers: W&B binds the table when somebody opens the dashboard. What the curves of
+ARP show is in `results.curves`, from which the report draws its own.
 """
 
 from typing import Any
 
 from xmas.results.arp import ALL
+from xmas.results.curves import CURVES, Curve
+from xmas.results.leaderboard import REFERENCE
 
-FIELDS = ("selector", "budget", "benchmark", "relative", "relative_low", "relative_high")
+FIELDS = (
+    "selector", "budget", "benchmark", "relative", "relative_low", "relative_high",
+    "selection_hours", "training_hours",
+)  # fmt: skip
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 
 
@@ -25,30 +32,39 @@ _COLOUR = {"field": _of("selector"), "type": "nominal", "title": "selector"}
 _HUNDRED = {"mark": {"type": "rule", "strokeDash": [4, 3]}, "encoding": {"y": {"datum": 100}}}
 
 
-def _budget() -> dict[str, Any]:
-    """ARP by budget, a line a selector, with the table's intervals."""
-    across = {"field": _of("budget"), "type": "quantitative", "title": "budget"}
-    up = {"type": "quantitative", "title": "ARP, % of full", "scale": {"zero": False}}
-    subsets = f"{_value('benchmark')} === '{ALL}' && {_value('selector')} !== 'full'"
+def _curve(curve: Curve) -> dict[str, Any]:
+    """A line for every selector through its budgets; a band where the curve has intervals."""
+    places = " + ".join(_value(name) for name in curve.x)
+    zero = {"scale": {"zero": curve.starts_at_zero}}
+    across = {"field": "place", "type": "quantitative", "title": curve.x_title, **zero}
+    up = {"type": "quantitative", "title": curve.y_title, "scale": {"zero": False}}
+    # A cell that is empty in the table is null, which an expression would take for 0.
+    filled = " && ".join(f"isValid({_value(name)})" for name in (*curve.x, curve.y))
+    rows = f"{_value('benchmark')} === '{ALL}' && {_value('selector')} !== '{REFERENCE}'"
     band = {
         "mark": {"type": "area", "opacity": 0.15},
         "encoding": {
             "x": across,
-            "y": {"field": _of("relative_low"), **up},
-            "y2": {"field": _of("relative_high")},
+            "y": {"field": _of(f"{curve.y}_low"), **up},
+            "y2": {"field": _of(f"{curve.y}_high")},
             "color": _COLOUR,
         },
     }
     line = {
         "mark": {"type": "line", "point": True},
-        "encoding": {"x": across, "y": {"field": _of("relative"), **up}, "color": _COLOUR},
+        "encoding": {
+            "x": across,
+            "y": {"field": _of(curve.y), **up},
+            "order": {"field": _of("budget"), "type": "quantitative"},
+            "color": _COLOUR,
+        },
     }
     return {
         "$schema": _SCHEMA,
-        "title": "ARP against budget",
+        "title": curve.title,
         "data": {"name": "wandb"},
-        "transform": [{"filter": subsets}],
-        "layer": [band, line, _HUNDRED],
+        "transform": [{"filter": f"{rows} && {filled}"}, {"calculate": places, "as": "place"}],
+        "layer": [*([band] if curve.interval else []), line, _HUNDRED],
     }
 
 
@@ -78,9 +94,9 @@ def _radar() -> dict[str, Any]:
         ("rim_across", "100 * sin(datum.angle)"),
         ("rim_up", "100 * cos(datum.angle)"),
     ]
-    shown = (
+    rows = (
         f"indexof({_value('benchmark')}, '{ALL}') < 0 && isValid({relative})"
-        f" && {_value('selector')} !== 'full'"
+        f" && {_value('selector')} !== '{REFERENCE}'"
     )
     ranked = {
         "window": [{"op": "dense_rank", "as": "place"}],
@@ -92,7 +108,7 @@ def _radar() -> dict[str, Any]:
         "title": "Benchmarks, relative to full",
         "data": {"name": "wandb"},
         "transform": [
-            {"filter": shown},
+            {"filter": rows},
             ranked,
             counted,
             *({"calculate": how, "as": name} for name, how in turns),
@@ -103,4 +119,7 @@ def _radar() -> dict[str, Any]:
     }
 
 
-CHARTS: dict[str, dict[str, Any]] = {"xmas-budget": _budget(), "xmas-radar": _radar()}
+CHARTS: dict[str, dict[str, Any]] = {
+    **{curve.name: _curve(curve) for curve in CURVES},
+    "xmas-radar": _radar(),
+}

@@ -1,7 +1,7 @@
-"""The report: what a store holds, as one HTML file that opens offline, on a phone and on paper.
+"""The report: what a store contains, as one HTML file that opens offline, on a phone and on paper.
 
-Only results are read, no stage is run: a report of half a sweep shows that half, and says of every
-section that it cannot show why.
+Only results are read, no stage is run: a report of half a sweep shows that half, and every section
+that cannot be shown says why.
 """
 
 import dataclasses
@@ -27,21 +27,22 @@ class Report:
 
         Raises TableError: there is nothing to report, or the scores cannot be compared.
         """
-        from xmas.results.report.evidence import evidence
+        from xmas.results.evidence import gather
         from xmas.results.report.page import page
         from xmas.store.index import ResultIndex
 
-        found = [run for run in runs(store) if self.only in (None, run.pool)]
-        compared = leaderboards(found)
-        if not compared:
+        scores = [run for run in runs(store) if self.only in (None, run.pool)]
+        boards = leaderboards(scores)
+        if not boards:
             raise TableError(
                 f"{store.root}: no scores of trained targets to report; make some with "
                 "`xmas -m goal=scores selector=random,xmas`, or set store.root to where they are"
             )
         index = ResultIndex(store)
-        shown = [evidence(each, index=index, store=store, pool=self.pool) for each in compared]
+        evidence = [gather(board, index, store) for board in boards]
         (path,) = self.files(store)
-        write_atomically(path, functools.partial(_put, text=page(shown, each=self.examples)))
+        html = page(evidence, pool=self.pool, examples=self.examples)
+        write_atomically(path, functools.partial(_put, text=html))
         return str(path)
 
     def files(self, store: Store) -> list[Path]:

@@ -3,21 +3,21 @@
 import json
 from typing import Any
 
-from xmas.results.report.evidence import Evidence, Line
+from xmas.results.evidence import Evidence, Line
 from xmas.results.report.svg import scrolled_table, tag, text
 from xmas.store.index import AbsentError, ResultIndex, key_of
 
 _NONE = "\N{EN DASH}"
 
 
-def table(found: Evidence) -> str:
+def table(evidence: Evidence) -> str:
     """A column for every audited subset at the largest budget, the pool first.
 
     Raises AbsentError: none of them was audited.
     """
     audited = {}
-    for line in found.largest:
-        audit = _audit_of(line, found.index)
+    for line in evidence.largest:
+        audit = _audit_of(line, evidence.index)
         if audit is not None:
             audited[line.row.label] = audit
     if not audited:

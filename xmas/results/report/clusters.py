@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xmas.results.report.evidence import Evidence
+from xmas.results.evidence import Evidence
 from xmas.results.report.svg import (
     Scale,
     area,
@@ -20,11 +20,11 @@ from xmas.results.report.trajectories import labels
 _APART = 120  # clusters up to which a gap stands between two bars
 
 
-def sizes(found: Evidence) -> str:
+def sizes(evidence: Evidence) -> str:
     """Clusters from the largest to the smallest, and the share of each that is kept."""
-    of_row, no_image = labels(found)
-    line = found.xmas()
-    kept = found.rows_of(line.trainings[0])
+    of_row, no_image = labels(evidence)
+    line = evidence.xmas()
+    kept = evidence.rows_of(line.trainings[0])
     count = np.bincount(of_row, minlength=no_image + 1)
     taken = np.bincount(of_row[kept], minlength=no_image + 1)
     order = np.argsort(-count[:no_image], kind="stable")

@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from xmas.data.pool import Pool
 from xmas.data.rows import Rows
 from xmas.evaluation.protocol import LETTER, SHORT
-from xmas.results.report.evidence import Evidence, Line
+from xmas.results.evidence import Evidence, Line
 from xmas.results.report.palette import Palette
+from xmas.results.report.pool_rows import pool_rows
 from xmas.results.report.svg import tag, text
 from xmas.store.index import AbsentError
 
@@ -22,15 +24,15 @@ _IMAGES = 160  # in a report, so that it stays small with many selectors
 _LETTERS = 150  # of a question or an answer
 
 
-def strips(found: Evidence, palette: Palette, each: int) -> str:
+def strips(evidence: Evidence, palette: Palette, pool: Pool | None, each: int) -> str:
     """Two strips for every selector at the largest budget: kept first, and ranked last.
 
     Raises AbsentError: there is no subset, or the pool's rows or all its images cannot be read.
     """
-    lines = found.largest
+    lines = evidence.largest
     if not lines:
         raise AbsentError("No target was trained on a subset.")
-    examples = found.examples()
+    examples = pool_rows(evidence, pool)
     if examples.has_image.any() and not examples.images.is_dir():
         raise AbsentError(f"The pool's images are not there any more ({examples.images}).")
     endings = " and ".join(f"“{ending.strip()}”" for ending in (SHORT, LETTER))
@@ -42,14 +44,14 @@ def strips(found: Evidence, palette: Palette, each: int) -> str:
         f"{text(endings)}.",
         class_="about",
     )
-    return said + "".join(_pair(found, line, examples, palette, each) for line in lines)
+    return said + "".join(_pair(evidence, line, examples, palette, each) for line in lines)
 
 
-def _pair(found: Evidence, line: Line, examples: Rows, palette: Palette, each: int) -> str:
+def _pair(evidence: Evidence, line: Line, examples: Rows, palette: Palette, each: int) -> str:
     training = line.trainings[0]
-    ranking = found.index.result(training.ranking, "ranking")
+    ranking = evidence.index.result(training.ranking, "ranking")
     order = np.load(ranking.folder / "order.npy")
-    kept = np.isin(order, found.rows_of(training))
+    kept = np.isin(order, evidence.rows_of(training))
     pictured = examples.has_image[order] | (not examples.has_image.any())
     first = order[kept & pictured][:each]
     left = order[~kept & pictured][::-1][:each]

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 
-from xmas.results.report.evidence import Evidence, Line
+from xmas.data.pool import Pool
+from xmas.results.evidence import Evidence, Line
 from xmas.results.report.palette import Palette
+from xmas.results.report.pool_rows import pool_rows
 from xmas.results.report.svg import (
     Scale,
     axis,
@@ -23,27 +25,27 @@ _SOURCES = 16  # shown; the others are added up
 _HEIGHT = 24
 
 
-def sources(found: Evidence, palette: Palette) -> str:
+def sources(evidence: Evidence, palette: Palette, pool: Pool | None) -> str:
     """A line for every source: the pool's share as a tick, the subsets' as dots."""
-    examples = found.examples()
-    lines = _chosen(found)
+    examples = pool_rows(evidence, pool)
+    lines = _chosen(evidence)
     names, counts = np.unique(examples.sources, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     listed = names[order[:_SOURCES]].tolist()
-    pool = _shares(examples.sources, listed)
+    of_pool = _shares(examples.sources, listed)
     subsets = [
-        _shares(examples.sources[found.rows_of(line.trainings[0])], listed) for line in lines
+        _shares(examples.sources[evidence.rows_of(line.trainings[0])], listed) for line in lines
     ]
     labels = [*listed, f"{len(names) - _SOURCES} others"] if len(names) > _SOURCES else listed
-    scale = Scale(0.0, 1.05 * max(max(shares) for shares in [pool, *subsets]))
+    scale = Scale(0.0, 1.05 * max(max(shares) for shares in [of_pool, *subsets]))
     rows = []
     for number, label in enumerate(labels):
-        marks = [vertical(scale(pool[number]), "pool")]
+        marks = [vertical(scale(of_pool[number]), "pool")]
         for line, shares in zip(lines, subsets, strict=True):
-            marks.append(_dumbbell(scale, pool[number], shares[number], palette[line.selector]))
-        said = f"{label}: pool {pool[number]:.1f} per cent"
+            marks.append(_dumbbell(scale, of_pool[number], shares[number], palette[line.selector]))
+        said = f"{label}: pool {of_pool[number]:.1f} per cent"
         name = tag("span", text(label), class_="name")
-        share = tag("span", f"{pool[number]:.1f} %", class_="value")
+        share = tag("span", f"{of_pool[number]:.1f} %", class_="value")
         rows.append(
             tag("div", name, track(*marks, height=_HEIGHT, label=said), share, class_="row")
         )
@@ -71,12 +73,12 @@ def _shares(of_rows: np.ndarray, listed: list[str]) -> list[float]:
     return [*shares, max(0.0, 100 - sum(shares))]
 
 
-def overlap(found: Evidence, palette: Palette) -> str:
+def overlap(evidence: Evidence, palette: Palette) -> str:
     """The rows two subsets share, in per cent of one of them. Raises AbsentError: there is one."""
-    lines = _chosen(found)
+    lines = _chosen(evidence)
     if len(lines) < 2:
         raise AbsentError("There is only one subset of this size, so nothing can overlap.")
-    kept = [found.rows_of(line.trainings[0]) for line in lines]
+    kept = [evidence.rows_of(line.trainings[0]) for line in lines]
     size = len(kept[0])
     rows = []
     for line, own in zip(lines, kept, strict=True):
@@ -86,7 +88,7 @@ def overlap(found: Evidence, palette: Palette) -> str:
             shown = "" if other is own else f"{100 * share:.0f}"
             cells.append(tag("span", shown, class_="cell", style=f"--share:{100 * share:.0f}%"))
         rows.append([tag("span", text(line.row.label), class_=palette[line.selector]), *cells])
-    chance = _chance(found, size)
+    chance = _chance(evidence, size)
     return figure(
         scrolled_table(["", *(text(line.row.label) for line in lines)], rows, "matrix"),
         f"Rows that two subsets of {size:,} have in common, in per cent, at seed "
@@ -94,9 +96,9 @@ def overlap(found: Evidence, palette: Palette) -> str:
     )
 
 
-def _chance(found: Evidence, size: int) -> str:
+def _chance(evidence: Evidence, size: int) -> str:
     """How many rows two random subsets share."""
-    folder = found.index.result(found.largest[0].trainings[0].subset, "subset").folder
+    folder = evidence.index.result(evidence.largest[0].trainings[0].subset, "subset").folder
     count = json.loads((folder / "manifest.json").read_text())["pool_rows"]
     return (
         f"Two independent random subsets would share {100 * size / count:.0f}; a common seed can "
@@ -104,8 +106,8 @@ def _chance(found: Evidence, size: int) -> str:
     )
 
 
-def _chosen(found: Evidence) -> list[Line]:
+def _chosen(evidence: Evidence) -> list[Line]:
     """The rows at the largest budget. Raises AbsentError: nothing was trained on a subset."""
-    if not found.largest:
+    if not evidence.largest:
         raise AbsentError("No target was trained on a subset.")
-    return found.largest
+    return evidence.largest

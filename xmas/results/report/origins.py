@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from xmas.results.report.evidence import Evidence
+from xmas.results.evidence import Evidence
 from xmas.results.report.svg import scrolled_table, tag, text
 from xmas.store.index import Config, Result, stages_in
 
@@ -11,21 +11,21 @@ _OPEN = 60  # stages up to which the table is shown unfolded
 _LATE = ("ranking", "subset", "target")  # kinds whose results differ from run to run
 
 
-def origins(found: Evidence) -> str:
-    results = _results(found)
+def origins(evidence: Evidence) -> str:
+    results = _results(evidence)
     folded = len(results) > _OPEN
     listed = tag(
         "details",
         tag("summary", f"{len(results)} stages with their settings"),
-        _stages(found, results),
+        _stages(evidence, results),
         open=not folded,
     )
-    return _facts(found, results) + listed
+    return _facts(evidence, results) + listed
 
 
-def command(found: Evidence) -> str:
+def command(evidence: Evidence) -> str:
     """What makes these scores again, as far as they say it themselves."""
-    lines = found.subsets or list(found.lines)
+    lines = evidence.subsets or list(evidence.lines)
     selectors = ",".join(dict.fromkeys(line.selector for line in lines))
     budgets = dict.fromkeys((line.row.budget, line.row.unit) for line in lines)
     seeds = ",".join(map(str, sorted({seed for line in lines for seed in line.row.seeds})))
@@ -38,13 +38,13 @@ def command(found: Evidence) -> str:
     return " ".join([*parts, f"seed={seeds}"])
 
 
-def _facts(found: Evidence, results: list[Result]) -> str:
+def _facts(evidence: Evidence, results: list[Result]) -> str:
     versions: dict[str, set[str]] = {}
     for result in results:
         for name, number in result.meta.get("versions", {}).items():
             versions.setdefault(name, set()).add(number)
     told = {
-        "command": tag("code", text(command(found)))
+        "command": tag("code", text(command(evidence)))
         + " under the experiment that these came from; with all in the store it computes nothing",
         "commit": _several(result.meta.get("commit") for result in results),
         "versions": ", ".join(
@@ -53,19 +53,19 @@ def _facts(found: Evidence, results: list[Result]) -> str:
         "machine": _several(
             f"{result.meta.get('host')}, {result.meta.get('cpus')} CPUs" for result in results
         ),
-        "protocol": _several(run.protocol for run in found.comparison.benchmarks.values()),
-        "store": tag("code", text(found.store.root)),
-        "pool": _pool(found),
-        "reference group": tag("code", text(found.comparison.reference_group)),
+        "protocol": _several(run.protocol for run in evidence.leaderboard.benchmarks.values()),
+        "store": tag("code", text(evidence.store.root)),
+        "pool": _pool(evidence),
+        "reference group": tag("code", text(evidence.leaderboard.reference_group)),
     }
     parts = [tag("dt", name) + tag("dd", value) for name, value in told.items() if value]
     return tag("dl", *parts, class_="facts")
 
 
-def _pool(found: Evidence) -> str:
+def _pool(evidence: Evidence) -> str:
     """The name, and the hash of the file where the pool is one."""
-    digest = found.pool["pool"].get("sha256")
-    name = text(found.comparison.pool)
+    digest = evidence.pool["pool"].get("sha256")
+    name = text(evidence.leaderboard.pool)
     return name + (f", sha256 {tag('code', digest)}" if digest else "")
 
 
@@ -73,14 +73,14 @@ def _several(values: Any) -> str:
     return text("; ".join(dict.fromkeys(str(value) for value in values if value is not None)))
 
 
-def _results(found: Evidence) -> list[Result]:
+def _results(evidence: Evidence) -> list[Result]:
     """Every stage that a training of the comparison rests on, shared ones first."""
     seen: dict[str, Result] = {}
-    for line in found.lines:
+    for line in evidence.lines:
         for training in line.trainings:
-            seen |= found.index.inside(training.target)
-    for result in found.index.results.values():
-        if result.kind in ("tokens", "vision") and result.config.get("pool") == found.pool:
+            seen |= evidence.index.inside(training.target)
+    for result in evidence.index.results.values():
+        if result.kind in ("tokens", "vision") and result.config.get("pool") == evidence.pool:
             seen[result.key] = result
     return sorted(seen.values(), key=lambda result: _place(result.kind))
 
@@ -89,13 +89,13 @@ def _place(kind: str) -> int:
     return _LATE.index(kind) + 1 if kind in _LATE else 0
 
 
-def _stages(found: Evidence, results: list[Result]) -> str:
+def _stages(evidence: Evidence, results: list[Result]) -> str:
     users: dict[str, dict[str, None]] = {}
-    for line in found.lines:
+    for line in evidence.lines:
         for training in line.trainings:
-            for key in found.index.inside(training.target):
+            for key in evidence.index.inside(training.target):
                 users.setdefault(key, {})[line.selector] = None
-    everyone = len({line.selector for line in found.lines})
+    everyone = len({line.selector for line in evidence.lines})
     rows = []
     for result in results:
         of = users.get(result.key, {})

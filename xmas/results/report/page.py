@@ -1,10 +1,12 @@
-"""The page: one file that opens anywhere, with the sections of every comparison in it."""
+"""The page: one file that opens anywhere, with the sections of every leaderboard in it."""
 
 import datetime
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from xmas.data.pool import Pool
+from xmas.results.evidence import Evidence
 from xmas.results.report import (
     audits,
     clusters,
@@ -17,7 +19,6 @@ from xmas.results.report import (
     scores,
     trajectories,
 )
-from xmas.results.report.evidence import Evidence
 from xmas.results.report.palette import Palette
 from xmas.results.report.svg import tag, text
 from xmas.store.index import AbsentError
@@ -26,14 +27,23 @@ from xmas.store.progress import bar
 Part = Callable[[], str]
 
 
-def page(found: list[Evidence], *, each: int) -> str:
-    """The whole HTML text; `each` example images a strip."""
-    palette = Palette(line.selector for one in found for line in one.lines)
-    plans = [(one, number, _sections(one, palette, each)) for number, one in enumerate(found, 1)]
-    body = [_top(found)]
+def page(boards: Sequence[Evidence], *, pool: Pool | None, examples: int) -> str:
+    """The whole HTML text.
+
+    Args:
+        boards: every leaderboard, with sections of its own.
+        pool: whose rows and images are shown, of the leaderboards that were made from it.
+        examples: images a strip.
+    """
+    palette = Palette(line.selector for evidence in boards for line in evidence.lines)
+    plans = [
+        (evidence, number, _sections(evidence, palette, pool, examples))
+        for number, evidence in enumerate(boards, 1)
+    ]
+    body = [_top(boards)]
     with bar(total=sum(len(plan) for _, _, plan in plans), label="report", unit="section") as done:
-        for one, number, plan in plans:
-            body.append(_heading(one, number, list(plan)))
+        for evidence, number, plan in plans:
+            body.append(_heading(evidence, number, list(plan)))
             for name, parts in plan.items():
                 body.append(_section(name, _anchor(number, name), parts))
                 done.update(1)
@@ -43,7 +53,7 @@ def page(found: list[Evidence], *, each: int) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", text(f"xmas: {', '.join(dict.fromkeys(_names(found)))}")),
+        tag("title", text(f"xmas: {', '.join(_pools(boards))}")),
         tag("style", style),
     )
     return (
@@ -51,61 +61,70 @@ def page(found: list[Evidence], *, each: int) -> str:
     )
 
 
-def _names(found: Iterable[Evidence]) -> list[str]:
-    return [one.comparison.pool for one in found]
+def _pools(boards: Sequence[Evidence]) -> list[str]:
+    return list(dict.fromkeys(evidence.leaderboard.pool for evidence in boards))
 
 
-def _top(found: list[Evidence]) -> str:
-    pools = list(dict.fromkeys(_names(found)))
+def _top(boards: Sequence[Evidence]) -> str:
+    pools = _pools(boards)
     named = f"pool{'s' if len(pools) > 1 else ''} {' and '.join(pools)}"
-    trained = sum(len(line.trainings) for one in found for line in one.lines)
+    trained = sum(len(line.trainings) for evidence in boards for line in evidence.lines)
     day = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M")
-    about = f"{trained} trained targets · {text(found[0].store.root)} · {day}"
-    said = [scores.summary(one) for one in found]
+    about = f"{trained} trained targets · {text(boards[0].store.root)} · {day}"
     return tag(
         "header",
         tag("p", "xmas · report", class_="kicker"),
         tag("h1", text(f"How much of {named} is enough?")),
-        *said,
+        *map(scores.outcome, boards),
         tag("p", about, class_="about"),
     )
 
 
-def _heading(one: Evidence, number: int, names: list[str]) -> str:
+def _heading(evidence: Evidence, number: int, names: list[str]) -> str:
     """What is compared, and the way to its sections."""
-    group = tag("code", text(one.comparison.reference_group))
+    leaderboard = evidence.leaderboard
+    group = tag("small", tag("code", text(leaderboard.reference_group)))
     links = [tag("a", name, href=f"#{_anchor(number, name)}") for name in names]
-    return tag("h2", f"Pool {text(one.comparison.pool)} ", tag("small", group)) + tag("nav", *links)
+    return tag("h2", f"Pool {text(leaderboard.pool)} ", group) + tag("nav", *links)
 
 
-def _sections(one: Evidence, palette: Palette, each: int) -> dict[str, list[Part]]:
+def _sections(
+    evidence: Evidence, palette: Palette, pool: Pool | None, each: int
+) -> dict[str, list[Part]]:
     """Every section as the parts that make it: a part that is missing does not hide the others."""
     of = functools.partial
     return {
-        "Scores": [of(scores.table, one), of(scores.dots, one, palette)],
-        "Budgets": [of(curves.budgets, one, palette)],
-        "Benchmarks": [of(heat.benchmarks, one, palette)],
-        "Cost": [of(curves.spent, one, palette), of(costs.bars, one)],
-        "Trajectories": [of(trajectories.ribbons, one), of(trajectories.length_curve, one)],
-        "Clusters": [of(clusters.sizes, one)],
-        "Sources": [of(mix.sources, one, palette)],
-        "Overlap": [of(mix.overlap, one, palette)],
-        "Audit": [of(audits.table, one)],
-        "Examples": [of(examples.strips, one, palette, each)],
-        "Origins": [of(origins.origins, one)],
+        "Scores": [
+            of(scores.table, evidence),
+            of(scores.dots, evidence, palette),
+            of(scores.summary_table, evidence),
+        ],
+        "Budgets": [of(curves.budgets, evidence, palette)],
+        "Benchmarks": [of(heat.benchmarks, evidence, palette)],
+        "Cost": [of(curves.costs, evidence, palette), of(costs.bars, evidence)],
+        "Trajectories": [
+            of(trajectories.ribbons, evidence),
+            of(trajectories.length_curve, evidence),
+        ],
+        "Clusters": [of(clusters.sizes, evidence)],
+        "Sources": [of(mix.sources, evidence, palette, pool)],
+        "Overlap": [of(mix.overlap, evidence, palette)],
+        "Audit": [of(audits.table, evidence)],
+        "Examples": [of(examples.strips, evidence, palette, pool, each)],
+        "Origins": [of(origins.origins, evidence)],
     }
 
 
 def _section(name: str, anchor: str, parts: list[Part]) -> str:
-    made = [tag("h3", name)]
+    markup = [tag("h3", name)]
     for part in parts:
         try:
-            made.append(part())
+            markup.append(part())
         except AbsentError as error:
             why = tag("p", text(error), class_="absent")
-            if why not in made:  # one reason for all parts is said once
-                made.append(why)
-    return tag("section", *made, id=anchor)
+            if why not in markup:  # one reason for all parts is shown once
+                markup.append(why)
+    return tag("section", *markup, id=anchor)
 
 
 def _anchor(number: int, name: str) -> str:

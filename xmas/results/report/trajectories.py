@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xmas.features.clustering.kmeans import reduce_spectra
-from xmas.results.report.evidence import Evidence
+from xmas.results.evidence import Evidence
 from xmas.results.report.svg import Scale, area, figure, frame, gridlines, line, percent, tag, track
 from xmas.store.index import AbsentError, Config, Result, stages_in
 from xmas.store.variance_explained import explained
@@ -16,41 +16,41 @@ _PANELS = 8  # clusters shown
 _QUARTILES = (25, 50, 75)
 
 
-def described(found: Evidence, kind: str) -> Config:
+def described(evidence: Evidence, kind: str) -> Config:
     """The configuration of a stage within the XMAS row's ranking, by the end of its type.
 
     Raises AbsentError: the ranking has no such stage.
     """
-    for stage in stages_in(found.xmas().trainings[0].ranking):
+    for stage in stages_in(evidence.xmas().trainings[0].ranking):
         if stage["type"] == kind:
             return stage
     raise AbsentError(f"The XMAS ranking has no stage {kind}.")
 
 
-def values(found: Evidence) -> tuple[Result, Float[np.ndarray, "rows steps"]]:
+def values(evidence: Evidence) -> tuple[Result, Float[np.ndarray, "rows steps"]]:
     """The trajectories' result, and one value a row and snapshot: the spectra as clustered, summed
     where every singular value was clustered on its own.
 
     Raises AbsentError: there is no XMAS run, or its trajectories are gone.
     """
-    result = found.index.result(described(found, "Trajectories"), "trajectories")
-    reduction = described(found, "Clusters").get("reduction", "sum")
+    result = evidence.index.result(described(evidence, "Trajectories"), "trajectories")
+    reduction = described(evidence, "Clusters").get("reduction", "sum")
     spectra = np.load(result.folder / "values.npy", mmap_mode="r")
     return result, reduce_spectra(spectra, "sum" if reduction == "vector" else reduction)
 
 
-def labels(found: Evidence) -> tuple[Int[np.ndarray, " rows"], int]:
+def labels(evidence: Evidence) -> tuple[Int[np.ndarray, " rows"], int]:
     """The cluster of every row, and the number that means "no image"."""
-    config = described(found, "Clusters")
-    result = found.index.result(config, "clusters")
+    config = described(evidence, "Clusters")
+    result = evidence.index.result(config, "clusters")
     return np.load(result.folder / "labels.npy"), int(config["k"])
 
 
-def ribbons(found: Evidence) -> str:
+def ribbons(evidence: Evidence) -> str:
     """Median and quartiles of some clusters over the fit."""
-    result, reduced = values(found)
+    result, reduced = values(evidence)
     steps = np.load(result.folder / "steps.npy")
-    of_row, no_image = labels(found)
+    of_row, no_image = labels(evidence)
     sizes = np.bincount(of_row, minlength=no_image + 1)[:no_image]
     filled = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
     count = min(_PANELS, len(filled))
@@ -106,11 +106,11 @@ def _panel(
     return tag("div", title, strip, tag("p", ends, class_="ends"), class_="panel")
 
 
-def text_lengths(found: Evidence, count: int) -> Int[np.ndarray, " rows"]:
+def text_lengths(evidence: Evidence, count: int) -> Int[np.ndarray, " rows"]:
     """Text tokens of every row, as the proxy saw them. Raises AbsentError: no tokens are left."""
-    proxy = described(found, "Proxy")
+    proxy = described(evidence, "Proxy")
     shared = ("pool", "template", "max_length")
-    for result in found.index.results.values():
+    for result in evidence.index.results.values():
         if result.kind == "tokens" and all(result.config[n] == proxy[n] for n in shared):
             lengths = np.diff(np.load(result.folder / "offsets.npy"))
             if len(lengths) == count:
@@ -118,11 +118,11 @@ def text_lengths(found: Evidence, count: int) -> Int[np.ndarray, " rows"]:
     raise AbsentError("No R² against text length: the tokens are no longer in the store.")
 
 
-def length_curve(found: Evidence) -> str:
+def length_curve(evidence: Evidence) -> str:
     """R² of the value against text length, a point a snapshot."""
-    result, reduced = values(found)
+    result, reduced = values(evidence)
     steps = np.load(result.folder / "steps.npy")
-    lengths = text_lengths(found, len(reduced))
+    lengths = text_lengths(evidence, len(reduced))
     seen = np.flatnonzero(~np.isnan(reduced).any(axis=1))
     fitted = [explained(column, lengths[seen]) for column in reduced[seen].T.astype(float)]
     known = [

@@ -1,7 +1,7 @@
-"""The scores of a store as Markdown, CSV and LaTeX, for every pool and reference apart.
+"""The scores of a store as Markdown, CSV and LaTeX, a leaderboard for every pool and reference.
 
-`comparison` says what may be compared and how, `intervals` how certain that is; here it is written
-down. The CSV has everything at full precision; the other two are for reading.
+`leaderboard` says what may be compared and how, `intervals` how certain that is, `view` what is
+shown of it. The CSV has everything at full precision; the other two are for reading.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xmas.results.evidence import Evidence, gather
+from xmas.results.grids import grids
 from xmas.results.leaderboard import leaderboards
 from xmas.results.table.choice import choose
-from xmas.results.table.evidence import Evidence, evidence
+from xmas.results.table.csv_lines import as_csv
 from xmas.results.table.formats import latex, markdown
-from xmas.results.table.grids import grids
-from xmas.results.table.lines import as_csv
 from xmas.store import Store, write_atomically
 from xmas.store.index import ResultIndex
 
@@ -38,9 +38,9 @@ class Table:
 
         Raises TableError: there is nothing to show, or the scores cannot be compared.
         """
-        shown = self.shown(store)
-        tables = [grid for one in shown for grid in grids(one, intervals=self.intervals)]
-        texts = {"md": markdown(tables), "csv": as_csv(shown), "tex": latex(tables)}
+        evidence = self.evidence(store)
+        tables = [grid for of in evidence for grid in grids(of, intervals=self.intervals)]
+        texts = {"md": markdown(tables), "csv": as_csv(evidence), "tex": latex(tables)}
         for path in self.files(store):
             write_atomically(path, functools.partial(_put, text=texts[path.suffix[1:]]))
         return texts["md"] + "\n" + "\n".join(map(str, self.files(store)))
@@ -53,10 +53,10 @@ class Table:
         """The lines of `table.csv` as a pandas DataFrame; raises as `make` does."""
         import pandas
 
-        return pandas.read_csv(io.StringIO(as_csv(self.shown(store))))
+        return pandas.read_csv(io.StringIO(as_csv(self.evidence(store))))
 
-    def shown(self, store: Store) -> list[Evidence]:
-        """What there is to show, a comparison each."""
+    def evidence(self, store: Store) -> list[Evidence]:
+        """What there is to show, by leaderboard. Raises TableError as `make` does."""
         index = ResultIndex(store)
         chosen = choose(
             store,
@@ -66,7 +66,8 @@ class Table:
             protocol=self.protocol,
         )
         return [
-            evidence(each, index, draws=self.draws, seed=self.seed) for each in leaderboards(chosen)
+            gather(leaderboard, index, store, draws=self.draws, seed=self.seed)
+            for leaderboard in leaderboards(chosen)
         ]
 
 

@@ -1,9 +1,10 @@
 """Grids as Markdown and as LaTeX. Markdown is padded: it is also what the terminal shows."""
 
-import dataclasses
 from collections.abc import Iterable
 
-GAP = "\N{EN DASH}"
+from xmas.results.grids import Grid
+from xmas.results.view import GAP
+
 _LATEX = str.maketrans(
     {
         **{mark: f"\\{mark}" for mark in "&%$#_{}"},
@@ -17,21 +18,11 @@ _LATEX = str.maketrans(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """A table as it is shown: every cell is text, the first column names its row."""
-
-    title: str
-    head: list[str]
-    rows: list[list[str]]
-    notes: list[str]
-
-
 def markdown(grids: Iterable[Grid]) -> str:
-    """A padded table for each grid, its title above and what it rests on below."""
+    """A padded table for each grid, its title above and its notes below."""
     blocks = []
     for grid in grids:
-        cells = [grid.head, *grid.rows]
+        cells = [grid.head, *([str(cell) for cell in row] for row in grid.rows)]
         widths = [max(2, *map(len, column)) for column in zip(*cells, strict=True)]
         lines = [_line(row, widths) for row in cells]
         rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
@@ -46,7 +37,7 @@ def latex(grids: Iterable[Grid]) -> str:
     blocks = ["% needs \\usepackage{booktabs}"]
     for grid in grids:
         head, *body = [
-            " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+            " & ".join(str(cell).translate(_LATEX) for cell in cells) + r" \\"
             for cells in [grid.head, *grid.rows]
         ]
         about = [f"% {line}" for line in [grid.title, *grid.notes]]

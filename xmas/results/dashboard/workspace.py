@@ -1,4 +1,4 @@
-"""The view: which panels show which numbers of which runs. W&B's names, none of our own."""
+"""The workspace: which panels show which logged numbers of which runs, in W&B's own terms."""
 
 from typing import Any
 
@@ -8,13 +8,14 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces.reports.v2.interface import ParallelCoordinatesPlotColumn
 
 from xmas.results.arp import ALL
+from xmas.results.curves import BUDGET, COST
 from xmas.results.dashboard.charts import CHARTS, FIELDS
 
 STEP = "trainer/global_step"
 PINNED = ("config:selector", "config:budget", "config:seed", f"summary:{ALL}")
 
 
-def view(entity: str, project: str, name: str, group: str | None) -> ws.Workspace:
+def workspace(entity: str, project: str, name: str, group: str | None) -> ws.Workspace:
     """All panels of the dashboard over the runs of a group, or of the project."""
     return ws.Workspace(
         entity=entity,
@@ -45,11 +46,11 @@ def _scores() -> ws.Section:
     hours = wr.SummaryMetric("hours/total")
     columns = [wr.Config("selector"), budget, hours, wr.SummaryMetric("hours/training"), arp]
     panels: list[Any] = [
-        wr.ScatterPlot(title="ARP against budget", x=budget, y=arp),
-        wr.ScatterPlot(title="ARP against device hours", x=hours, y=arp),
+        wr.ScatterPlot(title=BUDGET.title, x=budget, y=arp),
+        wr.ScatterPlot(title=COST.title, x=hours, y=arp),
         wr.ParallelCoordinatesPlot(
             title="What leads to a score",
-            columns=[ParallelCoordinatesPlotColumn(each) for each in columns],
+            columns=[ParallelCoordinatesPlotColumn(column) for column in columns],
         ),
     ]
     return ws.Section("Runs", panels=panels, is_open=True)

@@ -1,0 +1,192 @@
+"""What a store knows of a leaderboard's rows: certainty, trainings, costs, text length.
+
+Gathered once here; `view` says what of it is shown, the table and the report render it.
+"""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+from jaxtyping import Int
+
+from xmas.results.arp import ALL
+from xmas.results.leaderboard import Leaderboard
+from xmas.results.leaderboard_rows import Cell, Row
+from xmas.results.measured_costs import Cost, measured_cost
+from xmas.results.published_results import PublishedResult, published_for
+from xmas.results.statistics.intervals import Certainty, certainties
+from xmas.store import Store
+from xmas.store.index import AbsentError, Config, ResultIndex
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One trained target of a row."""
+
+    seed: int
+    arp: float | None  # None where the row has none
+    target: Config
+
+    @property
+    def subset(self) -> Config:
+        return self.target["subset"]
+
+    @property
+    def ranking(self) -> Config:
+        return self.target["subset"]["ranking"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A row of a leaderboard with all that is known of it."""
+
+    row: Row
+    certainty: Certainty
+    trainings: tuple[Training, ...]  # by seed
+    cost: Cost | None  # mean over the seeds; None: see `cost_absent`
+    cost_absent: str  # why the cost is unknown
+    cost_of_full: float | None  # by the reference's; None: one is unknown or on other devices
+    length_r2: dict[int, float]  # by step: share of the trajectories that text length explains
+
+    @property
+    def selector(self) -> str:
+        return self.row.selector
+
+    @property
+    def is_reference(self) -> bool:
+        return self.row.is_reference
+
+    @property
+    def arp(self) -> Cell:
+        """Raises ValueError: the row has none, `row.arp` is None."""
+        if self.row.arp is None:
+            raise ValueError(f"{self.row.label} has no ARP")
+        return self.row.arp
+
+    @property
+    def budget(self) -> str:
+        """With its unit, for prose: the space before the per cent sign does not break."""
+        return self.row.budget_text.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """A leaderboard and what its store knows of it."""
+
+    leaderboard: Leaderboard
+    lines: tuple[Line, ...]  # in the order of the leaderboard's rows
+    published: tuple[PublishedResult, ...]  # for the rows that are shown
+    index: ResultIndex
+    store: Store
+
+    @property
+    def subsets(self) -> list[Line]:
+        return [line for line in self.lines if not line.is_reference]
+
+    @property
+    def largest(self) -> list[Line]:
+        """The subset rows at the largest budget, one or more for each selector trained on it."""
+        most = max((line.row.rows[-1] for line in self.subsets), default=0)
+        return [line for line in self.subsets if line.row.rows[-1] == most]
+
+    @property
+    def pool(self) -> Config:
+        """The identity of the pool."""
+        return self.lines[0].trainings[0].ranking["pool"]
+
+    @property
+    def length_r2(self) -> dict[str, dict[int, float]]:
+        """R² of the trajectories against text length by step, by label of the row."""
+        return {line.row.label: line.length_r2 for line in self.lines if line.length_r2}
+
+    def rows_of(self, training: Training) -> Int[np.ndarray, " rows"]:
+        """The rows of a training's subset. Raises AbsentError: they are not in the store."""
+        folder = self.index.result(training.subset, "subset").folder
+        return np.array(json.loads((folder / "rows.json").read_text()), dtype=np.int64)
+
+    def xmas(self) -> Line:
+        """The XMAS row at its largest budget. Raises AbsentError: there is none."""
+        lines = [line for line in self.subsets if line.selector == "xmas"]
+        if not lines:
+            raise AbsentError("No target was trained on a subset of selector xmas.")
+        return max(lines, key=lambda line: line.row.rows[-1])
+
+
+def gather(
+    leaderboard: Leaderboard,
+    index: ResultIndex,
+    store: Store,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Evidence:
+    """All that the store knows of a leaderboard.
+
+    Args:
+        draws: of the bootstrap, with random generator seed `seed`.
+
+    Raises:
+        TableError: outcomes of questions are damaged or do not belong together.
+    """
+    reference: Cost | None = None
+    lines = []
+    known = certainties(leaderboard, draws=draws, seed=seed)
+    for row, certainty in zip(leaderboard.rows, known, strict=True):
+        trainings = tuple(_training(row, of_seed) for of_seed in row.seeds)
+        cost, absent = _cost(trainings, index)
+        reference = cost if row.is_reference else reference
+        lines.append(
+            Line(
+                row=row,
+                certainty=certainty,
+                trainings=trainings,
+                cost=cost,
+                cost_absent=absent,
+                cost_of_full=_of_full(cost, reference),
+                length_r2=_length_r2(trainings[0], index),
+            )
+        )
+    shown = [(row.selector, row.budget) for row in leaderboard.rows]
+    published = tuple(published_for(leaderboard.pool, shown))
+    return Evidence(leaderboard, tuple(lines), published, index, store)
+
+
+def _training(row: Row, seed: int) -> Training:
+    target = next(run.config for run in row.runs if run.seed == seed)
+    return Training(seed, row.seed_arps[seed].get(ALL) if row.arp is not None else None, target)
+
+
+def _cost(trainings: tuple[Training, ...], index: ResultIndex) -> tuple[Cost | None, str]:
+    """The mean over the seeds; without one, why."""
+    try:
+        return Cost.mean([measured_cost(index, training.target) for training in trainings]), ""
+    except AbsentError as error:
+        return None, str(error)
+
+
+def _of_full(cost: Cost | None, reference: Cost | None) -> float | None:
+    """None too where both were measured on different devices, whose hours do not compare."""
+    if cost is None or reference is None or not reference.total:
+        return None
+    same_device = len(cost.devices | reference.devices) <= 1
+    return cost.total / reference.total if same_device else None
+
+
+def _length_r2(training: Training, index: ResultIndex) -> dict[int, float]:
+    """R² of the sum of the singular values, from the trajectories' own `statistics.json`.
+
+    Selectors that use no trajectories have none.
+    """
+    ranking = training.target.get("subset", {}).get("ranking", {})
+    by_step: dict[int, float] = {}
+    for result in index.inside(ranking.get("selector", {})).values():
+        path = result.folder / "statistics.json"
+        if result.kind == "trajectories" and path.exists():
+            steps = json.loads(path.read_text(encoding="utf-8"))
+            shares = {
+                int(step): float(of_step.get("r2_length", {}).get("sum", math.nan))
+                for step, of_step in steps.items()
+            }
+            by_step = {step: share for step, share in shares.items() if not math.isnan(share)}
+    return by_step

@@ -1,0 +1,93 @@
+"""The sentences below the tables: what the numbers are based on, and why some are missing."""
+
+from collections.abc import Iterator
+
+from xmas.results.arp import ALL, notes_on_averages, reasons
+from xmas.results.evidence import Evidence
+from xmas.results.leaderboard_rows import not_nested
+from xmas.results.statistics.intervals import BASELINE
+
+
+def about_scores(evidence: Evidence) -> list[str]:
+    """What the scores are based on, and which ARPs are missing and why."""
+    leaderboard = evidence.leaderboard
+    counts = sorted({len(row.seeds) for row in leaderboard.rows})
+    seeds = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
+    questions = ", ".join(
+        f"{name} {run.num:,} ({run.split}, {run.metric})"
+        for name, run in leaderboard.benchmarks.items()
+    )
+    protocols = dict.fromkeys(run.protocol for run in leaderboard.benchmarks.values())
+    notes = [
+        f"Seeds: {seeds} a row, as its column says; mean ± sample standard deviation over them",
+        f"Questions: {questions}",
+        f"Answers: {'; '.join(protocols)}",
+        f"{ALL}: mean over the benchmarks of 100 * score / mean score of the reference",
+        *notes_on_averages([*leaderboard.benchmarks]),
+    ]
+    if leaderboard.unreferenced:
+        notes.append(
+            f"No {ALL}: no reference score above 0 on {', '.join(leaderboard.unreferenced)}; train "
+            "the target on the whole pool (goal=scores selector=full)"
+        )
+    if note := not_nested(leaderboard.rows):
+        notes.append(note)
+    for row in leaderboard.rows:
+        for reason in reasons([*leaderboard.benchmarks], row.gaps, ()):
+            notes.append(f"No {ALL} for {row.label}, {row.budget_text}: {reason}")
+    return notes
+
+
+def about_arp(evidence: Evidence) -> Iterator[str]:
+    """How intervals are estimated, and which scores have none."""
+    yield (
+        "95 %: from a bootstrap over seeds and then questions, the same questions for all rows; "
+        "of one seed over questions alone, which says nothing about training"
+    )
+    without_outcomes = dict.fromkeys(
+        name
+        for line in evidence.lines
+        for name, mean in line.row.scores.items()
+        if name not in line.certainty.scores and mean.seeds == len(line.row.seeds)
+    )
+    if without_outcomes:
+        names = ", ".join(without_outcomes)
+        yield f"No interval where scores keep no outcomes of questions: {names}"
+
+
+def about_baseline(evidence: Evidence) -> Iterator[str]:
+    """What is compared with the baseline, and how p is adjusted."""
+    differences = [line.certainty.against for line in evidence.lines]
+    tested = [of for of in differences if of is not None and of.p is not None]
+    yield (
+        f"vs {BASELINE}: points of {ALL} above {BASELINE} at the same budget, both drawn together; "
+        f"p: Holm's, for {len(tested)} comparisons with {BASELINE} in this table, * below 0.05; "
+        "none where one of both has a single seed"
+    )
+
+
+def about_ranks(evidence: Evidence) -> Iterator[str]:
+    """Among which rows ranks are."""
+    yield (
+        f"rank: by {ALL} within its budget; mean rank: over the benchmarks, among rows that have "
+        "all"
+    )
+
+
+def about_hours(evidence: Evidence) -> Iterator[str]:
+    """On which devices hours were measured, and what they include."""
+    devices = sorted({name for line in evidence.lines if line.cost for name in line.cost.devices})
+    if devices:
+        yield (
+            f"Hours: of {'; '.join(devices)}, as recorded, all devices at work added up, mean over "
+            "seeds; a stage that several rows share counts whole in each, what all runs need alike "
+            "in none. total / full: only where all was measured on one kind of device"
+        )
+
+
+def about_length(evidence: Evidence) -> Iterator[str]:
+    """How much of the features text length alone explains."""
+    for label, shares in evidence.length_r2.items():
+        yield f"R² of the features of {label} against text length, by step: " + ", ".join(
+            f"{step}: {share:.2f}" for step, share in shares.items()
+        )

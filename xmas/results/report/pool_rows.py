@@ -1,0 +1,37 @@
+"""The rows of the pool that a leaderboard's targets were trained on, where its files are there."""
+
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError, Rows
+from xmas.results.evidence import Evidence
+from xmas.store import Made, describe
+from xmas.store.index import AbsentError
+
+
+def pool_rows(evidence: Evidence, configured: Pool | None) -> Rows:
+    """The rows of the pool.
+
+    Args:
+        configured: the pool of the report; its files are opened if its identity is the same.
+
+    Raises:
+        AbsentError: no pool is configured, it is another one, or its files are not there.
+    """
+    if configured is None:
+        raise AbsentError("No pool was given to the report, so its rows cannot be shown.")
+    try:
+        same = describe(configured) == evidence.pool
+        annotations = configured.annotations
+        if (
+            same
+            and isinstance(annotations, Made)
+            and not evidence.store.path(annotations.stage).exists()
+        ):
+            raise AbsentError(f"Pool {evidence.leaderboard.pool} is no longer in the store.")
+        if same:
+            return configured.open(evidence.store)
+    except PoolError as error:
+        raise AbsentError(f"The pool cannot be opened: {error}.") from error
+    raise AbsentError(
+        f"The configured pool ({configured.name}) is not the one these scores were made "
+        "from, so its rows cannot be shown; name the experiment that they were made with."
+    )

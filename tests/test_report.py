@@ -1,5 +1,6 @@
 """The report: its numbers worked out by hand on a store that was put together without training."""
 
+import csv
 import dataclasses
 import html.parser
 import json
@@ -15,14 +16,17 @@ from PIL import Image
 from toy import ROWS, Toy, build
 
 from xmas.evaluation.outcomes import Outcomes
-from xmas.evaluation.scores import Generation, Score, group_of
+from xmas.evaluation.scores import Generation, Reference, Score, Scores, group_of
+from xmas.results import view
 from xmas.results.audit import Audit
 from xmas.results.evidence import gather
 from xmas.results.leaderboard import leaderboards
+from xmas.results.logger.csv import Csv
 from xmas.results.report import Report
 from xmas.results.report.svg import Scale, tag
 from xmas.results.score_records import TableError, runs
 from xmas.results.table import Table
+from xmas.results.view import Column
 from xmas.selection.methods.full import Full
 from xmas.selection.methods.random import Random
 from xmas.selection.methods.xmas import Xmas
@@ -553,3 +557,97 @@ def test_the_table_has_hours_their_share_of_full_and_length_by_step(toy):
     assert cells["random"][-4:-1] == ["0.000", "2.000", "0.25"]
     assert cells["xmas"][-3:-1] == ["2.000", "\N{EN DASH}"]  # trained on another kind of device
     assert "Hours: of H200; L4, as recorded" in text
+
+
+@pytest.fixture
+def incomplete(toy):
+    """A training that was scored on one of the leaderboard's two benchmarks; its scores."""
+    subset = Subset(Ranking(toy.pool, Random(), 0), 0.25)
+    target = toy.target(subset, seed=0)
+    put(toy.store, target, seconds=20)
+    score(toy, target, "random", "gqa", 40.0)
+    scored = Score(Quiz("gqa"), target, Generation())
+    scores = Scores({"gqa": Quiz("gqa")}, target, Reference(target))
+    reference = [{"name": "gqa", "seed": 0, "score": 50.0, "key": "0" * 12}]
+    own = [{"name": "gqa", "seed": 0, "score": 40.0, "key": key(scored)}]
+    folder = put(toy.store, scores)
+    (folder / "scores.json").write_text(json.dumps({"reference": reference, "subset": own}))
+    return folder
+
+
+def test_a_run_that_lacks_a_benchmark_has_no_arp_anywhere_and_the_same_reason(
+    toy, incomplete, tmp_path
+):
+    """Over the one benchmark it has, its ARP would be 80."""
+    why = "seed 0 has no score on pope"
+    text = Table().make(toy.store)
+    assert f"No ARP for random, 25 %: {why}" in text
+    (row,) = [line for line in text.splitlines() if re.match(r"\| random +\| +25 %.*40\.0", line)]
+    assert row.split("|")[-2].strip() == "\N{EN DASH}"
+    with open(toy.folder / "store" / "table.csv", encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["benchmark"] == "ARP"]
+    arps = {(line["selector"], line["budget"]): (line["relative"], line["missing"])
+            for line in lines}  # fmt: skip
+    assert arps["random", "0.25"] == ("", why)
+    assert arps["random", "0.5"] == ("85.0", "")
+    frame = Table().frame(toy.store).set_index(["selector", "budget", "benchmark"])
+    assert np.isnan(frame.loc[("random", 0.25, "ARP"), "relative"])
+    assert frame.loc[("random", 0.25, "ARP"), "missing"] == why
+    assert f"No ARP for random, 25 %: {why}." in words(read(toy))
+    Csv(str(tmp_path / "logged"), "g").enter(incomplete)
+    (summary,) = tmp_path.glob("logged/csv/g/scores-*/summary.json")
+    logged = json.loads(summary.read_text())
+    assert logged["summary"]["relative/gqa"] == 80.0
+    assert "ARP" not in logged["summary"]
+    assert logged["missing"] == {"ARP": why}
+
+
+def test_a_complete_run_is_logged_with_the_arp_of_the_table(toy, incomplete, tmp_path):
+    score(toy, toy.target(Subset(Ranking(toy.pool, Random(), 0), 0.25)), "random", "pope", 40.0)
+    Csv(str(tmp_path / "logged"), "g").enter(incomplete)
+    (summary,) = tmp_path.glob("logged/csv/g/scores-*/summary.json")
+    assert json.loads(summary.read_text())["summary"]["ARP"] == 65.0  # (80 + 50) / 2
+    assert json.loads(summary.read_text())["missing"] == {}
+
+
+def test_scores_that_do_not_compare_are_logged_without_an_arp_and_say_why(
+    toy, incomplete, tmp_path
+):
+    (other,) = [path for path in (toy.folder / "store" / "score").glob("*/score.json")
+                if json.loads(path.read_text())["score"] == 45.0]  # fmt: skip
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"num": 31}))
+    Csv(str(tmp_path / "logged"), "g").enter(incomplete)
+    (summary,) = tmp_path.glob("logged/csv/g/scores-*/summary.json")
+    logged = json.loads(summary.read_text())
+    assert logged["summary"]["score/gqa"] == 40.0
+    assert "gqa: scores of different num do not compare" in logged["missing"]["ARP"]
+
+
+def test_a_column_is_added_in_one_place_and_shown_everywhere(toy, monkeypatch):
+    column = Column(
+        "subset_rows",
+        lambda line: line.row.rows[-1],
+        "subset size",
+        "rows",
+        shown="{:,} rows",
+        notes=lambda evidence: ["subset size: rows that a target was trained on"],
+    )
+    monkeypatch.setattr(view, "COLUMNS", (*view.COLUMNS, column))
+    text = Table().make(toy.store)
+    root = toy.folder / "store"
+    assert "| subset size rows |" in text
+    assert "20 rows" in text
+    assert "- subset size: rows that a target was trained on" in text
+    assert "subset size rows" in (root / "table.tex").read_text(encoding="utf-8")
+    with open(root / "table.csv", encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["benchmark"] == "ARP"]
+    assert {line["selector"]: line["subset_rows"] for line in lines} == {
+        "full": "41",
+        "random": "20",
+        "xmas": "20",
+    }
+    assert set(Table().frame(toy.store)["subset_rows"].dropna()) == {41, 20}
+    shown = section(read(toy), "scores")
+    assert '<th scope="col">subset size rows</th>' in shown
+    assert "<td>20 rows</td>" in shown
+    assert "subset size: rows that a target was trained on." in shown

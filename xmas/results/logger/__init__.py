@@ -1,9 +1,9 @@
 """Loggers: what a store holds, written down once more where people look at runs.
 
-One run for every result that has something to say, all runs of a sweep in one group. What is said
-comes from the finished result, so results that were there before are logged as well, each once in a
-group; the fit of a model is followed while it runs. A run that a killed process left unfinished is
-replaced as a whole by the one that goes on from its checkpoint.
+One run for every result that has something to show, all runs of a sweep in one group. What is
+logged comes from the finished result, so results that were there before are logged as well, each
+once in a group; the fit of a model is followed while it runs. A run that a killed process left
+unfinished is replaced as a whole by the one that resumes from its checkpoint.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Journal:
         """An empty run for a result, in the place of one that an attempt before has left."""
         raise NotImplementedError(f"{type(self).__name__} does not say how a run begins")
 
-    def end(self, logger: Logger, said: Entry) -> None:
+    def end(self, logger: Logger, entry: Entry) -> None:
         """Name the run, add what is known now that the result is there, and finish it."""
         raise NotImplementedError(f"{type(self).__name__} does not say how a run ends")
 
@@ -55,23 +55,23 @@ class Journal:
         store = Store(str(folder.parent.parent))
         meta = read_meta(folder / "meta.json")
         result = Result(folder.parent.name, folder.name, folder, meta)
-        if (said := entry_of(result, store)) is not None:
-            self.add(said)
+        if (entry := entry_of(result, store)) is not None:
+            self.add(entry)
 
-    def add(self, said: Entry, *, again: bool = False) -> None:
+    def add(self, entry: Entry, *, again: bool = False) -> None:
         """Log an entry; `again`: also if this group has it, in the place of what it had."""
-        mark = self._mark(said.kind, said.key)
+        mark = self._mark(entry.kind, entry.key)
         mark.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(mark.with_suffix(".lock")):
             if mark.exists() and not again:
                 return
-            followed = self._open.pop(said.key, None)
-            logger = followed or self.begin(said.kind, said.key)
-            for step, values in said.curves if followed is None else ():
+            followed = self._open.pop(entry.key, None)
+            logger = followed or self.begin(entry.kind, entry.key)
+            for step, values in entry.curves if followed is None else ():
                 logger.log_metrics(values, step)
-            self.end(logger, said)
-            write_atomically(mark, lambda path: path.write_text(json.dumps({"name": said.name})))
-        log.info("%-14s %s logged to %s", said.kind, said.key, self.where)
+            self.end(logger, entry)
+            write_atomically(mark, lambda path: path.write_text(json.dumps({"name": entry.name})))
+        log.info("%-14s %s logged to %s", entry.kind, entry.key, self.where)
 
     def enter_all(self, goal: Stage, store: Store) -> None:
         """Log whatever is in the store of a goal and of all that it rests on."""

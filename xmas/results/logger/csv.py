@@ -21,11 +21,16 @@ class Csv(Journal):
         shutil.rmtree(place, ignore_errors=True)
         return CSVLogger(self.folder, name=self.where, version=place.name)
 
-    def end(self, logger: Logger, said: Entry) -> None:
-        logger.log_hyperparams(said.config)
+    def end(self, logger: Logger, entry: Entry) -> None:
+        logger.log_hyperparams(entry.config)
         logger.save()
         logger.finalize("success")
-        told = {"name": said.name, "summary": said.summary, "files": [*map(str, said.files)]}
+        content = {
+            "name": entry.name,
+            "summary": entry.summary,
+            "missing": entry.missing,
+            "files": [*map(str, entry.files)],
+        }
         place = Path(cast("CSVLogger", logger).log_dir)
         place.mkdir(parents=True, exist_ok=True)
-        (place / "summary.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
+        (place / "summary.json").write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import cast
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
@@ -12,7 +13,9 @@ from xmas.results.logger.entry import Entry
 
 @dataclasses.dataclass(frozen=True)
 class TensorBoard(Journal):
-    """Under `tensorboard/<group>/<kind>-<key>/`; a summary is a point at step 0."""
+    """Under `tensorboard/<group>/<kind>-<key>/`: a summary is a point at step 0, and why a number
+    is missing is a text.
+    """
 
     def begin(self, kind: str, key: str) -> Logger:
         place = Path(self.folder) / self.where / f"{kind}-{key}"
@@ -21,8 +24,11 @@ class TensorBoard(Journal):
             self.folder, name=self.where, version=place.name, default_hp_metric=False
         )
 
-    def end(self, logger: Logger, said: Entry) -> None:
-        logger.log_hyperparams(said.config)
-        logger.log_metrics({f"summary/{name}": held for name, held in said.summary.items()}, 0)
+    def end(self, logger: Logger, entry: Entry) -> None:
+        logger.log_hyperparams(entry.config)
+        summary = {f"summary/{name}": value for name, value in entry.summary.items()}
+        logger.log_metrics(summary, 0)
+        for name, why in entry.missing.items():
+            cast("TensorBoardLogger", logger).experiment.add_text(f"missing/{name}", why, 0)
         logger.save()
         logger.finalize("success")

@@ -66,19 +66,20 @@ class Wandb(Journal):
         run.define_metric("*", step_metric=STEP, step_sync=True)
         return WandbLogger(experiment=run)
 
-    def end(self, logger: Logger, said: Entry) -> None:
+    def end(self, logger: Logger, entry: Entry) -> None:
         import wandb
 
         run = _run(logger)
-        run.name = said.name
-        run.config.update(said.config, allow_val_change=True)
-        run.summary.update(said.summary)
-        for file in said.files:
+        run.name = entry.name
+        run.config.update(entry.config, allow_val_change=True)
+        missing = {f"missing/{name}": why for name, why in entry.missing.items()}
+        run.summary.update({**entry.summary, **missing})
+        for file in entry.files:
             if file.suffix == ".csv":
                 run.log({file.stem: _table(file)})
-        if said.files:
-            artifact = wandb.Artifact(f"{said.kind}-{said.key}", said.kind)
-            for file in said.files:  # a result never changes, so there is no need for a copy
+        if entry.files:
+            artifact = wandb.Artifact(f"{entry.kind}-{entry.key}", entry.kind)
+            for file in entry.files:  # a result never changes, so there is no need for a copy
                 artifact.add_file(str(file), policy="immutable")
             run.log_artifact(artifact)
         run.finish()

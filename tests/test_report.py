@@ -33,7 +33,7 @@ from xmas.selection.methods.xmas import Xmas
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
 from xmas.store import Store, describe, key
-from xmas.store.index import ResultIndex, key_of, stages_in
+from xmas.store.index import ResultIndex, key_of
 
 STEPS = (1, 3, 6)
 VOID = ("meta", "img")
@@ -352,11 +352,16 @@ def test_scans_of_saved_steps_stay_where_they_are(toy):
     assert seconds[-5:-3] == ["30.0", "13.0"]
 
 
-def test_a_stage_that_is_only_named_is_no_cost(toy):
-    kinds = {stage["type"] for stage in stages_in(describe(Ranking(toy.pool, toy.length)))}
-    assert kinds == {"Ranking"}
-    kinds = {stage["type"] for stage in stages_in(describe(Ranking(toy.pool, toy.xmas)))}
-    assert "Proxy" in kinds
+def test_a_stage_that_is_only_named_is_no_input_of_a_former_record(toy):
+    def kinds(stage):
+        put(toy.store, stage)
+        return {each.kind for each in ResultIndex(toy.store).inside(describe(stage)).values()}
+
+    assert kinds(Ranking(toy.pool, toy.length)) == {"ranking"}
+    assert kinds(Ranking(toy.pool, toy.coincide)) == {"ranking", "pretrained"}  # step 0
+    assert "proxy" in kinds(Ranking(toy.pool, toy.xmas))
+    counted = toy.subset(rows=None, tokens=600, counted=toy.proxy)
+    assert kinds(counted) == {"subset", "ranking"}
 
 
 def test_a_configuration_leads_to_the_folder_of_its_result(whole):

@@ -3,11 +3,10 @@
 import dataclasses
 
 from xmas.demo.bench import WRITERS, DemoBench
-from xmas.estimate.plan import held
 from xmas.evaluation.facts import facts_of
 from xmas.evaluation.protocol import Benchmark
 from xmas.evaluation.quick import Quick
-from xmas.store import Store
+from xmas.store import Store, nearest_stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,7 @@ def asked(benchmark: Benchmark, store: Store) -> Asked:
         facts = facts_of(benchmark)
         pictured = facts.with_image or official
         return Asked(official, pictured, facts.images or pictured, "(official)")
-    makers = list(held(benchmark))
+    makers = list(nearest_stages(benchmark))
     if all(store.path(maker).exists() for maker in makers):
         shown = [question.image for question in benchmark.asked(store)]
         seen = [image for image in shown if image is not None]

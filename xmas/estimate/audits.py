@@ -1,35 +1,13 @@
 """What an audit costs: hashes of images and texts, near duplicates, one page of numbers."""
 
-from collections.abc import Iterable
-
-from xmas.estimate.plan import held, needs
 from xmas.estimate.work import Scene, Work, work
 from xmas.results.audit import Audit
 from xmas.results.audit.duplicates import Duplicates
 from xmas.results.audit.images import ImageHashes
 from xmas.results.audit.texts import Texts
-from xmas.store import Stage
 
 _SKETCH = 5e-5  # seconds of a core to sketch a row's words, experiments/selection/README.md
 _PAIR = 9e-6  # seconds of a core to look for a row's near ones, the same record
-
-
-@needs.register
-def _(stage: Duplicates) -> Iterable[Stage]:
-    yield from held(stage.pool)
-    yield Texts(stage.pool)
-    if stage.images:
-        yield ImageHashes(stage.pool)
-
-
-@needs.register
-def _(stage: Audit) -> Iterable[Stage]:
-    yield stage.subset
-    if stage.counted is not None:
-        yield stage.counted.tokens()  # only its tokens are looked at
-    yield stage.duplicates()
-    if stage.images:
-        yield from held(stage.suite)
 
 
 @work.register

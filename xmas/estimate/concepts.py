@@ -1,29 +1,13 @@
 """What COINCIDE and its baselines cost: looks at a whole pool, kernels inside clusters."""
 
-from collections.abc import Iterable
-
 from xmas.estimate import flops
 from xmas.estimate.fits import bits
 from xmas.estimate.flops import Load
-from xmas.estimate.plan import needs
 from xmas.estimate.work import Scene, Work, work
 from xmas.features.activations import Activations
 from xmas.features.last_layer import LastLayer
 from xmas.models.shape import shape_of
-from xmas.models.vision_cache import image_stage
 from xmas.selection.methods.coincide import Coincide
-from xmas.store import Stage
-
-
-@needs.register
-def _(stage: Activations | LastLayer) -> Iterable[Stage]:
-    proxy = stage.proxy
-    if stage.step != 0:
-        yield proxy
-        return
-    yield proxy.start  # as it is, without a fit
-    yield proxy.tokens()
-    yield image_stage(proxy.pool, proxy.start.tower, cached=proxy.cache_vision)
 
 
 def width(stage: Activations | LastLayer) -> int:

@@ -1,36 +1,23 @@
 """What losses cost, and the clusters and embeddings beside them."""
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from xmas.estimate import flops, memory
 from xmas.estimate.assumed import Census
 from xmas.estimate.fits import bits, snapshots
 from xmas.estimate.flops import Load
-from xmas.estimate.plan import held, needs
 from xmas.estimate.work import CORE, Scene, Work, work
 from xmas.features.losses.answers import COLUMNS, Answers
 from xmas.features.losses.loss_clusters import LossClusters
 from xmas.features.losses.questions import QuestionEmbeddings
 from xmas.features.losses.token_statistics import CHUNK_BYTES, STATISTICS
 from xmas.models.shape import shape_of
-from xmas.models.vision_cache import image_stage
-from xmas.store import Stage
 from xmas.target.target import Target
 from xmas.training.proxy import Proxy
 
 _ENCODER = 2.1e7  # weights of all-MiniLM-L6-v2 that every token is multiplied with
 ENCODED = 384  # numbers that it gives
 _ASKED = 0.3  # of a row's text is its first question, assumed
-
-
-@needs.register
-def _(stage: Answers) -> Iterable[Stage]:
-    tokens = stage.model.tokens()
-    yield from held(stage.model)
-    yield tokens
-    yield image_stage(tokens.pool, stage.model.start.tower, cached=stage.model.cache_vision)
 
 
 def steps_of(stage: Answers, rows: int) -> int:

@@ -22,6 +22,7 @@ from xmas.store import (
     digest,
     distributed,
     key,
+    nearest_stages,
     versions,
     volatile,
     write_atomically,
@@ -61,6 +62,12 @@ class Score(Stage):
     benchmark: Benchmark
     target: Target
     generation: Generation = dataclasses.field(default_factory=Generation)
+
+    def inputs(self) -> list[Stage]:
+        target = self.target
+        pool = target.subset.ranking.pool
+        asked = nearest_stages([self.benchmark, pool])
+        return [*asked, target, target.start, target.subset]
 
     def compute(self, store: Store, out: Path) -> None:
         from xmas.evaluation.generation.generate import discard_parts
@@ -227,6 +234,9 @@ class Scores(Stage):
         if self.quick is None:
             return self.suite
         return {f"{name}_quick": Quick(one, self.quick) for name, one in self.suite.items()}
+
+    def inputs(self) -> list[Stage]:
+        return [*self.parts()]
 
     def compute(self, store: Store, out: Path) -> None:
         for benchmark in self.suite.values():

@@ -68,10 +68,17 @@ class Activations(Stage):
         halves = values.reshape(len(values), len(self.layers), 2, -1)
         return halves[:, :, 1].reshape(len(values), -1)
 
+    @property
+    def extractor(self) -> FeatureExtractor:
+        return FeatureExtractor("activations", self.proxy, self.step, self.weights)
+
+    def inputs(self) -> list[Stage]:
+        return self.extractor.inputs()
+
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: a row's activations are not finite; mode fixed names it."""
         table = self.proxy.tokens().open(store)
-        extractor = FeatureExtractor("activations", self.proxy, self.step, self.weights)
+        extractor = self.extractor
         parts = extractor.parts(store)
         windows = Windows.of(table, released=self.mode == "released")
 

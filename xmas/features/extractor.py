@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.vlm import LoadedModel, load
-from xmas.store import Store, write_atomically
+from xmas.store import Stage, Store, write_atomically
 from xmas.store.progress import bar
 from xmas.training.proxy import Proxy
 
@@ -31,6 +31,11 @@ class FeatureExtractor:
     proxy: Proxy
     step: int | None
     weights: str
+
+    def inputs(self) -> list[Stage]:
+        """What is asked of the store: at step 0 all that a fit asks for, but no fit."""
+        fitted = [] if self.step == 0 else [self.proxy]
+        return [*fitted, *self.proxy.inputs()]
 
     def parts(self, store: Store) -> LoadedModel:
         """The model on its device, with its tokenizer and image processor.

@@ -47,9 +47,16 @@ class LastLayer(Stage):
                 f"last_layer token {self.token!r}: expected one of {', '.join(TOKENS)}"
             )
 
+    @property
+    def extractor(self) -> FeatureExtractor:
+        return FeatureExtractor("last_layer", self.proxy, self.step, self.weights)
+
+    def inputs(self) -> list[Stage]:
+        return self.extractor.inputs()
+
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: a row is not finite; names it."""
-        extractor = FeatureExtractor("last_layer", self.proxy, self.step, self.weights)
+        extractor = self.extractor
         parts = extractor.parts(store)
         table = self.proxy.tokens().open(store)
 

@@ -37,8 +37,8 @@ class Trajectories(Stage):
     `reasons.npy` (rows,) uint8 says why: 0 the row has values, 1 it is text-only, 2 no text row of
     the kind asked for stands behind its image (an empty answer under `rows=answer_only`).
     `statistics.json` and `statistics.csv`: quantiles of the singular values at every step, and the
-    share of their variance that text length alone explains. `scan_seconds.json` holds what each
-    step took: during a fit, the proxy's record has them too.
+    share of their variance that text length alone explains. `scan_seconds.json`: what each
+    step took, part of this stage's seconds also where a fit called the scan.
 
     If the proxy has yet to be fitted, steps are measured during the fit; otherwise from its saved
     weights, so that `k` and `layers` can change without training again. What an interrupted attempt
@@ -61,6 +61,9 @@ class Trajectories(Stage):
         fitted = self.proxy.recipe.precision.split("-")[0]
         return self.running.weights or _FITTED.get(fitted, "float32")
 
+    def inputs(self) -> list[Stage]:
+        return [self.proxy, *self.proxy.inputs()]
+
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: the attention of a row is not finite; names row and layer."""
         measuring = Measuring(self, store, out)
@@ -80,7 +83,14 @@ class Measuring:
         self._scan: Scan | None = None
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, float] | None:
-        """Measure one step; gives the statistics of its values, None if it was there already."""
+        """Measure one step; gives the statistics of its values, None if it was there already.
+
+        The proxy's fit calls this; the seconds are the trajectories', not the fit's.
+        """
+        with self.store.counted_for(self.stage):
+            return self._measure(model, step)
+
+    def _measure(self, model: nn.Module, step: int) -> dict[str, float] | None:
         begun = time.monotonic()
         shards = self.shards(model)
         lacking = len(shards.todo([step]))

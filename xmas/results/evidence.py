@@ -178,9 +178,8 @@ def _length_r2(training: Training, index: ResultIndex) -> dict[int, float]:
 
     Selectors that use no trajectories have none.
     """
-    ranking = training.target.get("subset", {}).get("ranking", {})
     by_step: dict[int, float] = {}
-    for result in index.inside(ranking.get("selector", {})).values():
+    for result in index.inside(training.target.get("subset")).values():
         path = result.folder / "statistics.json"
         if result.kind == "trajectories" and path.exists():
             steps = json.loads(path.read_text(encoding="utf-8"))

@@ -1,15 +1,15 @@
 """What trainings cost: device time of every part, from the records of a store.
 
-A stage's record counts its own seconds only, so the parts of a run can be added up. What every run
-needs alike, pool, start, tokens and tower features, is left out: it would be paid for any method.
+A stage's record counts its own seconds only, so the parts of a run can be added up. What the target
+itself asks for besides its subset (pool, start, tokens, tower features) is left out: every method
+pays it.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from statistics import fmean
 
-from xmas.store.index import Config, Result, ResultIndex
+from xmas.store.index import Config, Result, ResultIndex, key_of
 
 PARTS = {
     "proxy": "fitting the proxy",
@@ -56,37 +56,21 @@ def measured_cost(index: ResultIndex, target: Config) -> Cost:
     trained = index.result(target, "target")
     seconds = dict.fromkeys(PARTS, 0.0) | {"target": trained.device_seconds}
     devices = {trained.device}
-    pool = target["subset"]["ranking"]["pool"]
-    alike = {**index.inside(target["start"]), **index.inside(pool)}
-    for result in index.inside(target["subset"]).values():
-        if result.key in alike:
-            continue
+    for result in selected_by(index, target).values():
         seconds[_OF_KIND.get(result.kind, "features")] += result.device_seconds
         devices.add(result.device)
-        if result.kind == "proxy":
-            seconds["proxy"] -= _scanned(index, result) * result.devices
-        elif result.kind == "trajectories":
-            seconds["attention"] += scan_seconds(index, result) * result.devices
     return Cost(seconds, frozenset(devices))
 
 
-def scan_seconds(index: ResultIndex, trajectories: Result) -> float:
-    """Seconds of attention scans that ran inside the proxy's fit and stand in its record.
+def selected_by(index: ResultIndex, target: Config) -> dict[str, Result]:
+    """What the subset of a target was made from, without what any subset of the pool needs, by key.
 
-    `scan_seconds.json` has the seconds by step. Scans of saved steps are in the stage's own record
-    already: then that is at least their sum, and nothing is moved.
+    Any training asks for the same pool, start, tokens and tower features as this one.
     """
-    path = trajectories.folder / "scan_seconds.json"
-    if not path.exists():
-        return 0.0
-    total = sum(json.loads(path.read_text()).values())
-    return 0.0 if trajectories.seconds >= total else total
-
-
-def _scanned(index: ResultIndex, proxy: Result) -> float:
-    """Seconds of scans in the record of a proxy, whoever asked for them."""
-    return sum(
-        scan_seconds(index, result)
-        for result in index.results.values()
-        if result.kind == "trajectories" and result.config.get("proxy") == proxy.config
-    )
+    trained = index.result(target, "target")
+    subset = key_of(target["subset"])
+    alike = index.inside(target["subset"]["ranking"]["pool"])
+    alike |= index.made_from([key for key in trained.inputs if key != subset], described=[target])
+    return {
+        key: result for key, result in index.inside(target["subset"]).items() if key not in alike
+    }

@@ -16,7 +16,7 @@ from xmas.selection.budget import budget_of, cut
 from xmas.selection.protocol import BudgetSelector, name_of
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset_files import manifest, write_ranking
-from xmas.store import Stage, Store, volatile
+from xmas.store import Stage, Store, nearest_stages, volatile
 
 if TYPE_CHECKING:
     from xmas.models.chat.tokens import Tokenised  # loads torch
@@ -84,6 +84,12 @@ class Subset(Stage):
     def nested(self) -> bool:
         """Whether this subset and those of the same ranking at other budgets contain each other."""
         return not isinstance(self.ranking.selector, BudgetSelector)
+
+    def inputs(self) -> list[Stage]:
+        counted = [] if self.counted is None else [self.counted.tokens()]
+        pool, selector = self.ranking.pool, self.ranking.selector
+        ranked = [self.ranking] if self.nested else nearest_stages(selector)
+        return [*nearest_stages(pool), *ranked, *counted]
 
     def compute(self, store: Store, out: Path) -> None:
         """Cut the ranking at the budget and write the files.

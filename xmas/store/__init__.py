@@ -13,8 +13,10 @@ from xmas.store.stage import describe as describe
 from xmas.store.stage import described_fields as described_fields
 from xmas.store.stage import digest as digest
 from xmas.store.stage import key as key
+from xmas.store.stage import nearest_stages as nearest_stages
 from xmas.store.stage import read_meta as read_meta
 from xmas.store.stage import sha256_of as sha256_of
+from xmas.store.stage import stages_of_fields as stages_of_fields
 from xmas.store.stage import type_name as type_name
 from xmas.store.stage import volatile as volatile
 from xmas.store.store import Journal as Journal

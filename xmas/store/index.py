@@ -1,26 +1,25 @@
-"""Finished results, found through the configurations that name them.
+"""The index of a store's finished results: what each was made from.
 
-A result's `meta.json` has its whole history nested in its configuration, and every stage in there
-names its own folder by its hash. So the proxy, the clusters and the subset behind a score are found
-without asking any stage, and without its code: results of an older version can be shown as well.
+A result's `meta.json` names the results that its computation asked the store for, so everything
+behind a score is found without asking any stage, and without its code: results of another version
+of the package can be shown as well.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from xmas.store import Store, digest, read_meta
+from xmas.store.former_records import move_scan_seconds, nested_stages, stages_of_fields
+from xmas.store.stage import digest, read_meta
+from xmas.store.store import Store
 
 Config = dict[str, Any]
-_NAMED_ONLY = {  # a proxy, for its tokens; it is not fitted
-    "Length": "proxy",
-    "Subset": "counted",
-}
 
 
 class AbsentError(Exception):
-    """A part of a report or table cannot be shown; the message says why and stands in its place."""
+    """A part of a report or table cannot be shown; the message says why and is shown instead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +30,10 @@ class Result:
     key: str
     folder: Path
     meta: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Result":
+        return cls(folder.parent.name, folder.name, folder, read_meta(folder / "meta.json"))
 
     @property
     def config(self) -> Config:
@@ -53,6 +56,18 @@ class Result:
     def device_seconds(self) -> float:
         return self.seconds * self.devices
 
+    @property
+    def recorded(self) -> bool:
+        """Whether it says what its computation asked for; results of former versions do not."""
+        return "inputs" in self.meta
+
+    @functools.cached_property
+    def inputs(self) -> list[str]:
+        """The keys of the results that its computation asked the store for."""
+        if self.recorded:
+            return [name.rpartition("/")[2] for name in self.meta["inputs"]]
+        return [key_of(stage) for stage in stages_of_fields(self.config)]
+
 
 def key_of(config: Config) -> str:
     """The name of the result that a described stage has, as `xmas.store.key` gives it."""
@@ -60,36 +75,64 @@ def key_of(config: Config) -> str:
 
 
 def stages_in(config: Any) -> Iterator[Config]:
-    """Every described stage in a configuration, itself included: those that have a version.
-
-    Not those that a selector names without computing them, see `_NAMED_ONLY`.
-    """
+    """Every described stage in a configuration, itself included, whether it was computed or not."""
     if isinstance(config, dict):
         if "version" in config and "type" in config:
             yield config
-        named_only = _NAMED_ONLY.get(str(config.get("type")))
-        for name, held in config.items():
-            if name != named_only:
-                yield from stages_in(held)
+        for value in config.values():
+            yield from stages_in(value)
     elif isinstance(config, list):
-        for held in config:
-            yield from stages_in(held)
+        for element in config:
+            yield from stages_in(element)
 
 
 class ResultIndex:
     """All finished results of a store, by key."""
 
     def __init__(self, store: Store) -> None:
-        self.results: dict[str, Result] = {}
-        for path in sorted(Path(store.root).glob("*/[!.]*/meta.json")):
-            meta = read_meta(path)
-            folder = path.parent
-            self.results[folder.name] = Result(folder.parent.name, folder.name, folder, meta)
+        metas = {
+            path.parent: read_meta(path)
+            for path in sorted(Path(store.root).glob("*/[!.]*/meta.json"))
+        }
+        move_scan_seconds(metas)
+        self.results = {
+            folder.name: Result(folder.parent.name, folder.name, folder, meta)
+            for folder, meta in metas.items()
+        }
 
-    def inside(self, config: Config) -> dict[str, Result]:
-        """The results of all stages in a configuration that are there, by key, outermost first."""
-        keys = dict.fromkeys(key_of(stage) for stage in stages_in(config))
-        return {key: self.results[key] for key in keys if key in self.results}
+    def inside(self, config: Any) -> dict[str, Result]:
+        """What the nearest stages in a configuration were made from, themselves first, by key.
+
+        A stage whose result is gone is passed through by its configuration.
+        """
+        stages = list(nested_stages(config))
+        return self.made_from([key_of(stage) for stage in stages], described=stages)
+
+    def made_from(
+        self, keys: Iterable[str], *, described: Iterable[Config] = ()
+    ) -> dict[str, Result]:
+        """These results and all that they were made from, by key, outermost first.
+
+        `described`: configurations in which the inputs of results that are gone are looked up.
+        """
+        configs: dict[str, Config] | None = None  # only where a result is gone
+        found: dict[str, Result] = {}
+        visited: set[str] = set()
+        pending = list(keys)[::-1]
+        while pending:
+            key = pending.pop()
+            if key in visited:
+                continue
+            visited.add(key)
+            if key in self.results:
+                found[key] = self.results[key]
+                pending += self.results[key].inputs[::-1]
+                continue
+            if configs is None:
+                configs = {key_of(stage): stage for root in described for stage in stages_in(root)}
+            if key in configs:
+                pending += [key_of(stage) for stage in stages_of_fields(configs[key])][::-1]
+        return found
 
     def result(self, config: Config, what: str) -> Result:
         """Raises AbsentError: it is not there any more."""

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,6 +46,15 @@ class Stage:
     version: ClassVar[int] = 1
     together: ClassVar[bool] = False  # where several ranks run, all call `compute`, else rank 0
 
+    def inputs(self) -> "Iterable[Stage]":
+        """The stages whose results `compute` asks the store for, in any order, repeats allowed.
+
+        By default the nearest stages in the fields; overridden where more are asked for, or a field
+        is held without its result. Estimates follow it. What is known only while `compute` runs, as
+        the reviews of answers, is left out.
+        """
+        return stages_of_fields(self)
+
     def compute(self, store: "Store", out: Path) -> None:
         """Write the result into `out`, which may hold what an interrupted attempt left there."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is computed")
@@ -56,6 +66,32 @@ class Made:
 
     stage: Stage
     name: str
+
+
+def nearest_stages(value: Any) -> Iterator[Stage]:
+    """The nearest stages in anything: itself, or in its elements or fields.
+
+    A dataclass that is no stage, such as a selector, may say by a method `inputs()` of its own
+    which stages it asks for, if not for all that it holds.
+    """
+    if isinstance(value, Stage):
+        yield value
+    elif isinstance(value, Made):
+        yield value.stage
+    elif isinstance(value, dict):
+        yield from nearest_stages(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for element in value:
+            yield from nearest_stages(element)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        declared = getattr(value, "inputs", None)
+        yield from stages_of_fields(value) if declared is None else declared()
+
+
+def stages_of_fields(value: Any) -> Iterator[Stage]:
+    """The nearest stages in the fields of a dataclass."""
+    for field in dataclasses.fields(value):
+        yield from nearest_stages(getattr(value, field.name))
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,13 +7,13 @@ import json
 import logging
 import os
 import platform
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from xmas.store import distributed
+from xmas.store.computation import Computation, counted_for
 from xmas.store.lock import alone
 from xmas.store.provenance import commit, versions, worked_on
 from xmas.store.stage import Made, Stage, describe, key, read_meta
@@ -45,6 +45,10 @@ def _say_reused(kind: str, place: str) -> None:
     log.info("%-14s %s reused    %s", kind, Path(place).name, place)
 
 
+def _name(stage: Stage) -> str:
+    return f"{stage.kind}/{key(stage)}"
+
+
 def _say(stage: Stage, what: str) -> None:
     log.info("%-14s %s %s", stage.kind, key(stage), what)
 
@@ -69,6 +73,8 @@ class Store:
         killed attempt leaves its draft, and the next call goes on from there. Raises whatever
         `stage.compute` raises; the traceback then stands in `error.txt` of the draft as well.
         """
+        if Computation.running is not None:
+            Computation.running.ask(_name(stage))
         done = self.path(stage)
         if not distributed.launched():
             return self._made(stage)
@@ -107,7 +113,7 @@ class Store:
             resumed = draft.exists()
             draft.mkdir(exist_ok=True)
             _say(stage, "resumed" if resumed else "computing")
-            with self._recorded(stage, draft):
+            with self._recorded(stage, draft, resumed=resumed):
                 self._computed(stage, draft)
             draft.rename(done)
         _say(stage, f"done      {done}")
@@ -118,6 +124,10 @@ class Store:
     def follow(self, stage: Stage) -> Any:
         """Lightning's logger for the fit of `stage`; None without a journal."""
         return None if self.journal is None else self.journal.follow(stage)
+
+    def counted_for(self, stage: Stage) -> contextlib.AbstractContextManager[None]:
+        """Count the seconds and inputs of the work inside for `stage`, which waits for this one."""
+        return counted_for(_name(stage))
 
     def _computed(self, stage: Stage, draft: Path) -> None:
         """Compute; rank 0 calls the others if they are needed."""
@@ -158,33 +168,31 @@ class Store:
         return [(meta.parent, read_meta(meta)) for meta in found]
 
     @contextlib.contextmanager
-    def _recorded(self, stage: Stage, draft: Path) -> Iterator[None]:
+    def _recorded(self, stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
         """Write `meta.json` when the work inside ends well, `error.txt` when it does not.
 
-        Seconds are those of this stage alone, over all attempts: what it asks of other stages is
-        in their own records.
+        `seconds` are those of this stage alone, over all attempts: the stages that it asks for have
+        records of their own. `inputs` are these stages' results, `<kind>/<key>`, in the order in
+        which they were asked for; results made before inputs were recorded have no such entry.
         """
-        spent = draft / "seconds.json"
-        before = json.loads(spent.read_text()) if spent.exists() else 0.0
-        outer = _Clock.running
-        clock = _Clock.running = _Clock(outer)
+        computation = Computation(_name(stage), draft)
+        if resumed:
+            computation.resume()
         try:
-            yield
+            with computation.run():
+                yield
         except BaseException:
             (draft / "error.txt").write_text(traceback.format_exc())
-            spent.write_text(json.dumps(before + clock.own()))
             raise
-        finally:
-            _Clock.running = outer
-            if outer is not None:
-                outer.elsewhere += clock.total()
         (draft / "error.txt").unlink(missing_ok=True)
-        spent.unlink(missing_ok=True)
+        computation.finish()
+        inputs = computation.inputs
         record = {
             "kind": stage.kind,
             "key": key(stage),
             "config": describe(stage),
-            "seconds": round(before + clock.own(), 3),
+            "seconds": round(computation.seconds, 3),
+            **({} if inputs is None else {"inputs": list(inputs)}),
             "versions": versions(),
             "commit": commit(),
             "host": platform.node(),
@@ -192,20 +200,3 @@ class Store:
             **worked_on(stage),
         }
         (draft / "meta.json").write_text(json.dumps(record, indent=2))
-
-
-class _Clock:
-    """Seconds of one stage without those of the stages it asked for."""
-
-    running: ClassVar["_Clock | None"] = None
-
-    def __init__(self, outer: "_Clock | None") -> None:
-        self.outer = outer
-        self.start = time.monotonic()
-        self.elsewhere = 0.0
-
-    def total(self) -> float:
-        return time.monotonic() - self.start
-
-    def own(self) -> float:
-        return self.total() - self.elsewhere

@@ -24,6 +24,9 @@ class Export(Stage):
     target: Target
     dtype: str = "float16"  # of the weights
 
+    def inputs(self) -> list[Stage]:
+        return [self.target, self.target.start]
+
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: models of this class, or with this tokenizer, are not exported."""
         parts = self.target.load(store)

@@ -13,10 +13,18 @@ from torch import Tensor, nn
 from xmas.models.chat.template import Template
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.families import Exportable, family_of
-from xmas.models.vision_cache import Pictures, pictures_of
+from xmas.models.vision_cache import Pictures, image_stage, pictures_of
 from xmas.models.vlm import LoadedModel, freeze_tower, load
 from xmas.selection.subset import Subset
-from xmas.store import Stage, Store, distributed, volatile, write_atomically
+from xmas.store import (
+    Stage,
+    Store,
+    distributed,
+    nearest_stages,
+    stages_of_fields,
+    volatile,
+    write_atomically,
+)
 from xmas.target.hf_folder import describe
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.trainables import Lora, merge_adapter, trainable, trained_weights
@@ -62,6 +70,11 @@ class Target(Stage):
     def pictures(self, store: Store, parts: LoadedModel) -> Pictures:
         pool = self.subset.ranking.pool
         return pictures_of(pool, self.start.tower, parts.processor, store, cached=self.cache_vision)
+
+    def inputs(self) -> list[Stage]:
+        pool = self.subset.ranking.pool
+        images = image_stage(pool, self.start.tower, cached=self.cache_vision)
+        return [*stages_of_fields(self), *nearest_stages(pool), self.tokens(), images]
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: the start point was tuned on instructions; or as `fit` does."""

@@ -6,7 +6,7 @@ One stage serves all selectors that use losses; each reads its column.
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ from xmas.features.trajectories import device
 from xmas.models.chat.tokens import Tokenised, TokenTable
 from xmas.models.vision_cache import Pictures
 from xmas.models.vlm import LoadedModel, load
-from xmas.store import Stage, Store, write_atomically
+from xmas.store import Stage, Store, nearest_stages, write_atomically
 from xmas.training.fit.recipe import Hardware
 from xmas.training.starts.start_point import StartPoint
 
@@ -45,6 +45,10 @@ class HasWeights(Protocol):
         ...
 
     def tokens(self) -> Tokenised: ...
+
+    def inputs(self) -> Iterable[Stage]:
+        """The stages that its tokens, pictures and weights come from, but for a fit of itself."""
+        ...
 
     def pictures(self, store: Store, parts: LoadedModel) -> Pictures: ...
 
@@ -76,6 +80,9 @@ class Answers(Stage):
 
     model: HasWeights
     how: ScorerSettings = dataclasses.field(default_factory=ScorerSettings)
+
+    def inputs(self) -> list[Stage]:
+        return [*nearest_stages(self.model), *self.model.inputs()]
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: a statistic is not finite; names row and step."""

@@ -16,7 +16,7 @@ from xmas.results.audit.texts import FORMATS, Texts
 from xmas.selection.protocol import name_of
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset, TokenCounter
-from xmas.store import Stage, Store, content
+from xmas.store import Stage, Store, content, nearest_stages
 from xmas.store.variance_explained import explained
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -39,6 +39,15 @@ class Audit(Stage):
     images: bool = True  # false: no image is opened; names stand for them, no benchmark is compared
     distance: int = 7  # of 128 bits that near images may differ in
     similarity: float = 0.8  # of the words, that near texts have at least
+
+    def inputs(self) -> list[Stage]:
+        pool = self.subset.ranking.pool
+        ranked = [self.subset.ranking] if self.subset.nested else []
+        counted = [] if self.counted is None else [self.counted.tokens()]
+        compared = self.images and self.suite
+        hashed = [ImageHashes(pool), *nearest_stages(self.suite)] if compared else []
+        asked = [self.subset, *ranked, *counted, Texts(pool), self.duplicates(), *hashed]
+        return [*nearest_stages(pool), *asked]
 
     def compute(self, store: Store, out: Path) -> None:
         """Every part as `pool` beside `subset`: sources, answer formats, lengths, duplicates; then

@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt32, UInt64
 from xmas.data.pool import Pool
 from xmas.results.audit.images import ImageHashes, distances
 from xmas.results.audit.texts import HASHES, Texts
-from xmas.store import Stage, Store
+from xmas.store import Stage, Store, nearest_stages
 
 _BAND = 4  # min-hashes: two sets with a similarity of 0.8 share one of 16 bands at 99.98 %
 
@@ -102,6 +102,10 @@ class Duplicates(Stage):
     images: bool = True  # hash them, or go by their names
     distance: int = 7  # of 128 bits that near images may differ in
     similarity: float = 0.8  # Jaccard similarity of the words that near texts have at least
+
+    def inputs(self) -> list[Stage]:
+        hashed = [ImageHashes(self.pool)] if self.images else []
+        return [*nearest_stages(self.pool), Texts(self.pool), *hashed]
 
     def compute(self, store: Store, out: Path) -> None:
         examples = self.pool.open(store)

@@ -16,8 +16,8 @@ from filelock import FileLock
 from lightning.pytorch.loggers import Logger
 
 from xmas.results.logger.entry import Entry, entry_of
-from xmas.store import Stage, Store, describe, key, read_meta, write_atomically
-from xmas.store.index import Config, Result, ResultIndex, key_of, stages_in
+from xmas.store import Stage, Store, describe, key, write_atomically
+from xmas.store.index import Result, ResultIndex
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +53,7 @@ class Journal:
         if self._mark(folder.parent.name, folder.name).exists():
             return
         store = Store(str(folder.parent.parent))
-        meta = read_meta(folder / "meta.json")
-        result = Result(folder.parent.name, folder.name, folder, meta)
-        if (entry := entry_of(result, store)) is not None:
+        if (entry := entry_of(Result.read(folder), store)) is not None:
             self.add(entry)
 
     def add(self, entry: Entry, *, again: bool = False) -> None:
@@ -74,12 +72,9 @@ class Journal:
         log.info("%-14s %s logged to %s", entry.kind, entry.key, self.where)
 
     def enter_all(self, goal: Stage, store: Store) -> None:
-        """Log whatever is in the store of a goal and of all that it rests on."""
-        index = ResultIndex(store)
-        for config in reversed(list(_history(describe(goal)).values())):
-            result = index.results.get(key_of(config))
-            if result is not None:
-                self.enter(result.folder)
+        """Log the result of a goal and all that it was made from, as far as the store has it."""
+        for result in reversed(ResultIndex(store).inside(describe(goal)).values()):
+            self.enter(result.folder)
 
     def enter_page(self, name: str, files: list[Path]) -> None:
         """Log the files of a table or report, in the place of those of the same name before."""
@@ -106,7 +101,3 @@ class Journal:
     def __getstate__(self) -> dict[str, Any]:
         """Runs stay with the process that began them."""
         return {**self.__dict__, "_open": {}}
-
-
-def _history(config: Config) -> dict[str, Config]:
-    return {key_of(stage): stage for stage in stages_in(config)}

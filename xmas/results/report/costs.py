@@ -20,7 +20,7 @@ from xmas.results.report.svg import (
 )
 from xmas.store.index import AbsentError, Config, Result
 
-_PREPARED = ("tokens", "vision")  # asked for while other stages run; no stage contains them
+_PREPARED = ("tokens", "vision")  # inputs of every run
 _HEIGHT = 24
 
 Costs = list[tuple[Line, Cost]]
@@ -89,15 +89,18 @@ def _left_out(evidence: Evidence) -> str:
     """What all runs share, in words, with its seconds."""
     index = evidence.index
     target: Config = evidence.lines[0].trainings[0].target
-    start = sum(result.seconds for result in index.inside(target["start"]).values())
+    start = index.inside(target["start"])
     prepared = [
         result.seconds
-        for result in index.results.values()
-        if result.kind in _PREPARED and result.config.get("pool") == evidence.pool
+        for key, result in index.results.items()
+        if key not in start
+        and result.kind in _PREPARED
+        and result.config.get("pool") == evidence.pool
     ]
     hosts = {result.meta.get("host") for result in _trained(evidence)}
     sentences = (
-        f"Left out, since every run needs it alike: pool and start ({start:,.0f} s), tokens and "
+        f"Left out, since every run needs it alike: pool and start "
+        f"({sum(result.seconds for result in start.values()):,.0f} s), tokens and "
         f"tower features ({sum(prepared):,.0f} s). Answering the benchmarks is not counted."
     )
     return sentences + (f" Measured on {len(hosts)} machines." if len(hosts) > 1 else "")

@@ -1,11 +1,11 @@
 """Where the numbers come from: command, commit, versions, and every stage with its settings."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from xmas.results.evidence import Evidence
 from xmas.results.report.svg import scrolled_table, tag, text
-from xmas.store.index import Config, Result, stages_in
+from xmas.store.index import Config, Result, key_of, stages_in
 
 _OPEN = 60  # stages up to which the table is shown unfolded
 _LATE = ("ranking", "subset", "target")  # kinds whose results differ from run to run
@@ -95,6 +95,7 @@ def _stages(evidence: Evidence, results: list[Result]) -> str:
         for training in line.trainings:
             for key in evidence.index.inside(training.target):
                 users.setdefault(key, {})[line.selector] = None
+    listed = {result.key for result in results}
     everyone = len({line.selector for line in evidence.lines})
     rows = []
     for result in results:
@@ -105,15 +106,17 @@ def _stages(evidence: Evidence, results: list[Result]) -> str:
                 tag("code", result.key),
                 "all" if len(of) in (0, everyone) else text(", ".join(of)),
                 f"{result.seconds:,.1f}",
-                tag("span", text(", ".join(_settings(result.config))), class_="settings"),
+                tag("span", text(", ".join(_settings(result.config, listed))), class_="settings"),
             ]
         )
     return scrolled_table(["stage", "key", "for", "seconds", "settings"], rows, "stages")
 
 
-def _settings(config: Config) -> Iterator[str]:
-    """A stage's own fields, those of the stages inside it left to their own lines."""
-    inner = [stage for stage in stages_in(config) if stage is not config]
+def _settings(config: Config, listed: Container[str]) -> Iterator[str]:
+    """A stage's own fields, those of the stages inside it left to their own lines, if listed."""
+    inner = [
+        stage for stage in stages_in(config) if stage is not config and key_of(stage) in listed
+    ]
 
     def leaves(value: Any, path: str) -> Iterator[str]:
         if any(value is stage for stage in inner):

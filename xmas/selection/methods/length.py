@@ -12,7 +12,7 @@ from xmas.data.pool import Pool
 from xmas.features.clustering.kmeans import kmeans
 from xmas.selection.protocol import Ranked
 from xmas.selection.rules.turns import in_turns
-from xmas.store import Store
+from xmas.store import Stage, Store
 from xmas.training.proxy import Proxy
 
 
@@ -27,6 +27,9 @@ class Length:
     k: int = 1000  # at most; as the clusters of the method it controls
     iterations: int = 100
     seed: int = 1234  # of k-means
+
+    def inputs(self) -> list[Stage]:
+        return [self.proxy.tokens()]
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
         lengths = self.proxy.tokens().open(store).text_lengths

@@ -16,7 +16,7 @@ from xmas.features.clip.embedded import Embedded, joint
 from xmas.features.once_select.once_select import pairs
 from xmas.features.once_select.pseudo_labels import PseudoLabels
 from xmas.selection.rules.kdpp import KDpp
-from xmas.store import Store, content
+from xmas.store import Stage, Store, content
 
 
 def proportional_quotas(sizes: Int[np.ndarray, " k"], budget: int) -> Int[np.ndarray, " k"]:
@@ -72,6 +72,9 @@ class Ofa:
         if self.trained is not None:  # nothing is trained on this pool
             labels = dataclasses.replace(self.labels, trained=self.trained)
             object.__setattr__(self, "labels", labels)
+
+    def inputs(self) -> list[Stage]:
+        return [self.labels, self.labels.clip]
 
     def select(
         self, pool: Pool, budget: int, rng: np.random.Generator, store: Store

@@ -11,9 +11,9 @@ from xmas.models.assembled import Assembled
 from xmas.models.chat.template import Plain
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.projector import save_projector
-from xmas.models.vision_cache import Pictures, pictures_of
+from xmas.models.vision_cache import Pictures, image_stage, pictures_of
 from xmas.models.vlm import LoadedModel, load
-from xmas.store import Stage, Store, distributed, volatile
+from xmas.store import Stage, Store, distributed, stages_of_fields, volatile
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.trainables import projector_alone
 from xmas.training.fit.trainer import fit
@@ -50,6 +50,10 @@ class FirstStage(Stage):
         return pictures_of(
             self.pool, self.start.tower, parts.processor, store, cached=self.cache_vision
         )
+
+    def inputs(self) -> list[Stage]:
+        images = image_stage(self.pool, self.start.tower, cached=self.cache_vision)
+        return [*stages_of_fields(self), self.tokens(), images]
 
     def compute(self, store: Store, out: Path) -> None:
         table = self.tokens().open(store)

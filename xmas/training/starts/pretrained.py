@@ -19,7 +19,7 @@ from xmas.models.chat.tokens import Tokenised
 from xmas.models.shape import Decoder, Shape, Tower
 from xmas.models.vision_cache import VisionFeatures
 from xmas.models.vlm import LoadedModel, freeze_tower, load
-from xmas.store import Made, Stage, Store, distributed, volatile
+from xmas.store import Made, Stage, Store, distributed, stages_of_fields, volatile
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.stop_at_loss import LossStopper, StopAtLoss
 from xmas.training.fit.trainer import fit
@@ -52,6 +52,9 @@ class SmallLlava(Stage):
     @property
     def tokenizer(self) -> Made:
         return Made(self.towers.tokenizer, "")
+
+    def inputs(self) -> list[Stage]:
+        return [self.towers, self.towers.tokenizer]
 
     def shape(self) -> Shape:
         """The model in numbers, before it is there."""
@@ -151,6 +154,9 @@ class Pretrained(Stage):
 
     def image_stage(self) -> VisionFeatures:
         return VisionFeatures(self.drawings or self.pool, self.tower)
+
+    def inputs(self) -> list[Stage]:
+        return [*stages_of_fields(self), self.tokens(), self.image_stage()]
 
     def compute(self, store: Store, out: Path) -> None:
         table = self.tokens().open(store)

@@ -7,9 +7,9 @@ from torch import Tensor
 from xmas.data.pool import Pool
 from xmas.models.chat.template import Template
 from xmas.models.chat.tokens import Tokenised
-from xmas.models.vision_cache import Pictures, pictures_of
+from xmas.models.vision_cache import Pictures, image_stage, pictures_of
 from xmas.models.vlm import LoadedModel
-from xmas.store import Store, volatile
+from xmas.store import Stage, Store, stages_of_fields, volatile
 from xmas.training.fit.recipe import Hardware
 from xmas.training.starts.start_point import StartPoint
 
@@ -34,6 +34,10 @@ class Unfitted:
         return pictures_of(
             self.pool, self.start.tower, parts.processor, store, cached=self.cache_vision
         )
+
+    def inputs(self) -> list[Stage]:
+        images = image_stage(self.pool, self.start.tower, cached=self.cache_vision)
+        return [*stages_of_fields(self), self.tokens(), images]
 
     def steps(self, store: Store) -> list[int]:
         return [0]

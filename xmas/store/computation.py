@@ -1,0 +1,117 @@
+"""Computations that are running: the seconds each has spent and the results it asked for.
+
+A stage that asks the store for another one waits for it, so running computations are nested, and
+each counts only its own seconds. Both go into `meta.json`. Costs follow the results asked for: the
+fields of a stage do not tell, since it may hold another stage and never use it.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from xmas.store.atomic import partial_of, write_atomically
+
+_FILE = "attempts.json"
+_SECONDS = "seconds.json"  # a number: what attempts left until inputs were recorded
+
+
+class Computation:
+    """A stage in computation in this process, over all attempts; `name` is `<kind>/<key>`.
+
+    `attempts.json` in the draft keeps seconds and inputs for the next attempt. It is written at
+    every new input, so that of a killed process only the seconds since then are lost.
+    `inputs` is None in a draft from the time before inputs were recorded: what the attempts of that
+    time asked for is unknown.
+    """
+
+    running: ClassVar["Computation | None"] = None  # the innermost
+
+    def __init__(self, name: str, draft: Path) -> None:
+        self.name = name
+        self.draft = draft
+        self.waiting: Computation | None = None  # which asked for this one
+        self.begun = time.monotonic()
+        self.elsewhere = 0.0  # seconds in which other computations ran
+        self.earlier = 0.0  # seconds of earlier attempts
+        self.inputs: dict[str, None] | None = {}
+
+    def resume(self) -> None:
+        """Add what earlier attempts have left in the draft."""
+        if (attempts := self.draft / _FILE).exists():
+            record = json.loads(attempts.read_text())
+            self.earlier = record["seconds"]
+            self.inputs = None if record["inputs"] is None else dict.fromkeys(record["inputs"])
+            return
+        unfinished = partial_of(self.draft / _FILE).name
+        if any(path.name != unfinished for path in self.draft.iterdir()):
+            self.inputs = None
+        if (former := self.draft / _SECONDS).exists():
+            self.earlier = json.loads(former.read_text())
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator[None]:
+        """What is asked of the store inside is asked by this computation."""
+        self.waiting, Computation.running = Computation.running, self
+        self.begun = time.monotonic()
+        self.save()
+        try:
+            yield
+        except BaseException:
+            self.save()
+            raise
+        finally:
+            Computation.running = self.waiting
+            if self.waiting is not None:
+                self.waiting.elsewhere += time.monotonic() - self.begun
+
+    def ask(self, name: str) -> None:
+        """Note an input, computed or reused; of several times the first counts."""
+        if self.inputs is not None and name not in self.inputs:
+            self.inputs[name] = None
+            self.save()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this stage alone, over all attempts."""
+        return self.earlier + time.monotonic() - self.begun - self.elsewhere
+
+    def save(self) -> None:
+        record = {
+            "seconds": round(self.seconds, 3),
+            "inputs": None if self.inputs is None else list(self.inputs),
+        }
+        write_atomically(self.draft / _FILE, lambda path: path.write_text(json.dumps(record)))
+
+    def finish(self) -> None:
+        """Remove what only a further attempt would need."""
+        for name in (_FILE, _SECONDS):
+            (self.draft / name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def counted_for(name: str) -> Iterator[None]:
+    """Count the seconds and inputs of the work inside for a computation that waits.
+
+    While trajectories wait for a proxy's fit, the fit calls them at every snapshot: these seconds
+    are the trajectories'. Without such a computation (other ranks) nothing is counted.
+    """
+    inner = owner = Computation.running
+    while owner is not None and owner.name != name:
+        owner = owner.waiting
+    if inner is None or owner is None or owner is inner:
+        yield
+        return
+    Computation.running = owner
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        Computation.running = inner
+        spent = time.monotonic() - begun
+        inner.elsewhere += spent
+        owner.elsewhere -= spent  # all seconds of `inner` will be added to it
+        inner.save()
+        owner.save()

@@ -4,7 +4,10 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
+import os
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -101,6 +104,60 @@ class Steps(Stage):
                 time.sleep(0.2)
                 raise OSError(f"disk full at part {number}")
             part.write_text(f"by {self.fails}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking(Stage):
+    """Asks for stages, unless an earlier attempt has; may then fail or be killed."""
+
+    kind: ClassVar[str] = "asking"
+
+    asked: tuple[Stage, ...]
+    holds: Stage | None = None  # and never asks for
+    fails: bool = volatile(False)
+    kills: bool = volatile(False)
+
+    def compute(self, store: Store, out: Path) -> None:
+        if (out / "0.txt").exists():
+            return
+        for stage in self.asked:
+            store.get(stage)
+        if self.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fails:
+            time.sleep(0.2)
+            raise OSError("interrupted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Calling(Stage):
+    """Takes 0.1 s and calls a function, as a fit calls what measures its snapshots."""
+
+    kind: ClassVar[str] = "calling"
+
+    call: Callable[[], None] = volatile(lambda: None)
+
+    def compute(self, store: Store, out: Path) -> None:
+        time.sleep(0.1)
+        self.call()
+
+
+@dataclasses.dataclass(frozen=True)
+class Called(Stage):
+    """Takes 0.1 s, and 0.2 s in a call of the stage it asks for, besides the 0.4 s of a text."""
+
+    kind: ClassVar[str] = "called"
+
+    text: Text
+
+    def compute(self, store: Store, out: Path) -> None:
+        def call() -> None:
+            with store.counted_for(self):
+                time.sleep(0.2)
+                store.get(dataclasses.replace(self.text, seconds=0.4))
+
+        store.get(Calling(call))
+        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -265,7 +322,7 @@ def test_meta_says_what_was_made_and_by_what(store, text):
     stage = Reader(Made(text, "text.txt"), before=text)
     meta = json.loads((store.get(stage) / "meta.json").read_text())
     assert set(meta) == {
-        *("kind", "key", "config", "seconds", "versions", "commit", "host", "cpus"),
+        *("kind", "key", "config", "seconds", "inputs", "versions", "commit", "host", "cpus"),
         *("device", "devices"),
     }
     assert meta["kind"] == "reader"
@@ -285,6 +342,78 @@ def test_seconds_of_a_stage_leave_out_those_it_asked_for(store, text):
     }
     assert 0.1 <= spent["reader"] < 0.3
     assert 0.4 <= spent["text"] < 0.6
+
+
+def name(stage: Stage) -> str:
+    return f"{stage.kind}/{key(stage)}"
+
+
+def inputs(store: Store, stage: Stage) -> list[str]:
+    return json.loads((store.get(stage) / "meta.json").read_text())["inputs"]
+
+
+def test_inputs_are_what_a_computation_asked_for_computed_or_reused_once(store, text):
+    pear = dataclasses.replace(text, text="pear")
+    store.get(pear)
+    stage = Reader(Made(text, "text.txt"), before=pear)
+    outer = Asking((stage, pear, stage), holds=dataclasses.replace(text, text="fig"))
+    assert inputs(store, outer) == [name(stage), name(pear)]  # not what it holds, not twice
+    assert inputs(store, stage) == [name(pear), name(text)]
+    assert inputs(store, text) == []
+
+
+def test_inputs_and_seconds_of_interrupted_attempts_are_kept(store, text):
+    first, second = (dataclasses.replace(text, text=fruit) for fruit in ("fig", "pear"))
+    with pytest.raises(OSError, match="interrupted"):
+        store.get(Asking((first, second), fails=True))
+    draft = store.path(Asking((first, second)))
+    draft = draft.with_name(f".{draft.name}")
+    assert {path.name for path in draft.iterdir()} == {"attempts.json", "error.txt"}
+    (draft / "0.txt").touch()  # the next attempt takes this up and does not ask again
+    started = time.monotonic()
+    done = store.get(Asking((first, second)))
+    meta = json.loads((done / "meta.json").read_text())
+    assert meta["inputs"] == [name(first), name(second)]
+    assert meta["seconds"] >= 0.2 > time.monotonic() - started
+    assert {path.name for path in done.iterdir()} == {"meta.json", "0.txt"}
+
+
+def test_a_killed_attempt_has_left_what_it_asked_for(store, text):
+    stage = Asking((text,), kills=True)
+    process = multiprocessing.get_context("spawn").Process(target=Store.get, args=(store, stage))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
+    (store.path(stage).with_name(f".{key(stage)}") / "0.txt").touch()
+    assert inputs(store, Asking((text,))) == [name(text)]
+
+
+def test_a_draft_of_the_time_before_inputs_were_recorded_is_resumed_without(store):
+    draft = store.path(Steps()).with_name(f".{key(Steps())}")
+    draft.mkdir(parents=True)
+    (draft / "0.txt").write_text("by then")
+    (draft / "seconds.json").write_text("7.5")
+    with pytest.raises(OSError, match="disk full at part 2"):
+        store.get(Steps(fails="2"))
+    done = store.get(Steps())
+    meta = json.loads((done / "meta.json").read_text())
+    assert "inputs" not in meta
+    assert 7.7 <= meta["seconds"] < 8.5
+    assert not (done / "seconds.json").exists()
+    assert not (done / "attempts.json").exists()
+
+
+def test_work_that_another_stage_calls_counts_for_the_one_that_waits(store, text):
+    scan = Called(text)
+    store.get(scan)
+    seconds, recorded = {}, {}
+    for stage in (scan, Calling(), text):
+        meta = json.loads((store.path(stage) / "meta.json").read_text())
+        seconds[stage.kind], recorded[stage.kind] = meta["seconds"], meta["inputs"]
+    assert recorded == {"called": [name(Calling()), name(text)], "calling": [], "text": []}
+    assert 0.3 <= seconds["called"] < 0.5
+    assert 0.1 <= seconds["calling"] < 0.25
+    assert 0.4 <= seconds["text"] < 0.6
 
 
 def test_results_are_the_finished_ones_in_the_order_of_their_folders(store, text):

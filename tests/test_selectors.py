@@ -16,7 +16,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
-from toy import ROWS, TEXT_ONLY, Toy
+from toy import ROWS, TEXT_ONLY, Toy, declared, recorded
 
 from xmas.cli.config import build, folder
 from xmas.data.pool import Pool
@@ -215,6 +215,14 @@ def test_an_infeasible_budget_is_refused_with_both_numbers(toy, any_selector):
     ):
         with pytest.raises(ValueError, match=numbers):
             toy.store.get(Subset(Ranking(toy.pool, any_selector), **options))
+
+
+def test_what_is_asked_of_the_store_is_declared(toy, any_selector):
+    """By the selector and by every stage it rests on; the estimate follows what is declared."""
+    subset = Subset(Ranking(toy.pool, any_selector), rows=17)
+    toy.store.get(subset)
+    for stage in stages(subset):
+        assert recorded(toy.store, stage) == declared(stage), type(stage).__name__
 
 
 def test_no_selector_needs_more_than_it_names(toy, tmp_path):

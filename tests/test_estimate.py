@@ -10,7 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_config import composed
-from toy import HARDWARE, MAX_LENGTH, PICTURES, RECIPE, ROWS, TEMPLATE, TEXT_ONLY, shared
+from toy import (
+    HARDWARE,
+    MAX_LENGTH,
+    PICTURES,
+    RECIPE,
+    ROWS,
+    TEMPLATE,
+    TEXT_ONLY,
+    declared,
+    recorded,
+    shared,
+)
 
 import xmas
 from xmas.cli.config import build
@@ -125,6 +136,9 @@ def test_the_plan_is_what_is_asked_of_the_store(toy, tmp_path, monkeypatch, name
     of_the_start = {(each.kind, key(each)) for each in stages(toy.start)}
     assert set(asked) <= planned
     assert planned - set(asked) <= of_the_start  # was there, so nothing of it was asked for
+    for stage in stages(goal):
+        if store.path(stage).exists():
+            assert recorded(store, stage) == declared(stage), type(stage).__name__
 
 
 def test_the_plan_of_a_start_has_all_that_the_session_made_for_it(toy):

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_config import composed
 from test_labels import metaspace
-from toy import HARDWARE, TEXT_ONLY, Toy
+from toy import HARDWARE, TEXT_ONLY, Toy, declared, recorded
 from transformers import (
     AutoProcessor,
     GenerationConfig,
@@ -66,7 +66,11 @@ def target(request, toy: Toy, tmp_path_factory) -> Target:
 
 @pytest.fixture(scope="module")
 def folder(toy: Toy, target) -> Path:
-    return toy.store.get(Export(target, dtype="float32"))
+    stage = Export(target, dtype="float32")
+    place = toy.store.get(stage)
+    for computed in (stage, target, target.start):
+        assert recorded(toy.store, computed) == declared(computed)
+    return place
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from test_config import composed
-from toy import HARDWARE, Toy, losses
+from toy import HARDWARE, Toy, declared, losses, recorded
 from transformers import AutoModelForCausalLM, CLIPModel
 
 from xmas.cli.config import build
@@ -472,6 +472,8 @@ def test_the_first_stage_trains_the_projector_alone_and_a_target_starts_from_it(
     found = after["model.multi_modal_projector.linear_2.weight"]
     assert torch.equal(found, learnt["model.mm_projector.2.weight"].half())
     assert tuned(whole, toy.store) is None
+    for computed in (blank, stage, stage.tokens(), whole):
+        assert recorded(toy.store, computed) == declared(computed)
 
 
 def test_the_first_stage_trains_nothing_else(toy: Toy, target):

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from test_config import composed
-from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
+from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, declared, losses, recorded
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPModel
 
 from xmas.attention.metric import Spectra
@@ -50,6 +50,8 @@ def test_a_fit_and_its_scans_end_well(toy: Toy, folder, kind):
     fitted = proxy(toy, kind, folder)
     trajectories = Trajectories(fitted, Spectra(batch_tokens=600))
     place = toy.store.get(trajectories)
+    for computed in (trajectories, fitted, fitted.start, fitted.tokens()):
+        assert recorded(toy.store, computed) == declared(computed)
     values, curve = np.load(place / "values.npy"), losses(toy.store.get(fitted))
     images = np.setdiff1d(np.arange(ROWS), TEXT_ONLY)
     assert values.shape == (ROWS, 2, 5)

@@ -251,7 +251,9 @@ def test_the_demo_s_target_is_exported(toy: Toy):
 
 def test_what_could_not_be_saved_stops_a_fit_before_it_starts(toy: Toy, target, monkeypatch):
     """Vicuna's sampling defaults once cost runs their results at the end (LLaVA, issue 1144)."""
-    monkeypatch.setattr("xmas.target.target.fit", lambda *_, **__: pytest.fail("the fit began"))
+    monkeypatch.setattr(
+        "xmas.training.model_on_pool.fit", lambda *_, **__: pytest.fail("the fit began")
+    )
 
     def broken(self, place, **_):
         raise ValueError("GenerationConfig is invalid")

@@ -25,6 +25,7 @@ from xmas.models.chat.layout import FEATURE, Fixed
 from xmas.models.chat.packing import pack
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.families.idefics3 import Tiles
+from xmas.models.start_point import StartPoint
 from xmas.models.vision_cache import FromFiles, VisionFeatures
 from xmas.models.vlm import (
     LoadedModel,
@@ -40,7 +41,6 @@ from xmas.models.vlm import (
 from xmas.store import Made
 from xmas.training.fit.recipe import Hardware
 from xmas.training.fit.speed import configured
-from xmas.training.starts.start_point import StartPoint
 
 TILED = ["onevision", "idefics3", "smolvlm"]
 SIZES = [

@@ -31,7 +31,6 @@ from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Recipe
 from xmas.training.fit.trainables import Lora, projector_alone, trainable
 from xmas.training.starts.first_stage import FirstStage
-from xmas.training.starts.tuned import refuse_tuned, tuned
 
 RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precision="bf16-mixed")
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -204,20 +203,20 @@ def test_a_whole_model_is_refused_unless_told(toy: Toy, target, tmp_path):
     published = tiny.start("phi", tmp_path)
     with pytest.raises(ValueError, match="is a whole vision-language model, tuned on instruc"):
         toy.store.get(dataclasses.replace(target, start=published))
-    assert tuned(Published(Source("llava-hf/llava-1.5-7b-hf")), toy.store) is not None
+    assert Published(Source("llava-hf/llava-1.5-7b-hf")).tuned(toy.store) is not None
 
 
 def test_a_made_start_is_known_without_its_files(toy: Toy, start, monkeypatch):
     toy.store.get(start)
     monkeypatch.setattr(Source, "folder", lambda _: pytest.fail("the files are asked for"))
-    assert tuned(start, toy.store) is None
+    assert start.tuned(toy.store) is None
 
 
 def test_pretrained_parts_and_the_demo_s_start_are_not_tuned(toy: Toy, start, folder):
     for fine in (start, toy.start, toy.untrained):
-        assert tuned(fine, toy.store) is None
+        assert fine.tuned(toy.store) is None
     file = Source(str(folder / "projector" / "mm_projector.bin"))
-    assert refuse_tuned(dataclasses.replace(start, projector=file), toy.store) is None
+    assert dataclasses.replace(start, projector=file).refuse_tuned(toy.store) is None
 
 
 def test_random_weights_need_no_file(toy: Toy, target, tmp_path):
@@ -471,7 +470,7 @@ def test_the_first_stage_trains_the_projector_alone_and_a_target_starts_from_it(
     assert moved == {name for name in before if "multi_modal_projector" in name}
     found = after["model.multi_modal_projector.linear_2.weight"]
     assert torch.equal(found, learnt["model.mm_projector.2.weight"].half())
-    assert tuned(whole, toy.store) is None
+    assert whole.tuned(toy.store) is None
     for computed in (blank, stage, stage.tokens(), whole):
         assert recorded(toy.store, computed) == declared(computed)
 

@@ -21,7 +21,7 @@ from xmas.models.vision_cache import features_of
 from xmas.models.vlm import answer_loss, load
 from xmas.store import Store, key
 from xmas.training.fit.recipe import Recipe
-from xmas.training.probe import schedule
+from xmas.training.probe import AttentionProbe, schedule
 from xmas.training.proxy import Proxy
 
 
@@ -189,7 +189,9 @@ def test_other_singular_values_of_the_same_proxy_train_nothing(toy: Toy):
 
 
 def test_a_probe_is_no_part_of_a_proxy_s_identity(toy: Toy):
-    measured = dataclasses.replace(toy.proxy, measure=lambda model, step: None)
+    measured = dataclasses.replace(
+        toy.proxy, callbacks=[AttentionProbe([1], lambda model, step: None)]
+    )
     assert key(measured) == key(toy.proxy)
     assert key(dataclasses.replace(toy.proxy, seed=1)) != key(toy.proxy)
 

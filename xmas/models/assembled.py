@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from xmas.data.images import SquareImages
-from xmas.models.chat.layout import Layout
 from xmas.models.projector import fill_projector, projector_file
 from xmas.models.shape import Decoder, Shape, Tower
 from xmas.models.sources import Source, answer_greedily, tokenizer_of, tuned_llava
 from xmas.models.specs import config_of
+from xmas.models.start_point import StartPoint
 from xmas.models.tokenizer import TrainedTokenizer
-from xmas.models.vlm import LoadedModel, layout_of
-from xmas.store import Made, Stage, Store
+from xmas.models.vlm import LoadedModel
+from xmas.store import Made, Store
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, PreTrainedModel
@@ -25,7 +25,7 @@ TUNED = "tuned.json"  # what `Assembled.tuned` says, once the files may be gone
 
 
 @dataclasses.dataclass(frozen=True)
-class Assembled(Stage):
+class Assembled(StartPoint):
     """A `LlavaForConditionalGeneration` of a language model, a tower and, where there is one, the
     projector that LLaVA's first stage trained between them: where LLaVA-1.5's fine-tune begins.
 
@@ -52,22 +52,6 @@ class Assembled(Stage):
     dtype: str = "float32"  # of the stored weights; what trains is float32 in any case
     drawn: TrainedTokenizer | None = None  # random weights in these sizes, for this tokenizer
     seed: int = 0  # of what is random
-
-    @property
-    def tower(self) -> "Assembled":
-        """The stage that brought the vision tower: cached features are found by it."""
-        return self
-
-    @property
-    def tokenizer(self) -> Made:
-        return Made(self, "")
-
-    @property
-    def image(self) -> "Assembled":
-        return self  # it follows from the tower
-
-    def layout(self, store: Store) -> Layout:
-        return layout_of(store.get(self))
 
     def shape(self) -> Shape:
         language, vision = config_of(self.language), config_of(self.vision)

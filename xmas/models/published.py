@@ -6,18 +6,18 @@ from typing import Any, ClassVar
 
 import torch
 
-from xmas.models.chat.layout import Layout
 from xmas.models.families import family_of
 from xmas.models.shape import Shape
 from xmas.models.sources import Source, answer_greedily, tokenizer_of
 from xmas.models.specs import config_of
+from xmas.models.start_point import StartPoint
 from xmas.models.tokenizer import TrainedTokenizer
-from xmas.models.vlm import LoadedModel, layout_of
-from xmas.store import Made, Stage, Store, volatile
+from xmas.models.vlm import LoadedModel
+from xmas.store import Store, volatile
 
 
 @dataclasses.dataclass(frozen=True)
-class Published(Stage):
+class Published(StartPoint):
     """Weights, tokenizer and image processor of a model of one of `xmas.models.families`.
 
     Such models are instruction-tuned already, often on much of the pool: trajectories then start
@@ -34,21 +34,9 @@ class Published(Stage):
     seed: int = 0  # of what is random
     tiles: float = volatile(1.0)  # of a picture on average, for estimates
 
-    @property
-    def tower(self) -> "Published":
-        """The stage that brought the vision tower: cached features are found by it."""
-        return self
-
-    @property
-    def tokenizer(self) -> Made:
-        return Made(self, "")
-
-    @property
-    def image(self) -> "Published":
-        return self  # it follows from model and image
-
-    def layout(self, store: Store) -> Layout:
-        return layout_of(store.get(self))
+    def tuned(self, store: Store) -> str | None:
+        """Whole models on the hub are."""
+        return f"{self.source.name} is a whole vision-language model, tuned on instructions"
 
     def shape(self) -> Shape:
         config = config_of(self.source)

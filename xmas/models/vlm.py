@@ -104,14 +104,14 @@ def tower(model: nn.Module) -> nn.Module:
     return inner.get_submodule(family_of(inner.config).tower)
 
 
-def freeze_tower(model: nn.Module) -> None:
-    """Everything trains but the vision tower: the base recipe of TinyLLaVA and of full LLaVA.
-
-    A connector that stands inside the tower trains.
+def freeze_tower(model: nn.Module) -> nn.Module:
+    """`model`, all of it trainable but the vision tower: the base recipe of TinyLLaVA and of full
+    LLaVA. A connector inside the tower, as Qwen's merger, is trainable.
     """
     unwrap(model).requires_grad_(True)
     for name, parameter in tower(model).named_parameters():
         parameter.requires_grad_(in_connector(model, name))
+    return model
 
 
 def in_connector(model: nn.Module, name: str) -> bool:

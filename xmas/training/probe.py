@@ -1,7 +1,7 @@
 """The probe of a proxy's fit: snapshots at scheduled steps, and what is measured at each."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ def schedule(total: int, snapshots: int) -> list[int]:
 class Snapshots(Callback):
     """Calls `at` behind scheduled optimiser steps, on every rank, also after taking up a fit."""
 
-    def __init__(self, steps: list[int]) -> None:
+    def __init__(self, steps: Sequence[int]) -> None:
         self.steps = frozenset(steps)
 
     def at(self, trainer: Trainer, model: nn.Module) -> None:
@@ -54,7 +54,7 @@ class Snapshots(Callback):
 class SavedSteps(Snapshots):
     """Writes `steps/<step>/trained.safetensors`: the trainable weights, never optimiser states."""
 
-    def __init__(self, steps: list[int], folder: Path) -> None:
+    def __init__(self, steps: Sequence[int], folder: Path) -> None:
         super().__init__(steps)
         self.folder = folder
 
@@ -82,7 +82,7 @@ class AttentionProbe(Snapshots):
     """
 
     def __init__(
-        self, steps: list[int], measure: Callable[[nn.Module, int], Mapping[str, float] | None]
+        self, steps: Sequence[int], measure: Callable[[nn.Module, int], Mapping[str, float] | None]
     ) -> None:
         super().__init__(steps)
         self.measure = measure

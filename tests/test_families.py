@@ -152,7 +152,7 @@ def test_packed_rows_give_the_hidden_states_and_the_loss_of_padded_ones(parts, b
 def test_layers_that_would_not_tell_flash_attention_where_rows_end_are_refused(models, monkeypatch):
     language = language_model(models["stablelm"].model)
     monkeypatch.setattr(language.config, "_attn_implementation", "flash_attention_2")
-    with pytest.raises(ValueError, match="a stablelm do not hand on to flash_attention_2"):
+    with pytest.raises(ValueError, match="a stablelm do not pass to flash_attention_2"):
         xmas.models.varlen_attention.prepare(language)
 
 

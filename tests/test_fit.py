@@ -1,7 +1,8 @@
 """A fit is the same however it is computed, and stops at once where it would learn nothing."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
+from transformers import AttentionInterface
 
 from xmas.models import varlen_attention
 from xmas.models.chat.batches import Batch, Loader
@@ -168,12 +170,21 @@ def test_a_batch_is_packed_by_hand():
     assert turned.image_start.tolist() == [-1, 3]
 
 
+@pytest.fixture
+def one_call_up_to() -> Iterator[Callable[[int], None]]:
+    """Packed rows of up to this many tokens are one call of attention, however padded."""
+    name, attend = varlen_attention.NAME, varlen_attention.attend
+    yield lambda short: AttentionInterface.register(
+        name, functools.partial(attend, short=short, padded=10.0)
+    )
+    AttentionInterface.register(name, attend)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("short", [0, 10**6])
-def test_packed_rows_do_not_see_each_other(toy, table, parts, monkeypatch, short):
+def test_packed_rows_do_not_see_each_other(toy, table, parts, one_call_up_to, short):
     """As a call each and as one call."""
-    monkeypatch.setattr(varlen_attention, "SHORT", short)
-    monkeypatch.setattr(varlen_attention, "PADDED", 10.0)
+    one_call_up_to(short)
     rows = [0, 3, 2, 16]
     together = pack(batch_of(toy, table, parts, rows))
     with configured(parts.model, Hardware(packing=True)):
@@ -192,9 +203,10 @@ def test_packed_rows_do_not_see_each_other(toy, table, parts, monkeypatch, short
         assert not torch.allclose(across, found, atol=1e-2)
 
 
-def test_rows_in_one_call_have_the_gradients_of_a_call_each(toy, table, parts, monkeypatch):
+def test_rows_in_one_call_have_the_gradients_of_a_call_each(
+    toy, table, parts, one_call_up_to, monkeypatch
+):
     freeze_tower(parts.model)
-    monkeypatch.setattr(varlen_attention, "PADDED", 10.0)
     batch = pack(batch_of(toy, table, parts, [0, 3, 2, 16]))
     calls, found = [], []
     attend = varlen_attention.sdpa_attention_forward
@@ -206,7 +218,7 @@ def test_rows_in_one_call_have_the_gradients_of_a_call_each(toy, table, parts, m
     )  # fmt: skip
     with configured(parts.model, Hardware(packing=True)):
         for short in (0, 10**6):
-            monkeypatch.setattr(varlen_attention, "SHORT", short)
+            one_call_up_to(short)
             parts.model.zero_grad()
             answer_loss(
                 parts.model, batch.ids, batch.mask, batch.labels, features_of(parts.model, batch),

@@ -4,14 +4,13 @@ import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar, Protocol, cast, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from xmas.data.images import Processor, open_image
 from xmas.data.pool import Pool
@@ -132,13 +131,12 @@ class VisionFeatures(Stage):
                 "cache is kept; set cache_vision=false"
             )
         firsts = first_rows(examples)
-        config = parts.model.config
-        width = cast("PreTrainedConfig", config.vision_config).hidden_size
+        blank = parts.processor.pictures([Image.new("RGB", (2, 2))])["pixels"]
         values = np.lib.format.open_memmap(
             out / "values.npy",
             mode="w+",
             dtype=np.float32,
-            shape=(len(firsts), config.image_seq_length, width),
+            shape=(len(firsts), *tower_features(parts.model, blank).shape[1:]),
         )
         with bar(total=len(firsts), label="vision", unit="image") as progress:
             for start in range(0, len(firsts), self.batch):

@@ -16,23 +16,11 @@ from xmas.models.chat.jinja import jinja
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Template
-from xmas.models.families import FAMILIES, Exportable
+from xmas.models.families import exportable
 from xmas.models.vlm import LoadedModel
 
 IMAGES = ("<image>", "<image_here>")  # the first that the tokenizer does not have
 PAD = "<pad>"
-
-
-def exportable(config: PreTrainedConfig) -> Exportable:
-    """The family of a model that is written for others.
-
-    Raises ValueError: its family does not say how the hub names its weights.
-    """
-    family = FAMILIES.get(config.model_type)
-    if not isinstance(family, Exportable):
-        named = sorted(kind for kind, family in FAMILIES.items() if isinstance(family, Exportable))
-        raise ValueError(f"a {config.model_type} is not exported; known are {named}")
-    return family
 
 
 def hub_name(name: str, config: PreTrainedConfig) -> str:

@@ -55,3 +55,15 @@ def family_of(config: PreTrainedConfig) -> Family:
             f"xmas/models/families, or an entry point of the group {ENTRY_POINTS}, adds a family"
         )
     return FAMILIES[config.model_type]
+
+
+def exportable(config: PreTrainedConfig) -> Exportable:
+    """The family of a model that is written for others.
+
+    Raises ValueError: its family does not say how the hub names its weights.
+    """
+    family = FAMILIES.get(config.model_type)
+    if not isinstance(family, Exportable):
+        named = sorted(kind for kind, family in FAMILIES.items() if isinstance(family, Exportable))
+        raise ValueError(f"a {config.model_type} is not exported; known are {named}")
+    return family

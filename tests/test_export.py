@@ -11,7 +11,6 @@ import torch
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
-from test_config import composed
 from test_labels import metaspace
 from toy import HARDWARE, TEXT_ONLY, Toy, declared, recorded
 from transformers import (
@@ -263,8 +262,8 @@ def test_what_could_not_be_saved_stops_a_fit_before_it_starts(toy: Toy, target, 
         toy.store.get(dataclasses.replace(target, seed=99))
 
 
-def test_the_goal_is_the_configured_target():
-    found = build(composed("goal=export", "export.dtype=bfloat16").export)
+def test_the_goal_is_the_configured_target(compose):
+    found = build(compose("goal=export", "export.dtype=bfloat16").export)
     assert isinstance(found, Export)
-    assert found.target == build(composed().target)
+    assert found.target == build(compose().target)
     assert found.dtype == "bfloat16"

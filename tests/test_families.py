@@ -12,7 +12,6 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from test_config import composed
 from toy import TEXT_ONLY, Toy
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
@@ -393,14 +392,14 @@ def test_the_published_models_templates(template, with_image, without):
     assert with_image.startswith("<image>".join(template.prompt("A?", image=True)))
 
 
-def test_the_templates_of_the_configuration_are_those_tested_here():
+def test_the_templates_of_the_configuration_are_those_tested_here(compose):
     wanted = {
         "tinyllava_stablelm": tiny.PHI,
         "llava_onevision_05b": tiny.CHATML,
         "smolvlm_256m": tiny.SMOL,
     }
     for name, template in wanted.items():
-        proxy = build(composed(f"proxy={name}").proxy)
+        proxy = build(compose(f"proxy={name}").proxy)
         assert proxy.template == template
         assert not proxy.cache_vision
         tokens = proxy.tokens()

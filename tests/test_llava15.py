@@ -9,7 +9,6 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from test_config import composed
 from toy import HARDWARE, Toy, declared, losses, recorded
 from transformers import AutoModelForCausalLM, CLIPModel
 
@@ -394,9 +393,9 @@ def test_targets_at_full_size_train_as_many_numbers_as_llava_s(name, whole, lora
 
 
 @pytest.mark.parametrize(("name", "size"), [("llava15_7b", "7b"), ("llava15_13b", "13b")])
-def test_the_official_start_and_recipe(name, size):
+def test_the_official_start_and_recipe(name, size, compose):
     """LLaVA `scripts/v1_5/finetune_lora.sh`."""
-    found = build(composed(f"target={name}").target)
+    found = build(compose(f"target={name}").target)
     assert isinstance(found, Target)
     assert isinstance(found.start, Assembled)
     assert found.start.language.name == f"lmsys/vicuna-{size}-v1.5"
@@ -416,33 +415,33 @@ def test_the_official_start_and_recipe(name, size):
     assert found.template.system == VICUNA_SYSTEM
 
 
-def test_the_other_recipes():
-    full = build(composed("target=llava15_7b", "target/recipe=full").target)
+def test_the_other_recipes(compose):
+    full = build(compose("target=llava15_7b", "target/recipe=full").target)
     assert full.lora is None
     assert (full.recipe.rate, full.recipe.projector_rate, full.recipe.clip) == (2e-5, 2e-5, None)
     assert full.recipe.batch == 128
-    xmas = build(composed("target=llava15_7b", "target/recipe=lora_xmas").target)
+    xmas = build(compose("target=llava15_7b", "target/recipe=lora_xmas").target)
     assert xmas.lora == Lora(128, 256, 0.05)
     assert (xmas.recipe.clip, xmas.recipe.micro_batch, xmas.recipe.batch) == (1.0, 8, 128)
     assert (xmas.recipe.precision, xmas.recipe.rate) == ("16-mixed", 2e-4)
     assert xmas.recipe.projector_rate == 2e-5
 
 
-def test_hardware_and_the_name_of_the_weights_alone_are_no_identity():
-    cfgs = [composed("target=llava15_7b", *more) for more in ([], ["hardware=h200"])]
+def test_hardware_and_the_name_of_the_weights_alone_are_no_identity(compose):
+    cfgs = [compose("target=llava15_7b", *more) for more in ([], ["hardware=h200"])]
     assert len({key(build(cfg.target)) for cfg in cfgs}) == 1
-    drawn = build(composed("target=llava15_7b", "target.weights=random").target)
+    drawn = build(compose("target=llava15_7b", "target.weights=random").target)
     assert isinstance(drawn.start.drawn, TrainedTokenizer)
     assert drawn.start.drawn.vocabulary == 32000
     assert key(drawn) != key(build(cfgs[0].target))
 
 
 @pytest.mark.parametrize("name", ["llava15_7b", "llava15_13b"])
-def test_random_weights_are_estimated_without_any_file(name, tmp_path):
-    cfg = composed(f"target={name}", "target.weights=random", "goal=estimate", "hardware=h200")
+def test_random_weights_are_estimated_without_any_file(name, tmp_path, compose):
+    cfg = compose(f"target={name}", "target.weights=random", "goal=estimate", "hardware=h200")
     found = build(cfg.estimate)
     assert isinstance(found, Estimate)
-    said = found.make(build(composed(f"store.root={tmp_path / 'store'}").store))
+    said = found.make(build(compose(f"store.root={tmp_path / 'store'}").store))
     assert "LoRA of rank 128" in said
     assert "random weights in the store, float16" in said
     assert not (tmp_path / "store").exists()
@@ -484,9 +483,9 @@ def test_the_first_stage_trains_nothing_else(toy: Toy, target):
 
 
 @pytest.mark.parametrize("name", ["llava15_7b", "llava15_13b"])
-def test_the_official_first_stage(name, tmp_path):
+def test_the_official_first_stage(name, tmp_path, compose):
     """LLaVA `scripts/v1_5/pretrain.sh`."""
-    cfg = composed(
+    cfg = compose(
         f"target={name}",
         "projector@target.start.projector=first_stage",
         "target.start.projector.stage.pool.annotations=captions.json",

@@ -16,9 +16,8 @@ A worker of pytest-xdist has one thread, or the workers wait for each other; a s
 two. Idle threads sleep instead of spinning: on a machine with other work, spinning makes the toy's
 small matrices fifty times slower.
 
-Every call into xmas is held to its annotations. Packages whose signatures have shapes are named in
-pyproject.toml for jaxtyping, which binds the arguments twice a call; beartype alone checks the
-others, in a tenth of the time.
+Every call into xmas is held to its annotations. jaxtyping checks the packages whose signatures have
+shapes; it binds all arguments twice a call, so beartype alone checks the others.
 """
 
 import os
@@ -35,8 +34,15 @@ import gc
 import pytest
 from beartype import BeartypeConf
 from beartype.claw import beartype_package
+from jaxtyping import install_import_hook
 
+SHAPED = [
+    *("xmas.attention", "xmas.data", "xmas.estimate", "xmas.evaluation", "xmas.features"),
+    *("xmas.models", "xmas.results", "xmas.selection", "xmas.store.variance_explained"),
+    *("xmas.target", "xmas.training"),
+]
 beartype_package("xmas", conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=False))
+install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 THIRD_PARTY = (  # warnings of other packages that nothing here can avoid; all others are errors
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft 0.21

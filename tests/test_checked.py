@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from beartype.roar import BeartypeCallHintViolation
+from conftest import SHAPED
 from jaxtyping import TypeCheckError
 
 import xmas
@@ -32,8 +33,7 @@ def test_a_wrong_shape_is_refused():
         even_quotas(np.zeros((2, 3), dtype=int), 3)
 
 
-def test_every_module_with_shapes_is_among_those_whose_shapes_are_checked(pytestconfig):
-    packages = pytestconfig.getoption("--jaxtyping-packages").split(",beartype")[0].split(",")
+def test_every_module_with_shapes_is_among_those_whose_shapes_are_checked():
     shaped = {
         ".".join(path.relative_to(FOLDER.parent).with_suffix("").parts)
         for path in FOLDER.rglob("*.py")
@@ -41,8 +41,8 @@ def test_every_module_with_shapes_is_among_those_whose_shapes_are_checked(pytest
     }
     assert len(shaped) > 50
     unchecked = {
-        name for name in shaped if not any(f"{name}.".startswith(f"{one}.") for one in packages)
+        name for name in shaped if not any(f"{name}.".startswith(f"{one}.") for one in SHAPED)
     }
     assert unchecked == set()
-    for package in packages:
+    for package in SHAPED:
         importlib.import_module(package)

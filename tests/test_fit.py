@@ -342,7 +342,7 @@ def test_micro_batches_without_a_label_weigh_nothing(
     assert [at for at, weight in enumerate(weights) if not weight] == [1, 6, 7]
     assert weights[0] == (1 if mean == "micro_batch" else 2)
     curve, trained = fitted(recipe=recipe, dropout=0.0, read=masked, packing=packing)
-    assert "3 of 11 micro-batches have no labelled token, the first is 1, rows" in caplog.text
+    assert "3 of 11 microbatches have no labelled token, the first is 1, rows" in caplog.text
     assert all(bool(torch.isfinite(held).all()) for held in trained.values())
     assert [row["step"] for row in curve] == [1, 2, 3, 4, 5, 6]
     assert [row["answer_tokens"] == row["loss"] == 0 for row in curve].index(True) == 3
@@ -362,7 +362,7 @@ def test_the_answers_of_a_row_are_those_that_the_loss_counts(toy, table, parts):
 
 def test_a_batch_that_devices_cannot_share_is_refused():
     assert microbatches_per_rank(Recipe(batch=128, micro_batch=16), 8) == 1
-    with pytest.raises(ValueError, match=r"8 micro-batches of 16, which 3 devices"):
+    with pytest.raises(ValueError, match=r"8 microbatches of 16, which 3 devices"):
         microbatches_per_rank(Recipe(batch=128, micro_batch=16), 3)
     with pytest.raises(ValueError, match="micro_batch to a divisor of 8"):
         microbatches_per_rank(Recipe(batch=128, micro_batch=16), 16)
@@ -373,7 +373,7 @@ def test_a_batch_that_devices_cannot_share_is_refused():
 def test_a_run_without_labels_stops_before_it_starts(toy, table, tmp_path, parts):
     first = np.concatenate(plan_batches(table, np.arange(ROWS), RECIPE, seed=0).batches[:8])
     for rows in (first, np.arange(ROWS)):
-        with pytest.raises(ValueError, match=r"first 8 micro-batches is labelled.*template"):
+        with pytest.raises(ValueError, match=r"first 8 microbatches is labelled.*template"):
             fit_on(without_labels(table, rows), toy, parts, tmp_path)
     blind: Any = TokenTable.__new__(TokenTable)
     blind.__dict__ |= vars(table) | {"image_at": np.full(ROWS, -1, dtype=np.int32)}
@@ -411,7 +411,7 @@ def test_a_run_whose_images_show_nothing_stops_at_its_first_batch(
 def test_a_loss_far_above_guessing_stops_the_run(toy, table, parts, tmp_path):
     with torch.no_grad():
         parts.model.lm_head.weight.mul_(30)
-    with pytest.raises(ValueError, match=r"first 1 micro-batches is \d+.* guessing \(6\.1"):
+    with pytest.raises(ValueError, match=r"first 1 microbatches is \d+.* guessing \(6\.1"):
         fit_on(table, toy, parts, tmp_path)
 
 

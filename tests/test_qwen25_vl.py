@@ -285,7 +285,7 @@ def test_an_instruction_tuned_start_has_to_be_told(toy: Toy, target, compose):
 
 def test_a_scan_without_its_positions_is_refused(toy: Toy, start, parts, template):
     """It would run, with every image in one line."""
-    with pytest.raises(NotImplementedError, match="not yet scanned"):
+    with pytest.raises(NotImplementedError, match="attention scans are not implemented"):
         embed_in_order(parts.model, torch.tensor([[1, 2]]), None)
     proxy = Proxy(
         toy.pool, start, RECIPE, template, snapshots=1, cache_vision=False, max_length=1024,

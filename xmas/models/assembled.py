@@ -1,4 +1,4 @@
-"""A LLaVA put together from a published language model, CLIP's tower and a projector."""
+"""A LLaVA assembled from a published language model, CLIP's tower and a projector."""
 
 import dataclasses
 import json
@@ -32,10 +32,10 @@ class Assembled(StartPoint):
     XMAS's proxy begins without: the released script passes no checkpoint of the first stage, so its
     connector (`mlp2x_gelu`: linear, GELU, linear) starts from normal numbers.
 
-    The image token is the first behind the tokenizer's, so that no text can name it, and another
-    line is kept for a pad token: 32,000 and 32,001 of 32,064 with Vicuna, as in llava-hf's folders.
-    New lines are zero. Their logits stand in the softmax, which LLaVA's own do not; answers never
-    have these labels, so it is a share of e^0 beside logits of 10 and more.
+    The image token is the first after the tokenizer's, so that no text can name it, and another
+    embedding row is reserved for a pad token: 32,000 and 32,001 of 32,064 with Vicuna, as in
+    llava-hf's folders. New rows are zero. Their logits are in the softmax, unlike in LLaVA; answers
+    never have these labels, so each adds e^0 to a sum that has terms of e^10 and more.
 
     Source: LLaVA `scripts/v1_5/finetune_lora.sh`; XMAS release, `train_stablelm.sh`; TinyLLaVA's
     initialisation, standard deviation 0.02.
@@ -50,7 +50,7 @@ class Assembled(StartPoint):
     feature_layer: int = -2  # of the tower's hidden states
     aspect: str = "crop"  # crop: resize and centre crop, as the release; pad: to a square
     dtype: str = "float32"  # of the stored weights; what trains is float32 in any case
-    drawn: TrainedTokenizer | None = None  # random weights in these sizes, for this tokenizer
+    drawn: TrainedTokenizer | None = None  # random weights of these sizes, for this tokenizer
     seed: int = 0  # of what is random
 
     def shape(self) -> Shape:
@@ -62,15 +62,15 @@ class Assembled(StartPoint):
         """Raises ValueError: the tower is no CLIP, the language model's head has a bias, or the
         projector belongs between other models.
         """
-        said = self._tuned()
-        parts = self._put_together(store) if self.drawn is None else self._drawn(store)
-        parts.save(out)
-        (out / TUNED).write_text(json.dumps(said))
+        tuned = self._tuned()
+        loaded = self._assembled(store) if self.drawn is None else self._drawn(store)
+        loaded.save(out)
+        (out / TUNED).write_text(json.dumps(tuned))
 
     def tuned(self, store: Store) -> str | None:
-        """How one knows that a part was tuned on instructions; a made model needs no files."""
-        made = store.path(self) / TUNED
-        return json.loads(made.read_text()) if made.exists() else self._tuned()
+        """How one knows that a part was tuned on instructions; a finished result has it on file."""
+        record = store.path(self) / TUNED
+        return json.loads(record.read_text()) if record.exists() else self._tuned()
 
     def _tuned(self) -> str | None:
         if self.drawn is not None:
@@ -78,7 +78,7 @@ class Assembled(StartPoint):
         parts = [part for part in (self.language, self.projector) if isinstance(part, Source)]
         return next(filter(None, map(tuned_llava, parts)), None)
 
-    def _put_together(self, store: Store) -> LoadedModel:
+    def _assembled(self, store: Store) -> LoadedModel:
         from transformers import AutoModel, AutoModelForCausalLM
 
         place, dtype = self.language.folder(), getattr(torch, self.dtype)
@@ -97,15 +97,15 @@ class Assembled(StartPoint):
         _make_room(language, token + 2)
         model = joined(language, tower, token, self.feature_layer, self.seed)
         if self.projector is not None:
-            held = self.projector
-            place = store.find(held) if isinstance(held, Made) else held.folder()
+            source = self.projector
+            place = store.find(source) if isinstance(source, Made) else source.folder()
             fill_projector(model.model.multi_modal_projector, projector_file(place))
         answer_greedily(model, tokenizer)
         images = SquareImages(tower.config.image_size, self.aspect)
         return LoadedModel(model.to(dtype), tokenizer, images)
 
     def _drawn(self, store: Store) -> LoadedModel:
-        """The same sizes without any published file; no result rests on it but speed and memory."""
+        """A randomly initialised model of the same size: for measurements of speed and memory."""
         from transformers import LlavaForConditionalGeneration
 
         assert self.drawn is not None

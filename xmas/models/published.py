@@ -1,4 +1,4 @@
-"""A published vision-language model as it is."""
+"""A published vision-language model as a start point."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ class Published(StartPoint):
     """Weights, tokenizer and image processor of a model of one of `xmas.models.families`.
 
     Such models are instruction-tuned already, often on much of the pool: trajectories then start
-    from a model that knows it, and a target has to be told `from_tuned`.
+    from a model that knows it, and a target needs `from_tuned`.
     """
 
     kind: ClassVar[str] = "published"
@@ -30,7 +30,7 @@ class Published(StartPoint):
     config: dict[str, Any] = dataclasses.field(default_factory=dict)  # changes of config.json
     images: dict[str, Any] = dataclasses.field(default_factory=dict)  # of preprocessor_config.json
     dtype: str = "float32"  # of the stored weights; what trains is float32 in any case
-    drawn: TrainedTokenizer | None = None  # random weights in these sizes, for this tokenizer
+    drawn: TrainedTokenizer | None = None  # random weights of these sizes, for this tokenizer
     seed: int = 0  # of what is random
     tiles: float = volatile(1.0)  # of a picture on average, for estimates
 
@@ -62,7 +62,7 @@ class Published(StartPoint):
         LoadedModel(model, tokenizer, processor).save(out)
 
     def _drawn(self, store: Store, out: Path) -> LoadedModel:
-        """The same sizes without any published file; its images as its class sees them."""
+        """A randomly initialised model of the same size, with its family's image processor."""
         from transformers import AutoModelForImageTextToText
 
         assert self.drawn is not None

@@ -1,4 +1,4 @@
-"""Families of vision-language models: all that is known of one is in its file of this folder.
+"""Families of vision-language models; all that is known of a family is in one file here.
 
 A file here defines `FAMILIES`, objects with the methods of `Family`; no list names them. A package
 outside this repository adds its own by an entry point of the group `xmas.families`, which names a
@@ -30,18 +30,18 @@ def _modules() -> Iterator[ModuleType]:
 
 def families() -> dict[str, Family]:
     """All families by `model_type`. Raises ValueError: two modules define the same one."""
-    found: dict[str, Family] = {}
+    by_type: dict[str, Family] = {}
     sources: dict[str, str] = {}
     for module in _modules():
         for family in getattr(module, "FAMILIES", ()):
             kind = family.model_type
-            if kind in found:
+            if kind in by_type:
                 raise ValueError(
                     f"{sources[kind]} and {module.__name__} both define the family {kind}; "
                     "remove one"
                 )
-            found[kind], sources[kind] = family, module.__name__
-    return found
+            by_type[kind], sources[kind] = family, module.__name__
+    return by_type
 
 
 FAMILIES: Mapping[str, Family] = families()

@@ -636,7 +636,7 @@ def test_a_column_is_added_in_one_place_and_shown_everywhere(toy, monkeypatch):
         lambda line: line.row.rows[-1],
         "subset size",
         "rows",
-        shown="{:,} rows",
+        format="{:,} rows",
         notes=lambda evidence: ["subset size: rows that a target was trained on"],
     )
     monkeypatch.setattr(view, "COLUMNS", (*view.COLUMNS, column))

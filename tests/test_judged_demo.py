@@ -94,7 +94,7 @@ def test_the_doctor_looks_at_what_a_judge_is_told_and_asks_nothing(
         bench = benchmark(name, "judge.model=fake", f"judge.base_url={fake.url}")
         store.get(build(compose(*SMALL).demo_bench))
         report = Doctor(toy.pool, {name: bench}, images="exists").make(store)
-    assert "3 questions, demo, any number is taken, each with what a judge is told" in report
+    assert "3 questions, demo, any number is accepted, each with what a judge is shown" in report
     assert fake.requests == []
 
 

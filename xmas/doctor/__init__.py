@@ -1,7 +1,7 @@
-"""The doctor: what is wrong or missing, found before hours are spent.
+"""The doctor: finds what is wrong or missing before hours are spent.
 
-Every check is a line, OK, WARN or FAIL; a FAIL says what to do next. Nothing is generated or
-downloaded: what a stage makes is only looked at if it is there.
+Every check gives one line, OK, WARN or FAIL; a FAIL says what to do next. Nothing is generated or
+downloaded: results of stages are checked only if they exist.
 """
 
 import dataclasses
@@ -19,15 +19,21 @@ class DoctorError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Doctor:
-    """What `goal=doctor` makes. Not a stage: everything is looked at each time."""
+    """What `goal=doctor` makes: a report. Not a stage, since files may change between two runs.
+
+    Args:
+        pool: whose annotations and images are checked.
+        suite: benchmarks by name, whose files are checked.
+        images: `decode` decodes every image of the pool; `exists` only checks that files exist.
+        sha256: expected hashes of benchmark files, by name in the suite and field.
+        known: faults of the pool's images that its owners or users know of, by source.
+    """
 
     pool: Pool
     suite: dict[str, Benchmark]
-    images: str = "decode"  # every image of the pool; exists: only that the files are there
-    sha256: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)  # by name and field
-    known: dict[str, str] = dataclasses.field(
-        default_factory=dict
-    )  # of the pool's images, by source
+    images: str = "decode"
+    sha256: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    known: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def make(self, store: Store) -> str:
         """The report. Raises DoctorError, which is the report, if a check failed."""

@@ -1,8 +1,8 @@
-"""The files of a benchmark: what is there, where the rest comes from, and whether it fits together.
+"""Checks the files of a benchmark: present, the expected release, and consistent with each other.
 
-The questions are read as a run reads them, and empty answers to all of them are scored, which needs
-every truth: a file of another release, or one row short, shows here and not after a night. A judge
-is not asked, only whether it could be.
+Questions are read as a run reads them, and empty answers to all of them are scored, which needs
+every truth: a file of another release, or with a row missing, is found here and not after hours of
+generation. A judge gets no requests; it is only checked that it could.
 """
 
 import dataclasses
@@ -16,51 +16,59 @@ from xmas.doctor.finding import Finding
 from xmas.evaluation.facts import facts_of
 from xmas.evaluation.protocol import Benchmark, Judged, Question
 from xmas.evaluation.submission import Submitted
-from xmas.store import Store, sha256_of
+from xmas.store import Made, Store, sha256_of
 
 
 def check_benchmark(
     name: str, benchmark: Benchmark, store: Store, expected: dict[str, str]
 ) -> Iterator[Finding]:
-    """Files with their hashes, `expected` by field; the numbers of questions; truths; images; the
-    judge.
+    """Check a benchmark's judge, files, hashes, number of questions, truth and images.
+
+    Args:
+        name: in the suite, for the remedy `~suite.NAME`.
+        expected: sha256 by field, of files that have to be a certain release.
     """
-    subject = f"benchmark {name}"
+    subject, remedy = f"benchmark {name}", f"or leave it out with ~suite.{name}"
     if isinstance(benchmark, Judged):
         try:
             benchmark.check()
         except OSError as error:
-            yield Finding("FAIL", subject, str(error), f"or leave it out with ~suite.{name}")
-    fields: Any = benchmark  # a frozen dataclass, which a protocol cannot say
-    kinds = {field.name: field.metadata.get("identity") for field in dataclasses.fields(fields)}
-    places = {
-        field: getattr(benchmark, field)
-        for field, kind in kinds.items()
-        if kind in ("content", "none") and getattr(benchmark, field) is not None
-    }
-    if any(unmade(place, store) for place in places.values()):
+            yield Finding("FAIL", subject, str(error), remedy)
+    places = _places(benchmark)
+    if any(unmade(place, store) for place, _ in places.values()):
         yield Finding("OK", subject, "not made yet; the first run draws it")
         return
-    whole = True
-    for field, path in {field: store.find(place) for field, place in places.items()}.items():
+    complete = True
+    for field, (place, is_content) in places.items():
+        path = store.find(place)
         if not path.exists():
-            whole = False
+            complete = False
             yield _lost(name, benchmark, field, path)
-        elif kinds[field] == "content":
+        elif is_content:
             yield _hash(subject, field, path, expected.get(field))
-    if not whole:
+    if not complete:
         return
     try:
         questions = benchmark.asked(store)
-        fits = _fits(benchmark, questions, store)
+        truth = _check_truth(benchmark, questions, store)
     except (ValueError, OSError) as error:
-        yield Finding("FAIL", subject, str(error), f"or leave it out with ~suite.{name}")
+        yield Finding("FAIL", subject, str(error), remedy)
         return
-    yield _questions(subject, benchmark, questions, fits)
+    yield _questions(subject, benchmark, questions, truth)
+
+
+def _places(benchmark: Any) -> dict[str, tuple[str | Made, bool]]:
+    """Paths by field, and whether the file's content is part of the benchmark's identity."""
+    places = {}
+    for field in dataclasses.fields(benchmark):
+        place, identity = getattr(benchmark, field.name), field.metadata.get("identity")
+        if identity in ("content", "none") and isinstance(place, str | Made):
+            places[field.name] = place, identity == "content"
+    return places
 
 
 def _source(benchmark: Benchmark, field: str) -> str | None:
-    """Where the official file is found; `{split}` in it is the split's name."""
+    """Where the official file is published; a `{split}` in it becomes the split's name."""
     source = facts_of(benchmark).sources.get(field)
     return None if source is None else source.format(split=benchmark.split)
 
@@ -77,48 +85,57 @@ def _lost(name: str, benchmark: Benchmark, field: str, path: Path) -> Finding:
 
 
 def _hash(subject: str, field: str, path: Path, expected: str | None) -> Finding:
-    found = sha256_of(path)
-    said = f"{field}: {path}, sha256 {found}"
+    sha256 = sha256_of(path)
+    message = f"{field}: {path}, sha256 {sha256}"
     if expected is None:
-        return Finding("OK", subject, f"{said}, not checked: doctor.sha256 does not name it")
-    if found != expected:
-        return Finding("FAIL", subject, f"{said}, expected {expected}", "it is another release")
-    return Finding("OK", subject, f"{said}, as expected")
+        return Finding("OK", subject, f"{message}, not checked: doctor.sha256 does not name it")
+    if sha256 != expected:
+        remedy = "it is another release; take the expected one, or change doctor.sha256"
+        return Finding("FAIL", subject, f"{message}, expected {expected}", remedy)
+    return Finding("OK", subject, f"{message}, as expected")
 
 
-def _fits(benchmark: Any, questions: list[Question], store: Store) -> str:
-    """Score or write up empty answers. Raises AnswerError: they and the files do not fit."""
+def _check_truth(benchmark: Benchmark, questions: list[Question], store: Store) -> str:
+    """Score empty answers, or write them for upload. Raises AnswerError: the files do not match."""
     lines = [
-        {"question_id": one.question_id, "prompt": one.prompt, "text": "", **one.extra}
-        for one in questions
+        {
+            "question_id": question.question_id,
+            "prompt": question.prompt,
+            "text": "",
+            **question.extra,
+        }
+        for question in questions
     ]
     if isinstance(benchmark, Judged):
         benchmark.prompts(lines, store)
-        return ", each with what a judge is told"
-    if hasattr(benchmark, "annotations"):
+        return ", each with what a judge is shown"
+    if facts_of(benchmark).has_truth:
         benchmark.score(lines, store)
         return ", each with its truth"
     if isinstance(benchmark, Submitted):
         with tempfile.TemporaryDirectory() as folder:
             benchmark.submit(lines, store, Path(folder))
-        return ", whose truth only the server has"
-    return ""
+    return ", whose truth only the server has"
 
 
-def _questions(subject: str, benchmark: Any, questions: list[Question], fits: str) -> Finding:
-    wanted = dict.fromkeys(one.image for one in questions if isinstance(one.image, Path))
-    missing = [path for path in wanted if not path.is_file()]
-    asked = f"{len(questions):,} questions, {benchmark.split}"
-    asked += ", the expected number" if benchmark.count is not None else ", any number is taken"
-    asked += fits
+def _questions(
+    subject: str, benchmark: Benchmark, questions: list[Question], truth: str
+) -> Finding:
+    images = [question.image for question in questions if isinstance(question.image, Path)]
+    distinct = dict.fromkeys(images)
+    missing = [path for path in distinct if not path.is_file()]
+    counted = getattr(benchmark, "count", None) is not None
+    message = f"{len(questions):,} questions, {benchmark.split}"
+    message += ", the expected number" if counted else ", any number is accepted"
+    message += truth
     if missing:
         listed = ", ".join(map(str, missing[:NAMED]))
         source = _source(benchmark, "images")
         return Finding(
             "FAIL",
             subject,
-            f"{asked}; {len(missing):,} of {len(wanted):,} images missing: {listed}",
+            f"{message}; {len(missing):,} of {len(distinct):,} images missing: {listed}",
             (f"they come from {source}; " if source else "")
             + "unpack the benchmark's images there, or set the folder they are in",
         )
-    return Finding("OK", subject, f"{asked}; images all there")
+    return Finding("OK", subject, f"{message}; images all there")

@@ -1,4 +1,4 @@
-"""The files of a pool, looked at as a run would read them."""
+"""Checks the files of a pool by reading them as a run does."""
 
 import concurrent.futures
 import glob
@@ -15,15 +15,17 @@ from xmas.store.progress import bar
 _THREADS = 8  # reading and decoding wait for the disk more than for each other
 NAMED = 5  # files in a line
 _EXTENSIONS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF", ".webp": "WEBP"}
-_NOTHING: Mapping[str, str] = {}
+_NO_FAULTS: Mapping[str, str] = {}
 
 
 def check_pool(
-    pool: Pool, store: Store, *, decode: bool, known: Mapping[str, str] = _NOTHING
+    pool: Pool, store: Store, *, decode: bool, known: Mapping[str, str] = _NO_FAULTS
 ) -> Iterator[Finding]:
-    """The annotations, what they hold, and the images they name.
+    """Check the annotations, their conversations, and the images that they name.
 
-    `known` says of a source what its owners or users know to be wrong with it.
+    Args:
+        decode: decode every image; else check that the files exist.
+        known: faults that owners or users know of, by source; part of the remedy.
     """
     subject = f"pool {pool.name}"
     if unmade(pool.annotations, store):
@@ -32,7 +34,7 @@ def check_pool(
     try:
         examples = pool.open(store)
     except PoolError as error:
-        yield Finding("FAIL", subject, str(error), "mend the file, or name another with pool=")
+        yield Finding("FAIL", subject, str(error), "fix the file, or choose another with pool=")
         return
     pictured, distinct = int(examples.has_image.sum()), len(examples.picture_names)
     yield Finding(
@@ -42,27 +44,28 @@ def check_pool(
         f"{len(examples) - pictured:,} text-only",
     )
     if isinstance(pool.annotations, str):
-        found = sha256_of(examples.annotations)
+        sha256 = sha256_of(examples.annotations)
         state = "as configured" if pool.sha256 else "not checked: pool.sha256 is null"
-        yield Finding("OK", subject, f"sha256 {found}, {state}")
+        yield Finding("OK", subject, f"sha256 {sha256}, {state}")
     yield _conversations(subject, examples)
     yield from _images(subject, examples, decode=decode, known=known)
 
 
 def unmade(place: str | Made, store: Store) -> bool:
+    """Whether a file comes from a stage that has not been computed yet."""
     return isinstance(place, Made) and not store.path(place.stage).exists()
 
 
 def _conversations(subject: str, examples: Rows) -> Finding:
-    """Repeated ids, which are no fault, and the longest conversation."""
+    """Report the longest conversation, and repeated ids, which are no fault."""
     ids: Counter[str] = Counter()
     longest, letters, rounds = 0, -1, 0
     for row in bar(range(len(examples)), label="conversations"):
         record = examples[row]
         ids[str(record.get("id"))] += 1
-        said = sum(len(turn["value"]) for turn in record["conversations"])
-        if said > letters:
-            longest, letters, rounds = row, said, len(record["conversations"]) // 2
+        characters = sum(len(turn["value"]) for turn in record["conversations"])
+        if characters > letters:
+            longest, letters, rounds = row, characters, len(record["conversations"]) // 2
     repeated = sum(count - 1 for count in ids.values())
     return Finding(
         "OK",
@@ -75,7 +78,7 @@ def _conversations(subject: str, examples: Rows) -> Finding:
 def _images(
     subject: str, examples: Rows, *, decode: bool, known: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Images that are missing or cannot be decoded, each source apart; misnamed ones."""
+    """Report images that are missing or cannot be decoded, by source, and misnamed ones."""
     first: dict[int, int] = {}
     for row, picture in enumerate(examples.picture.tolist()):
         first.setdefault(picture, row)
@@ -83,39 +86,40 @@ def _images(
     rows = list(first.values())
     paths = [examples.image_path(row) for row in rows]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        looked = threads.map(decode_fault if decode else _missing, paths)
-        faults = list(bar(looked, total=len(paths), label="images", unit="image"))
+        checks = threads.map(decode_fault if decode else _missing, paths)
+        faults = list(bar(checks, total=len(paths), label="images", unit="image"))
     sources = [str(examples.sources[row]) for row in rows]
     broken: dict[str, list[str]] = {}
     for row, path, source, fault in zip(rows, paths, sources, faults, strict=True):
         if fault is not None:
             broken.setdefault(source, []).append(f"row {row}: {path}: {fault}")
-    for source, said in sorted(broken.items()):
-        of = f"{len(said):,} of {sources.count(source):,} images of {source} missing or damaged"
-        advice = f"fetch them again below {examples.images}, set pool.images, or remove their rows"
-        advice += f"; known: {known[source]}" if source in known else ""
-        yield Finding("FAIL", subject, f"{of}: {_some(said)}", advice)
+    for source, messages in sorted(broken.items()):
+        count = f"{len(messages):,} of {sources.count(source):,}"
+        message = f"{count} images of {source} missing or damaged: {_some(messages)}"
+        remedy = f"fetch them again below {examples.images}, set pool.images, or remove their rows"
+        remedy += f"; known: {known[source]}" if source in known else ""
+        yield Finding("FAIL", subject, message, remedy)
     if decode:
-        whole = [path for path, fault in zip(paths, faults, strict=True) if fault is None]
-        yield from _misnamed(subject, whole)
+        valid = [path for path, fault in zip(paths, faults, strict=True) if fault is None]
+        yield from _misnamed(subject, valid)
     if not broken:
-        done = "decoded" if decode else "there, not decoded (doctor.images=exists)"
-        yield Finding("OK", subject, f"{len(paths):,} images, all {done}")
+        state = "decoded" if decode else "there, not decoded (doctor.images=exists)"
+        yield Finding("OK", subject, f"{len(paths):,} images, all {state}")
 
 
-def _some(said: list[str]) -> str:
-    more = f"; and {len(said) - NAMED:,} more" if len(said) > NAMED else ""
-    return "; ".join(said[:NAMED]) + more
+def _some(messages: list[str]) -> str:
+    more = f"; and {len(messages) - NAMED:,} more" if len(messages) > NAMED else ""
+    return "; ".join(messages[:NAMED]) + more
 
 
 def _misnamed(subject: str, paths: list[Path]) -> Iterator[Finding]:
-    """Images in another format than their names say, GIFs called .jpg above all."""
+    """Report images whose format is not that of their names, mostly GIFs called .jpg."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         formats = list(threads.map(_format, paths))
     odd = [
-        f"{path} is {found}"
-        for path, found in zip(paths, formats, strict=True)
-        if found != _EXTENSIONS.get(path.suffix.lower(), found)
+        f"{path} is {format_}"
+        for path, format_ in zip(paths, formats, strict=True)
+        if format_ != _EXTENSIONS.get(path.suffix.lower(), format_)
     ]
     if odd:
         yield Finding(
@@ -142,7 +146,7 @@ def _missing(path: Path) -> str | None:
 
 
 def decode_fault(path: Path) -> str | None:
-    """Why an image cannot be used, None if it can. All of it is decoded: truncation shows last."""
+    """Why an image cannot be used, None if it can. Decodes all of it, since it may be truncated."""
     from PIL import Image
 
     if missing := _missing(path):

@@ -1,17 +1,17 @@
-"""What a check of the doctor found."""
+"""The outcome of one check of the doctor."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """The outcome of one check."""
+    """OK, WARN or FAIL about a subject, what was found, and the remedy."""
 
     level: str  # OK, WARN, FAIL
     subject: str
-    said: str
-    advice: str = ""  # what to do next
+    message: str
+    remedy: str = ""
 
     def __str__(self) -> str:
-        told = f"{self.level:4}  {self.subject}: {self.said}"
-        return f"{told}\n      -> {self.advice}" if self.advice else told
+        line = f"{self.level:4}  {self.subject}: {self.message}"
+        return f"{line}\n      -> {self.remedy}" if self.remedy else line

@@ -1,4 +1,4 @@
-"""Packages, devices and disk of the machine that the doctor runs on."""
+"""Checks the machine: package versions, devices, disk space."""
 
 import importlib.util
 import os
@@ -9,13 +9,14 @@ from pathlib import Path
 from xmas.doctor.finding import Finding
 from xmas.store import Store, versions
 
-_ROOM = 20  # GB free, below which a store is warned about
+_ROOM = 20  # GB free; with less there is a warning
 
 
 def check_packages() -> Iterator[Finding]:
-    """Versions, and the one package that has to be chosen: faiss."""
-    found = versions()
-    yield Finding("OK", "packages", ", ".join(f"{name} {number}" for name, number in found.items()))
+    """Report versions; check faiss, the one package of which a build has to be chosen."""
+    packages = versions()
+    listed = ", ".join(f"{name} {version}" for name, version in packages.items())
+    yield Finding("OK", "packages", listed)
     if importlib.util.find_spec("faiss") is None:
         yield Finding(
             "FAIL",
@@ -23,7 +24,7 @@ def check_packages() -> Iterator[Finding]:
             "not installed, so nothing can be clustered",
             "pip install 'xmas[cpu]', or 'xmas[gpu]' on a machine with a GPU",
         )
-    elif {"faiss-cpu", "faiss-gpu"} <= found.keys():
+    elif {"faiss-cpu", "faiss-gpu"} <= packages.keys():
         yield Finding(
             "FAIL",
             "faiss",
@@ -33,11 +34,11 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_devices() -> Iterator[Finding]:
-    """What torch and faiss see of a GPU. Imports both."""
+    """Report the GPUs that torch and faiss see. Imports both."""
     import torch
 
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(one) for one in range(torch.cuda.device_count())]
+        names = [torch.cuda.get_device_name(device) for device in range(torch.cuda.device_count())]
         yield Finding("OK", "torch", f"CUDA {torch.version.cuda}: {', '.join(names)}")
     elif torch.version.cuda:
         yield Finding(
@@ -49,21 +50,21 @@ def check_devices() -> Iterator[Finding]:
         return
     import faiss
 
-    seen = getattr(faiss, "get_num_gpus", lambda: 0)()
-    level = "WARN" if torch.cuda.is_available() and not seen else "OK"
-    yield Finding(level, "faiss", f"{seen} GPUs seen" if seen else "clusters on the CPU")
+    gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
+    level = "WARN" if torch.cuda.is_available() and not gpus else "OK"
+    yield Finding(level, "faiss", f"{gpus} GPUs seen" if gpus else "clusters on the CPU")
 
 
 def check_disk(store: Store) -> Iterator[Finding]:
-    """Room and permission where results go."""
+    """Check free space and write permission of the store."""
     place = Path(store.root).absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / 1e9
-    said = f"{free:,.0f} GB free at {store.root}"
+    message = f"{free:,.0f} GB free at {store.root}"
     if not os.access(place, os.W_OK):
         yield Finding("FAIL", "store", f"{place} cannot be written to", "set store.root=FOLDER")
     elif free < _ROOM:
-        yield Finding("WARN", "store", f"{said}; a run at full size takes more")
+        yield Finding("WARN", "store", f"{message}; a run at full size takes more")
     else:
-        yield Finding("OK", "store", said)
+        yield Finding("OK", "store", message)

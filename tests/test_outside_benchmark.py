@@ -7,10 +7,9 @@ import json
 import sys
 
 import pytest
-from hydra import compose, initialize_config_dir
 from toy import COLOURS, PICTURES, Toy, draw
 
-from xmas.cli.config import build, folder
+from xmas.cli.config import build
 from xmas.evaluation.facts import Facts, facts_of, in_order
 from xmas.evaluation.protocol import AnswerError, Benchmark
 from xmas.store import Store
@@ -96,28 +95,19 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(toy: Toy, place, tmp_path_factory):
+def made(toy: Toy, compose, place, tmp_path_factory):
     """Builds a node of the configuration, composed as `--config-dir` does it."""
     store = tmp_path_factory.mktemp("store")
-
-    def build_node(node: str, *overrides: str):
-        with initialize_config_dir(folder(), version_base="1.3"):
-            cfg = compose(
-                "config",
-                [
-                    *toy.overrides(),
-                    f"store.root={store}",
-                    "suite=mine",
-                    f"benchmarks={place}",
-                    "selector=random",
-                    "subset.fraction=0.5",
-                    f"hydra.searchpath=[file://{place}]",
-                    *overrides,
-                ],
-            )
-        return build(cfg[node])
-
-    return build_node
+    shared = (
+        *toy.overrides(),
+        f"store.root={store}",
+        "suite=mine",
+        f"benchmarks={place}",
+        "selector=random",
+        "subset.fraction=0.5",
+        f"hydra.searchpath=[file://{place}]",
+    )
+    return lambda node, *overrides: build(compose(*shared, *overrides)[node])
 
 
 def test_it_is_a_benchmark_and_says_nothing_more(made):

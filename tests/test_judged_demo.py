@@ -2,12 +2,13 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_judge import FakeJudge, Fault, completion, prompt_of
+from test_config import composed
 
 from xmas.cli.config import build
 from xmas.doctor import Doctor
@@ -25,14 +26,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(str(tmp_path_factory.mktemp("judged")))
 
 
-@pytest.fixture
-def benchmark(compose) -> Callable[..., Benchmark]:
-    """A function of a benchmark's name and overrides that gives it in the demo's size."""
-
-    def built(name: str, *overrides: str) -> Benchmark:
-        return build(compose(*SMALL, *overrides).suite[name])
-
-    return built
+def benchmark(name: str, *overrides: str) -> Benchmark:
+    return build(composed(*SMALL, *overrides).suite[name])
 
 
 def graded(body: dict, before: int) -> str:
@@ -47,7 +42,7 @@ def graded(body: dict, before: int) -> str:
         ("mmvet", 40, "grade by fake, our prompt"),
     ],
 )
-def test_the_demos_files_go_through_the_same_scorers(store, benchmark, name, score, metric):
+def test_the_demos_files_go_through_the_same_scorers(store, name, score, metric):
     with FakeJudge(graded) as fake:
         bench = benchmark(name, "judge.model=fake", f"judge.base_url={fake.url}")
         assert isinstance(bench, Benchmark)
@@ -67,7 +62,7 @@ def lines(path: Path, rows: Iterable[dict[str, Any]]) -> str:
     return str(path)
 
 
-def test_an_answers_file_and_a_reviews_file_are_scored_without_a_judge(store, benchmark, tmp_path):
+def test_an_answers_file_and_a_reviews_file_are_scored_without_a_judge(store, tmp_path):
     reviews = lines(
         tmp_path / "reviews.jsonl",
         ({"question_id": each, "content": "10 9"} for each in range(3)),
@@ -87,20 +82,16 @@ def test_an_answers_file_and_a_reviews_file_are_scored_without_a_judge(store, be
 
 
 @pytest.mark.parametrize("name", ["llava_wild", "mmvet"])
-def test_the_doctor_looks_at_what_a_judge_is_told_and_asks_nothing(
-    toy, store, compose, benchmark, name
-):
+def test_the_doctor_looks_at_what_a_judge_is_told_and_asks_nothing(toy, store, name):
     with FakeJudge(graded) as fake:
         bench = benchmark(name, "judge.model=fake", f"judge.base_url={fake.url}")
-        store.get(build(compose(*SMALL).demo_bench))
+        store.get(build(composed(*SMALL).demo_bench))
         report = Doctor(toy.pool, {name: bench}, images="exists").make(store)
     assert "3 questions, demo, any number is accepted, each with what a judge is shown" in report
     assert fake.requests == []
 
 
-def test_a_judge_without_a_name_or_key_ends_a_run_before_the_first_answer(
-    toy, benchmark, monkeypatch
-):
+def test_a_judge_without_a_name_or_key_ends_a_run_before_the_first_answer(toy, monkeypatch):
     for overrides, message in (
         ([], r"judge\.model is not set"),
         (["judge=openai", "judge.model=m"], "OPENAI_API_KEY is not set"),
@@ -110,12 +101,14 @@ def test_a_judge_without_a_name_or_key_ends_a_run_before_the_first_answer(
         with pytest.raises(JudgeError, match=message):
             toy.store.get(stage)
         draft = toy.store.path(stage).with_name(f".{key(stage)}")
-        assert {path.name for path in draft.iterdir()} == {"error.txt", "attempts.json"}
+        assert {path.name for path in draft.iterdir()} == {
+            *("error.txt", "attempts.json", "stage.json"),
+        }
     assert not list(Path(toy.store.root).glob("demo_bench/*"))
 
 
 def test_a_run_leaves_answers_reviews_and_score_and_its_key_nowhere(
-    toy, benchmark, monkeypatch, caplog, capfd
+    toy, monkeypatch, caplog, capfd
 ):
     secret = "sk-secret-0123456789abcdef"
     monkeypatch.setenv("XMAS_TEST_JUDGE_KEY", secret)

@@ -1,7 +1,7 @@
-"""The microbatches of a fit: rows, order, weights of their losses, and the ranks' shares.
+"""Which micro-batches a fit has, in which order, what each weighs, and which a rank gets.
 
-The order follows from rows, recipe and seed alone. Ranks take microbatches in turn, so that an
-optimiser step has the same ones on any number of devices.
+The order follows from rows, recipe and seed alone. Ranks take micro-batches in turn, so that an
+optimiser step is made of the same ones on any number of devices.
 """
 
 import dataclasses
@@ -16,17 +16,15 @@ from xmas.training.fit.recipe import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """Microbatches and the weights of their losses.
-
-    Trainer and ranks divide the sum of a step's losses by the microbatches of a whole step, also in
-    a last step that has fewer.
+    """Micro-batches and the weights of their losses. Trainer and ranks divide their sum by the
+    number of micro-batches of a whole step, which a last, shorter step has fewer of.
     """
 
     batches: list[Int[np.ndarray, " _"]]
     weights: list[float]
 
     def share(self, rank: int, world: int) -> "BatchPlan":
-        """The microbatches of a rank: equally many each, filled up with some of weight zero."""
+        """Those of a rank; as many for each, filled up with some that weigh nothing."""
         lacking = -len(self.batches) % world
         batches = self.batches + self.batches[-1:] * lacking
         weights = self.weights + [0.0] * lacking
@@ -36,11 +34,9 @@ class BatchPlan:
 def plan_batches(
     table: TokenTable, rows: Int[np.ndarray, " rows"], recipe: Recipe, seed: int
 ) -> BatchPlan:
-    """All microbatches of a fit on `rows` of a pool, epoch after epoch.
+    """All micro-batches of a fit on `rows` of a pool, epoch behind epoch.
 
-    One without an answer has weight zero.
-
-    Raises ValueError: `rows` is empty.
+    One without an answer weighs nothing. Raises ValueError: there is no row.
     """
     if not len(rows):
         raise ValueError("there is no row to train on: the subset or the pool is empty")
@@ -59,24 +55,24 @@ def plan_batches(
         return BatchPlan(batches, [float(answered(table, batch)) for batch in batches])
     answers = np.array([sum(table.answers(int(row)) for row in batch) for batch in batches])
     steps = range(0, len(batches), recipe.accumulated)
-    totals = [answers[start : start + recipe.accumulated].sum() for start in steps]
-    totals = np.repeat(np.maximum(totals, 1), recipe.accumulated)[: len(answers)]
-    return BatchPlan(batches, (answers * recipe.accumulated / totals).tolist())
+    whole = [answers[start : start + recipe.accumulated].sum() for start in steps]
+    each = np.repeat(np.maximum(whole, 1), recipe.accumulated)[: len(answers)]
+    return BatchPlan(batches, (answers * recipe.accumulated / each).tolist())
 
 
 def answered(table: TokenTable, batch: Int[np.ndarray, " _"]) -> bool:
-    """Whether a microbatch has a token that a loss counts."""
+    """Whether a micro-batch has a token that a loss counts."""
     return any(table.answers(int(row)) for row in batch)
 
 
 def microbatches_per_rank(recipe: Recipe, world: int) -> int:
-    """Gradient accumulation: microbatches of an optimiser step on each device.
+    """Micro-batches of an optimiser step on each device.
 
-    Raises ValueError: the global batch is not divisible so; says what would be.
+    Raises ValueError: the batch cannot be dealt evenly; says what would.
     """
     if recipe.accumulated % world:
         raise ValueError(
-            f"a batch of {recipe.batch} is {recipe.accumulated} microbatches of "
+            f"a batch of {recipe.batch} is {recipe.accumulated} micro-batches of "
             f"{recipe.micro_batch}, which {world} devices cannot share evenly; set "
             f"recipe.micro_batch to a divisor of {recipe.batch / world:g}, or devices to a divisor "
             f"of {recipe.accumulated}"

@@ -1,8 +1,23 @@
-"""Before anything imports torch: few threads, no network. The toy's stages are made once a run.
+"""Settings made before anything imports torch (few threads, no network), and the shared fixtures.
 
-Beside other workers of the run one thread each, or they wait for each other; alone two. Idle ones
-sleep instead of spinning: on a machine with other work, spinning makes the toy's small matrices
-fifty times slower.
+Fixtures of every module, each made once in a session (a worker of pytest-xdist is one):
+
+- `toy`: a pool of 41 rows with pictures, and every stage on it; its store is filled as tests ask.
+- `compose(*overrides)`: the configuration, composed by Hydra; the same overrides are composed once.
+- `toy_selector(name, *overrides)`: a selector of the configuration, on the toy's pool and sizes.
+- `server`: a process that has imported torch and xmas, and runs jobs and commands in its forks.
+
+Helpers that are no fixtures: `toy` builds pools and stages, `tiny` models of published families,
+`official` benchmarks in their owners' formats, `killable` is what `server` runs, `scored` fills a
+store with scores, `given` makes stages of given arrays, `sweeping` selectors for multiruns,
+`fake_judge` and `offline` stand in for hosts, `cluster` starts SLURM.
+
+A worker of pytest-xdist has one thread, or the workers wait for each other; a single process has
+two. Idle threads sleep instead of spinning: on a machine with other work, spinning makes the toy's
+small matrices fifty times slower.
+
+Every call into xmas is held to its annotations. jaxtyping checks the packages whose signatures have
+shapes; it binds all arguments twice a call, so beartype alone checks the others.
 """
 
 import os
@@ -13,45 +28,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import copy
 import functools
-import io
-import types
-import typing
+import gc
 
-import jaxtyping
 import pytest
-from hydra._internal import defaults_list
-from omegaconf import OmegaConf, grammar_parser
+from beartype import BeartypeConf
+from beartype.claw import beartype_package
+from jaxtyping import install_import_hook
 
+SHAPED = [
+    *("xmas.attention", "xmas.data", "xmas.estimate", "xmas.evaluation", "xmas.features"),
+    *("xmas.models", "xmas.results", "xmas.selection", "xmas.store.variance_explained"),
+    *("xmas.target", "xmas.training"),
+]
+beartype_package("xmas", conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=False))
+install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
-def has_shape(hint: object) -> bool:
-    """Or may have one: a string may stand for anything."""
-    if isinstance(hint, str):
-        return True
-    inside = isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
-    return inside or any(map(has_shape, typing.get_args(hint)))
-
-
-def jaxtyped(*, typechecker, _shapes=jaxtyping.jaxtyped):
-    """What checks each function of xmas; without shapes the type checker alone does.
-
-    jaxtyping binds the arguments and checks them twice at each call, for shapes that are not there.
-    """
-
-    def checked(held):
-        if isinstance(held, types.FunctionType) and not any(
-            map(has_shape, held.__annotations__.values())
-        ):
-            return typechecker(held)
-        return _shapes(held, typechecker=typechecker)
-
-    return checked
-
-
-jaxtyping.jaxtyped = jaxtyped  # before anything imports xmas
-
-THIRD_PARTY = (  # what cannot be mended here, one by one; all other warnings are errors
+THIRD_PARTY = (  # warnings of other packages that nothing here can avoid; all others are errors
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft 0.21
     "ignore:Pydantic V1 style:DeprecationWarning",  # wandb-workspaces 0.4
 )
@@ -62,34 +55,39 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def parsed_once():
-    """YAMLs and interpolations are parsed once: tests compose the configuration a thousand times.
+@pytest.fixture(scope="session")
+def compose():
+    """A function of overrides that gives the configuration, read-only.
 
-    A loaded YAML is written to, so each asker has a copy; parse trees are only read. Hydra's map of
-    choices for interpolated defaults, else made at every node, is made where there is one.
+    `hydra_node=True` adds Hydra's own node. An interpolation is resolved where it is read, so that
+    what it takes from the environment is that of the reading test.
     """
-    parse, known = OmegaConf.load, {}
-    choices = defaults_list._create_interpolation_map
+    import hydra
+    from omegaconf import DictConfig, OmegaConf
 
-    def load(file):
-        if not hasattr(file, "read"):
-            return parse(file)
-        text = file.read()
-        if text not in known:
-            known[text] = parse(io.StringIO(text))
-        return copy.deepcopy(known[text])
+    from xmas.cli.config import folder
 
-    def asked(overrides, defaults, self_added):
-        if any(default.is_interpolation() for default in defaults if not default.is_self()):
-            return choices(overrides, defaults, self_added)
-        return None
+    with hydra.initialize_config_dir(folder(), version_base="1.3"):
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(OmegaConf, "load", staticmethod(load))
-        patched.setattr("omegaconf.base.parse", functools.cache(grammar_parser.parse))
-        patched.setattr(defaults_list, "_create_interpolation_map", asked)
-        yield
+        @functools.cache
+        def composed(*overrides: str, hydra_node: bool = False) -> DictConfig:
+            cfg = hydra.compose("config", list(overrides), return_hydra_config=hydra_node)
+            OmegaConf.set_readonly(cfg, True)  # the next test reads the same object
+            return cfg
+
+        yield composed
+
+
+@pytest.fixture(scope="session")
+def toy_selector(toy, compose):
+    """A function of a selector's name and overrides that gives it on the toy's pool."""
+    from xmas.cli.config import build
+
+    @functools.cache
+    def selector(name: str, *overrides: str):
+        return build(compose(*toy.overrides(), f"selector={name}", *overrides).selector)
+
+    return selector
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +95,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory):
     """A pool of 41 rows with its files written; stages are computed as tests ask for them."""
     from toy import build
 
+    gc.freeze()  # what imports made is no garbage: not to be gone through at each collection
     return build(tmp_path_factory.mktemp("toy"))
 
 

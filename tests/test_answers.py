@@ -11,7 +11,7 @@ import tiny
 import torch
 from PIL import Image
 from test_families import TILED, own_inputs
-from toy import ROWS, TEXT_ONLY, Toy, shared
+from toy import ROWS, TEXT_ONLY, Toy, declared, recorded, shared
 from transformers import AutoTokenizer
 
 from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings, WithoutImages
@@ -326,7 +326,9 @@ def test_statistics_equal_those_of_transformers(toy, tmp_path, kind):
     template = tiny.TEMPLATES.get(kind, tiny.PHI)
     model = Unfitted(toy.pool, start, template, max_length=1024)
     store = Store(str(tmp_path / "store"))
-    values = np.load(store.get(Answers(model, ScorerSettings(batch_tokens=600))) / "values.npy")
+    answers = Answers(model, ScorerSettings(batch_tokens=600))
+    values = np.load(store.get(answers) / "values.npy")
+    assert recorded(store, answers) == declared(answers)
     parts = load(store.get(start))
     table = model.tokens().open(store)
     rows = [0, 3, 8, 10, 40]

@@ -5,10 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 from given import given, given_clip
-from hydra import compose, initialize_config_dir
 from toy import Toy
 
-from xmas.cli.config import build, folder
+from xmas.cli.config import build
 from xmas.data.pool import Pool
 from xmas.features.clip.clip_model import PretrainedClip
 from xmas.features.clip.clip_rows import ClipRows
@@ -43,22 +42,16 @@ def angles(*degrees: float) -> list[list[float]]:
     return [[np.cos(np.radians(each)), np.sin(np.radians(each))] for each in degrees]
 
 
-def test_every_selector_has_its_own_features_and_k(toy: Toy):
-    """Of the CLIP node, whatever the attention's clusters are."""
-    with initialize_config_dir(folder(), version_base="1.3"):
-        ks = ("clip.k=3", "clip_directions.k=6", "trajectories.k=4")
-        overrides = [*toy.overrides(), *(f"clusters.{k}" for k in ks)]
-        cfgs = {
-            name: compose("config", overrides=[*overrides, f"selector={name}"])
-            for name in ("clip_score", "d2", "semdedup", "typiclust")
-        }
-        released, local = (
-            compose("config", overrides=[f"features@features.clip={choice}", *more])
-            for choice, more in (
-                ("clip_released", []),
-                ("clip_folder", ["features.clip.clip.name=some/folder"]),
-            )
-        )
+def test_every_selector_has_its_own_features_and_k(toy: Toy, compose):
+    """Of the CLIP node; the k of the attention's clusters does not reach them."""
+    ks = ("clip.k=3", "clip_directions.k=6", "trajectories.k=4")
+    overrides = [*toy.overrides(), *(f"clusters.{k}" for k in ks)]
+    cfgs = {
+        name: compose(*overrides, f"selector={name}")
+        for name in ("clip_score", "d2", "semdedup", "typiclust")
+    }
+    released = compose("features@features.clip=clip_released")
+    local = compose("features@features.clip=clip_folder", "features.clip.clip.name=some/folder")
     built = {name: build(cfg.selector) for name, cfg in cfgs.items()}
     clip = build(cfgs["d2"].features.clip)
     rows = ClipRows(clip, "concat", "all")
@@ -265,10 +258,8 @@ class Told:
         return Ranked(np.arange(len(scores)), scores, np.full(len(scores), -1))
 
 
-def test_another_importance_is_named_on_the_command_line(toy: Toy):
-    with initialize_config_dir(folder(), version_base="1.3"):
-        overrides = [*toy.overrides(), "selector=d2", "selector@selector.importance=aum"]
-        cfg = compose("config", overrides=overrides)
+def test_another_importance_is_named_on_the_command_line(toy: Toy, compose):
+    cfg = compose(*toy.overrides(), "selector=d2", "selector@selector.importance=aum")
     assert build(cfg.selector).importance == Aum(build(cfg.features.answers))
 
 

@@ -12,7 +12,7 @@ from toy import Toy
 from xmas.features.activations import Activations
 from xmas.features.clustering.spherical import Spherical
 from xmas.selection.methods.coincide import Coincide
-from xmas.selection.rules.allocation import budgets, given, shares, transferability
+from xmas.selection.rules.allocation import allocate, budgets, shares, transferability
 from xmas.selection.rules.mmd import gaussian_kernel, greedy
 from xmas.store import Store, content
 
@@ -62,9 +62,9 @@ def test_shares_stand_scores_of_any_size():
 def test_given_by_hand():
     # 10: half is 5, of which 3 are there; of 7 a third is 2.3; what is left is 5, of which 4.
     share, sizes = np.array([1 / 2, 1 / 3, 1.0]), np.array([3, 9, 4])
-    assert given(10, share, sizes).tolist() == [3, 2, 4]  # one less than was asked for
-    assert given(5, share, sizes).tolist() == [2, 1, 2]  # 2.5 is rounded to even
-    assert given(3, share, sizes).tolist() == [2, 0, 1]  # 1.5 too
+    assert allocate(10, share, sizes).tolist() == [3, 2, 4]  # one less than was asked for
+    assert allocate(5, share, sizes).tolist() == [2, 1, 2]  # 2.5 is rounded to even
+    assert allocate(3, share, sizes).tolist() == [2, 0, 1]  # 1.5 too
 
 
 def cases(count: int):
@@ -88,7 +88,7 @@ def test_every_budget_is_a_prefix_of_one_order():
         owner = np.repeat(np.arange(len(sizes)), sizes)
         assert len(set(wanted.tolist())) == sizes.sum()
         for budget in [*range(int(sizes.sum()) + 20), *wanted.astype(int).tolist()]:
-            by_rule = given(budget, share, sizes)
+            by_rule = allocate(budget, share, sizes)
             by_order = np.bincount(owner[wanted <= budget], minlength=len(sizes))
             assert by_rule.tolist() == by_order.tolist()
             exact += by_rule.sum() == budget
@@ -102,7 +102,7 @@ def test_one_row_more_goes_to_one_cluster_or_to_none():
         order, share = shares(scores, 0.1)
         before = np.zeros(len(sizes), dtype=int)
         for budget in range(1, int(sizes.sum()) + 1):
-            now = given(budget, share, sizes[order])
+            now = allocate(budget, share, sizes[order])
             assert ((now - before) >= 0).all()
             assert (now - before).sum() <= 1
             before = now
@@ -117,7 +117,7 @@ def test_large_clusters_behind_many_others_are_given_at_last():
     assert wanted.max() > 300 * sizes.sum()
     for budget in (1, 997, 2003, 10**5, int(wanted.max()) - 1, int(wanted.max())):
         taken = np.bincount(np.repeat(np.arange(997), sizes)[wanted <= budget], minlength=997)
-        assert taken.tolist() == given(budget, share, sizes).tolist()
+        assert taken.tolist() == allocate(budget, share, sizes).tolist()
 
 
 # The kernel.

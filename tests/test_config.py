@@ -1,5 +1,6 @@
 """The configuration: every file composes and binds, every mistake is answered with a name."""
 
+import dataclasses
 import inspect
 import itertools
 import json
@@ -11,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -34,25 +34,33 @@ CHOICES = sorted(
     for group in [*GROUPS, "target/recipe"]
     for path in (CONF / group).glob("*.yaml")
 )
+SELECTORS = [name for group, name in CHOICES if group == "selector"]
 FILES = ["pool.annotations=/dev/null", "pool.images=."]  # what `pool=files` asks for
 
 
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+def is_alone(group: str, name: str) -> bool:
+    """Whether a choice excludes the others of its group: it sets values of the whole
+    configuration, or refers to its own by where they are.
+    """
+    text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
+    whole = text.startswith("# @package _global_")
+    return whole or group in ("target", "target/recipe", "projector")
 
 
 def choice(group: str, name: str) -> list[str]:
-    """The override that takes a choice where its group stands in the configuration."""
+    """The overrides that take a choice in the place of its group."""
     places = {
-        "benchmark": [f"+benchmark@suite.another={name}"],
-        "features": [f"features@features.trajectories={name}"],
-        "clusters": [f"clusters@clusters.trajectories={name}"],
         "projector": ["target=llava15_7b", f"projector@target.start.projector={name}"],
         "target/recipe": ["target=llava15_7b", f"target/recipe={name}"],
         "pool": [f"pool={name}", *(FILES if name == "files" else [])],
     }
     return places.get(group, [f"{group}={name}"])
+
+
+def place_of(group: str, name: str) -> str:
+    """A node beside those of the group, for all choices of a group at once."""
+    nodes = {"benchmark": "suite", "features": "features", "clusters": "clusters"}
+    return f"{nodes.get(group, f'every.{group}')}.{name}_too"
 
 
 def targets(node: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -82,32 +90,63 @@ def test_all_choices_are_found():
     assert {"llava15_7b", "llava15_13b", "qwen25_vl_3b"} <= names["target"]
 
 
-@pytest.mark.parametrize(("group", "name"), CHOICES, ids=str)
-def test_every_choice_composes_and_every_target_binds(group, name):
-    found = list(targets(composed(*choice(group, name))))
-    assert len(found) > 15
-    for place, node in found:
+def bind(cfg: DictConfig) -> list[str]:
+    """The places of all targets; fails where one does not take the values of its node."""
+    found = dict(targets(cfg))
+    for place, node in found.items():
         given = {name: None for name in node if not name.startswith("_")}
         try:
             inspect.signature(get_method(node["_target_"])).bind(**given)
         except TypeError as error:
             pytest.fail(f"{place}: {node['_target_']}: {error}")
+    return [*found]
 
 
-@pytest.mark.parametrize("experiment", ["demo", "smoke", "llava665k"])
-@pytest.mark.parametrize("selector", [name for group, name in CHOICES if group == "selector"])
-def test_every_selector_is_built_in_every_experiment(experiment, selector):
-    files = FILES if experiment == "llava665k" else []
-    cfg = composed(f"experiment={experiment}", f"selector={selector}", *files)
-    subset = build(cfg.subset)
+@pytest.mark.parametrize(("group", "name"), [each for each in CHOICES if is_alone(*each)], ids=str)
+def test_every_choice_composes_and_every_target_binds(group, name, compose):
+    assert len(bind(compose(*choice(group, name)))) > 15
+
+
+def test_all_choices_that_may_stand_together_compose_and_bind(compose):
+    together = [each for each in CHOICES if not is_alone(*each)]
+    assert len(together) > 60
+    places = {place_of(*each): each for each in together}
+    cfg = compose(*(f"+{group}@{place}={name}" for place, (group, name) in places.items()))
+    bound = bind(cfg)
+    for place, each in places.items():
+        node = OmegaConf.select(cfg, place)
+        assert node, each
+        assert place in bound or not has_target(node), each
+
+
+def has_target(node: DictConfig) -> bool:
+    return "_target_" in node
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_every_selector_is_built(selector, compose):
+    subset = build(compose(f"selector={selector}").subset)
     assert isinstance(subset, Stage)
     assert len(key(subset)) == 12  # plain data and stages all the way down
     assert type(subset.ranking.selector).__name__.lower() == selector.replace("_", "")
 
 
-def test_building_does_no_work_and_touches_no_disk(tmp_path, monkeypatch):
+@pytest.mark.parametrize("experiment", ["smoke", "llava665k"])
+def test_every_selector_is_built_in_other_experiments(experiment, compose):
+    files = FILES if experiment == "llava665k" else []
+    every = [f"+selector@every.{name}={name}" for name in SELECTORS]
+    cfg = compose(f"experiment={experiment}", *files, *every)
+    subset = build(cfg.subset)
+    for name in SELECTORS:
+        selector = build(cfg.every[name])
+        assert type(selector).__name__.lower() == name.replace("_", "")
+        ranking = dataclasses.replace(subset.ranking, selector=selector)
+        assert len(key(dataclasses.replace(subset, ranking=ranking))) == 12
+
+
+def test_building_does_no_work_and_touches_no_disk(compose, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cfg = composed(f"store.root={tmp_path / 'store'}", "selector=xmas")
+    cfg = compose(f"store.root={tmp_path / 'store'}", "selector=xmas")
     build(cfg.scores)
     build(cfg.store).path(build(cfg.subset))
     assert list(tmp_path.iterdir()) == []
@@ -121,44 +160,44 @@ def test_a_binding_that_fails_is_seen():
         inspect.signature(Length).bind(proxy=None, centroids=3)
 
 
-def test_the_root_says_what_the_demo_is():
-    cfg = composed()
+def test_the_root_says_what_the_demo_is(compose):
+    cfg = compose()
     assert cfg.goal == "subset"
     assert build(cfg.store) == Store("store")
     assert build(cfg.pool).name == "demo"
     assert cfg.reference.seeds == [0]
 
 
-def test_the_store_is_where_the_environment_says(monkeypatch):
+def test_the_store_is_where_the_environment_says(compose, monkeypatch):
     monkeypatch.setenv("XMAS_STORE", "/elsewhere")
-    assert build(composed().store) == Store("/elsewhere")
+    assert build(compose().store) == Store("/elsewhere")
 
 
-def test_an_experiment_wins_over_the_root():
+def test_an_experiment_wins_over_the_root(compose):
     """With `_self_` last in the defaults list it would silently lose."""
     root = OmegaConf.load(CONF / "config.yaml")
     demo = OmegaConf.load(CONF / "experiment" / "demo.yaml")
-    cfg = composed()
+    cfg = compose()
     assert cfg.max_length == demo.max_length != root.max_length
     assert cfg.generation.batch == demo.generation.batch != root.generation.batch
     assert cfg.clusters.trajectories.k == demo.clusters.trajectories.k == 100
-    smoke = composed("experiment=smoke")
+    smoke = compose("experiment=smoke")
     assert smoke.clusters.trajectories.k == 10
     assert smoke.max_length == demo.max_length  # it stands on the demo's
-    without = composed("~experiment")
+    without = compose("~experiment")
     assert without.max_length == root.max_length
     assert without.clusters.trajectories.k == 1000
 
 
-def test_the_command_line_wins_over_an_experiment():
-    cfg = composed("max_length=99", "clusters.trajectories.k=7", "subset.fraction=0.3")
+def test_the_command_line_wins_over_an_experiment(compose):
+    cfg = compose("max_length=99", "clusters.trajectories.k=7", "subset.fraction=0.3")
     assert cfg.max_length == cfg.proxy.max_length == cfg.target.max_length == 99
     assert build(cfg.clusters.trajectories).k == 7
     assert build(cfg.subset).fraction == 0.3
 
 
-def test_a_sweep_over_seeds_shares_proxy_and_reference():
-    one, other = (composed(f"seed={seed}", "selector=xmas") for seed in (0, 1))
+def test_a_sweep_over_seeds_shares_proxy_and_reference(compose):
+    one, other = (compose(f"seed={seed}", "selector=xmas") for seed in (0, 1))
     for shared in ("proxy", "features.trajectories", "clusters.trajectories"):
         assert key(build(OmegaConf.select(one, shared))) == key(
             build(OmegaConf.select(other, shared))
@@ -169,17 +208,17 @@ def test_a_sweep_over_seeds_shares_proxy_and_reference():
         assert key(build(one[changed])) != key(build(other[changed]))
 
 
-def test_a_sweep_over_budgets_and_selectors_shares_the_reference():
+def test_a_sweep_over_budgets_and_selectors_shares_the_reference(compose):
     cfgs = [
-        composed(f"subset.fraction={fraction}", f"selector={selector}")
+        compose(f"subset.fraction={fraction}", f"selector={selector}")
         for fraction, selector in itertools.product((0.1, 0.5), ("random", "xmas"))
     ]
     assert len({key(build(cfg.reference).targets()[0]) for cfg in cfgs}) == 1
     assert len({key(build(cfg.target)) for cfg in cfgs}) == 4
 
 
-def test_hardware_is_no_part_of_an_identity():
-    one, other = composed("hardware=cpu"), composed("hardware=one_gpu")
+def test_hardware_is_no_part_of_an_identity(compose):
+    one, other = compose("hardware=cpu"), compose("hardware=one_gpu")
     assert build(one.hardware) != build(other.hardware)
     for goal in ("proxy", "target"):
         assert key(build(one[goal])) == key(build(other[goal]))
@@ -198,15 +237,26 @@ def test_hardware_is_no_part_of_an_identity():
         ("qqqq", r"goal=qqqq names nothing that can be made; There are \[.*'proxy'.*'subset'"),
     ],
 )
-def test_an_unknown_goal_is_named_with_the_nearest(goal, message):
-    for extra in (["seed=1"], ["pool=files", "experiment=smoke"]):
+def test_an_unknown_goal_is_named_with_the_nearest(goal, message, compose):
+    for overrides in ([], ["pool=files", "experiment=smoke"]):
         with pytest.raises(ConfigError, match=message):
-            goal_node(composed(f"goal={goal}", *extra))
+            goal_node(with_goal(compose(*overrides), goal))
 
 
 @pytest.mark.parametrize("goal", ["subset", "scores", "table", "clusters.trajectories", "proxy"])
-def test_a_goal_may_be_any_node_with_a_target(goal):
-    assert "_target_" in goal_node(composed(f"goal={goal}"))
+def test_a_goal_may_be_any_node_with_a_target(goal, compose):
+    assert "_target_" in goal_node(with_goal(compose(), goal))
+
+
+def with_goal(cfg: DictConfig, goal: str) -> DictConfig:
+    changed = cfg.copy()
+    OmegaConf.set_readonly(changed, False)
+    changed.goal = goal
+    return changed
+
+
+def test_the_goal_is_taken_from_the_command_line(compose):
+    assert goal_node(compose("goal=proxy"))._target_ == "xmas.training.proxy.Proxy"
 
 
 @pytest.mark.parametrize(
@@ -266,10 +316,10 @@ def test_choices_of_the_user_s_own_folder_exist(tmp_path):
         check_choices(["selector=mine"])
 
 
-def test_hydra_would_not_have_guessed():
+def test_hydra_would_not_have_guessed(compose):
     """What `check_choices` is for; when this fails, Hydra does it."""
     with pytest.raises(HydraException) as refused:
-        composed("selector=xmass")
+        compose("selector=xmass")
     assert "did you mean" not in str(refused.value)
 
 

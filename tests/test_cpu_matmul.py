@@ -27,7 +27,7 @@ def test_products_are_still_of_float32(lines, inner, columns):
     torch.testing.assert_close(left.grad, slope.float(), rtol=1e-5, atol=1e-4)
 
 
-def test_what_was_asked_for_before_is_asked_for_again():
+def test_the_former_precision_is_restored():
     assert products.fp32_precision == "none"
     with by_onednn():
         asked = products.fp32_precision
@@ -43,7 +43,7 @@ def test_what_was_asked_for_before_is_asked_for_again():
     ("machine", "amx", "asked"),
     [("x86_64", True, "none"), ("x86_64", False, "bf16"), ("aarch64", False, "none")],
 )
-def test_a_cpu_that_would_multiply_in_bfloat16_is_not_asked(monkeypatch, machine, amx, asked):
+def test_a_cpu_that_would_multiply_in_bfloat16_keeps_its_own(monkeypatch, machine, amx, asked):
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     with by_onednn():

@@ -4,31 +4,31 @@ import contextlib
 import json
 import re
 import shlex
-import sys
 import types
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny
 from hydra import compose, initialize_config_dir
+from pages import DOCS, HOUSE, blocks, files_of, written
+from PIL import Image
 from toy import ROWS, Toy
 
-from xmas.cli.command import Page
+from xmas.cli.command import Page, make
 from xmas.cli.config import build, check_choices, folder, goal_node
-from xmas.store import Stage
+from xmas.data.pool import Pool
+from xmas.evaluation.scores import Generation, Score
+from xmas.selection.methods.random import Random
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
+from xmas.store import Stage, Store
 
-HOUSE = Path(__file__).parent.parent
 README = HOUSE / "README.md"
-PAGES = (README, HOUSE / "CONTRIBUTING.md", *sorted((HOUSE / "docs").glob("*.md")))
-BLOCK = re.compile(r"(?:^`([^`\n]+)`:\n\n)?^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+CONTRIBUTING = HOUSE / "CONTRIBUTING.md"
+PAGES = (README, CONTRIBUTING, *sorted(DOCS.glob("*.md")))
 LINK = re.compile(r"\]\(([^)#:]+)\)")
-
-
-def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
-    """(file named on the line above or "", language, text) of every block of a page."""
-    for file, indent, language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
-        yield file, language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
 
 
 def commands(page: Path) -> list[tuple[str, ...]]:
@@ -49,34 +49,6 @@ def commands(page: Path) -> list[tuple[str, ...]]:
         lines += [f"xmas hardware=one_gpu {option}" for option in options]
     calls = [re.match(r"(?:(?:srun )?torchrun .* -m )?xmas( .*|)$", line) for line in lines]
     return [tuple(shlex.split(call[1], comments=True)) for call in calls if call]
-
-
-def files_of(page: Path) -> dict[str, str]:
-    """The files that a page tells its reader to write, by path from the repository's root."""
-    return {file: text for file, _, text in blocks(page) if file}
-
-
-@contextlib.contextmanager
-def written(page: Path, place: Path) -> Iterator[list[str]]:
-    """The page's files in `place`, found as if they were in the repository; Hydra's overrides."""
-    packages = []
-    for file, text in files_of(page).items():
-        assert not (HOUSE / file).exists(), f"{page.name} changes {file}, which is there already"
-        target = place / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-        if target.suffix == ".py":
-            packages.append((import_module(".".join(Path(file).parent.parts)), target))
-    for package, target in packages:
-        package.__path__.append(str(target.parent))
-    (place / "conf").mkdir(exist_ok=True)
-    try:
-        yield [f"hydra.searchpath=[file://{place / 'conf'}]"]
-    finally:
-        for package, target in packages:
-            package.__path__.remove(str(target.parent))
-            sys.modules.pop(f"{package.__name__}.{target.stem}", None)
-            vars(package).pop(target.stem, None)
 
 
 @contextlib.contextmanager
@@ -103,7 +75,7 @@ def test_every_command_composes(page, command, tmp_path):
         return
     words = (word.replace("$SLURM_NNODES", "2") for word in command)
     pairs = [word.split("=", 1) for word in words if word not in ("-m", "--config-dir", "DIR")]
-    with written(page, tmp_path) as searched:
+    with written(page, tmp_path) as searchpath:
         check_choices(["--config-dir", str(tmp_path / "conf"), *map("=".join, pairs)])
         ends = (  # the first and the last of the values that a sweep lists
             tuple(
@@ -113,7 +85,7 @@ def test_every_command_composes(page, command, tmp_path):
             for end in (0, -1)
         )
         for chosen in dict.fromkeys(ends):
-            with composed(*chosen, *searched) as cfg:
+            with composed(*chosen, searchpath) as cfg:
                 assert isinstance(build(goal_node(cfg)), Stage | Page)
 
 
@@ -210,7 +182,134 @@ def test_from_python_runs(toy: Toy, tmp_path, monkeypatch):
     add("full", "gqa", 60.0)
     for seed, score in enumerate((45.0, 51.0)):
         add("random", "gqa", score, seed=seed)
-    ran = run_in(tmp_path, toy, HOUSE / "docs" / "from-python.md")
+    ran = run_in(tmp_path, toy, DOCS / "from-python.md")
     assert len(ran.rows) == ROWS // 5
     assert ran.means.to_dict()[("random", 0.2, "gqa")] == 48
     assert ran.table[ran.table.benchmark == "ARP"].relative.to_list() == [100, 80]
+
+
+@contextlib.contextmanager
+def example(toy: Toy, page: str, place: Path, *overrides: str) -> Iterator:
+    """The configuration with the page's files in place, stages of the toy's size on its pool."""
+    with (
+        written(DOCS / f"{page}.md", place) as searchpath,
+        composed(*toy.overrides(), *overrides, searchpath) as cfg,
+    ):
+        yield cfg
+
+
+@pytest.mark.parametrize(
+    ("page", "count"),
+    [
+        ("add-a-selector", 2),
+        ("add-a-feature", 2),
+        ("add-a-benchmark", 3),
+        ("add-a-model-family", 2),
+        ("add-a-pool-format", 2),
+        ("add-a-target", 3),
+    ],
+)
+def test_a_worked_example_writes_the_files_that_contributing_names(page, count):
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if f"docs/{page}.md" in line]
+    patterns = {path for row in rows for path in re.findall(r"`((?:xmas|conf)/\S+)`", row)}
+    files = files_of(DOCS / f"{page}.md")
+    assert len(files) == count
+    assert {re.sub(r"\w+(?=\.\w+$)", "NAME", file) for file in files} <= patterns
+
+
+def test_the_example_selector_ranks(toy: Toy, tmp_path):
+    with example(toy, "add-a-selector", tmp_path, "selector=shortest") as cfg:
+        ranking = build(cfg.ranking)
+        order = ranking.read(toy.store.get(ranking)).order
+        lengths = ranking.selector.proxy.tokens().open(toy.store).text_lengths
+    assert sorted(order) == list(range(ROWS))
+    assert (np.diff(lengths[order]) >= 0).all()
+
+
+def test_the_example_feature_is_clustered_and_ranked_by(toy: Toy, tmp_path):
+    overrides = (
+        "+features@features.colours=colours",
+        "selector=typiclust",
+        "clusters.clip.features=${features.colours}",
+    )
+    with example(toy, "add-a-feature", tmp_path, *overrides) as cfg:
+        values = np.load(toy.store.get(build(cfg.features.colours)) / "values.npy")
+        rows = build(cfg.subset).chosen(toy.store)
+    opened = toy.pool.open(toy.store)
+    assert values.shape == (ROWS, 3)
+    np.testing.assert_array_equal(np.isfinite(values).all(axis=1), opened.has_image)
+    with Image.open(opened.image_path(0)) as image:  # of one row, by hand
+        mean = np.asarray(image.convert("RGB").resize((16, 16)), float).mean(axis=(0, 1)) / 255
+    np.testing.assert_allclose(values[0], mean, rtol=1e-6)
+    assert len(rows) == ROWS // 5
+
+
+def test_the_example_benchmark_is_asked_and_scored(toy: Toy, tmp_path):
+    lines = [
+        {"question_id": number, "image": "top.png", "text": f"Is it {number}?", "label": label}
+        for number, label in enumerate(("yes", "no", "yes", "no"))
+    ]
+    answers = [
+        {"question_id": number, "text": text}
+        for number, text in enumerate(("Yes.", "yes, it is", "", "NO"))
+    ]
+    folder = tmp_path / "files" / "spotted"
+    folder.mkdir(parents=True)
+    (folder / "images").symlink_to(toy.folder / "images")
+    for name, rows in (("questions", lines), ("answers", answers)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = (
+        "suite=spotted",
+        "benchmark=spotted",
+        f"benchmarks={folder.parent}",
+        f"rescore.answers={folder / 'answers.jsonl'}",
+    )
+    with example(toy, "add-a-benchmark", tmp_path, *overrides) as cfg:
+        scored = json.loads(build(cfg.rescore).make(toy.store))
+        scores = build(cfg.scores)
+        questions = scores.suite["spotted"].asked(toy.store)
+        stage = Score(scores.suite["spotted"], toy.target(), Generation(batch=4))
+        own = json.loads((toy.store.get(stage) / "score.json").read_text())
+    assert (scored["score"], scored["num"], scored["metric"]) == (50, 4, "accuracy")
+    assert questions[1].prompt.startswith("Is it 1?\nAnswer")
+    assert questions[1].image.exists()
+    assert own["num"] == 4
+
+
+def test_the_example_formats_are_read_and_written(tmp_path):
+    records = [{"picture": None, "rounds": [["What?", "A fig."], ["And?", "No."]]}]
+    (tmp_path / "mix.jsonl").write_text(json.dumps(records[0]))
+    with written(DOCS / "add-a-pool-format.md", tmp_path):
+        pool = Pool(str(tmp_path / "mix.jsonl"), str(tmp_path))
+        subset = Subset(Ranking(pool, Random()), fraction=None, rows=1, write=["pairs"])
+        folders = make(subset, Store(str(tmp_path / "store"))).splitlines()
+    llava = json.loads((Path(folders[0]) / "instructions.json").read_text())
+    assert [turn["value"] for turn in llava[0]["conversations"]] == [
+        "What?",
+        "A fig.",
+        "And?",
+        "No.",
+    ]
+    assert (Path(folders[1]) / "pairs.tsv").read_text() == "What?\tA fig.\n"
+
+
+def test_the_example_target_trains(toy: Toy, tmp_path):
+    start = tiny.start("smolvlm", tmp_path / "smolvlm")
+    overrides = (
+        "selector=random",
+        "target=smolvlm_500m",
+        "target/recipe=lora_16",
+        f"target.start.source.name={start.source.name}",
+        "target.recipe.batch=8",
+        "target.recipe.micro_batch=4",
+        "target.recipe.precision=32-true",
+    )
+    of_the_toy = [one for one in toy.overrides() if not one.startswith("target.")]
+    with (
+        written(DOCS / "add-a-target.md", tmp_path) as searchpath,
+        composed(*of_the_toy, *overrides, searchpath) as cfg,
+    ):
+        folder = toy.store.get(build(cfg.target))
+    adapter = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert (adapter["r"], adapter["lora_alpha"]) == (16, 32)

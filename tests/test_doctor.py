@@ -9,11 +9,10 @@ import sys
 import numpy as np
 import official
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 from toy import build as build_toy
 
-from xmas.cli.config import build, folder
+from xmas.cli.config import build
 from xmas.data.pool import Pool
 from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
@@ -193,9 +192,8 @@ def test_a_test_split_is_looked_at_without_its_truth(toy, tmp_path):
     assert "-> they come from https://vizwiz.cs.colorado.edu/VizWiz_final/images/test.zip" in report
 
 
-def test_every_file_of_the_ten_has_a_source():
-    with initialize_config_dir(folder(), version_base="1.3"):
-        suite = build(compose("config", overrides=["suite=ten"]).suite)
+def test_every_file_of_the_ten_has_a_source(compose):
+    suite = build(compose("suite=ten").suite)
     assert len(suite) >= 9
     for benchmark in suite.values():
         for field in dataclasses.fields(benchmark):

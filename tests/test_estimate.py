@@ -9,8 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_config import composed
-from toy import HARDWARE, MAX_LENGTH, PICTURES, RECIPE, ROWS, TEMPLATE, TEXT_ONLY, shared
+from toy import (
+    HARDWARE,
+    MAX_LENGTH,
+    PICTURES,
+    RECIPE,
+    ROWS,
+    TEMPLATE,
+    TEXT_ONLY,
+    declared,
+    recorded,
+    shared,
+)
 
 import xmas
 from xmas.cli.config import build
@@ -125,6 +135,9 @@ def test_the_plan_is_what_is_asked_of_the_store(toy, tmp_path, monkeypatch, name
     of_the_start = {(each.kind, key(each)) for each in stages(toy.start)}
     assert set(asked) <= planned
     assert planned - set(asked) <= of_the_start  # was there, so nothing of it was asked for
+    for stage in stages(goal):
+        if store.path(stage).exists():
+            assert recorded(store, stage) == declared(stage), type(stage).__name__
 
 
 def test_the_plan_of_a_start_has_all_that_the_session_made_for_it(toy):
@@ -514,22 +527,23 @@ def test_a_goal_that_is_no_stage_is_refused(toy):
 # --- configuration ---
 
 
-def test_the_goal_is_the_node_that_is_named():
-    cfg = composed("estimate.of=clusters.trajectories", "hardware=h100", "hardware.devices=8")
+def test_the_goal_is_the_node_that_is_named(compose):
+    cfg = compose("estimate.of=clusters.trajectories", "hardware=h100", "hardware.devices=8")
     found = build(cfg.estimate)
     assert found.goal == build(cfg.clusters.trajectories)
     assert found.hardware.devices == 8
     assert found.hardware.device.name.startswith("H100")
     assert found.hardware.accelerator == "gpu"
-    assert build(composed("estimate.of=nonsense").estimate).goal is None
-    assert build(composed().estimate).of == "scores"
+    assert build(compose("estimate.of=nonsense").estimate).goal is None
+    assert build(compose().estimate).of == "scores"
 
 
-def test_every_hardware_says_what_its_device_is():
+def test_every_hardware_says_what_its_device_is(compose):
     names = [path.stem for path in Path(xmas.__file__).parent.parent.glob("conf/hardware/*.yaml")]
     assert {"a6000", "cpu", "h100", "h200", "one_gpu", "rtx4090"} <= set(names)
+    every = compose(*(f"+hardware@each.{name}={name}" for name in names)).each
     for name in names:
-        device = build(composed(f"hardware={name}").hardware).device
+        device = build(every[name]).device
         assert device.tflops_16 >= device.tflops_32 > 0
         assert 0 < device.fit < 1
 

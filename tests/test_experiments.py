@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
 from xmas.cli.config import build, folder
 from xmas.results.published_results import FILE
@@ -17,11 +17,6 @@ CONF = Path(folder()) / "experiment"
 NAMES = sorted({path.stem for path in CONF.glob("*.yaml")} - {"demo", "smoke"})
 HEADING = "# Published numbers are these rows of xmas/results/published.csv:"
 NAMED = re.compile(r"#   (\w+) at (.+?): (.+?) on (\w+); (.+) \(([a-z ]+)\)$")
-
-
-def composed(name: str, *overrides: str):
-    with initialize_config_dir(folder(), version_base="1.3"):
-        return compose("config", [f"experiment={name}", *overrides], return_hydra_config=True)
 
 
 def named(name: str) -> list[tuple[str, str, str, str, str, float]]:
@@ -38,9 +33,9 @@ def named(name: str) -> list[tuple[str, str, str, str, str, float]]:
     return rows
 
 
-def jobs(name: str) -> list[list[str]]:
-    """The overrides of every job of `xmas -m experiment=NAME`."""
-    params = composed(name).hydra.sweeper.params
+def jobs(cfg: DictConfig) -> list[list[str]]:
+    """The overrides of every job of `xmas -m experiment=NAME`, of its configuration."""
+    params = cfg.hydra.sweeper.params
     parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
     (batch,) = BasicSweeper.split_arguments(parsed, None)
     return batch
@@ -99,8 +94,8 @@ def test_a_row_that_is_not_in_the_file_is_noticed(monkeypatch, tmp_path, now, th
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_job_composes_with_its_controls_and_three_seeds(name):
-    batch = jobs(name)
+def test_every_job_composes_with_its_controls_and_three_seeds(name, compose):
+    batch = jobs(compose(f"experiment={name}", hydra_node=True))
     assert len({tuple(one) for one in batch}) == len(batch)
     swept = {
         option: {one.split("=", 1)[1] for each in batch for one in each if one.startswith(option)}
@@ -113,7 +108,7 @@ def test_every_job_composes_with_its_controls_and_three_seeds(name):
     first = [one for one in batch if one[-1] == batch[0][-1] and "seed=0" in one]
     for one in first[:1] + batch[-1:]:
         other = ["learned_from.annotations=/dev/null"] if name == "ofa_vision_flan" else []
-        cfg = composed(name, *one, "pool.annotations=/dev/null", *other)
+        cfg = compose(f"experiment={name}", *one, "pool.annotations=/dev/null", *other)
         assert len(key(build(cfg.subset))) == 12
         assert build(cfg.scores).target.recipe.epochs == 1
 
@@ -128,24 +123,26 @@ def test_every_job_composes_with_its_controls_and_three_seeds(name):
         ("stability", {"random_in_clusters"}),
     ],
 )
-def test_controls_that_the_papers_lack_are_there(name, controls):
-    selectors = set(composed(name).hydra.sweeper.params["selector"].split(","))
+def test_controls_that_the_papers_lack_are_there(name, controls, compose):
+    cfg = compose(f"experiment={name}", hydra_node=True)
+    selectors = set(cfg.hydra.sweeper.params["selector"].split(","))
     assert controls < selectors
 
 
-def test_the_13b_s_subsets_are_the_7b_s():
+def test_the_13b_s_subsets_are_the_7b_s(compose):
+    options = ("selector=xmas", "pool.annotations=/dev/null", "seed=1")
     one, other = (
-        build(composed(name, "selector=xmas", "pool.annotations=/dev/null", "seed=1").ranking)
+        build(compose(f"experiment={name}", *options).ranking)
         for name in ("llava665k", "llava665k_13b")
     )
     assert key(one) == key(other)
 
 
-def test_ofa_carries_over_what_it_learned_on_another_pool(tmp_path):
+def test_ofa_carries_over_what_it_learned_on_another_pool(compose, tmp_path):
     for name, text in (("one", "[]"), ("other", "[ ]")):
         (tmp_path / f"{name}.json").write_text(text)
-    cfg = composed(
-        "ofa_vision_flan",
+    cfg = compose(
+        "experiment=ofa_vision_flan",
         "selector=ofa",
         f"pool.annotations={tmp_path}/one.json",
         f"learned_from.annotations={tmp_path}/other.json",
@@ -154,9 +151,8 @@ def test_ofa_carries_over_what_it_learned_on_another_pool(tmp_path):
     assert labels.clip.pool.name == "vision_flan"
     assert labels.trained.clip.pool.name == "llava665k"
     assert labels.trained.clip.clip == labels.clip.clip
-    own = build(composed("ofa", "selector=ofa", "pool.annotations=/dev/null").features).get(
-        "pseudo_labels"
-    )
+    options = ("experiment=ofa", "selector=ofa", "pool.annotations=/dev/null")
+    own = build(compose(*options).features)["pseudo_labels"]
     assert own.trained.clip == own.clip
 
 
@@ -164,10 +160,9 @@ def test_ofa_carries_over_what_it_learned_on_another_pool(tmp_path):
     ("name", "file"),
     [("llava665k", "llava_v1_5_mix665k.json"), ("vision_flan", "annotation_191-task_1k.json")],
 )
-def test_pools_know_their_files(name, file, monkeypatch):
+def test_pools_know_their_files(name, file, compose, monkeypatch):
     monkeypatch.setenv("XMAS_DATA", "/data")
-    with initialize_config_dir(folder(), version_base="1.3"):
-        cfg = compose("config", [f"pool={name}", "~experiment"])
+    cfg = compose(f"pool={name}", "~experiment")
     assert cfg.pool.annotations == f"/data/{file}"
     assert cfg.pool.name == name
     assert ("ocr_vqa" in cfg.doctor.known) == (name == "llava665k")

@@ -11,9 +11,8 @@ import torch
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
-from test_config import composed
 from test_labels import metaspace
-from toy import HARDWARE, TEXT_ONLY, Toy
+from toy import HARDWARE, TEXT_ONLY, Toy, declared, recorded
 from transformers import (
     AutoProcessor,
     GenerationConfig,
@@ -66,7 +65,11 @@ def target(request, toy: Toy, tmp_path_factory) -> Target:
 
 @pytest.fixture(scope="module")
 def folder(toy: Toy, target) -> Path:
-    return toy.store.get(Export(target, dtype="float32"))
+    stage = Export(target, dtype="float32")
+    place = toy.store.get(stage)
+    for computed in (stage, target, target.start):
+        assert recorded(toy.store, computed) == declared(computed)
+    return place
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +250,9 @@ def test_the_demo_s_target_is_exported(toy: Toy):
 
 def test_what_could_not_be_saved_stops_a_fit_before_it_starts(toy: Toy, target, monkeypatch):
     """Vicuna's sampling defaults once cost runs their results at the end (LLaVA, issue 1144)."""
-    monkeypatch.setattr("xmas.target.target.fit", lambda *_, **__: pytest.fail("the fit began"))
+    monkeypatch.setattr(
+        "xmas.training.model_on_pool.fit", lambda *_, **__: pytest.fail("the fit began")
+    )
 
     def broken(self, place, **_):
         raise ValueError("GenerationConfig is invalid")
@@ -257,8 +262,8 @@ def test_what_could_not_be_saved_stops_a_fit_before_it_starts(toy: Toy, target, 
         toy.store.get(dataclasses.replace(target, seed=99))
 
 
-def test_the_goal_is_the_configured_target():
-    found = build(composed("goal=export", "export.dtype=bfloat16").export)
+def test_the_goal_is_the_configured_target(compose):
+    found = build(compose("goal=export", "export.dtype=bfloat16").export)
     assert isinstance(found, Export)
-    assert found.target == build(composed().target)
+    assert found.target == build(compose().target)
     assert found.dtype == "bfloat16"

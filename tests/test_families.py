@@ -12,7 +12,6 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from test_config import composed
 from toy import TEXT_ONLY, Toy
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
@@ -25,6 +24,7 @@ from xmas.models.chat.layout import FEATURE, Fixed
 from xmas.models.chat.packing import pack
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.families.idefics3 import Tiles
+from xmas.models.start_point import StartPoint
 from xmas.models.vision_cache import FromFiles, VisionFeatures
 from xmas.models.vlm import (
     LoadedModel,
@@ -40,7 +40,6 @@ from xmas.models.vlm import (
 from xmas.store import Made
 from xmas.training.fit.recipe import Hardware
 from xmas.training.fit.speed import configured
-from xmas.training.starts.start_point import StartPoint
 
 TILED = ["onevision", "idefics3", "smolvlm"]
 SIZES = [
@@ -152,7 +151,7 @@ def test_packed_rows_give_the_hidden_states_and_the_loss_of_padded_ones(parts, b
 def test_layers_that_would_not_tell_flash_attention_where_rows_end_are_refused(models, monkeypatch):
     language = language_model(models["stablelm"].model)
     monkeypatch.setattr(language.config, "_attn_implementation", "flash_attention_2")
-    with pytest.raises(ValueError, match="a stablelm do not hand on to flash_attention_2"):
+    with pytest.raises(ValueError, match="a stablelm do not pass to flash_attention_2"):
         xmas.models.varlen_attention.prepare(language)
 
 
@@ -393,14 +392,14 @@ def test_the_published_models_templates(template, with_image, without):
     assert with_image.startswith("<image>".join(template.prompt("A?", image=True)))
 
 
-def test_the_templates_of_the_configuration_are_those_tested_here():
+def test_the_templates_of_the_configuration_are_those_tested_here(compose):
     wanted = {
         "tinyllava_stablelm": tiny.PHI,
         "llava_onevision_05b": tiny.CHATML,
         "smolvlm_256m": tiny.SMOL,
     }
     for name, template in wanted.items():
-        proxy = build(composed(f"proxy={name}").proxy)
+        proxy = build(compose(f"proxy={name}").proxy)
         assert proxy.template == template
         assert not proxy.cache_vision
         tokens = proxy.tokens()

@@ -1,7 +1,8 @@
 """A fit is the same however it is computed, and stops at once where it would learn nothing."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
+from transformers import AttentionInterface
 
 from xmas.models import varlen_attention
 from xmas.models.chat.batches import Batch, Loader
@@ -168,12 +170,21 @@ def test_a_batch_is_packed_by_hand():
     assert turned.image_start.tolist() == [-1, 3]
 
 
+@pytest.fixture
+def one_call_up_to() -> Iterator[Callable[[int], None]]:
+    """Packed rows of up to this many tokens are one call of attention, however padded."""
+    name, attend = varlen_attention.NAME, varlen_attention.attend
+    yield lambda short: AttentionInterface.register(
+        name, functools.partial(attend, short=short, padded=10.0)
+    )
+    AttentionInterface.register(name, attend)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("short", [0, 10**6])
-def test_packed_rows_do_not_see_each_other(toy, table, parts, monkeypatch, short):
+def test_packed_rows_do_not_see_each_other(toy, table, parts, one_call_up_to, short):
     """As a call each and as one call."""
-    monkeypatch.setattr(varlen_attention, "SHORT", short)
-    monkeypatch.setattr(varlen_attention, "PADDED", 10.0)
+    one_call_up_to(short)
     rows = [0, 3, 2, 16]
     together = pack(batch_of(toy, table, parts, rows))
     with configured(parts.model, Hardware(packing=True)):
@@ -192,9 +203,10 @@ def test_packed_rows_do_not_see_each_other(toy, table, parts, monkeypatch, short
         assert not torch.allclose(across, found, atol=1e-2)
 
 
-def test_rows_in_one_call_have_the_gradients_of_a_call_each(toy, table, parts, monkeypatch):
+def test_rows_in_one_call_have_the_gradients_of_a_call_each(
+    toy, table, parts, one_call_up_to, monkeypatch
+):
     freeze_tower(parts.model)
-    monkeypatch.setattr(varlen_attention, "PADDED", 10.0)
     batch = pack(batch_of(toy, table, parts, [0, 3, 2, 16]))
     calls, found = [], []
     attend = varlen_attention.sdpa_attention_forward
@@ -206,7 +218,7 @@ def test_rows_in_one_call_have_the_gradients_of_a_call_each(toy, table, parts, m
     )  # fmt: skip
     with configured(parts.model, Hardware(packing=True)):
         for short in (0, 10**6):
-            monkeypatch.setattr(varlen_attention, "SHORT", short)
+            one_call_up_to(short)
             parts.model.zero_grad()
             answer_loss(
                 parts.model, batch.ids, batch.mask, batch.labels, features_of(parts.model, batch),
@@ -330,7 +342,7 @@ def test_micro_batches_without_a_label_weigh_nothing(
     assert [at for at, weight in enumerate(weights) if not weight] == [1, 6, 7]
     assert weights[0] == (1 if mean == "micro_batch" else 2)
     curve, trained = fitted(recipe=recipe, dropout=0.0, read=masked, packing=packing)
-    assert "3 of 11 micro-batches have no labelled token, the first is 1, rows" in caplog.text
+    assert "3 of 11 microbatches have no labelled token, the first is 1, rows" in caplog.text
     assert all(bool(torch.isfinite(held).all()) for held in trained.values())
     assert [row["step"] for row in curve] == [1, 2, 3, 4, 5, 6]
     assert [row["answer_tokens"] == row["loss"] == 0 for row in curve].index(True) == 3
@@ -350,7 +362,7 @@ def test_the_answers_of_a_row_are_those_that_the_loss_counts(toy, table, parts):
 
 def test_a_batch_that_devices_cannot_share_is_refused():
     assert microbatches_per_rank(Recipe(batch=128, micro_batch=16), 8) == 1
-    with pytest.raises(ValueError, match=r"8 micro-batches of 16, which 3 devices"):
+    with pytest.raises(ValueError, match=r"8 microbatches of 16, which 3 devices"):
         microbatches_per_rank(Recipe(batch=128, micro_batch=16), 3)
     with pytest.raises(ValueError, match="micro_batch to a divisor of 8"):
         microbatches_per_rank(Recipe(batch=128, micro_batch=16), 16)
@@ -361,7 +373,7 @@ def test_a_batch_that_devices_cannot_share_is_refused():
 def test_a_run_without_labels_stops_before_it_starts(toy, table, tmp_path, parts):
     first = np.concatenate(plan_batches(table, np.arange(ROWS), RECIPE, seed=0).batches[:8])
     for rows in (first, np.arange(ROWS)):
-        with pytest.raises(ValueError, match=r"first 8 micro-batches is labelled.*template"):
+        with pytest.raises(ValueError, match=r"first 8 microbatches is labelled.*template"):
             fit_on(without_labels(table, rows), toy, parts, tmp_path)
     blind: Any = TokenTable.__new__(TokenTable)
     blind.__dict__ |= vars(table) | {"image_at": np.full(ROWS, -1, dtype=np.int32)}
@@ -399,7 +411,7 @@ def test_a_run_whose_images_show_nothing_stops_at_its_first_batch(
 def test_a_loss_far_above_guessing_stops_the_run(toy, table, parts, tmp_path):
     with torch.no_grad():
         parts.model.lm_head.weight.mul_(30)
-    with pytest.raises(ValueError, match=r"first 1 micro-batches is \d+.* guessing \(6\.1"):
+    with pytest.raises(ValueError, match=r"first 1 microbatches is \d+.* guessing \(6\.1"):
         fit_on(table, toy, parts, tmp_path)
 
 

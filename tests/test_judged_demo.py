@@ -2,13 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_judge import FakeJudge, Fault, completion, prompt_of
-from test_config import composed
 
 from xmas.cli.config import build
 from xmas.doctor import Doctor
@@ -26,8 +25,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(str(tmp_path_factory.mktemp("judged")))
 
 
-def benchmark(name: str, *overrides: str) -> Benchmark:
-    return build(composed(*SMALL, *overrides).suite[name])
+@pytest.fixture
+def benchmark(compose) -> Callable[..., Benchmark]:
+    """A function of a benchmark's name and overrides that gives it in the demo's size."""
+
+    def built(name: str, *overrides: str) -> Benchmark:
+        return build(compose(*SMALL, *overrides).suite[name])
+
+    return built
 
 
 def graded(body: dict, before: int) -> str:
@@ -42,7 +47,7 @@ def graded(body: dict, before: int) -> str:
         ("mmvet", 40, "grade by fake, our prompt"),
     ],
 )
-def test_the_demos_files_go_through_the_same_scorers(store, name, score, metric):
+def test_the_demos_files_go_through_the_same_scorers(store, benchmark, name, score, metric):
     with FakeJudge(graded) as fake:
         bench = benchmark(name, "judge.model=fake", f"judge.base_url={fake.url}")
         assert isinstance(bench, Benchmark)
@@ -62,7 +67,7 @@ def lines(path: Path, rows: Iterable[dict[str, Any]]) -> str:
     return str(path)
 
 
-def test_an_answers_file_and_a_reviews_file_are_scored_without_a_judge(store, tmp_path):
+def test_an_answers_file_and_a_reviews_file_are_scored_without_a_judge(store, benchmark, tmp_path):
     reviews = lines(
         tmp_path / "reviews.jsonl",
         ({"question_id": each, "content": "10 9"} for each in range(3)),
@@ -82,16 +87,20 @@ def test_an_answers_file_and_a_reviews_file_are_scored_without_a_judge(store, tm
 
 
 @pytest.mark.parametrize("name", ["llava_wild", "mmvet"])
-def test_the_doctor_looks_at_what_a_judge_is_told_and_asks_nothing(toy, store, name):
+def test_the_doctor_looks_at_what_a_judge_is_told_and_asks_nothing(
+    toy, store, compose, benchmark, name
+):
     with FakeJudge(graded) as fake:
         bench = benchmark(name, "judge.model=fake", f"judge.base_url={fake.url}")
-        store.get(build(composed(*SMALL).demo_bench))
+        store.get(build(compose(*SMALL).demo_bench))
         report = Doctor(toy.pool, {name: bench}, images="exists").make(store)
     assert "3 questions, demo, any number is accepted, each with what a judge is shown" in report
     assert fake.requests == []
 
 
-def test_a_judge_without_a_name_or_key_ends_a_run_before_the_first_answer(toy, monkeypatch):
+def test_a_judge_without_a_name_or_key_ends_a_run_before_the_first_answer(
+    toy, benchmark, monkeypatch
+):
     for overrides, message in (
         ([], r"judge\.model is not set"),
         (["judge=openai", "judge.model=m"], "OPENAI_API_KEY is not set"),
@@ -101,14 +110,12 @@ def test_a_judge_without_a_name_or_key_ends_a_run_before_the_first_answer(toy, m
         with pytest.raises(JudgeError, match=message):
             toy.store.get(stage)
         draft = toy.store.path(stage).with_name(f".{key(stage)}")
-        assert {path.name for path in draft.iterdir()} == {
-            *("error.txt", "attempts.json", "stage.json"),
-        }
+        assert {path.name for path in draft.iterdir()} == {"error.txt", "attempts.json"}
     assert not list(Path(toy.store.root).glob("demo_bench/*"))
 
 
 def test_a_run_leaves_answers_reviews_and_score_and_its_key_nowhere(
-    toy, monkeypatch, caplog, capfd
+    toy, benchmark, monkeypatch, caplog, capfd
 ):
     secret = "sk-secret-0123456789abcdef"
     monkeypatch.setenv("XMAS_TEST_JUDGE_KEY", secret)

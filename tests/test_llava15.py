@@ -9,8 +9,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from test_config import composed
-from toy import HARDWARE, Toy, losses
+from toy import HARDWARE, Toy, declared, losses, recorded
 from transformers import AutoModelForCausalLM, CLIPModel
 
 from xmas.cli.config import build
@@ -31,7 +30,6 @@ from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Recipe
 from xmas.training.fit.trainables import Lora, projector_alone, trainable
 from xmas.training.starts.first_stage import FirstStage
-from xmas.training.starts.tuned import refuse_tuned, tuned
 
 RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precision="bf16-mixed")
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -204,20 +202,20 @@ def test_a_whole_model_is_refused_unless_told(toy: Toy, target, tmp_path):
     published = tiny.start("phi", tmp_path)
     with pytest.raises(ValueError, match="is a whole vision-language model, tuned on instruc"):
         toy.store.get(dataclasses.replace(target, start=published))
-    assert tuned(Published(Source("llava-hf/llava-1.5-7b-hf")), toy.store) is not None
+    assert Published(Source("llava-hf/llava-1.5-7b-hf")).tuned(toy.store) is not None
 
 
 def test_a_made_start_is_known_without_its_files(toy: Toy, start, monkeypatch):
     toy.store.get(start)
     monkeypatch.setattr(Source, "folder", lambda _: pytest.fail("the files are asked for"))
-    assert tuned(start, toy.store) is None
+    assert start.tuned(toy.store) is None
 
 
 def test_pretrained_parts_and_the_demo_s_start_are_not_tuned(toy: Toy, start, folder):
     for fine in (start, toy.start, toy.untrained):
-        assert tuned(fine, toy.store) is None
+        assert fine.tuned(toy.store) is None
     file = Source(str(folder / "projector" / "mm_projector.bin"))
-    assert refuse_tuned(dataclasses.replace(start, projector=file), toy.store) is None
+    assert dataclasses.replace(start, projector=file).refuse_tuned(toy.store) is None
 
 
 def test_random_weights_need_no_file(toy: Toy, target, tmp_path):
@@ -395,9 +393,9 @@ def test_targets_at_full_size_train_as_many_numbers_as_llava_s(name, whole, lora
 
 
 @pytest.mark.parametrize(("name", "size"), [("llava15_7b", "7b"), ("llava15_13b", "13b")])
-def test_the_official_start_and_recipe(name, size):
+def test_the_official_start_and_recipe(name, size, compose):
     """LLaVA `scripts/v1_5/finetune_lora.sh`."""
-    found = build(composed(f"target={name}").target)
+    found = build(compose(f"target={name}").target)
     assert isinstance(found, Target)
     assert isinstance(found.start, Assembled)
     assert found.start.language.name == f"lmsys/vicuna-{size}-v1.5"
@@ -417,33 +415,33 @@ def test_the_official_start_and_recipe(name, size):
     assert found.template.system == VICUNA_SYSTEM
 
 
-def test_the_other_recipes():
-    full = build(composed("target=llava15_7b", "target/recipe=full").target)
+def test_the_other_recipes(compose):
+    full = build(compose("target=llava15_7b", "target/recipe=full").target)
     assert full.lora is None
     assert (full.recipe.rate, full.recipe.projector_rate, full.recipe.clip) == (2e-5, 2e-5, None)
     assert full.recipe.batch == 128
-    xmas = build(composed("target=llava15_7b", "target/recipe=lora_xmas").target)
+    xmas = build(compose("target=llava15_7b", "target/recipe=lora_xmas").target)
     assert xmas.lora == Lora(128, 256, 0.05)
     assert (xmas.recipe.clip, xmas.recipe.micro_batch, xmas.recipe.batch) == (1.0, 8, 128)
     assert (xmas.recipe.precision, xmas.recipe.rate) == ("16-mixed", 2e-4)
     assert xmas.recipe.projector_rate == 2e-5
 
 
-def test_hardware_and_the_name_of_the_weights_alone_are_no_identity():
-    cfgs = [composed("target=llava15_7b", *more) for more in ([], ["hardware=h200"])]
+def test_hardware_and_the_name_of_the_weights_alone_are_no_identity(compose):
+    cfgs = [compose("target=llava15_7b", *more) for more in ([], ["hardware=h200"])]
     assert len({key(build(cfg.target)) for cfg in cfgs}) == 1
-    drawn = build(composed("target=llava15_7b", "target.weights=random").target)
+    drawn = build(compose("target=llava15_7b", "target.weights=random").target)
     assert isinstance(drawn.start.drawn, TrainedTokenizer)
     assert drawn.start.drawn.vocabulary == 32000
     assert key(drawn) != key(build(cfgs[0].target))
 
 
 @pytest.mark.parametrize("name", ["llava15_7b", "llava15_13b"])
-def test_random_weights_are_estimated_without_any_file(name, tmp_path):
-    cfg = composed(f"target={name}", "target.weights=random", "goal=estimate", "hardware=h200")
+def test_random_weights_are_estimated_without_any_file(name, tmp_path, compose):
+    cfg = compose(f"target={name}", "target.weights=random", "goal=estimate", "hardware=h200")
     found = build(cfg.estimate)
     assert isinstance(found, Estimate)
-    said = found.make(build(composed(f"store.root={tmp_path / 'store'}").store))
+    said = found.make(build(compose(f"store.root={tmp_path / 'store'}").store))
     assert "LoRA of rank 128" in said
     assert "random weights in the store, float16" in said
     assert not (tmp_path / "store").exists()
@@ -471,7 +469,9 @@ def test_the_first_stage_trains_the_projector_alone_and_a_target_starts_from_it(
     assert moved == {name for name in before if "multi_modal_projector" in name}
     found = after["model.multi_modal_projector.linear_2.weight"]
     assert torch.equal(found, learnt["model.mm_projector.2.weight"].half())
-    assert tuned(whole, toy.store) is None
+    assert whole.tuned(toy.store) is None
+    for computed in (blank, stage, stage.tokens(), whole):
+        assert recorded(toy.store, computed) == declared(computed)
 
 
 def test_the_first_stage_trains_nothing_else(toy: Toy, target):
@@ -483,9 +483,9 @@ def test_the_first_stage_trains_nothing_else(toy: Toy, target):
 
 
 @pytest.mark.parametrize("name", ["llava15_7b", "llava15_13b"])
-def test_the_official_first_stage(name, tmp_path):
+def test_the_official_first_stage(name, tmp_path, compose):
     """LLaVA `scripts/v1_5/pretrain.sh`."""
-    cfg = composed(
+    cfg = compose(
         f"target={name}",
         "projector@target.start.projector=first_stage",
         "target.start.projector.stage.pool.annotations=captions.json",

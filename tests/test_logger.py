@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import pytest
 from offline import offline_runs
-from toy import Toy, losses, picture_name, shared
+from toy import Toy, declared, losses, picture_name, recorded, shared
 
 from xmas.cli.command import logged
+from xmas.estimate.plan import stages
 from xmas.evaluation.protocol import Question, Scored
 from xmas.evaluation.scores import Generation, Reference, Scores
 from xmas.results.logger import Journal
@@ -120,6 +121,12 @@ def test_offline_runs_are_read_back_in_one_group_each_result_once(sweep):
     assert {one.id for one in found.values() if one.job_type == "scores"} == {
         f"scores-{key(goal)}-random-sweep" for goal in goals
     }
+
+
+def test_a_suite_asks_for_what_it_declares(sweep):
+    store, _, goals = sweep
+    for stage in [each for goal in goals for each in stages(goal)]:
+        assert recorded(store, stage) == declared(stage), type(stage).__name__
 
 
 def test_the_summaries_are_the_values_of_the_table(sweep):

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from test_config import composed
 from torch.utils.flop_counter import FlopCounterMode
 from toy import ROWS, TEXT_ONLY, Toy, shared, turns
 
@@ -262,49 +261,45 @@ def test_loss_clusters_hold_like_trajectories_and_leave_out_rows_without_a_loss(
 SELECTORS = ("aum", "el2n", "learnability", "perplexity", "s2l")
 
 
-def of_toy(toy: Toy, name: str, *more: str) -> Selector:
-    return build(composed(*toy.overrides(), f"selector={name}", *more).selector)
-
-
-def test_one_pass_serves_all_selectors_that_ask_the_proxy(toy, tmp_path):
+def test_one_pass_serves_all_selectors_that_ask_the_proxy(toy, toy_selector, tmp_path):
     store = shared(toy, tmp_path)
     for name in SELECTORS:
-        of_toy(toy, name).rank(toy.pool, np.random.default_rng(0), store)
+        toy_selector(name).rank(toy.pool, np.random.default_rng(0), store)
     assert len(list((tmp_path / "answers").glob("[!.]*/meta.json"))) == 1
     assert len(list((tmp_path / "proxy").glob("[!.]*/meta.json"))) == 1
     assert not (tmp_path / "target").exists()
 
 
-def test_necessity_needs_no_fit_of_its_own(toy, tmp_path):
+def test_necessity_needs_no_fit_of_its_own(toy, toy_selector, tmp_path):
     store = shared(toy, tmp_path)
-    ranked = of_toy(toy, "necessity").rank(toy.pool, np.random.default_rng(0), store)
+    ranked = toy_selector("necessity").rank(toy.pool, np.random.default_rng(0), store)
     kinds = {path.name for path in tmp_path.iterdir()}
     assert "answers" in kinds
     assert not kinds & {"proxy", "target"}
     assert (ranked.scores[list(TEXT_ONLY)] == 0).all()
 
 
-def test_the_target_that_is_asked_is_the_reference():
-    cfg = composed()
+def test_the_target_that_is_asked_is_the_reference(compose):
+    cfg = compose()
     asked = build(cfg.features.target_answers).model
     assert key(asked) == key(build(cfg.reference).targets()[0])
     assert isinstance(asked.subset, Subset)
 
 
-def test_perplexity_and_learnability_may_ask_the_target(toy, tmp_path):
+def test_perplexity_and_learnability_may_ask_the_target(toy, toy_selector):
     more = "selector.answers=${features.target_answers}"
     for name in ("perplexity", "learnability"):
-        selector = of_toy(toy, name, more)
+        selector = toy_selector(name, more)
         ranked = rank(toy, selector)
         assert sorted(ranked.order.tolist()) == list(range(ROWS))
         assert selector.answers.model.kind == "target"
     assert np.nanmean(ranked.scores) > 0.1  # the fit lowers losses
 
 
-def test_a_sweep_over_k_reaches_s2l(toy):
-    assert of_toy(toy, "s2l", "clusters.answers.k=7").clusters.k == 7
-    assert of_toy(toy, "s2l").clusters.k == 3
-    assert composed("~experiment").clusters.answers.k == 100  # the release's
+def test_a_sweep_over_k_reaches_s2l(compose, toy_selector):
+    assert toy_selector("s2l", "clusters.answers.k=7").clusters.k == 7
+    assert toy_selector("s2l").clusters.k == 3
+    assert compose("~experiment").clusters.answers.k == 100  # the release's
 
 
 # What they are estimated to cost.
@@ -331,10 +326,10 @@ def test_the_estimate_of_answers_is_about_what_is_done(toy, tmp_path):
     assert "41 rows at 3 snapshots" in told.what
 
 
-def test_every_selector_by_losses_is_planned_whole(toy):
+def test_every_selector_by_losses_is_planned_whole(toy, toy_selector):
     fits = {"learnability": 1, "necessity": 0, "perplexity": 1, "s2l": 1}
     for name, proxies in fits.items():
-        kinds = [stage.kind for stage in stages(Ranking(toy.pool, of_toy(toy, name)))]
+        kinds = [stage.kind for stage in stages(Ranking(toy.pool, toy_selector(name)))]
         assert kinds.count("proxy") == proxies
         assert kinds.count("tokens") >= 1
         assert kinds[-1] == "ranking"

@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 import torch
 from given import GivenClip, drawn_clip, given, given_clip
-from hydra import compose, initialize_config_dir
 from toy import TEXT_ONLY, Toy
 
-from xmas.cli.config import build
-from xmas.cli.config import folder as config_folder
 from xmas.data.pool import Pool
 from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.clip.embedded import joint
@@ -439,21 +436,15 @@ def test_a_folder_without_a_selector_is_refused(clip, tmp_path, store):
         store.get(PseudoLabels(clip, str(tmp_path / "nothing")))
 
 
-def test_a_trained_folder_is_named_on_the_command_line(toy: Toy):
-    own = composed(toy, "ofa")
+def test_a_trained_folder_is_named_on_the_command_line(toy_selector):
+    own = toy_selector("ofa")
     assert isinstance(own.labels.trained, OnceSelect)
     assert own.labels.trained.clip == own.labels.clip
     assert own.labels.trained.k == 4
-    assert composed(toy, "ofa", "features.pseudo_labels.trained.k=3").labels.trained.k == 3
-    assert composed(toy, "ofa", "selector.trained=some/folder").trained == "some/folder"
-    other = composed(toy, "ofa", "features.pseudo_labels.trained=some/folder")
+    assert toy_selector("ofa", "features.pseudo_labels.trained.k=3").labels.trained.k == 3
+    assert toy_selector("ofa", "selector.trained=some/folder").trained == "some/folder"
+    other = toy_selector("ofa", "features.pseudo_labels.trained=some/folder")
     assert other.labels.trained == "some/folder"
-
-
-def composed(toy: Toy, name: str, *overrides: str) -> Ofa:
-    with initialize_config_dir(config_folder(), version_base="1.3"):
-        cfg = compose("config", overrides=[*toy.overrides(), f"selector={name}", *overrides])
-    return build(cfg.selector)
 
 
 def test_transfer_between_two_pools_of_files(toy: Toy, tmp_path):

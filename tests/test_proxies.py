@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_config import composed
-from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
+from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, declared, losses, recorded
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPModel
 
 from xmas.attention.metric import Spectra
@@ -50,6 +49,8 @@ def test_a_fit_and_its_scans_end_well(toy: Toy, folder, kind):
     fitted = proxy(toy, kind, folder)
     trajectories = Trajectories(fitted, Spectra(batch_tokens=600))
     place = toy.store.get(trajectories)
+    for computed in (trajectories, fitted, fitted.start, fitted.tokens()):
+        assert recorded(toy.store, computed) == declared(computed)
     values, curve = np.load(place / "values.npy"), losses(toy.store.get(fitted))
     images = np.setdiff1d(np.arange(ROWS), TEXT_ONLY)
     assert values.shape == (ROWS, 2, 5)
@@ -130,8 +131,8 @@ def test_each_proxy_takes_a_training_step_at_full_size_without_weights(name):
     ],
     ids=str,
 )
-def test_a_proxy_is_measured_in_the_precision_of_its_fit(options, weights):
-    assert build(composed(*options).features.trajectories).weights == weights
+def test_a_proxy_is_measured_in_the_precision_of_its_fit(options, weights, compose):
+    assert build(compose(*options).features.trajectories).weights == weights
 
 
 def test_a_scan_runs_in_the_precision_it_is_measured_in(toy: Toy, tmp_path):
@@ -164,9 +165,9 @@ def test_full_size_images_have_the_published_numbers_of_tokens():
     assert sum(tiles.tokens((500, 500)) == -1) == 17 * 64
 
 
-def test_the_release_s_recipe_and_start():
+def test_the_release_s_recipe_and_start(compose):
     """XMAS release, `train_stablelm.sh`."""
-    found = build(composed("proxy=tinyllava_stablelm").proxy)
+    found = build(compose("proxy=tinyllava_stablelm").proxy)
     assert isinstance(found.start, Assembled)
     assert found.start.language.name == "stabilityai/stablelm-2-zephyr-1_6b"
     assert found.start.vision.name == "openai/clip-vit-large-patch14-336"
@@ -176,15 +177,15 @@ def test_the_release_s_recipe_and_start():
     assert (recipe.batch, recipe.micro_batch, recipe.epochs, recipe.warmup) == (32, 8, 1, 0.03)
     assert recipe.steps(665_298) == 20_791
     assert found.max_length == 2048
-    changed = composed("proxy=tinyllava_stablelm", "proxy.start.language.name=/else")
+    changed = compose("proxy=tinyllava_stablelm", "proxy.start.language.name=/else")
     assert build(changed.proxy).start.language == Source("/else")
 
 
 @pytest.mark.parametrize("name", ["tinyllava_stablelm", "llava_onevision_05b", "smolvlm_256m"])
-def test_a_proxy_brings_its_start_point_and_leaves_the_target_s(name):
-    cfg = composed(f"proxy={name}")
+def test_a_proxy_brings_its_start_point_and_leaves_the_target_s(name, compose):
+    cfg = compose(f"proxy={name}")
     assert isinstance(build(cfg.proxy).start, Assembled | Published)
-    assert cfg.start._target_ == composed().start._target_
+    assert cfg.start._target_ == compose().start._target_
     assert len(key(build(cfg.features.trajectories))) == 12
 
 

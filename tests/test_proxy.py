@@ -21,7 +21,7 @@ from xmas.models.vision_cache import features_of
 from xmas.models.vlm import answer_loss, load
 from xmas.store import Store, key
 from xmas.training.fit.recipe import Recipe
-from xmas.training.probe import schedule
+from xmas.training.probe import AttentionProbe, schedule
 from xmas.training.proxy import Proxy
 
 
@@ -74,7 +74,7 @@ def test_snapshots_are_evenly_apart_from_one_percent_to_the_end(total, snapshots
 
 
 def test_steps_of_a_recipe_by_hand():
-    assert Recipe(batch=8, micro_batch=4).steps(41) == 6  # 11 micro-batches in twos
+    assert Recipe(batch=8, micro_batch=4).steps(41) == 6  # 11 microbatches in twos
     assert Recipe(batch=8, micro_batch=4, epochs=3).steps(41) == 17  # 33 in twos
     assert Recipe(batch=128, micro_batch=16).steps(665_298) == 5198
     with pytest.raises(ValueError, match="batch 8 is no multiple of micro_batch 3"):
@@ -189,7 +189,9 @@ def test_other_singular_values_of_the_same_proxy_train_nothing(toy: Toy):
 
 
 def test_a_probe_is_no_part_of_a_proxy_s_identity(toy: Toy):
-    measured = dataclasses.replace(toy.proxy, measure=lambda model, step: None)
+    measured = dataclasses.replace(
+        toy.proxy, callbacks=[AttentionProbe([1], lambda model, step: None)]
+    )
     assert key(measured) == key(toy.proxy)
     assert key(dataclasses.replace(toy.proxy, seed=1)) != key(toy.proxy)
 
@@ -211,7 +213,7 @@ def test_snapshots_hold_what_trains_and_nothing_else(toy: Toy):
 
 
 def test_the_loss_file_has_one_line_an_optimiser_step(toy: Toy):
-    """Two micro-batches a step; the rate is the one the step was made with: zero, then a cosine."""
+    """Two microbatches a step; the rate is the one the step was made with: zero, then a cosine."""
     rows = losses(toy.store.get(toy.proxy))
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     cosine = [RECIPE.rate * (1 + math.cos(math.pi * at / 5)) / 2 for at in range(5)]
@@ -223,7 +225,7 @@ def test_the_loss_file_has_one_line_an_optimiser_step(toy: Toy):
 
 
 def test_the_first_loss_is_the_start_point_s(toy: Toy):
-    """Worked out beside the trainer: the mean over the first step's two micro-batches."""
+    """Worked out beside the trainer: the mean over the first step's two microbatches."""
     table = toy.proxy.tokens().open(toy.store)
     order = modality_length_order(
         table.lengths, table.image_at >= 0, micro=4, world=2, rng=np.random.default_rng(0)
@@ -283,7 +285,7 @@ def test_another_seed_gives_another_fit(toy: Toy):
 def test_a_loss_that_is_not_a_number_stops_the_fit_and_names_the_rows(toy: Toy):
     exploding = proxy_with(toy, rate=1e30)
     with pytest.raises(
-        FloatingPointError, match=r"loss is (nan|inf) at micro-batch \d+, rows \[\d+"
+        FloatingPointError, match=r"loss is (nan|inf) at microbatch \d+, rows \[\d+"
     ):
         toy.store.get(exploding)
     assert not toy.store.path(exploding).exists()

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_config import composed
 from toy import ROWS, Toy
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
@@ -64,8 +63,8 @@ def test_questions_are_clustered(toy, stage, values):
         assert len(set(labels[same == question])) == 1
 
 
-def test_necessity_takes_these_clusters(toy, stage):
-    cfg = composed(
+def test_necessity_takes_these_clusters(toy, stage, compose):
+    cfg = compose(
         *toy.overrides(),
         "selector=necessity",
         "selector.clusters=${clusters.questions}",

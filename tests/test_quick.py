@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from test_bench_mmbench import write as write_mmbench
 from test_bench_mme import write as write_mme
 
-from xmas.cli.config import build, folder
+from xmas.cli.config import build
 from xmas.evaluation.benchmarks.gqa import Gqa
 from xmas.evaluation.benchmarks.sqa import Sqa
 from xmas.evaluation.benchmarks.textvqa import TextVqa
@@ -144,18 +143,12 @@ def test_rows_are_copied_from_each_kind_of_question_file(tmp_path):
         copy_rows(tmp_path / "asked.xlsx", tmp_path / "part.xlsx", {"3"}, Sqa.facts)
 
 
-def test_a_part_of_every_benchmark_of_the_demo_is_scored(tmp_path):
+def test_a_part_of_every_benchmark_of_the_demo_is_scored(compose, tmp_path):
     """All formats that the suite has, through their own rules."""
-    with initialize_config_dir(folder(), version_base="1.3"):
-        cfg = compose(
-            "config",
-            [
-                "experiment=smoke",
-                "suite=demo_all",
-                "demo_bench.questions=40",
-                f"store.root={tmp_path}",
-            ],
-        )
+    cfg = compose(
+        *("experiment=smoke", "suite=demo_all", "demo_bench.questions=40"),
+        f"store.root={tmp_path}",
+    )
     store, suite = build(cfg.store), build(cfg.suite)
     assert len(suite) >= 9
     for name, whole in suite.items():

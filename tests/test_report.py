@@ -19,6 +19,8 @@ from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.scores import Generation, Reference, Score, Scores, group_of
 from xmas.results import view
 from xmas.results.audit import Audit
+from xmas.results.curves import CURVES, series
+from xmas.results.dashboard.charts import CHARTS
 from xmas.results.evidence import gather
 from xmas.results.leaderboard import leaderboards
 from xmas.results.logger.csv import Csv
@@ -634,7 +636,7 @@ def test_a_column_is_added_in_one_place_and_shown_everywhere(toy, monkeypatch):
         lambda line: line.row.rows[-1],
         "subset size",
         "rows",
-        shown="{:,} rows",
+        format="{:,} rows",
         notes=lambda evidence: ["subset size: rows that a target was trained on"],
     )
     monkeypatch.setattr(view, "COLUMNS", (*view.COLUMNS, column))
@@ -656,3 +658,34 @@ def test_a_column_is_added_in_one_place_and_shown_everywhere(toy, monkeypatch):
     assert '<th scope="col">subset size rows</th>' in shown
     assert "<td>20 rows</td>" in shown
     assert "subset size: rows that a target was trained on." in shown
+
+
+@pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve.name)
+def test_report_and_dashboard_draw_the_same_points(swept, curve):
+    """Those that the chart's filter and fields take from the logged table."""
+    (board,) = leaderboards(runs(swept.store))
+    drawn = {
+        (label, round(point.x, 9), round(point.y, 9))
+        for label, points in series(
+            gather(board, ResultIndex(swept.store), swept.store), curve
+        ).items()
+        for point in points
+    }
+    Table().make(swept.store)
+    with open(swept.folder / "store" / "table.csv", encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    spec = CHARTS[curve.name]
+    assert spec["transform"][0]["filter"].startswith(
+        "datum['${field:benchmark}'] === 'ARP' && datum['${field:selector}'] !== 'full'"
+    )
+    summed = re.findall(r"\$\{field:(\w+)\}", spec["transform"][1]["calculate"])
+    (y,) = {layer["encoding"]["y"]["field"] for layer in spec["layer"] if layer["mark"] != "area"
+            and layer["mark"]["type"] == "line"}  # fmt: skip
+    charted = {
+        (line["selector"], round(sum(float(line[name]) for name in summed), 9),
+         round(float(line[y[8:-1]]), 9))
+        for line in lines
+        if line["benchmark"] == "ARP" and line["selector"] != "full" and line[y[8:-1]]
+    }  # fmt: skip
+    assert drawn == charted
+    assert len(drawn) == 3

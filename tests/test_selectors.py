@@ -4,7 +4,6 @@ A selector's own test is not needed to be held to the contract: its YAML is.
 """
 
 import dataclasses
-import functools
 import importlib
 import json
 import zlib
@@ -13,10 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
-from toy import ROWS, TEXT_ONLY, Toy
+from toy import ROWS, TEXT_ONLY, Toy, declared, recorded
 
 from xmas.cli.config import build, folder
 from xmas.data.pool import Pool
@@ -58,21 +56,14 @@ def test_all_selectors_are_found():
     assert {"released", "without_first", "shuffled"} <= set(VARIANTS)
 
 
-@functools.cache
-def composed(toy: Toy, name: str, *overrides: str) -> Selector:
-    with initialize_config_dir(folder(), version_base="1.3"):
-        cfg = compose("config", overrides=[*toy.overrides(), f"selector={name}", *overrides])
-    return build(cfg.selector)
-
-
 @pytest.fixture(params=NAMES)
 def any_name(request) -> str:
     return request.param
 
 
 @pytest.fixture
-def any_selector(toy: Toy, any_name: str) -> Selector | BudgetSelector:
-    return composed(toy, any_name)
+def any_selector(toy_selector, any_name: str) -> Selector | BudgetSelector:
+    return toy_selector(any_name)
 
 
 @pytest.fixture(params=RANKING)
@@ -81,8 +72,8 @@ def name(request) -> str:
 
 
 @pytest.fixture
-def selector(toy: Toy, name: str) -> Selector:
-    return composed(toy, name)
+def selector(toy_selector, name: str) -> Selector:
+    return toy_selector(name)
 
 
 def rank(toy: Toy, selector: Selector, seed: int = 0) -> Ranked:
@@ -217,7 +208,15 @@ def test_an_infeasible_budget_is_refused_with_both_numbers(toy, any_selector):
             toy.store.get(Subset(Ranking(toy.pool, any_selector), **options))
 
 
-def test_no_selector_needs_more_than_it_names(toy, tmp_path):
+def test_what_is_asked_of_the_store_is_declared(toy, any_selector):
+    """By the selector and by every stage it rests on; the estimate follows what is declared."""
+    subset = Subset(Ranking(toy.pool, any_selector), rows=17)
+    toy.store.get(subset)
+    for stage in stages(subset):
+        assert recorded(toy.store, stage) == declared(stage), type(stage).__name__
+
+
+def test_no_selector_needs_more_than_it_names(toy, toy_selector, tmp_path):
     """In a store of its own, random computes nothing, and length no proxy's fit."""
     for name, kinds in (
         ("random", set()),
@@ -226,7 +225,7 @@ def test_no_selector_needs_more_than_it_names(toy, tmp_path):
         ("length", {"tokens", "tokenizer"}),
     ):
         store = Store(str(tmp_path / name))
-        composed(toy, name).rank(toy.pool, np.random.default_rng(0), store)
+        toy_selector(name).rank(toy.pool, np.random.default_rng(0), store)
         found = {path.name for path in Path(store.root).glob("*")}
         assert found == kinds
 
@@ -259,9 +258,8 @@ EXACT = {"aum", "coincide", "el2n", "full", "learnability", "necessity", "perple
 
 
 @pytest.mark.parametrize("name", RESOLVED)
-def test_every_selector_looks_at_its_own_features_in_its_own_clusters(name):
-    with initialize_config_dir(folder(), version_base="1.3"):
-        selector = build(compose("config", overrides=["~experiment", f"selector={name}"]).selector)
+def test_every_selector_looks_at_its_own_features_in_its_own_clusters(compose, name):
+    selector = build(compose("~experiment", f"selector={name}").selector)
     needed = stages(Ranking(Pool("/dev/null", "."), selector))
     kinds = {stage.kind for stage in needed}
     feature, k = RESOLVED[name]
@@ -276,10 +274,10 @@ def test_every_selector_looks_at_its_own_features_in_its_own_clusters(name):
     assert {each.k for each in clustered} == ({k} if k else set())
 
 
-def test_a_sweep_over_k_reaches_every_selector_that_clusters(toy):
-    assert composed(toy, "xmas", "clusters.trajectories.k=3").clusters.k == 3
-    assert composed(toy, "length", "clusters.trajectories.k=3").k == 3
-    assert composed(toy, "random", "clusters.trajectories.k=3") == Random()
+def test_a_sweep_over_k_reaches_every_selector_that_clusters(toy_selector):
+    assert toy_selector("xmas", "clusters.trajectories.k=3").clusters.k == 3
+    assert toy_selector("length", "clusters.trajectories.k=3").k == 3
+    assert toy_selector("random", "clusters.trajectories.k=3") == Random()
 
 
 def test_length_clusters_by_the_number_of_text_tokens(toy):
@@ -540,7 +538,7 @@ def released_sample(
 
 
 @pytest.mark.parametrize("k", [3, 41, 211])  # 3: FAISS trains on 768 of the rows
-def test_the_released_variant_is_the_release(toy, tmp_path, k):
+def test_the_released_variant_is_the_release(toy, toy_selector, tmp_path, k):
     rng = np.random.default_rng(k)
     count = 997
     text = set(rng.choice(count, 61, replace=False).tolist())
@@ -549,7 +547,7 @@ def test_the_released_variant_is_the_release(toy, tmp_path, k):
     values[sorted(text)] = NAN
     np.save(tmp_path / "values.npy", values)
     drawn = Drawn(toy.proxy, file=str(tmp_path / "values.npy"))
-    built = composed(toy, "xmas", "variant=released", f"clusters.trajectories.k={k}")
+    built = toy_selector("xmas", "variant=released", f"clusters.trajectories.k={k}")
     assert isinstance(built, Xmas)
     clusters = dataclasses.replace(built.clusters, features=drawn)
     selector = dataclasses.replace(built, trajectories=drawn, clusters=clusters)
@@ -568,13 +566,12 @@ def test_the_released_variant_is_the_release(toy, tmp_path, k):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_ranks(toy, variant):
-    with initialize_config_dir(folder(), version_base="1.3"):
-        cfg = compose("config", overrides=[*toy.overrides(), f"variant={variant}"])
+def test_every_variant_ranks(toy, compose, toy_selector, variant):
+    cfg = compose(*toy.overrides(), f"variant={variant}")
     selector = build(cfg.selector)
     other = variant.removesuffix("_released")
     assert name_of(selector) in ({other} & set(NAMES) or {"xmas", "random_in_clusters"})
-    assert selector != composed(toy, name_of(selector))
+    assert selector != toy_selector(name_of(selector))
     plain = OmegaConf.to_container(cfg.clusters.trajectories)
     assert {*plain} == {"_target_", *(field.name for field in dataclasses.fields(Clusters))}
     if variant in ("concat_text", "concat_vision", "last_layer"):  # another scan; see attention
@@ -587,10 +584,8 @@ def test_every_variant_ranks(toy, variant):
 
 
 @pytest.mark.parametrize("selector", ["coincide", "d2", "semdedup"])
-def test_released_baselines_have_coincide_s_features_and_rank_all_rows(toy, selector):
-    with initialize_config_dir(folder(), version_base="1.3"):
-        overrides = [*toy.overrides(), f"variant={selector}_released"]
-        cfg = compose("config", overrides=overrides)
+def test_released_baselines_have_coincide_s_features_and_rank_all_rows(toy, compose, selector):
+    cfg = compose(*toy.overrides(), f"variant={selector}_released")
     built, features = build(cfg.selector), build(cfg.features)
     assert cfg.subset.text_only == "ranked"
     if selector == "coincide":
@@ -607,9 +602,8 @@ def test_released_baselines_have_coincide_s_features_and_rank_all_rows(toy, sele
     assert np.isfinite(scores).all()  # text-only rows, too, are looked at
 
 
-def test_the_released_variant_has_the_release_s_numbers():
-    with initialize_config_dir(folder(), version_base="1.3"):
-        cfg = compose("config", overrides=["variant=released"])
+def test_the_released_variant_has_the_release_s_numbers(compose):
+    cfg = compose("variant=released")
     how = cfg.clusters.trajectories
     assert (how.k, how.iterations, how.seed, how.per_centroid) == (1000, 100, 1234, 256)
     assert (how.reduction, how.scaling, how.missing) == ("sum", "none", "zero")
@@ -659,11 +653,11 @@ def test_random_text_share_has_the_other_s_share_at_every_budget(toy):
     assert len({tuple(order[~has_image[order]]) for order in orders}) == 3
 
 
-def test_the_other_of_random_text_share_is_named_on_the_command_line(toy):
-    other = composed(toy, "random_text_share", "selector@selector.like.selector=length", "seed=5")
+def test_the_other_of_random_text_share_is_named_on_the_command_line(toy_selector):
+    other = toy_selector("random_text_share", "selector@selector.like.selector=length", "seed=5")
     assert isinstance(other, RandomTextShare)
     assert (name_of(other.like.selector), other.like.seed) == ("length", 5)
-    default = composed(toy, "random_text_share")
+    default = toy_selector("random_text_share")
     assert name_of(default.like.selector) == "xmas"
 
 

@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from toy import Toy
 
@@ -189,13 +188,12 @@ def test_a_log_keeps_its_name_and_has_no_other_s():
 
 
 @pytest.mark.parametrize("name", sorted(LAUNCHERS))
-def test_every_launcher_composes_and_is_a_plugin(name):
+def test_every_launcher_composes_and_is_a_plugin(compose, name):
     from hydra.core.plugins import Plugins
 
     assert {"local", "processes"} <= LAUNCHERS
     if name.startswith("slurm"):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    with initialize_config_dir(folder(), version_base="1.3"):
-        cfg = compose("config", [f"hydra/launcher={name}"], return_hydra_config=True)
-        assert cfg.hydra.launcher._target_ in Plugins.instance().class_name_to_class
-        assert cfg.hydra.sweeper._target_ in Plugins.instance().class_name_to_class
+    cfg = compose(f"hydra/launcher={name}", hydra_node=True)
+    assert cfg.hydra.launcher._target_ in Plugins.instance().class_name_to_class
+    assert cfg.hydra.sweeper._target_ in Plugins.instance().class_name_to_class

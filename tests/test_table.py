@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from scored import Shelves
 
 from xmas.cli.command import note
-from xmas.cli.config import build, folder
+from xmas.cli.config import build
 from xmas.results.leaderboard import leaderboards
 from xmas.results.leaderboard_rows import Cell
 from xmas.results.score_records import TableError, asked_by, remember, runs
@@ -263,9 +262,8 @@ def test_only_what_an_experiment_asked_for_is_shown(store, filled):
         Table(experiment="tenht").make(store)
 
 
-def test_the_command_notes_which_scores_an_experiment_asks_for(store):
-    with initialize_config_dir(folder(), version_base="1.3"):
-        scores = build(compose("config", overrides=["seed=5", "reference.seeds=[1,2]"]).scores)
+def test_the_command_notes_which_scores_an_experiment_asks_for(store, compose):
+    scores = build(compose("seed=5", "reference.seeds=[1,2]").scores)
     note(scores, store, None)
     note(scores.target, store, "demo")  # asks for no score
     with pytest.raises(TableError, match="those that did: none"):

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 
-from xmas.cli.config import build, folder
+from xmas.cli.config import build
 from xmas.demo.pool import DemoPool, UnseenPool
 from xmas.results.audit import overlap
 from xmas.selection.methods.ofa import Ofa, at_least_one, proportional_quotas
@@ -30,15 +29,14 @@ SMALL = [  # of the demo's, so small that a CLIP is trained in seconds
 ]
 
 
-def ofa_of(root: Path, *overrides: str) -> tuple[Ofa, Subset]:
-    with initialize_config_dir(folder(), version_base="1.3"):
-        cfg = compose("config", overrides=[*SMALL, f"store.root={root}", *overrides])
-    return build(cfg.selector), build(cfg.subset)
-
-
 @pytest.fixture(scope="module")
-def both(tmp_path_factory) -> tuple[tuple[Ofa, Subset, Store], ...]:
+def both(compose, tmp_path_factory) -> tuple[tuple[Ofa, Subset, Store], ...]:
     """The demo's pool with what it trained, and the unseen one, each with a store of its own."""
+
+    def ofa_of(root: Path, *overrides: str) -> tuple[Ofa, Subset]:
+        cfg = compose(*SMALL, f"store.root={root}", *overrides)
+        return build(cfg.selector), build(cfg.subset)
+
     places = [tmp_path_factory.mktemp(name) for name in ("demo", "unseen")]
     stores = [Store(str(place)) for place in places]
     own, subset = ofa_of(places[0])

@@ -17,8 +17,8 @@ from xmas.models.assembled import Assembled, joined
 from xmas.models.chat.template import Template
 from xmas.models.published import Published
 from xmas.models.sources import Source
+from xmas.models.start_point import StartPoint
 from xmas.models.vlm import LoadedModel
-from xmas.training.starts.start_point import StartPoint
 
 END = "<|endoftext|>"
 TILE_MARKS = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]

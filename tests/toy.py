@@ -36,7 +36,7 @@ from xmas.selection.methods.random import Random
 from xmas.selection.methods.xmas import Xmas
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
-from xmas.store import Store
+from xmas.store import Stage, Store, key
 from xmas.target.target import Target
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.trainables import Lora
@@ -219,6 +219,16 @@ def shared(toy: Toy, folder: Path, *more: str) -> Store:
     for kind in (*kinds, *more):
         (folder / kind).symlink_to(Path(toy.store.root) / kind)
     return Store(str(folder))
+
+
+def declared(stage: Stage) -> set[str]:
+    """The inputs that a stage declares, as `meta.json` names them."""
+    return {f"{needed.kind}/{key(needed)}" for needed in stage.inputs()}
+
+
+def recorded(store: Store, stage: Stage) -> set[str]:
+    """What the computation of a finished result asked the store for."""
+    return set(json.loads((store.path(stage) / "meta.json").read_text())["inputs"])
 
 
 def picture_name(picture: int) -> str:

@@ -20,7 +20,7 @@ import torch
 from xmas.features.activations import Activations
 from xmas.features.clustering.spherical import Assigner, Spherical, spherical_kmeans
 from xmas.selection.methods.coincide import Coincide
-from xmas.selection.rules.allocation import budgets, given, shares, transferability
+from xmas.selection.rules.allocation import allocate, budgets, shares, transferability
 from xmas.selection.rules.mmd import gaussian_kernel, greedy
 
 ROWS, CLUSTERS, LARGE, LARGE_ROWS = 665_298, 10_000, 5, 5_000
@@ -84,7 +84,7 @@ def whole(rng: np.random.Generator, mode: str = "fixed") -> None:
     for name, work in {
         "transferability": lambda: transferability(features.language(centroids)),
         "budgets of all rows": lambda: budgets(share, sizes[order]),
-        "release's allocation, one budget": lambda: given(ROWS // 5, share, sizes[order]),
+        "release's allocation, one budget": lambda: allocate(ROWS // 5, share, sizes[order]),
         "kernel of 5,000 rows, float32": lambda: gaussian_kernel(bank.held),
         "kernel of 5,000 rows, float64": lambda: gaussian_kernel(bank.held, products="float64"),
     }.items():

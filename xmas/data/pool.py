@@ -17,6 +17,7 @@ class Pool:
     Its identity is the sha256 of the annotations, wherever the files are. Building a pool reads
     nothing; `open` gives its rows.
 
+    >>> from xmas import Pool
     >>> pool = Pool("mix.json", "images")
     >>> rows = pool.open()
     >>> len(rows), rows.sources.tolist()

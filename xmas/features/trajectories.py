@@ -24,7 +24,7 @@ from xmas.attention.statistics import flat, statistics
 from xmas.models.vlm import load
 from xmas.store import Stage, Store, distributed, write_atomically
 from xmas.training.fit.recipe import Hardware
-from xmas.training.probe import logged
+from xmas.training.probe import AttentionProbe, logged
 from xmas.training.proxy import Proxy
 
 _FITTED = {"bf16": "bfloat16", "16": "float16"}  # Lightning's names of 16 bits, mixed or true
@@ -67,14 +67,16 @@ class Trajectories(Stage):
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: the attention of a row is not finite; names row and layer."""
         measuring = Measuring(self, store, out)
-        store.get(dataclasses.replace(self.proxy, measure=measuring))
+        probe = AttentionProbe(measuring.steps, measuring.measure)
+        callbacks = [*self.proxy.callbacks, probe]  # of the fit, if there has to be one
+        store.get(dataclasses.replace(self.proxy, callbacks=callbacks))
         measuring.finish()
 
 
 class Measuring:
-    """Measures a pool step by step: called with a model, that one; at the end what is left.
+    """Measures a pool at every snapshot of a proxy: during its fit, or from its saved weights.
 
-    The same engine during a fit and behind it; every step is measured once.
+    Both run the same engine; every step is measured once.
     """
 
     def __init__(self, stage: Trajectories, store: Store, out: Path) -> None:
@@ -82,10 +84,10 @@ class Measuring:
         self.steps = tuple(stage.proxy.steps(store))
         self._scan: Scan | None = None
 
-    def __call__(self, model: nn.Module, step: int) -> dict[str, float] | None:
-        """Measure one step; gives the statistics of its values, None if it was there already.
+    def measure(self, model: nn.Module, step: int) -> dict[str, float] | None:
+        """Measure a step of a fit; its statistics, or None where an earlier attempt measured it.
 
-        The proxy's fit calls this; the seconds are the trajectories', not the fit's.
+        The seconds are counted for the trajectories, not for the fit.
         """
         with self.store.counted_for(self.stage):
             return self._measure(model, step)

@@ -1,4 +1,4 @@
-"""A LLaVA put together from a published language model, CLIP's tower and a projector."""
+"""A LLaVA assembled from a published language model, CLIP's tower and a projector."""
 
 import dataclasses
 import json
@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from xmas.data.images import SquareImages
-from xmas.models.chat.layout import Layout
 from xmas.models.projector import fill_projector, projector_file
 from xmas.models.shape import Decoder, Shape, Tower
 from xmas.models.sources import Source, answer_greedily, tokenizer_of, tuned_llava
 from xmas.models.specs import config_of
+from xmas.models.start_point import StartPoint
 from xmas.models.tokenizer import TrainedTokenizer
-from xmas.models.vlm import LoadedModel, layout_of
-from xmas.store import Made, Stage, Store
+from xmas.models.vlm import LoadedModel
+from xmas.store import Made, Store
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, PreTrainedModel
@@ -25,17 +25,17 @@ TUNED = "tuned.json"  # what `Assembled.tuned` says, once the files may be gone
 
 
 @dataclasses.dataclass(frozen=True)
-class Assembled(Stage):
+class Assembled(StartPoint):
     """A `LlavaForConditionalGeneration` of a language model, a tower and, where there is one, the
     projector that LLaVA's first stage trained between them: where LLaVA-1.5's fine-tune begins.
 
     XMAS's proxy begins without: the released script passes no checkpoint of the first stage, so its
     connector (`mlp2x_gelu`: linear, GELU, linear) starts from normal numbers.
 
-    The image token is the first behind the tokenizer's, so that no text can name it, and another
-    line is kept for a pad token: 32,000 and 32,001 of 32,064 with Vicuna, as in llava-hf's folders.
-    New lines are zero. Their logits stand in the softmax, which LLaVA's own do not; answers never
-    have these labels, so it is a share of e^0 beside logits of 10 and more.
+    The image token is the first after the tokenizer's, so that no text can name it, and another
+    embedding row is reserved for a pad token: 32,000 and 32,001 of 32,064 with Vicuna, as in
+    llava-hf's folders. New rows are zero. Their logits are in the softmax, unlike in LLaVA; answers
+    never have these labels, so each adds e^0 to a sum that has terms of e^10 and more.
 
     Source: LLaVA `scripts/v1_5/finetune_lora.sh`; XMAS release, `train_stablelm.sh`; TinyLLaVA's
     initialisation, standard deviation 0.02.
@@ -50,24 +50,8 @@ class Assembled(Stage):
     feature_layer: int = -2  # of the tower's hidden states
     aspect: str = "crop"  # crop: resize and centre crop, as the release; pad: to a square
     dtype: str = "float32"  # of the stored weights; what trains is float32 in any case
-    drawn: TrainedTokenizer | None = None  # random weights in these sizes, for this tokenizer
+    drawn: TrainedTokenizer | None = None  # random weights of these sizes, for this tokenizer
     seed: int = 0  # of what is random
-
-    @property
-    def tower(self) -> "Assembled":
-        """The stage that brought the vision tower: cached features are found by it."""
-        return self
-
-    @property
-    def tokenizer(self) -> Made:
-        return Made(self, "")
-
-    @property
-    def image(self) -> "Assembled":
-        return self  # it follows from the tower
-
-    def layout(self, store: Store) -> Layout:
-        return layout_of(store.get(self))
 
     def shape(self) -> Shape:
         language, vision = config_of(self.language), config_of(self.vision)
@@ -78,15 +62,15 @@ class Assembled(Stage):
         """Raises ValueError: the tower is no CLIP, the language model's head has a bias, or the
         projector belongs between other models.
         """
-        said = self._tuned()
-        parts = self._put_together(store) if self.drawn is None else self._drawn(store)
-        parts.save(out)
-        (out / TUNED).write_text(json.dumps(said))
+        tuned = self._tuned()
+        loaded = self._assembled(store) if self.drawn is None else self._drawn(store)
+        loaded.save(out)
+        (out / TUNED).write_text(json.dumps(tuned))
 
     def tuned(self, store: Store) -> str | None:
-        """How one knows that a part was tuned on instructions; a made model needs no files."""
-        made = store.path(self) / TUNED
-        return json.loads(made.read_text()) if made.exists() else self._tuned()
+        """How one knows that a part was tuned on instructions; a finished result has it on file."""
+        record = store.path(self) / TUNED
+        return json.loads(record.read_text()) if record.exists() else self._tuned()
 
     def _tuned(self) -> str | None:
         if self.drawn is not None:
@@ -94,7 +78,7 @@ class Assembled(Stage):
         parts = [part for part in (self.language, self.projector) if isinstance(part, Source)]
         return next(filter(None, map(tuned_llava, parts)), None)
 
-    def _put_together(self, store: Store) -> LoadedModel:
+    def _assembled(self, store: Store) -> LoadedModel:
         from transformers import AutoModel, AutoModelForCausalLM
 
         place, dtype = self.language.folder(), getattr(torch, self.dtype)
@@ -113,15 +97,15 @@ class Assembled(Stage):
         _make_room(language, token + 2)
         model = joined(language, tower, token, self.feature_layer, self.seed)
         if self.projector is not None:
-            held = self.projector
-            place = store.find(held) if isinstance(held, Made) else held.folder()
+            source = self.projector
+            place = store.find(source) if isinstance(source, Made) else source.folder()
             fill_projector(model.model.multi_modal_projector, projector_file(place))
         answer_greedily(model, tokenizer)
         images = SquareImages(tower.config.image_size, self.aspect)
         return LoadedModel(model.to(dtype), tokenizer, images)
 
     def _drawn(self, store: Store) -> LoadedModel:
-        """The same sizes without any published file; no result rests on it but speed and memory."""
+        """A randomly initialised model of the same size: for measurements of speed and memory."""
         from transformers import LlavaForConditionalGeneration
 
         assert self.drawn is not None

@@ -1,8 +1,9 @@
 """Matrix products of float32 on a CPU: by MKL, or by oneDNN, which is twice as fast on AMD's.
 
-MKL leaves AVX-512 unused on a CPU that is not Intel's. torch asks oneDNN instead where bfloat16
-would do, and on x86 oneDNN multiplies and adds in float32 all the same unless the CPU has AMX; one
-that has it is Intel's, and stays with MKL. Other processors may really take bfloat16: not asked.
+MKL does not use AVX-512 on a CPU that is not Intel's. torch calls oneDNN instead where bfloat16 is
+allowed, and on x86 oneDNN still multiplies and adds in float32 unless the CPU has AMX. A CPU with
+AMX is Intel's and stays with MKL; processors other than x86 may really compute in bfloat16, and
+stay with theirs.
 """
 
 import contextlib
@@ -14,21 +15,21 @@ import torch
 
 @contextlib.contextmanager
 def by_onednn() -> Iterator[None]:
-    """Large products inside are oneDNN's, where they are then still products of float32."""
+    """Within the context oneDNN computes large products, where they stay products of float32."""
     x86 = platform.machine() in ("x86_64", "AMD64")
-    with _asked("bf16" if x86 and not torch.cpu._is_amx_tile_supported() else "none"):
+    with _matmul_precision("bf16" if x86 and not torch.cpu._is_amx_tile_supported() else "none"):
         yield
 
 
 @contextlib.contextmanager
 def by_mkl() -> Iterator[None]:
-    """Inside `by_onednn`, for many small ones: each would cost oneDNN more than it saves."""
-    with _asked("none"):
+    """Within `by_onednn`, MKL for many small products, each of which is slower by oneDNN."""
+    with _matmul_precision("none"):
         yield
 
 
 @contextlib.contextmanager
-def _asked(precision: str) -> Iterator[None]:
+def _matmul_precision(precision: str) -> Iterator[None]:
     products = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]  # set late
     before = products.fp32_precision
     products.fp32_precision = precision

@@ -1,4 +1,4 @@
-"""LLaVA's pretrained projector: `mm_projector.bin`, the file that its first stage leaves."""
+"""LLaVA's pretrained projector: `mm_projector.bin`, the file that its first stage writes."""
 
 import re
 from pathlib import Path
@@ -24,44 +24,44 @@ def projector_file(place: Path) -> Path:
 
 
 def fill_projector(projector: nn.Module, file: Path) -> None:
-    """Put a file's numbers into a `multi_modal_projector`, whatever prefix its names have.
+    """Load a file into a `multi_modal_projector`; any prefix before `mm_projector.` is dropped.
 
     Raises ValueError: the file is no projector of two layers, or belongs to another language model
     or tower.
     """
-    wanted = {name: tuple(one.shape) for name, one in projector.named_parameters()}
-    found = _renamed(file)
-    shapes = {name: tuple(one.shape) for name, one in found.items()}
-    if shapes != wanted:
+    needed = {name: tuple(weight.shape) for name, weight in projector.named_parameters()}
+    weights = _renamed(file)
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if shapes != needed:
         raise ValueError(
-            f"{file}: its projector is {shapes}, this language model and tower want {wanted}; "
+            f"{file}: its projector is {shapes}, this language model and tower need {needed}; "
             "a projector fits only the models it was trained between"
         )
-    projector.load_state_dict(found)
+    projector.load_state_dict(weights)
 
 
 def save_projector(projector: nn.Module, file: Path) -> None:
     """Write a `multi_modal_projector` under LLaVA's names, as safetensors."""
     from safetensors.torch import save_file
 
-    back = {ours: number for number, ours in _PLACES.items()}
-    held = {}
-    for name, one in projector.named_parameters():
+    numbers = {layer: number for number, layer in _PLACES.items()}
+    weights = {}
+    for name, weight in projector.named_parameters():
         layer, _, rest = name.partition(".")
-        held[f"model.mm_projector.{back[layer]}.{rest}"] = one.detach().cpu().contiguous()
-    write_atomically(file, lambda path: save_file(held, path))
+        weights[f"model.mm_projector.{numbers[layer]}.{rest}"] = weight.detach().cpu().contiguous()
+    write_atomically(file, lambda path: save_file(weights, path))
 
 
 def _renamed(file: Path) -> dict[str, Tensor]:
-    held = _read(file)
-    found = {}
-    for name, tensor in held.items():
+    tensors = _read(file)
+    weights = {}
+    for name, tensor in tensors.items():
         if match := _KEY.fullmatch(name):
             number, dot, rest = match[1].partition(".")
-            found[_PLACES.get(number, number) + dot + rest] = tensor
-    if not found:
-        raise ValueError(f"{file}: no name has `mm_projector.` in it, but {sorted(held)[:3]}")
-    return found
+            weights[_PLACES.get(number, number) + dot + rest] = tensor
+    if not weights:
+        raise ValueError(f"{file}: no name has `mm_projector.` in it, but {sorted(tensors)[:3]}")
+    return weights
 
 
 def _read(file: Path) -> dict[str, Tensor]:

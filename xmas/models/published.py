@@ -1,4 +1,4 @@
-"""A published vision-language model as it is."""
+"""A published vision-language model as a start point."""
 
 import dataclasses
 from pathlib import Path
@@ -6,22 +6,22 @@ from typing import Any, ClassVar
 
 import torch
 
-from xmas.models.chat.layout import Layout
 from xmas.models.families import family_of
 from xmas.models.shape import Shape
 from xmas.models.sources import Source, answer_greedily, tokenizer_of
 from xmas.models.specs import config_of
+from xmas.models.start_point import StartPoint
 from xmas.models.tokenizer import TrainedTokenizer
-from xmas.models.vlm import LoadedModel, layout_of
-from xmas.store import Made, Stage, Store, volatile
+from xmas.models.vlm import LoadedModel
+from xmas.store import Store, volatile
 
 
 @dataclasses.dataclass(frozen=True)
-class Published(Stage):
+class Published(StartPoint):
     """Weights, tokenizer and image processor of a model of one of `xmas.models.families`.
 
     Such models are instruction-tuned already, often on much of the pool: trajectories then start
-    from a model that knows it, and a target has to be told `from_tuned`.
+    from a model that knows it, and a target needs `from_tuned`.
     """
 
     kind: ClassVar[str] = "published"
@@ -30,25 +30,13 @@ class Published(Stage):
     config: dict[str, Any] = dataclasses.field(default_factory=dict)  # changes of config.json
     images: dict[str, Any] = dataclasses.field(default_factory=dict)  # of preprocessor_config.json
     dtype: str = "float32"  # of the stored weights; what trains is float32 in any case
-    drawn: TrainedTokenizer | None = None  # random weights in these sizes, for this tokenizer
+    drawn: TrainedTokenizer | None = None  # random weights of these sizes, for this tokenizer
     seed: int = 0  # of what is random
     tiles: float = volatile(1.0)  # of a picture on average, for estimates
 
-    @property
-    def tower(self) -> "Published":
-        """The stage that brought the vision tower: cached features are found by it."""
-        return self
-
-    @property
-    def tokenizer(self) -> Made:
-        return Made(self, "")
-
-    @property
-    def image(self) -> "Published":
-        return self  # it follows from model and image
-
-    def layout(self, store: Store) -> Layout:
-        return layout_of(store.get(self))
+    def tuned(self, store: Store) -> str | None:
+        """Whole models on the hub are."""
+        return f"{self.source.name} is a whole vision-language model, tuned on instructions"
 
     def shape(self) -> Shape:
         config = config_of(self.source)
@@ -74,7 +62,7 @@ class Published(Stage):
         LoadedModel(model, tokenizer, processor).save(out)
 
     def _drawn(self, store: Store, out: Path) -> LoadedModel:
-        """The same sizes without any published file; its images as its class sees them."""
+        """A randomly initialised model of the same size, with its family's image processor."""
         from transformers import AutoModelForImageTextToText
 
         assert self.drawn is not None

@@ -1,4 +1,4 @@
-"""Where published weights come from: the hub, or a folder of one's own."""
+"""Sources of published weights: the hub, or a local folder."""
 
 import dataclasses
 import json
@@ -16,9 +16,9 @@ OTHER_FORMATS = ["*/*", "*.gguf", "training_args.bin"]
 class Source:
     """A repository of the hub at a revision, or a local folder or file.
 
-    A folder's identity is the hash of its files, a repository's its name and revision. A name
-    without a revision is whatever the hub has at the first download: give the commit where a result
-    has to be made again.
+    A folder's identity is the hash of its files, a repository's its name and revision. Without a
+    revision it is the version that the hub has at the first download: give the commit where a
+    result has to be reproduced.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Source:
 
 
 def tuned_llava(source: Source) -> str | None:
-    """How its files say that they are a LLaVA tuned on instructions; None where they do not.
+    """How a source's files show that it is a LLaVA tuned on instructions; None where they do not.
 
-    LLaVA's own folders tell by their configuration: with `tune_mm_mlp_adapter` the projector alone
+    In the configuration of LLaVA's own folders `tune_mm_mlp_adapter` means that the projector alone
     was trained.
     """
     place = source.folder()
@@ -64,9 +64,9 @@ def tuned_llava(source: Source) -> str | None:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """A folder's tokenizer; without a pad token of its own it pads with its end token.
+    """A folder's tokenizer; without a pad token it pads with its end token.
 
-    Pads are told apart by lengths, never by their id, so any token may stand there.
+    Pads are recognised by the rows' lengths, never by their id, so any token will do.
     """
     from transformers import AutoTokenizer
 
@@ -80,7 +80,7 @@ def tokenizer_of(folder: Path) -> Any:
 
 
 def answer_greedily(model: Any, tokenizer: Any) -> None:
-    """Replace what the weights say about sampling: such values can make `save_pretrained` raise."""
+    """Replace sampling defaults by greedy ones: their values can make `save_pretrained` raise."""
     from transformers import GenerationConfig
 
     model.generation_config = GenerationConfig(

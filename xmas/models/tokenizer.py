@@ -1,4 +1,4 @@
-"""A tokenizer trained on a pool's own text, for models that start from nothing."""
+"""A tokenizer trained on a pool's text, for randomly initialised models."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ class TrainedTokenizer(Stage):
     The end mark is not 2: a CLIP whose end mark is 2 takes a text's features at its highest id
     instead (transformers, `CLIPTextModel`, for the sake of OpenAI's first configurations).
 
-    The image token is not part of it: its id is the first behind the vocabulary, so that no text
+    The image token is not part of it: its id is the first after the vocabulary, so that no text
     can name it.
     """
 

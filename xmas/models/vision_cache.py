@@ -1,17 +1,16 @@
-"""What the frozen vision tower sees: computed from pixels as needed, or once for a whole pool."""
+"""Images of a pool for a model: pixels read as needed, or tower features computed once."""
 
 import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar, Protocol, cast, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from xmas.data.images import Processor, open_image
 from xmas.data.pool import Pool
@@ -24,7 +23,7 @@ from xmas.store.progress import bar
 
 @runtime_checkable
 class Pictures(Protocol):
-    """Gives a batch its pictures by pool row: `features` or `pixels`, and `sizes` if need be."""
+    """The images of a batch by pool row: `features` or `pixels`, and `sizes` for some families."""
 
     def __call__(self, rows: list[int]) -> dict[str, Tensor]: ...
 
@@ -61,7 +60,7 @@ def features_of(model: nn.Module, batch: Batch) -> Tensor | None:
 
 
 def read_image(examples: Rows, row: int) -> Image.Image:
-    """The picture of a row. Raises PoolError naming annotation file, row and image."""
+    """The image of a row. Raises PoolError naming annotation file, row and image."""
     try:
         return open_image(examples.image_path(row))
     except ValueError as error:
@@ -70,9 +69,9 @@ def read_image(examples: Rows, row: int) -> Image.Image:
 
 @dataclasses.dataclass(frozen=True)
 class CheckedImages(Stage):
-    """`images.json`: how many different images a pool has; every one of them was decoded.
+    """`images.json`: the number of different images of a pool; every one of them was decoded.
 
-    A fit that reads images as it goes would otherwise meet a broken one hours after its start.
+    A fit that reads image files batch by batch would find a broken one hours after its start.
     """
 
     kind: ClassVar[str] = "images"
@@ -94,7 +93,7 @@ class CheckedImages(Stage):
 def pictures_of(
     pool: Pool, start: Stage, processor: Processor, store: Store, *, cached: bool
 ) -> Pictures:
-    """The pictures of a pool, from the tower's cache or from files that were all checked."""
+    """The images of a pool, from the tower's cache or from files that were all decoded before."""
     stage = image_stage(pool, start, cached=cached)
     if isinstance(stage, VisionFeatures):
         return stage.pictures(store)
@@ -103,17 +102,17 @@ def pictures_of(
 
 
 def image_stage(pool: Pool, start: Stage, *, cached: bool) -> "VisionFeatures | CheckedImages":
-    """The stage that has seen every picture of a pool before a fit meets one."""
+    """The stage that decodes every image of a pool before a fit needs one."""
     return VisionFeatures(pool, start) if cached else CheckedImages(pool)
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionFeatures(Stage):
-    """`values.npy`: (pictures, patches, width) float32, a line for each picture of the pool.
+    """`values.npy`: (images, patches, width) float32, a line for each image of the pool.
 
-    Worth its disk where pictures are small and seen often: 1.2 MB a picture with CLIP-L/14-336. For
-    models that see a picture as one tile. Every image file is decoded, so a missing or truncated
-    one is named before any training.
+    Worth its disk where images are small and used often: 1.2 MB an image with CLIP-L/14-336. For
+    families with one tile an image. Every image file is decoded, so a missing or truncated one is
+    named before any training.
     """
 
     kind: ClassVar[str] = "vision"
@@ -123,55 +122,55 @@ class VisionFeatures(Stage):
     batch: int = 128
 
     def compute(self, store: Store, out: Path) -> None:
-        """Raises ValueError: the model cuts pictures into tiles; PoolError: one is broken."""
+        """Raises ValueError: the model cuts images into tiles; PoolError: an image is broken."""
         examples = self.pool.open(store)
-        parts = load(store.get(self.start))
-        if parts.layout.by_size:
+        loaded = load(store.get(self.start))
+        if loaded.layout.by_size:
             raise ValueError(
-                f"a {parts.model.config.model_type} sees a picture as several tiles, of which no "
-                "cache is kept; set cache_vision=false"
+                f"a {loaded.model.config.model_type} cuts an image into several tiles, which are "
+                "not cached; set cache_vision=false"
             )
         firsts = first_rows(examples)
-        config = parts.model.config
-        width = cast("PreTrainedConfig", config.vision_config).hidden_size
+        blank = loaded.processor.pictures([Image.new("RGB", (2, 2))])["pixels"]
         values = np.lib.format.open_memmap(
             out / "values.npy",
             mode="w+",
             dtype=np.float32,
-            shape=(len(firsts), config.image_seq_length, width),
+            shape=(len(firsts), *tower_features(loaded.model, blank).shape[1:]),
         )
         with bar(total=len(firsts), label="vision", unit="image") as progress:
             for start in range(0, len(firsts), self.batch):
                 rows = firsts[start : start + self.batch]
-                seen = parts.processor.pictures([read_image(examples, int(row)) for row in rows])
-                found = tower_features(parts.model, seen["pixels"]).float().numpy()
-                check_finite(found, f"features of images {start} to {start + len(rows) - 1}")
-                values[start : start + len(rows)] = found
+                images = [read_image(examples, int(row)) for row in rows]
+                pixels = loaded.processor.pictures(images)["pixels"]
+                features = tower_features(loaded.model, pixels).float().numpy()
+                check_finite(features, f"features of images {start} to {start + len(rows) - 1}")
+                values[start : start + len(rows)] = features
                 progress.update(len(rows))
         values.flush()
 
     def pictures(self, store: Store, of: Pool | None = None) -> FromCache:
-        """The pictures by row of this pool, or of another one that has no others.
+        """The images by row of this pool, or of another pool whose images are among them.
 
-        Raises PoolError: the other pool has a picture that this one lacks.
+        Raises PoolError: an image of the other pool is not among them.
         """
         values = np.load(store.get(self) / "values.npy", mmap_mode="r")
         examples = self.pool.open(store)
         if of is None:
             return FromCache(values, examples.picture)
-        other = of.open(store)
+        rows = of.open(store)
         lines = {name: line for line, name in enumerate(examples.picture_names)}
-        for name in other.picture_names:
+        for name in rows.picture_names:
             if name not in lines:
                 raise PoolError(
-                    f"{other.annotations}: image {name!r} is none of {examples.annotations}, whose "
+                    f"{rows.annotations}: image {name!r} is none of {examples.annotations}, whose "
                     "features were to serve both; set `drawings` to null or to a pool that has it"
                 )
-        line_of = np.array([lines[name] for name in other.picture_names] + [-1])  # no image: -1
-        return FromCache(values, line_of[other.picture])
+        line_of = np.array([lines[name] for name in rows.picture_names] + [-1])  # no image: -1
+        return FromCache(values, line_of[rows.picture])
 
 
 def first_rows(examples: Rows) -> Int[np.ndarray, " pictures"]:
-    """The first row of every distinct picture, in the order of the pictures' names."""
+    """The first row of every distinct image, in the order of the images' names."""
     rows = np.flatnonzero(examples.has_image)
     return rows[np.unique(examples.picture[rows], return_index=True)[1]]

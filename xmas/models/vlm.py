@@ -1,9 +1,9 @@
-"""A vision-language model of transformers, with the image step done by hand.
+"""Any vision-language model of transformers: loading, image embeddings, hidden states, loss.
 
-The frozen tower's features may come from pixels or from an array that was computed once; either way
-they pass the connector and replace the image tokens' embeddings, as the model's own forward does
-it. Hidden states and the language head are apart, so that a loss needs only the answers' logits and
-a scan needs none. What differs between classes of models is in `xmas.models.families`.
+The frozen tower's features come from pixels or from an array that was computed once; either way
+they pass the connector and replace the image tokens' embeddings, as in the model's own forward.
+Hidden states and the language head are separate, so that a loss needs only the answers' logits and
+a scan needs none. What differs between families of models is in `xmas.models.families`.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """What a model folder holds: weights, tokenizer, image processor."""
+    """A model with its tokenizer and image processor, as its folder contains them."""
 
     model: Any  # of a class in `xmas.models.families`
     tokenizer: Any
@@ -49,12 +49,12 @@ class LoadedModel:
         return Encoder(self.tokenizer, template, literal=self.layout.literal, max_length=max_length)
 
     def image_tokens(self, image: Path | bytes) -> Int[np.ndarray, " image"]:
-        """What stands in a conversation for a picture."""
+        """The token ids of an image, given its file or the file's bytes."""
         layout = self.layout
         return layout.tokens(image_size(image) if layout.by_size else None)
 
     def save(self, folder: Path) -> None:
-        """Write all parts as a Hugging Face folder."""
+        """Write model, tokenizer and image processor as a Hugging Face folder."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         pin(folder)
@@ -62,9 +62,9 @@ class LoadedModel:
 
 
 def load(folder: Path) -> LoadedModel:
-    """The parts of a folder that `LoadedModel.save` wrote; the model in evaluation mode.
+    """Load a folder that `LoadedModel.save` wrote; the model in evaluation mode.
 
-    Raises TypeError: the folder's model is of no class that is known here.
+    Raises TypeError: the folder's model is of no known family.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -75,7 +75,7 @@ def load(folder: Path) -> LoadedModel:
 
 
 def layout_of(folder: Path) -> Layout:
-    """How images become tokens for the model in a folder; no weights are read."""
+    """How images become tokens for the model in a folder; its weights are not read."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     family = family_of(config)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -83,7 +83,10 @@ def layout_of(folder: Path) -> Layout:
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The vision-language model inside a peft wrapper, or the model itself."""
+    """The vision-language model inside a peft wrapper, or `model` itself.
+
+    Raises TypeError: it is none of transformers, or of no known family.
+    """
     wrapped = hasattr(model, "get_base_model")
     inner = cast("PeftModel", model).get_base_model() if wrapped else model
     if not isinstance(inner, PreTrainedModel):
@@ -104,18 +107,18 @@ def tower(model: nn.Module) -> nn.Module:
     return inner.get_submodule(family_of(inner.config).tower)
 
 
-def freeze_tower(model: nn.Module) -> None:
-    """Everything trains but the vision tower: the base recipe of TinyLLaVA and of full LLaVA.
-
-    A connector that stands inside the tower trains.
+def freeze_tower(model: nn.Module) -> nn.Module:
+    """`model`, all of it trainable but the vision tower: the base recipe of TinyLLaVA and of full
+    LLaVA. A connector inside the tower, as Qwen's merger, is trainable.
     """
     unwrap(model).requires_grad_(True)
     for name, parameter in tower(model).named_parameters():
         parameter.requires_grad_(in_connector(model, name))
+    return model
 
 
 def in_connector(model: nn.Module, name: str) -> bool:
-    """Whether a parameter's name says that it stands between tower and language model."""
+    """Whether a parameter, by its name, belongs to the connector."""
     parts = name.split(".")
     return any(part in parts for part in _family(model).connector)
 
@@ -126,9 +129,9 @@ def tower_features(
     pixels: Float[Tensor, "..."],
     sizes: Int[Tensor, "images 2"] | None = None,
 ) -> Float[Tensor, "tiles patches channels"]:
-    """What the frozen tower gives the connector."""
-    # Joined in memory: in 16 bits a linear layer with a bias rounds once more where its input is
-    # not, as the patches behind a class token are, but those of a single picture always are.
+    """The features of the frozen tower, the connector's input."""
+    # Contiguous: in 16 bits a linear layer with a bias rounds once more where its input is not, as
+    # patches after a class token are not in a batch, but those of a single image always are.
     return _family(model).features(unwrap(model), pixels, sizes).contiguous()
 
 
@@ -140,17 +143,20 @@ def embed(
 ) -> Float[Tensor, "rows length hidden"]:
     """Input embeddings, image tokens replaced by the projected features in the order of the rows.
 
-    `sizes` are the images' heights and widths, where their tiles are put together by them. Without
-    images in the batch a zero from the connector is added, so that its parameters get a gradient on
-    every rank (LLaVA adds a dummy image instead). Raises ValueError: the numbers of image tokens
-    and features differ.
+    Without images in the batch a zero from the connector is added, so that its parameters get a
+    gradient on every rank (LLaVA adds a dummy image instead).
+
+    Args:
+        sizes: height and width of each image, where a family arranges its tiles by them.
+
+    Raises ValueError: the numbers of image tokens and features differ.
     """
     inner = unwrap(model)
     spots: Bool[Tensor, "rows length"] = ids == inner.config.image_token_id
     embedded = inner.get_input_embeddings()(ids.masked_fill(spots, 0))
     if features is None:
         return embedded + 0.0 * sum(
-            one.sum() for name, one in model.named_parameters() if in_connector(model, name)
+            weight.sum() for name, weight in model.named_parameters() if in_connector(model, name)
         )
     projected = _family(model).project(inner, features, sizes)
     if int(spots.sum()) != len(projected):
@@ -164,13 +170,16 @@ def embed_in_order(
     features: Float[Tensor, "tiles patches channels"] | None,
     sizes: Int[Tensor, "images 2"] | None = None,
 ) -> Float[Tensor, "rows length hidden"]:
-    """As `embed`, for whoever leaves positions to the model, which counts tokens one by one.
+    """As `embed`, for callers that leave positions to the model, which counts tokens one by one.
 
-    Raises NotImplementedError: for this model they do not follow from that.
+    Raises NotImplementedError: the positions of this family are not that count.
     """
     if isinstance(_family(model), HasPositions):
         kind = unwrap(model).config.model_type
-        raise NotImplementedError(f"a {kind} can be trained, read and asked, not yet scanned")
+        raise NotImplementedError(
+            f"a {kind} supports training, features and generation; attention scans are not "
+            "implemented"
+        )
     return embed(model, ids, features, sizes)
 
 
@@ -180,7 +189,7 @@ def positions_of(
     mask: Bool[Tensor, "rows length"],
     sizes: Int[Tensor, "images 2"] | None,
 ) -> Int[Tensor, "axes rows length"] | None:
-    """What the language model takes as `position_ids`; None where it counts tokens one by one."""
+    """The language model's `position_ids`; None where it counts tokens one by one."""
     family = _family(model)
     if not isinstance(family, HasPositions):
         return None
@@ -196,22 +205,24 @@ def hidden_states(
     sizes: Int[Tensor, "images 2"] | None = None,
     lengths: Int[Tensor, " packed"] | None = None,
 ) -> Float[Tensor, "rows length hidden"]:
-    """Last hidden states of the language model, in front of its head.
+    """Last hidden states of the language model, the input of its head.
 
-    `lengths` are those of rows that stand end to end in one line (`xmas.models.chat.packing`).
-    Raises ValueError: packed, for a model whose positions are not those of one line.
+    Args:
+        lengths: of rows packed into one sequence (`xmas.models.chat.packing`).
+
+    Raises ValueError: packed rows, for a family whose positions do not allow it.
     """
     language = language_model(model)
-    told: dict[str, Any] = {"attention_mask": mask.long()}
+    options: dict[str, Any] = {"attention_mask": mask.long()}
     if lengths is not None:
-        told = varlen_attention.arguments(language, lengths)
-    if (at := positions_of(model, ids, mask, sizes)) is not None:
+        options = varlen_attention.arguments(language, lengths)
+    if (positions := positions_of(model, ids, mask, sizes)) is not None:
         if lengths is not None:
             kind = unwrap(model).config.model_type
             raise ValueError(f"a {kind} cannot be packed yet; set hardware.packing=false")
-        told["position_ids"] = at
+        options["position_ids"] = positions
     return language(
-        inputs_embeds=embed(model, ids, features, sizes), use_cache=False, **told
+        inputs_embeds=embed(model, ids, features, sizes), use_cache=False, **options
     ).last_hidden_state
 
 
@@ -226,27 +237,31 @@ def answer_loss(
     lengths: Int[Tensor, " packed"] | None = None,
     logit_rows: int | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the answers' tokens in this micro-batch, as LLaVA weighs it.
+    """Mean cross-entropy of the answers' tokens in this microbatch, as LLaVA weighs it.
 
-    Logits exist at the answers' positions only, at most `logit_rows` of them at once: the way back
-    computes each part again. Without a labelled token it is zero, where the mean is none, and all
-    parameters get a gradient of zeros: other ranks wait for it.
+    Without a labelled token the loss is 0, not NaN, and all parameters get a gradient of zeros:
+    other ranks wait for it.
+
+    Args:
+        logit_rows: answer tokens whose logits exist at once, recomputed in the backward pass; None:
+            all.
     """
     hidden = hidden_states(model, ids, mask, features, sizes=sizes, lengths=lengths)[:, :-1]
-    wanted = labels[:, 1:]
-    answered, head = wanted != IGNORED, unwrap(model).lm_head
+    next_ids = labels[:, 1:]
+    answered, head = next_ids != IGNORED, unwrap(model).lm_head
     if not bool(answered.any()):
         return 0.0 * head(hidden[:, :1]).float().sum()
-    hidden, wanted = hidden[answered], wanted[answered]
-    if logit_rows is None or len(wanted) <= logit_rows:
-        return nn.functional.cross_entropy(head(hidden).float(), wanted)
+    hidden, next_ids = hidden[answered], next_ids[answered]
+    if logit_rows is None or len(next_ids) <= logit_rows:
+        return nn.functional.cross_entropy(head(hidden).float(), next_ids)
 
-    def part(hidden: Tensor, wanted: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(head(hidden).float(), wanted, reduction="sum")
+    def summed(hidden: Tensor, next_ids: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(head(hidden).float(), next_ids, reduction="sum")
 
-    parts = zip(hidden.split(logit_rows), wanted.split(logit_rows), strict=True)
-    sums = [checkpoint(part, *one, use_reentrant=False, preserve_rng_state=False) for one in parts]
-    return torch.stack(sums).sum() / len(wanted)
+    options: dict[str, bool] = {"use_reentrant": False, "preserve_rng_state": False}
+    chunks = zip(hidden.split(logit_rows), next_ids.split(logit_rows), strict=True)
+    sums = [checkpoint(summed, *chunk, **options) for chunk in chunks]
+    return torch.stack(sums).sum() / len(next_ids)
 
 
 def check_finite(values: np.ndarray, what: str) -> None:

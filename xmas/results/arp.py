@@ -103,7 +103,7 @@ def reasons(which: Collection[str], gaps: Gaps, unreferenced: Collection[str]) -
     ['seed 0 has no score on mme']
     """
     lacking = [name for name in which if name in unreferenced]
-    found = [f"no reference score above 0 on {', '.join(lacking)}"] if lacking else []
+    why = [f"no reference score above 0 on {', '.join(lacking)}"] if lacking else []
     for seed, missing in gaps.items():
         lost = [
             f"{name} ({missing[name]})" if missing[name] else name
@@ -111,8 +111,8 @@ def reasons(which: Collection[str], gaps: Gaps, unreferenced: Collection[str]) -
             if name in missing
         ]
         if lost:
-            found.append(f"seed {seed} has no score on {', '.join(lost)}")
-    return found
+            why.append(f"seed {seed} has no score on {', '.join(lost)}")
+    return why
 
 
 def notes_on_averages(scored: Sequence[str]) -> list[str]:

@@ -106,7 +106,7 @@ class Evidence:
         return np.array(json.loads((folder / "rows.json").read_text()), dtype=np.int64)
 
     def xmas(self) -> Line:
-        """The XMAS row at its largest budget. Raises AbsentError: there is none."""
+        """The XMAS row at its largest budget. Raises AbsentError: no target is."""
         lines = [line for line in self.subsets if line.selector == "xmas"]
         if not lines:
             raise AbsentError("No target was trained on a subset of selector xmas.")
@@ -131,8 +131,8 @@ def gather(
     """
     reference: Cost | None = None
     lines = []
-    known = certainties(leaderboard, draws=draws, seed=seed)
-    for row, certainty in zip(leaderboard.rows, known, strict=True):
+    certain = certainties(leaderboard, draws=draws, seed=seed)
+    for row, certainty in zip(leaderboard.rows, certain, strict=True):
         trainings = tuple(_training(row, of_seed) for of_seed in row.seeds)
         cost, absent = _cost(trainings, index)
         reference = cost if row.is_reference else reference
@@ -147,8 +147,8 @@ def gather(
                 length_r2=_length_r2(trainings[0], index),
             )
         )
-    shown = [(row.selector, row.budget) for row in leaderboard.rows]
-    published = tuple(published_for(leaderboard.pool, shown))
+    trained = [(row.selector, row.budget) for row in leaderboard.rows]
+    published = tuple(published_for(leaderboard.pool, trained))
     return Evidence(leaderboard, tuple(lines), published, index, store)
 
 

@@ -11,7 +11,7 @@ from xmas.results.arp import ALL
 from xmas.results.evidence import Evidence, Line
 from xmas.results.leaderboard_rows import Cell
 from xmas.results.notes import about_scores
-from xmas.results.view import GAP, LEVEL, SCORES, SUMMARY, Column, Shown, between, measured
+from xmas.results.view import GAP, LEVEL, SCORES, SUMMARY, Column, TextCell, between, measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Grid:
 
     title: str
     head: list[str]
-    rows: list[list[Shown]]
+    rows: list[list[TextCell]]
     notes: list[str]
 
 
@@ -59,7 +59,7 @@ def summary(evidence: Evidence) -> Grid:
         for cells, line in zip(rows, evidence.lines, strict=True):
             cells.append(column.cell(line))
             if column.interval:
-                cells.append(Shown(between(column.interval(line))))
+                cells.append(TextCell(between(column.interval(line))))
     notes = [note for column in view.COLUMNS for note in column.notes(evidence)]
     return Grid(f"{_heading(evidence)}: ARP and cost", head, rows, notes)
 
@@ -83,7 +83,7 @@ def published(evidence: Evidence) -> Grid:
             result.target,
             result.kind,
         ]
-        rows.append([Shown(cell) for cell in cells])
+        rows.append([TextCell(cell) for cell in cells])
         notes.append(f"[{number}] {'; '.join([result.source, *result.notes])}")
     first = (
         "Published, NOT measured here: other targets, benchmarks, judges and references; none of "

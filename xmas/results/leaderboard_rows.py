@@ -58,10 +58,10 @@ class Row:
     @property
     def label(self) -> str:
         """The selector, and in brackets the settings that differ between rows of that selector."""
-        shown = [f"{path.rsplit('.', 1)[-1]}={value}" for path, value in self.settings[:_LABELLED]]
+        parts = [f"{path.rsplit('.', 1)[-1]}={value}" for path, value in self.settings[:_LABELLED]]
         if len(self.settings) > _LABELLED:
-            shown.append("...")
-        return f"{self.selector} [{', '.join(shown)}]" if shown else self.selector
+            parts.append("...")
+        return f"{self.selector} [{', '.join(parts)}]" if parts else self.selector
 
 
 def row_of(

@@ -1,4 +1,4 @@
-"""What is shown of a leaderboard row: one entry in `COLUMNS` for every quantity.
+"""What outputs show of a leaderboard row: one entry in `COLUMNS` for every quantity.
 
 An entry appears in the table as Markdown, LaTeX and CSV, in the DataFrame and the W&B table made of
 the CSV, and in the report. `notes` are the sentences below the tables, `grids` puts both together.
@@ -22,7 +22,7 @@ Value = float | int | str | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class TextCell:
     """A cell of a table as text; HTML sets the spread apart and the best of a budget in bold."""
 
     text: str
@@ -43,8 +43,8 @@ class Column:
         value: at full precision, None where it is unknown.
         heading: in Markdown, LaTeX and HTML; empty: only in files for programs.
         unit: appended to the heading.
-        shown: a format of the value, or what makes the cell.
-        interval: fields NAME_low and NAME_high, and a column of its own after this one.
+        format: a format of the value, or what makes the cell.
+        interval: fields NAME_low and NAME_high, and one more column after this one.
         notes: sentences below the tables about the column.
         tables: that show the column. Those in `SCORES` identify the row: every line of the CSV has
             them, others are on the line of the row's ARP.
@@ -54,7 +54,7 @@ class Column:
     value: Callable[[Line], Value]
     heading: str = ""
     unit: str = ""
-    shown: str | Callable[[Line], Shown | str] = "{}"
+    format: str | Callable[[Line], TextCell | str] = "{}"
     interval: Callable[[Line], Interval | None] | None = None
     notes: Callable[[Evidence], Sequence[str]] = lambda evidence: ()
     tables: tuple[str, ...] = (SUMMARY,)
@@ -63,13 +63,13 @@ class Column:
     def title(self) -> str:
         return f"{self.heading} {self.unit}".rstrip()
 
-    def cell(self, line: Line) -> Shown:
+    def cell(self, line: Line) -> TextCell:
         """The value of a row as text, a dash where it is unknown."""
-        if callable(self.shown):
-            cell = self.shown(line)
-            return cell if isinstance(cell, Shown) else Shown(cell)
+        if callable(self.format):
+            cell = self.format(line)
+            return cell if isinstance(cell, TextCell) else TextCell(cell)
         value = self.value(line)
-        return Shown(GAP if value is None else self.shown.format(value))
+        return TextCell(GAP if value is None else self.format.format(value))
 
     def fields(self, line: Line) -> dict[str, Value]:
         """The fields of the CSV."""
@@ -84,14 +84,14 @@ class Column:
         return (self.name, *bounds) if self.name else ()
 
 
-def measured(cell: Cell | None, row: Row, interval: Interval | None = None) -> Shown:
+def measured(cell: Cell | None, row: Row, interval: Interval | None = None) -> TextCell:
     """Mean and spread; the number of seeds where some are missing; the interval if given."""
     if cell is None:
-        return Shown(GAP)
+        return TextCell(GAP)
     spread = "" if cell.sd is None else f" ± {cell.sd:.1f}"
     some = "" if cell.seeds == len(row.seeds) else f" ({cell.seeds} of {len(row.seeds)})"
     within = "" if interval is None else f" [{between(interval)}]"
-    return Shown(f"{cell.mean:.1f}", spread, some + within)
+    return TextCell(f"{cell.mean:.1f}", spread, some + within)
 
 
 def between(interval: Interval | None) -> str:
@@ -148,7 +148,7 @@ COLUMNS: tuple[Column, ...] = (
         "budget",
         lambda line: line.row.budget,
         "budget",
-        shown=lambda line: line.row.budget_text,
+        format=lambda line: line.row.budget_text,
         tables=_BOTH,
     ),
     Column("unit", lambda line: "" if line.row.budget <= 1 else line.row.unit, tables=(SCORES,)),
@@ -156,7 +156,7 @@ COLUMNS: tuple[Column, ...] = (
         "rows",
         lambda line: _span(line.row, "{}"),
         "rows",
-        shown=lambda line: _span(line.row, "{:,}"),
+        format=lambda line: _span(line.row, "{:,}"),
         tables=(SCORES,),
     ),
     Column(  # the CSV counts the seeds of every score
@@ -166,7 +166,7 @@ COLUMNS: tuple[Column, ...] = (
         "",
         lambda line: line.arp.mean if line.row.arp else None,
         ALL,
-        shown=lambda line: measured(line.row.arp, line.row),
+        format=lambda line: measured(line.row.arp, line.row),
         interval=lambda line: line.certainty.arps.get(ALL),
         notes=about_arp,
     ),
@@ -174,24 +174,24 @@ COLUMNS: tuple[Column, ...] = (
         "above_random",
         lambda line: against.points if (against := _against(line)) else None,
         f"vs {BASELINE}",
-        shown="{:+.1f}",
+        format="{:+.1f}",
         interval=lambda line: against.interval if (against := _against(line)) else None,
         notes=about_baseline,
     ),
     Column("p", lambda line: against.p if (against := _against(line)) else None),
-    Column("p_holm", _adjusted, "p", shown=_p),
-    Column("rank", lambda line: line.row.rank, "rank", shown="{:g}", notes=about_ranks),
-    Column("mean_rank", lambda line: line.row.mean_rank, "mean rank", shown="{:.1f}"),
+    Column("p_holm", _adjusted, "p", format=_p),
+    Column("rank", lambda line: line.row.rank, "rank", format="{:g}", notes=about_ranks),
+    Column("mean_rank", lambda line: line.row.mean_rank, "mean rank", format="{:.1f}"),
     Column(
         "selection_hours",
         _selection_hours,
         "selection",
         "h",
-        shown=_hours(_selection_hours),
+        format=_hours(_selection_hours),
         notes=about_hours,
     ),
-    Column("training_hours", _training_hours, "training", "h", shown=_hours(_training_hours)),
-    Column("total_of_full", lambda line: line.cost_of_full, "total / full", shown="{:.2f}"),
+    Column("training_hours", _training_hours, "training", "h", format=_hours(_training_hours)),
+    Column("total_of_full", lambda line: line.cost_of_full, "total / full", format="{:.2f}"),
     Column("devices", lambda line: "; ".join(sorted(line.cost.devices)) if line.cost else None),
     Column(
         "r2_length",

@@ -1,8 +1,8 @@
-"""Budgets: how many rows a subset has, and which of a ranking these are.
+"""Budgets: how many rows a subset has, and which rows of a ranking.
 
-All rules that a subset keeps to, the text-only policy, floors and caps, turn one order of the pool
-into another, of which every subset is the beginning. So subsets of one ranking are nested whatever
-the rules, and a budget in tokens is the longest beginning that does not exceed it.
+The rules of a subset, that is the text-only policy, floors and caps, turn one order of the pool
+into another, of which every subset is a prefix. So subsets of one ranking are nested under all
+rules, and a budget in tokens is the longest prefix that does not exceed it.
 """
 
 import dataclasses
@@ -15,9 +15,15 @@ TEXT_ONLY = ("proportional", "exclude", "keep_all", "ranked")
 
 
 def budget_of(count: int, *, fraction: float | None, rows: int | None) -> int:
-    """The number of rows that `rows` or `fraction` of `count` means, floored in decimal arithmetic.
+    """The number of rows of a budget, in a pool of `count` rows.
 
-    Raises ValueError: none is given, or the budget is zero, negative or over the pool.
+    Args:
+        fraction: of the pool, in (0, 1]; rounded down in decimal arithmetic, since
+            `int(0.29 * 100)` is 28.
+        rows: an exact number; wins over `fraction`.
+
+    Raises:
+        ValueError: neither is given, or the budget is zero, negative or over the pool.
     """
     if rows is not None:
         if isinstance(rows, bool) or not isinstance(rows, int):
@@ -41,8 +47,11 @@ def budget_of(count: int, *, fraction: float | None, rows: int | None) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Queue:
-    """Rows in the order in which they enter a subset; a subset of fewer than `least` breaks a
-    rule, one of more than `len(rows)` too.
+    """Rows in the order in which they enter a subset as its budget grows.
+
+    Attributes:
+        rows: the rows that the rules allow; a subset of more cannot keep them.
+        least: the smallest budget that keeps the rules.
     """
 
     rows: Int[np.ndarray, " usable"]
@@ -58,23 +67,31 @@ def queue(
     floors: dict[str, int] | None = None,
     caps: dict[str, int] | None = None,
 ) -> Queue:
-    """An order of the pool, rearranged so that every beginning of it keeps to the rules.
+    """An order of the pool, rearranged so that every prefix keeps the rules.
 
-    Text-only rows: `proportional`, the pool's share of every beginning, rounded half up; `exclude`,
-    none; `keep_all`, all, before all others; `ranked`, wherever the order has them. `floors` and
-    `caps` are rows that a source gives at least and at most, best first: as shares of the budget,
-    subsets would not be nested. Raises ValueError: no such policy or source, or floors that pool,
-    caps or policy cannot meet.
+    Args:
+        order: all rows, best first.
+        has_image: of every row.
+        sources: the name of every row's source.
+        text_only: which text-only rows: `proportional`, their share of the pool in every prefix,
+            rounded half up; `exclude`, none; `keep_all`, all, first; `ranked`, where `order` has
+            them.
+        floors: source to the number of rows that it gives at least, best first. Numbers, since
+            with shares of the budget subsets would not be nested.
+        caps: source to the number of rows that it gives at most, best first.
+
+    Raises:
+        ValueError: no such policy or source, or floors that pool, caps or policy cannot meet.
     """
     if text_only not in TEXT_ONLY:
         raise ValueError(f"text_only {text_only!r}: expected one of {', '.join(TEXT_ONLY)}")
     floors, caps = floors or {}, caps or {}
     names = np.unique(sources).tolist()
-    for what, limits in (("floors", floors), ("caps", caps)):
+    for option, limits in (("floors", floors), ("caps", caps)):
         if unknown := sorted(set(limits) - set(names)):
-            raise ValueError(f"{what} name {unknown}; the sources are {names}")
+            raise ValueError(f"{option} name {unknown}; the sources are {names}")
     usable = order[has_image[order]] if text_only == "exclude" else order
-    refused = np.zeros(len(order), dtype=bool)
+    over_cap = np.zeros(len(order), dtype=bool)
     floored = np.zeros(len(order), dtype=bool)
     for name in sorted(set(floors) | set(caps)):
         best = usable[sources[usable] == name]
@@ -85,12 +102,12 @@ def queue(
             raise ValueError(f"floors want {floor} rows of {name!r}, the pool has {len(best)}")
         if floor > cap:
             raise ValueError(f"floors want {floor} rows of {name!r}, caps allow {cap}")
-        refused[best[cap:]] = True
+        over_cap[best[cap:]] = True
         floored[best[:floor]] = True
-    usable = usable[~refused[usable]]
+    usable = usable[~over_cap[usable]]
     usable = np.concatenate([usable[floored[usable]], usable[~floored[usable]]])
     rows = usable if text_only in ("ranked", "exclude") else _merged(usable, has_image, text_only)
-    needed = floored | (~has_image & ~refused) if text_only == "keep_all" else floored
+    needed = floored | (~has_image & ~over_cap) if text_only == "keep_all" else floored
     last = np.flatnonzero(needed[rows])
     if len(last) < needed.sum():
         raise ValueError(
@@ -103,7 +120,7 @@ def queue(
 def _merged(
     usable: Int[np.ndarray, " usable"], has_image: Bool[np.ndarray, " rows"], policy: str
 ) -> Int[np.ndarray, " merged"]:
-    """Image rows and text-only rows in two lines, merged as long as the policy can be kept to."""
+    """Image rows and text-only rows, each in their order, merged as long as the policy allows."""
     pictured, textual = usable[has_image[usable]], usable[~has_image[usable]]
     if policy == "keep_all":
         return np.concatenate([textual, pictured])
@@ -130,35 +147,41 @@ def cut(
     caps: dict[str, int] | None = None,
     lengths: Int[np.ndarray, " rows"] | None = None,
 ) -> Int[np.ndarray, " chosen"]:
-    """The rows of a budget, ascending: the beginning of the `queue` that the rules make of `order`.
+    """The rows of a subset, ascending: a prefix of the `queue` that the rules make of `order`.
 
-    `budget` counts rows or, given the tokens of every row as `lengths`, tokens: then the longest
-    beginning that does not exceed it is cut, so it falls short by less than the next row has.
-    Raises ValueError: the rules cannot be kept to at this budget; the message has both numbers.
+    Args:
+        budget: a number of rows or, with `lengths`, of tokens: then the longest prefix that does
+            not exceed it, which falls short by less than the next row has.
+        lengths: tokens of every row.
+
+    The other arguments are those of `queue`.
+
+    Raises:
+        ValueError: this budget cannot keep the rules; the message has both numbers.
     """
-    waiting = queue(
+    ordered = queue(
         order, has_image=has_image, sources=sources, text_only=text_only, floors=floors, caps=caps
     )
-    said = f"a budget of {budget} rows"
+    subject = f"a budget of {budget} rows"
     if lengths is not None:
-        spent = np.cumsum(lengths[waiting.rows])
-        if len(spent) and budget > spent[-1]:
+        tokens = np.cumsum(lengths[ordered.rows])
+        if len(tokens) and budget > tokens[-1]:
             raise ValueError(
-                f"subset.tokens={budget} is over the {spent[-1]} tokens of the {len(spent)} rows "
+                f"subset.tokens={budget} is over the {tokens[-1]} tokens of the {len(tokens)} rows "
                 f"that pool, text_only={text_only} and caps allow; lower it"
             )
-        said = f"subset.tokens={budget}"
-        budget = int(np.searchsorted(spent, budget, side="right"))
-        said += f", which {budget} rows fill,"
-    if budget < waiting.least:
+        subject = f"subset.tokens={budget}"
+        budget = int(np.searchsorted(tokens, budget, side="right"))
+        subject += f", which {budget} rows fill,"
+    if budget < ordered.least:
         raise ValueError(
-            f"{said} is under the {waiting.least} rows that text_only={text_only} and floors "
+            f"{subject} is under the {ordered.least} rows that text_only={text_only} and floors "
             "ask for; raise it, or change subset.text_only or subset.floors"
         )
-    if budget > len(waiting.rows):
+    if budget > len(ordered.rows):
         raise ValueError(
-            f"{said} is over the {len(waiting.rows)} rows that text_only={text_only} and caps "
+            f"{subject} is over the {len(ordered.rows)} rows that text_only={text_only} and caps "
             f"leave of {int(has_image.sum())} with and {int((~has_image).sum())} without an image; "
             "lower it, or change subset.text_only or subset.caps"
         )
-    return np.sort(waiting.rows[:budget])
+    return np.sort(ordered.rows[:budget])

@@ -1,6 +1,6 @@
 """What a selector is: an order over all rows of a pool, best first.
 
-Where a published rule gives unrelated subsets at different budgets, it is a `BudgetSelector`.
+A published rule that gives unrelated subsets at different budgets is a `BudgetSelector`.
 """
 
 import dataclasses
@@ -16,8 +16,12 @@ from xmas.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-    """All rows, best first; the score of each row, NaN where the method has none; its cluster, -1
-    where it has none.
+    """What a selector gives.
+
+    Attributes:
+        order: all rows of the pool, each once, best first.
+        scores: of every row, in the pool's order; NaN where the method has none.
+        clusters: of every row, in the pool's order; -1 where it has none.
     """
 
     order: Int[np.ndarray, " rows"]
@@ -27,10 +31,32 @@ class Ranked:
 
 @runtime_checkable
 class Selector(Protocol):
-    """A frozen dataclass whose fields are plain data and the stages it looks at."""
+    """A frozen dataclass that ranks a pool; its fields are plain data and the stages it reads.
+
+    >>> import dataclasses
+    >>> import numpy as np
+    >>> from xmas import Pool, Ranking, Store
+    >>> from xmas.selection.protocol import Ranked
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class LongestAnswer:
+    ...     def rank(self, pool, rng, store):
+    ...         rows = pool.open(store)
+    ...         answers = [rows.conversation(row)[0][1] for row in range(len(rows))]
+    ...         lengths = np.array([len(answer) for answer in answers], dtype=float)
+    ...         order = np.argsort(-lengths, kind="stable")
+    ...         return Ranked(order, lengths, np.full(len(rows), -1))
+    >>> ranking = Ranking(Pool("mix.json", "images"), LongestAnswer())
+    >>> Ranking.read(Store("store").get(ranking)).order
+    array([1, 0, 2])
+    """
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
-        """Rank every row of `pool`; what is random comes from `rng`, ties go to the lower row."""
+        """Rank every row of `pool`.
+
+        Args:
+            rng: the only source of randomness; it depends on the seed and the selector's name.
+            store: gives the results of the stages in the selector's fields.
+        """
         ...
 
 
@@ -46,13 +72,15 @@ class BudgetSelector(Protocol):
     ) -> Int[np.ndarray, " budget"]:
         """Exactly `budget` distinct rows with an image, in any order.
 
-        A method that selects text-only rows itself may give these too; it then is for
-        `subset.text_only=ranked`, and other policies refuse them. Raises ValueError: it cannot give
-        that many; the message has both numbers.
+        A method that selects text-only rows itself may give these too; it is then used with
+        `subset.text_only=ranked`, and the other policies refuse its subsets.
+
+        Raises:
+            ValueError: it cannot give that many rows; the message has both numbers.
         """
         ...
 
 
 def name_of(selector: Selector | BudgetSelector) -> str:
-    """The one name of a selector: `RandomInClusters` is `random_in_clusters` everywhere."""
+    """A selector's name in files, YAML and tables: `RandomInClusters` is `random_in_clusters`."""
     return re.sub(r"(?<=.)(?=[A-Z])", "_", type(selector).__name__).lower()

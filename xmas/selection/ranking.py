@@ -1,4 +1,4 @@
-"""The stage around a selector: it ranks a pool once, for every budget."""
+"""The order in which a selector puts the rows of a pool, computed once for all budgets."""
 
 import dataclasses
 import zlib
@@ -14,10 +14,19 @@ from xmas.store import Stage, Store
 
 @dataclasses.dataclass(frozen=True)
 class Ranking(Stage):
-    """`order.npy` (rows,) int64, best first; `row_scores.npy` (rows,) float32, NaN without a score;
-    `clusters.npy` (rows,) int64, -1 without a cluster.
+    """A selector's order of all rows of a pool, for a seed.
 
-    Around a `BudgetSelector` it only says pool and seed: the subset asks the selector itself.
+    Writes `order.npy` (rows,) int64, best first; `row_scores.npy` (rows,) float32, NaN without a
+    score; `clusters.npy` (rows,) int64, -1 without a cluster.
+
+    With a `BudgetSelector` there is nothing to compute: it names pool and seed for the subset.
+
+    >>> from xmas import Pool, Ranking, Store
+    >>> from xmas.selection.methods.random import Random
+    >>> ranking = Ranking(Pool("mix.json", "images"), Random(), seed=1)
+    >>> ranked = Ranking.read(Store("store").get(ranking))
+    >>> sorted(ranked.order.tolist())
+    [0, 1, 2]
     """
 
     kind: ClassVar[str] = "ranking"
@@ -28,12 +37,15 @@ class Ranking(Stage):
     seed: int = 0
 
     def rng(self) -> np.random.Generator:
-        """Of the seed and the selector: of the seed alone, two that shuffle would draw the same."""
+        """The selector's generator, from seed and class name.
+
+        From the seed alone, two selectors that shuffle would draw the same order.
+        """
         name = type(self.selector).__name__
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
 
     def compute(self, store: Store, out: Path) -> None:
-        """Raises ValueError: the selector ranks nothing, or not every row exactly once."""
+        """Raises ValueError: the selector gives no order, or not one of every row exactly once."""
         name = name_of(self.selector)
         if not isinstance(self.selector, Selector):
             raise ValueError(f"selector={name} is not nested and ranks nothing; use goal=subset")
@@ -50,7 +62,7 @@ class Ranking(Stage):
 
     @staticmethod
     def read(folder: Path) -> Ranked:
-        """A ranking in the store."""
+        """The ranking in a folder of the store."""
         return Ranked(
             np.load(folder / "order.npy"),
             np.load(folder / "row_scores.npy"),

@@ -40,13 +40,15 @@ class Subset(Stage):
     installed: every row of the pool with its rank, score, cluster and whether it was chosen;
     `manifest.json`: counts, hashes and origin.
 
+    >>> from xmas import Pool, Ranking, Store, Subset
+    >>> from xmas.selection.methods.random import Random
     >>> subset = Subset(Ranking(Pool("mix.json", "images"), Random()), fraction=0.7)
     >>> store = Store("store")
     >>> folder = store.get(subset)
     >>> sorted(path.name for path in folder.glob("*.json"))
     ['instructions.json', 'manifest.json', 'meta.json', 'rows.json']
     >>> subset.chosen(store)  # row numbers in the annotation file
-    array([1, 2])
+    array([0, 2])
 
     Args:
         ranking: the order that is cut.

@@ -1,4 +1,4 @@
-"""The files of a subset: for trainers, for notebooks, and for whoever asks where it came from."""
+"""The files that describe a subset: a table of the whole ranking, and a manifest of its origin."""
 
 import hashlib
 import importlib.util
@@ -20,10 +20,14 @@ log = logging.getLogger(__name__)
 def write_ranking(
     examples: Rows, chosen: Int[np.ndarray, " chosen"], ranked: Ranked | None, path: Path
 ) -> None:
-    """All rows of the pool as Parquet: row, source, has_image, chosen, rank, score, cluster.
+    """Write all rows of the pool as Parquet: row, source, has_image, chosen, rank, score, cluster.
 
-    `rank` counts from 0, the best; what a method does not give is null. Without pyarrow, which bare
-    GPU hosts lack, nothing is written and the log says so: the same arrays are in the ranking.
+    `rank` counts from 0, the best; a value that the method does not give is null. Without pyarrow
+    nothing is written and the log says so: the same arrays are in the ranking's folder.
+
+    Args:
+        chosen: the rows of the subset.
+        ranked: None for a selector that gives no ranking.
     """
     if importlib.util.find_spec("pyarrow") is None:
         log.info("pyarrow is not installed: no %s (pip install 'xmas[parquet]')", path.name)
@@ -54,21 +58,21 @@ def write_ranking(
 
 
 def manifest(
-    subset: Stage, examples: Rows, chosen: Int[np.ndarray, " chosen"], **said: Any
+    subset: Stage, examples: Rows, chosen: Int[np.ndarray, " chosen"], **facts: Any
 ) -> dict[str, Any]:
-    """Counts by source, hashes of pool and rows, `said`, and what made the subset: its
-    configuration, the versions of the packages, the commit.
+    """The manifest of a subset: counts by source, hashes of pool and rows, configuration, versions
+    of the packages, commit, and further `facts`.
     """
     names, counts = np.unique(examples.sources[chosen], return_counts=True)
-    listed = json.dumps(chosen.tolist())  # as rows.json has them
+    rows_json = json.dumps(chosen.tolist())  # the content of rows.json
     return {
         "rows": len(chosen),
         "pool_rows": len(examples),
         "sha256_of_pool": sha256_of(examples.annotations),
-        "sha256_of_rows": hashlib.sha256(listed.encode()).hexdigest(),
+        "sha256_of_rows": hashlib.sha256(rows_json.encode()).hexdigest(),
         "text_only": int((~examples.has_image[chosen]).sum()),
         "sources": dict(zip(names.tolist(), counts.tolist(), strict=True)),
-        **said,
+        **facts,
         "versions": versions(),
         "commit": commit(),
         "config": describe(subset),

@@ -1,4 +1,4 @@
-"""A target as a Hugging Face folder that plain transformers and vLLM load."""
+"""Export of a target as a Hugging Face folder that plain transformers and vLLM load."""
 
 import dataclasses
 from pathlib import Path
@@ -40,9 +40,9 @@ def write_weights(parts: LoadedModel, dtype: str, out: Path) -> None:
     from huggingface_hub import save_torch_state_dict
 
     config = parts.model.config
-    held = {
-        hub_name(name, config): one.detach().to("cpu", getattr(torch, dtype))
-        for name, one in parts.model.state_dict().items()
+    weights = {
+        hub_name(name, config): weight.detach().to("cpu", getattr(torch, dtype))
+        for name, weight in parts.model.state_dict().items()
         if not (config.tie_word_embeddings and name == "lm_head.weight")
     }
-    save_torch_state_dict(held, out)
+    save_torch_state_dict(weights, out)

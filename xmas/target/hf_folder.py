@@ -1,6 +1,6 @@
-"""A model as a Hugging Face folder for others: everything but its weights, and how these are named.
+"""A model as a Hugging Face folder for others: all but its weights, and the names of these.
 
-Written by hand where transformers 5 would write what 4 and vLLM do not read.
+Written without transformers 5 where it would write what 4 and vLLM do not read.
 """
 
 import copy
@@ -16,23 +16,11 @@ from xmas.models.chat.jinja import jinja
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Template
-from xmas.models.families import FAMILIES, Exportable
+from xmas.models.families import exportable
 from xmas.models.vlm import LoadedModel
 
 IMAGES = ("<image>", "<image_here>")  # the first that the tokenizer does not have
 PAD = "<pad>"
-
-
-def exportable(config: PreTrainedConfig) -> Exportable:
-    """The family of a model that is written for others.
-
-    Raises ValueError: its family does not say how the hub names its weights.
-    """
-    family = FAMILIES.get(config.model_type)
-    if not isinstance(family, Exportable):
-        named = sorted(kind for kind, family in FAMILIES.items() if isinstance(family, Exportable))
-        raise ValueError(f"a {config.model_type} is not exported; known are {named}")
-    return family
 
 
 def hub_name(name: str, config: PreTrainedConfig) -> str:
@@ -54,8 +42,8 @@ def describe(parts: LoadedModel, template: Template, dtype: str, out: Path) -> N
     """
     config = copy.deepcopy(parts.model.config)
     tokenizer, image = _tokenizer(parts)
-    for each in (config, config.text_config):
-        each.pad_token_id = tokenizer.pad_token_id
+    for part in (config, config.text_config):
+        part.pad_token_id = tokenizer.pad_token_id
     config.architectures = [type(parts.model).__name__]
     GenerationConfig(
         do_sample=False,
@@ -68,14 +56,15 @@ def describe(parts: LoadedModel, template: Template, dtype: str, out: Path) -> N
 
 
 def _tokenizer(parts: LoadedModel) -> tuple[Any, str]:
-    """The tokenizer with a token for the image and one for pads, and what the image's is called.
+    """The tokenizer with a token for the image and one for pads, and the name of the former.
 
     In a fit the image token has no name, so that no text can say it; here a processor needs one.
     """
     tokenizer = copy.deepcopy(parts.tokenizer)
     token = parts.model.config.image_token_id
     if token == len(tokenizer):
-        name = next(each for each in IMAGES if each not in tokenizer.get_vocab())
+        vocabulary = tokenizer.get_vocab()
+        name = next(token for token in IMAGES if token not in vocabulary)
         tokenizer.add_tokens([AddedToken(name, special=True, normalized=False)])
     elif token > len(tokenizer):
         raise ValueError(f"image token {token}: the tokenizer ends at {len(tokenizer)}")
@@ -88,15 +77,15 @@ def _tokenizer(parts: LoadedModel) -> tuple[Any, str]:
     return tokenizer, tokenizer.convert_ids_to_tokens(token)
 
 
-def _config(held: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """With what transformers 4 asks for beside what 5 writes."""
-    for part in (held, held["text_config"], held["vision_config"]):
+def _config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """The configuration that transformers 5 writes, with the fields that 4 needs added."""
+    for part in (config, config["text_config"], config["vision_config"]):
         part.pop("_name_or_path", None)
         part["dtype"] = part["torch_dtype"] = dtype
-    rope = held["text_config"].get("rope_parameters") or {}
+    rope = config["text_config"].get("rope_parameters") or {}
     if "rope_theta" in rope:
-        held["text_config"]["rope_theta"] = rope["rope_theta"]
-    return held
+        config["text_config"]["rope_theta"] = rope["rope_theta"]
+    return config
 
 
 def _write_processor(
@@ -115,35 +104,35 @@ def _write_processor(
 
 
 def _same_ids(processor: Any, parts: LoadedModel, template: Template) -> bool:
-    """Whether a conversation of all kinds of turns has a fit's ids, with an image and without."""
+    """Whether a conversation of all kinds of turns has the ids of a fit, with an image or not."""
     rounds = [("What is drawn? 数", "A fig.\n"), ("Sure?", "7")]
     picture = Image.new("RGB", (5, 8))
     for image in (parts.layout.tokens((8, 5)), None):
-        held = parts.encoder(template).conversation(rounds, image=image)
-        wanted = held.ids
+        tokens = parts.encoder(template).conversation(rounds, image=image)
+        fitted_ids = tokens.ids
         if image is not None:
             token = parts.model.config.image_token_id
-            shown = np.where(held.image == FEATURE, token, held.image)
-            wanted = np.insert(wanted, held.image_at, shown)
-        said = [
+            image_ids = np.where(tokens.image == FEATURE, token, tokens.image)
+            fitted_ids = np.insert(fitted_ids, tokens.image_at, image_ids)
+        messages = [
             {"role": role, "content": [{"type": "text", "text": text}]}
             for both in rounds
             for role, text in zip(("user", "assistant"), both, strict=True)
         ]
         if image is not None:
-            said[0]["content"].insert(0, {"type": "image"})
-        text = processor.apply_chat_template(said)
-        found = processor(text=text, images=None if image is None else [picture])
-        if found["input_ids"][0] != wanted.tolist():
+            messages[0]["content"].insert(0, {"type": "image"})
+        text = processor.apply_chat_template(messages)
+        inputs = processor(text=text, images=None if image is None else [picture])
+        if inputs["input_ids"][0] != fitted_ids.tolist():
             return False
     return True
 
 
 def _for_version_4(images: Any, chat_template: str, out: Path) -> None:
-    """What transformers 4 looks for elsewhere than 5, or under another name."""
+    """Write the files that transformers 4 expects in other places than 5, or under other names."""
     images.save_pretrained(out)  # preprocessor_config.json; 5 has it inside the processor's
     processor = json.loads((out / "processor_config.json").read_text())
-    processor.pop("image_processor")  # 4 would be given it twice
+    processor.pop("image_processor")  # 4 would receive it twice
     (out / "processor_config.json").write_text(json.dumps(processor, indent=2))
     (out / "chat_template.json").write_text(json.dumps({"chat_template": chat_template}, indent=2))
     pin(out)

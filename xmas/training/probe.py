@@ -1,7 +1,7 @@
-"""The probe of a proxy's fit: snapshots at scheduled steps, and what is measured at each."""
+"""Callbacks at scheduled steps of a proxy's fit: saved weights, and attention spectra."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,16 +28,16 @@ def schedule(total: int, snapshots: int) -> list[int]:
 
 
 class Snapshots(Callback):
-    """Calls `at` behind scheduled optimiser steps, on every rank, also after taking up a fit."""
+    """Calls `at` after scheduled optimiser steps, on every rank, also when a fit is resumed."""
 
-    def __init__(self, steps: list[int]) -> None:
+    def __init__(self, steps: Sequence[int]) -> None:
         self.steps = frozenset(steps)
 
     def at(self, trainer: Trainer, model: nn.Module) -> None:
         raise NotImplementedError
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # The attempt before may have died between step and snapshot.
+        # The interrupted attempt may have ended between step and snapshot.
         self._visit(trainer, pl_module)
 
     def on_train_batch_end(
@@ -54,15 +54,15 @@ class Snapshots(Callback):
 class SavedSteps(Snapshots):
     """Writes `steps/<step>/trained.safetensors`: the trainable weights, never optimiser states."""
 
-    def __init__(self, steps: list[int], folder: Path) -> None:
+    def __init__(self, steps: Sequence[int], folder: Path) -> None:
         super().__init__(steps)
         self.folder = folder
 
     def at(self, trainer: Trainer, model: nn.Module) -> None:
         trained = {
-            name: full_weight(one.detach()).cpu().contiguous()
-            for name, one in model.named_parameters()
-            if one.requires_grad
+            name: full_weight(weight.detach()).cpu().contiguous()
+            for name, weight in model.named_parameters()
+            if weight.requires_grad
         }
         if not trainer.is_global_zero:
             return
@@ -74,35 +74,36 @@ class SavedSteps(Snapshots):
 class AttentionProbe(Snapshots):
     """Measures the attention spectra of the whole pool at every scheduled step.
 
-    `measure(model, step)` keeps the values if they are not there yet, ranks sharing the work, and
-    gives their statistics, which go to the loggers of the fit. Nothing is drawn and the mode of
-    every module is put back: a fit with the probe ends with the same weights as one without.
+    `measure(model, step)` stores the values if they are not there yet, ranks sharing the work, and
+    returns their statistics, which go to the loggers of the fit. It draws no random numbers and
+    restores the mode of every module: a fit with the probe ends with the same weights as one
+    without.
 
-    Raises ValueError: the weights are cut over several devices.
+    Raises ValueError: the weights are sharded over several devices.
     """
 
     def __init__(
-        self, steps: list[int], measure: Callable[[nn.Module, int], Mapping[str, float] | None]
+        self, steps: Sequence[int], measure: Callable[[nn.Module, int], Mapping[str, float] | None]
     ) -> None:
         super().__init__(steps)
         self.measure = measure
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if any(isinstance(one, DTensor) for one in pl_module.parameters()):
+        if any(isinstance(weight, DTensor) for weight in pl_module.parameters()):
             raise ValueError(
-                "attention is measured with whole weights, but the strategy cuts them over "
+                "attention is measured with full weights, but the strategy shards them over "
                 "devices; set hardware.strategy=ddp, or fit first (goal=proxy): what it saves is "
                 "measured afterwards"
             )
 
     def at(self, trainer: Trainer, model: nn.Module) -> None:
         step = trainer.global_step
-        found = self.measure(model, step)
-        if found:
+        statistics = self.measure(model, step)
+        if statistics:
             for logger in trainer.loggers:
-                logger.log_metrics(logged(found), step)
+                logger.log_metrics(logged(statistics), step)
 
 
-def logged(found: Mapping[str, float]) -> dict[str, float]:
-    """What is measured at a step, by the names it has in a logger."""
-    return {f"attention/{name}": held for name, held in found.items()}
+def logged(statistics: Mapping[str, float]) -> dict[str, float]:
+    """The statistics of a step by their names in a logger."""
+    return {f"attention/{name}": value for name, value in statistics.items()}

@@ -18,11 +18,11 @@ from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings, Wit
 from xmas.features.losses.token_statistics import STATISTICS
 from xmas.features.trajectories import device
 from xmas.models.chat.tokens import Tokenised, TokenTable
+from xmas.models.start_point import StartPoint
 from xmas.models.vision_cache import Pictures
 from xmas.models.vlm import LoadedModel, load
 from xmas.store import Stage, Store, nearest_stages, write_atomically
 from xmas.training.fit.recipe import Hardware
-from xmas.training.starts.start_point import StartPoint
 
 COLUMNS = (*STATISTICS, "tokens", "blind_loss")
 

@@ -1,7 +1,7 @@
 """Rows to batches: padding, pictures, and the order in which a fit sees them.
 
-The order is LLaVA's `group_by_modality_length`: micro-batches hold rows with images or text-only
-rows, of similar length. It follows from a seed alone, so an interrupted fit goes on mid-epoch by
+The order is LLaVA's `group_by_modality_length`: a microbatch has rows with images or text-only
+rows, of similar length. It follows from a seed alone, so an interrupted fit resumes mid-epoch by
 skipping what it has consumed.
 """
 
@@ -21,8 +21,8 @@ from xmas.models.chat.tokens import TokenTable
 
 @dataclasses.dataclass
 class Batch:
-    """Right- or left-padded rows, a line each, or packed ones in one line. `pictures` are given by
-    the rows with an image, in order.
+    """Right- or left-padded rows, a line each, or packed ones in one line. `pictures` are those of
+    the rows with an image, in their order.
     """
 
     rows: Int[np.ndarray, " rows"]
@@ -32,16 +32,16 @@ class Batch:
     image_start: Int[Tensor, " rows"]  # -1 without an image
     image_length: Int[Tensor, " rows"]  # features and marks between them, 0 without an image
     pictures: dict[str, Tensor]  # "features" from the cache, or "pixels"; {} without images
-    weight: float = 1.0  # of its loss among the micro-batches of an optimiser step
-    lengths: Int[Tensor, " rows"] | None = None  # of rows that stand end to end in one line
+    weight: float = 1.0  # of its loss among the microbatches of an optimiser step
+    lengths: Int[Tensor, " rows"] | None = None  # of rows packed into one line
 
     def to(self, device: torch.device) -> "Batch":
-        def move(held: Any) -> Any:
-            if isinstance(held, dict):
-                return {name: move(one) for name, one in held.items()}
-            return held.to(device, non_blocking=True) if isinstance(held, Tensor) else held
+        def move(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: move(tensor) for name, tensor in value.items()}
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
-        moved = {name: move(held) for name, held in vars(self).items()}
+        moved = {name: move(value) for name, value in vars(self).items()}
         return Batch(**moved)
 
 
@@ -55,40 +55,41 @@ def collate(
     left: bool = False,
 ) -> Batch:
     """Pad conversations to a batch, the image's tokens put in; `left` for generation."""
-    count, width = len(rows), max(len(held) for held in tokens)
+    count, width = len(rows), max(len(row) for row in tokens)
     ids = np.full((count, width), pad, dtype=np.int64)
     labels = np.full((count, width), IGNORED, dtype=np.int64)
     mask = np.zeros((count, width), dtype=bool)
     starts = np.full(count, -1, dtype=np.int64)
-    for line, held in enumerate(tokens):
-        line_ids = held.ids.astype(np.int64)
-        line_labels = np.where(held.labelled, line_ids, IGNORED)
-        if held.image_at >= 0:
-            image = np.where(held.image == FEATURE, image_token, held.image)
-            line_ids = np.insert(line_ids, held.image_at, image)
-            line_labels = np.insert(line_labels, held.image_at, np.full(len(image), IGNORED))
+    for line, row_tokens in enumerate(tokens):
+        line_ids = row_tokens.ids.astype(np.int64)
+        line_labels = np.where(row_tokens.labelled, line_ids, IGNORED)
+        if row_tokens.image_at >= 0:
+            image = np.where(row_tokens.image == FEATURE, image_token, row_tokens.image)
+            line_ids = np.insert(line_ids, row_tokens.image_at, image)
+            line_labels = np.insert(line_labels, row_tokens.image_at, np.full(len(image), IGNORED))
         first = width - len(line_ids) if left else 0
         span = slice(first, first + len(line_ids))
         ids[line, span], labels[line, span], mask[line, span] = line_ids, line_labels, True
-        if held.image_at >= 0:
-            starts[line] = first + held.image_at
-    with_image = [row for row, held in zip(rows, tokens, strict=True) if held.image_at >= 0]
+        if row_tokens.image_at >= 0:
+            starts[line] = first + row_tokens.image_at
+    pairs = zip(rows, tokens, strict=True)
+    with_image = [row for row, row_tokens in pairs if row_tokens.image_at >= 0]
     return Batch(
         rows=np.asarray(rows),
         ids=torch.from_numpy(ids),
         mask=torch.from_numpy(mask),
         labels=torch.from_numpy(labels),
         image_start=torch.from_numpy(starts),
-        image_length=torch.tensor([len(held.image) for held in tokens]),
+        image_length=torch.tensor([len(row_tokens.image) for row_tokens in tokens]),
         pictures=pictures(with_image) if with_image else {},
     )
 
 
 @dataclasses.dataclass
 class Loader:
-    """Batches of given rows, by worker processes where asked; goes on behind those consumed.
+    """Resumable loader over a fixed list of batches; restarts after the last consumed batch.
 
-    `consumed` is set by whoever trains, never by the iterator, since prefetching runs ahead.
+    `consumed` is set by the training loop, never by the iterator, since prefetching runs ahead.
     """
 
     table: TokenTable
@@ -99,8 +100,8 @@ class Loader:
     workers: int = 0
     prefetch: int = 2  # batches that each worker is ahead
     weights: Sequence[float] | None = None  # of the batches' losses; null: all one
-    change: Callable[[Batch], Batch] | None = None  # what becomes of a batch, in the worker
-    world: int = 1  # loaders that go through their own batches side by side
+    change: Callable[[Batch], Batch] | None = None  # applied to every batch, in the worker
+    world: int = 1  # ranks, each with a loader of its batches
     consumed: int = 0
 
     def __len__(self) -> int:
@@ -119,10 +120,10 @@ class Loader:
         yield from loader
 
     def _batch(self, number: int) -> Batch:
-        held = [int(row) for row in self.batches[number]]
+        rows = [int(row) for row in self.batches[number]]
         batch = collate(
-            held,
-            [self.table[row] for row in held],
+            rows,
+            [self.table[row] for row in rows],
             image_token=self.image_token,
             pad=self.pad,
             pictures=self.pictures,
@@ -135,7 +136,7 @@ class Loader:
         return {"consumed": self.consumed * self.world}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Those of another number of loaders, too, once all have consumed as many."""
+        """Resume, also with another number of ranks; all have consumed equally many batches."""
         self.consumed = state["consumed"] // self.world
 
 
@@ -189,5 +190,5 @@ def _deal(
 
 
 def micro_batches(order: Int[np.ndarray, " rows"], micro: int) -> list[Int[np.ndarray, " _"]]:
-    """Consecutive micro-batches of an order; the last may be smaller."""
+    """Consecutive microbatches of an order; the last may be smaller."""
     return [order[start : start + micro] for start in range(0, len(order), micro)]

@@ -31,12 +31,15 @@ _TEXT = """\
 
 
 def jinja(template: Template, *, image: str, behind_image: str | None = None) -> str:
-    """What `apply_chat_template` of transformers renders as `template` does, where questions have
-    words; `image` is what stands for an image there.
+    """Jinja text that `apply_chat_template` of transformers renders as `template` does.
 
-    Answers stand inside `generation`, so that masks of answers can be asked for. A system message
-    takes the place of the template's own. `behind_image` in place of the template's, for tokenizers
-    that lose a space behind a token of their own.
+    Equal wherever questions have words. Answers are inside `generation`, so that transformers can
+    mask them. A system message replaces the template's.
+
+    Args:
+        image: placeholder of an image.
+        behind_image: text after an image; None: the template's. For tokenizers that lose a space
+            after a special token.
     """
     behind = template.behind_image if behind_image is None else behind_image
     system = template.system + template.behind_system if template.system else ""
@@ -52,8 +55,8 @@ def jinja(template: Template, *, image: str, behind_image: str | None = None) ->
         "EOS": template.eos,
     }
     text = _TEXT.replace("\n", "").replace("IMAGE", "{{ " + _quoted(image + behind) + " }}")
-    for name, said in texts.items():
-        text = text.replace(name, _quoted(said))
+    for name, value in texts.items():
+        text = text.replace(name, _quoted(value))
     return text
 
 

@@ -1,7 +1,7 @@
-"""A conversation as token ids, labels and the place of its image.
+"""A conversation as token ids, labels and the position of its image.
 
 Text is tokenised chunk by chunk around the image, as LLaVA does (`tokenizer_image_token`): with the
-placeholder inline, Metaspace tokenisers lose the space marker behind the image. Labels come from
+placeholder inline, Metaspace tokenisers lose the space marker after the image. Labels come from
 character offsets, so no template needs to know how its roles are tokenised.
 """
 
@@ -21,7 +21,7 @@ NO_IMAGE: Int[np.ndarray, " 0"] = np.zeros(0, dtype=np.int32)
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """One conversation as text tokens; its image's tokens stand apart.
+    """One conversation as text tokens; its image's tokens are separate.
 
     `labelled` marks the answers' tokens. `image_at` is the position that the image's tokens take,
     -1 without an image.
@@ -39,8 +39,8 @@ class Tokens:
 class Encoder:
     """Conversations to `Tokens` for one tokenizer and template.
 
-    `literal` is how the tokenizer would read the image token in a text; where a conversation says
-    it, it stays text.
+    `literal` is the text that the tokenizer would read as the image token; in a conversation it
+    stays text.
     """
 
     def __init__(
@@ -65,8 +65,13 @@ class Encoder:
     ) -> Tokens:
         """A whole conversation, cut at `max_length` with the image's tokens counted.
 
-        `image` are the tokens of its image, from a `Layout`. Nothing is labelled where all answers
-        are empty or behind the cut. Raises ValueError: `max_length` would cut the image.
+        Nothing is labelled where all answers are empty or after the cut.
+
+        Args:
+            image: the tokens of its image, from a `Layout`.
+            image_round: number of the turn whose question has the image.
+
+        Raises ValueError: `max_length` would cut the image.
         """
         chunks, answers = self.template.render(
             rounds, image=image is not None, image_round=image_round
@@ -75,22 +80,22 @@ class Encoder:
         for number, chunk in enumerate(chunks):
             if number == 1:
                 image_at = len(ids)
-            found, offsets = self._tokenise(chunk, first=number == 0)
+            chunk_ids, offsets = self._tokenise(chunk, first=number == 0)
             spans = [(start, stop) for which, start, stop in answers if which == number]
-            ids += found
+            ids += chunk_ids
             labelled += [any(a < stop and start < b for start, stop in spans) for a, b in offsets]
-        shown = NO_IMAGE if image is None else image
-        room = self.max_length - len(shown)
+        image_tokens = NO_IMAGE if image is None else image
+        room = self.max_length - len(image_tokens)
         if image_at > room:
             raise ValueError(
                 f"max_length {self.max_length} ends inside the image, which needs "
-                f"{image_at + len(shown)} tokens with the text before it; raise max_length"
+                f"{image_at + len(image_tokens)} tokens with the text before it; raise max_length"
             )
         return Tokens(
             np.array(ids[:room], dtype=np.int32),
             np.array(labelled[:room], dtype=bool),
             image_at,
-            shown,
+            image_tokens,
         )
 
     def prompt(self, question: str, *, image: Int[np.ndarray, " image"] | None) -> Tokens:
@@ -102,30 +107,29 @@ class Encoder:
             if number == 1:
                 image_at = len(ids)
             ids += self._tokenise(chunk, first=number == 0)[0]
-        shown = NO_IMAGE if image is None else image
-        return Tokens(
-            np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=bool), image_at, shown
-        )
+        labelled = np.zeros(len(ids), dtype=bool)
+        image_tokens = NO_IMAGE if image is None else image
+        return Tokens(np.array(ids, dtype=np.int32), labelled, image_at, image_tokens)
 
     def _tokenise(self, chunk: str, *, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and character offsets of a chunk; the begin mark only on the first.
 
-        A literal image token is cut behind its first letter, so that no tokenizer knows it.
+        A literal image token is cut after its first letter, so that no tokenizer recognises it.
         """
         cuts = [] if self.literal is None else _occurrences(self.literal, chunk)
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         for start, stop in itertools.pairwise([0, *(cut + 1 for cut in cuts), len(chunk)]):
-            found, places = self._tokenise_part(chunk[start:stop], first=first and start == 0)
-            ids += found
+            part_ids, places = self._tokenise_part(chunk[start:stop], first=first and start == 0)
+            ids += part_ids
             offsets += [(start + a, start + b) for a, b in places]
         return ids, offsets
 
     def _tokenise_part(self, part: str, *, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
         if not part and not first:
             return [], []
-        held = self.tokenizer(part, return_offsets_mapping=True)
-        ids, offsets = list(held["input_ids"]), list(held["offset_mapping"])
+        encoding = self.tokenizer(part, return_offsets_mapping=True)
+        ids, offsets = list(encoding["input_ids"]), list(encoding["offset_mapping"])
         if not first and ids and ids[0] == self.tokenizer.bos_token_id:
             ids, offsets = ids[1:], offsets[1:]
         return ids, offsets

@@ -1,4 +1,4 @@
-"""What stands in a conversation for its image: tokens for the tower's features, and marks.
+"""The tokens of an image in a conversation: one for each feature of the tower, and marks.
 
 A layout is arithmetic on the image's size, so that every length is known before an image is decoded
 and before any model is built.
@@ -25,7 +25,7 @@ class Layout(Protocol):
 
     @property
     def literal(self) -> str | None:
-        """What the tokenizer would read as the image token, if anything."""
+        """The text that the tokenizer would read as the image token, if any."""
         ...
 
     def tokens(self, size: tuple[int, int] | None) -> Int[np.ndarray, " image"]:
@@ -35,14 +35,14 @@ class Layout(Protocol):
 
 @runtime_checkable
 class HasLayout(Protocol):
-    """A start point, which knows how its model's images become tokens."""
+    """A start point, whose model determines how images become tokens."""
 
     def layout(self, store: Store) -> Layout: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """Every image has as many features as any other, whatever its size: LLaVA-1.5's layout."""
+    """The same number of features for every image of any size: LLaVA-1.5's layout."""
 
     length: int
     literal: str | None = None
@@ -57,5 +57,5 @@ class Fixed:
 
 
 def literal_of(tokenizer: Any, image_token: int) -> str | None:
-    """What a tokenizer reads as the image token; none where the id stands behind its own."""
+    """The text that a tokenizer reads as the image token; None where it does not have that id."""
     return tokenizer.convert_ids_to_tokens(image_token) if image_token < len(tokenizer) else None

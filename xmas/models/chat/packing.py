@@ -1,4 +1,4 @@
-"""Rows of a micro-batch end to end in one line, without padding.
+"""Packing: the rows of a microbatch as one sequence without padding.
 
 A row sees itself alone: its positions start at zero, attention stays inside it
 (`xmas.models.varlen_attention`), and its first token is nobody's prediction. So the loss is that of
@@ -16,12 +16,12 @@ from xmas.models.chat.labels import IGNORED
 
 
 def pack(batch: Batch) -> Batch:
-    """The same rows as one line of their tokens; `lengths` says where each begins."""
+    """The same rows as one line of tokens; `lengths` are theirs, in order."""
     lengths = batch.mask.sum(dim=1)
     first = torch.cumsum(lengths, 0) - lengths
     labels = batch.labels[batch.mask]
     labels[first] = IGNORED
-    padded = batch.mask.int().argmax(dim=1)  # in front of a row, where it is padded there
+    padded = batch.mask.int().argmax(dim=1)  # pads before a row, where it is left-padded
     moved = torch.where(batch.image_start >= 0, batch.image_start - padded + first, -1)
     return dataclasses.replace(
         batch,
@@ -34,7 +34,7 @@ def pack(batch: Batch) -> Batch:
 
 
 def positions(lengths: Int[Tensor, " rows"]) -> Int[Tensor, " total"]:
-    """Of every token in its own row."""
+    """The position of every token within its row."""
     total = int(lengths.sum())
     first = torch.cumsum(lengths, 0) - lengths
     return torch.arange(total, device=lengths.device) - torch.repeat_interleave(

@@ -10,12 +10,12 @@ def pin(folder: Path) -> None:
     """Have `tokenizer.json` alone say how texts become tokens, for transformers 4 and 5.
 
     Under the class that a Llama's tokenizer was loaded with, transformers 5.23 makes it anew and
-    forgets `legacy`: `USER` behind `</s>` would then be other tokens than the model was made for.
+    forgets `legacy`: `USER` after `</s>` would then be other tokens than the model was made for.
     """
     if not (folder / "tokenizer.json").exists():
-        return  # of a class without one; it is saved as it was
+        return  # a class without that file; it is saved unchanged
     file = folder / "tokenizer_config.json"
-    held = json.loads(file.read_text(encoding="utf-8"))
-    held = {name: value for name, value in held.items() if name not in OWN}
-    held["tokenizer_class"] = "PreTrainedTokenizerFast"
-    file.write_text(json.dumps(held, indent=2, ensure_ascii=False), encoding="utf-8")
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config = {name: value for name, value in config.items() if name not in OWN}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")

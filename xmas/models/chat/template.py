@@ -18,7 +18,7 @@ class Template:
     TinyLLaVA's "phi", which the XMAS release trains its proxy with.
 
     LLaVA finds the answers by the words around them, and trains on nothing of a conversation whose
-    texts hold these words too ("tokenization mismatch"). Here they are answers like any other,
+    texts contain these words too ("tokenization mismatch"). Here they are answers like any other,
     unless `strict_parity` asks for the same loss.
 
     Source: LLaVA `llava/conversation.py` (vicuna_v1); `llava/train/train.py`, preprocess_v1.
@@ -27,23 +27,23 @@ class Template:
     system: str = VICUNA_SYSTEM
     behind_system: str = " "
     user: str = "USER: "
-    behind_user: str = ""  # in front of a question without an image
+    behind_user: str = ""  # before a question without an image
     behind_image: str = "\n"
     behind_question: str = " "
     assistant: str = "ASSISTANT:"
-    behind_assistant: str = " "  # belongs to the answer: its first token may hold it
+    behind_assistant: str = " "  # part of the answer: its first token may contain it
     eos: str = "</s>"  # the answer's end, labelled as part of it
     behind_answer: str = ""
-    lone_user: str | None = "USER:"  # a question without words, in whole; null: like any other
+    lone_user: str | None = "USER:"  # all of a question without words; null: like any other
     strict_parity: bool = False  # no answers where LLaVA's own arithmetic loses them
 
     def render(
         self, rounds: list[tuple[str, str]], *, image: bool, image_round: int = 0
     ) -> tuple[list[str], list[tuple[int, int, int]]]:
-        """The text in chunks and where its answers stand.
+        """The text in chunks, and the positions of its answers.
 
-        With an image there are two chunks, the image belongs between them; without one there is
-        one. An answer is (chunk, first character, character behind the last), `</s>` included.
+        With an image there are two chunks and the image is between them; without one there is one
+        chunk. An answer is (chunk, first character, end), half-open, `</s>` included.
         """
         chunks = [self.system + self.behind_system if self.system else ""]
         answers = []
@@ -69,7 +69,7 @@ class Template:
     def _lost_by_llava(self, text: str) -> bool:
         """Whether some round does not split into a question and an answer at their marks."""
         between = self.behind_question + self.assistant + self.behind_assistant
-        return any(each.count(between) != 1 for each in text.split(self.eos) if each)
+        return any(turn.count(between) != 1 for turn in text.split(self.eos) if turn)
 
     def prompt(self, question: str, *, image: bool) -> list[str]:
         """The chunks of a single question, up to where the model's answer starts."""
@@ -80,8 +80,8 @@ class Template:
 class Plain:
     """LLaVA's captions template: the image, the caption, a newline; no roles.
 
-    A conversation without an image is rendered with `chat`, so that a language model that starts
-    from nothing can learn to answer beside learning to name.
+    A conversation without an image is rendered with `chat`, so that a randomly initialised language
+    model can learn to answer while it learns names.
     Source: LLaVA `llava/train/train.py`, preprocess_plain.
     """
 

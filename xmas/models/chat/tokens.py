@@ -32,7 +32,7 @@ class Tokenised(Stage):
     `image_lengths.npy` (rows,) int32, tokens of its image; `image_sizes.npy` (rows, 2) int32,
     height and width in pixels, where the tokens follow from them, else (0, 0). `answered.npy`
     (rows,) bool: rows with a labelled token. A fit leaves the others out: their answers are empty
-    or lie behind the cut.
+    or after the cut.
     """
 
     kind: ClassVar[str] = "tokens"
@@ -72,10 +72,11 @@ class Tokenised(Stage):
                 try:
                     if layout.by_size and examples.has_image[row]:
                         sizes[row] = image_size(examples.image_path(row))
-                    shown = layout.tokens(_size(sizes[row])) if examples.has_image[row] else None
+                    has_image = bool(examples.has_image[row])
+                    image = layout.tokens(_size(sizes[row])) if has_image else None
                     tokens = encoder.conversation(
                         examples.conversation(row),
-                        image=shown,
+                        image=image,
                         image_round=examples.image_round(row),
                     )
                 except ValueError as error:
@@ -97,13 +98,13 @@ class Tokenised(Stage):
         without = np.flatnonzero(~answered)
         if not len(without):
             return
-        said = (
+        message = (
             f"{annotations}: {len(without)} of {len(answered)} rows have no answer within "
             f"max_length {self.max_length}, first row {without[0]}"
         )
         if len(without) == len(answered):
-            raise PoolError(f"{said}; raise it or mend the rows")
-        log.warning("%s: no fit sees them", said)
+            raise PoolError(f"{message}; raise max_length or fix the rows")
+        log.warning("%s: no fit sees them", message)
 
     def open(self, store: Store) -> "TokenTable":
         return TokenTable(store.get(self), self.layout(store))
@@ -138,7 +139,7 @@ class TokenTable:
         )
 
     def answers(self, row: int) -> int:
-        """Tokens of a row that a loss counts: the labelled ones that something stands before."""
+        """Tokens of a row that a loss counts: the labelled ones after its first token."""
         labelled = self._labelled[self.offsets[row] : self.offsets[row + 1]]
         opens = bool(labelled[:1].any()) and self.image_at[row] != 0
         return int(labelled.sum()) - int(opens)
@@ -148,5 +149,5 @@ class TokenTable:
         return self._ids[self.offsets[row] : self.offsets[row + 1]]
 
 
-def _size(held: Int[np.ndarray, "2"]) -> tuple[int, int]:
-    return int(held[0]), int(held[1])
+def _size(pixels: Int[np.ndarray, "2"]) -> tuple[int, int]:
+    return int(pixels[0]), int(pixels[1])

@@ -1,4 +1,4 @@
-"""Families of vision-language models: all that is known of one is in its file of this folder.
+"""Families of vision-language models; all that is known of a family is in one file here.
 
 A file here defines `FAMILIES`, objects with the methods of `Family`; no list names them. A package
 outside this repository adds its own by an entry point of the group `xmas.families`, which names a
@@ -30,18 +30,18 @@ def _modules() -> Iterator[ModuleType]:
 
 def families() -> dict[str, Family]:
     """All families by `model_type`. Raises ValueError: two modules define the same one."""
-    found: dict[str, Family] = {}
+    by_type: dict[str, Family] = {}
     sources: dict[str, str] = {}
     for module in _modules():
         for family in getattr(module, "FAMILIES", ()):
             kind = family.model_type
-            if kind in found:
+            if kind in by_type:
                 raise ValueError(
                     f"{sources[kind]} and {module.__name__} both define the family {kind}; "
                     "remove one"
                 )
-            found[kind], sources[kind] = family, module.__name__
-    return found
+            by_type[kind], sources[kind] = family, module.__name__
+    return by_type
 
 
 FAMILIES: Mapping[str, Family] = families()
@@ -55,3 +55,15 @@ def family_of(config: PreTrainedConfig) -> Family:
             f"xmas/models/families, or an entry point of the group {ENTRY_POINTS}, adds a family"
         )
     return FAMILIES[config.model_type]
+
+
+def exportable(config: PreTrainedConfig) -> Exportable:
+    """The family of a model that is written for others.
+
+    Raises ValueError: its family does not say how the hub names its weights.
+    """
+    family = FAMILIES.get(config.model_type)
+    if not isinstance(family, Exportable):
+        named = sorted(kind for kind, family in FAMILIES.items() if isinstance(family, Exportable))
+        raise ValueError(f"a {config.model_type} is not exported; known are {named}")
+    return family

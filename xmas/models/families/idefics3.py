@@ -1,7 +1,7 @@
-"""Idefics3 and SmolVLM: an image cut into tiles, and the whole of it as one more.
+"""Idefics3 and SmolVLM: an image cut into tiles, and the whole image as one more tile.
 
 Every tile gives the same number of tokens (its patches, neighbours folded together: "pixel
-shuffle"), behind marks that say which row and column it is.
+shuffle"), after marks that name its row and column.
 """
 
 import dataclasses
@@ -130,8 +130,8 @@ class TiledImages:
         self.own = own
 
     def pictures(self, images: list[Image.Image]) -> dict[str, Tensor]:
-        found = self.own([[image.convert("RGB")] for image in images], do_pad=False)
-        tiles = [tile for image in found["pixel_values"] for tile in image]
+        inputs = self.own([[image.convert("RGB")] for image in images], do_pad=False)
+        tiles = [tile for image in inputs["pixel_values"] for tile in image]
         return {"pixels": torch.from_numpy(np.stack(tiles))}
 
     def save(self, folder: Path) -> None:
@@ -193,10 +193,10 @@ def _as_long(height: int, width: int, longest: int) -> tuple[int, int]:
     """Resized so that the longer side is `longest`, the other one even."""
     aspect = width / height
     if width >= height:
-        other = int(longest / aspect)
-        return max(other + other % 2, 1), longest
-    other = int(longest * aspect)
-    return longest, max(other + other % 2, 1)
+        shorter = int(longest / aspect)
+        return max(shorter + shorter % 2, 1), longest
+    shorter = int(longest * aspect)
+    return longest, max(shorter + shorter % 2, 1)
 
 
 def _no_longer(height: int, width: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """LLaVA-OneVision: the whole image as one tile, and its best fit on a grid of tiles ("anyres").
 
-The grid's tiles are put together to one map of features, the padding is cut off, a map that is too
-large is interpolated, and a learned newline ends every line of it.
+The grid's tiles are joined to one map of features, the padding is cut off, a map that is too large
+is interpolated, and a learned newline ends every line of it.
 """
 
 import dataclasses
@@ -133,9 +133,9 @@ class AnyresImages:
         self.own = own
 
     def pictures(self, images: list[Image.Image]) -> dict[str, Tensor]:
-        found = self.own([image.convert("RGB") for image in images], do_pad=False)
+        inputs = self.own([image.convert("RGB") for image in images], do_pad=False)
         return {
-            "pixels": torch.from_numpy(np.concatenate(found["pixel_values"])),
+            "pixels": torch.from_numpy(np.concatenate(inputs["pixel_values"])),
             "sizes": torch.tensor([(image.height, image.width) for image in images]),
         }
 

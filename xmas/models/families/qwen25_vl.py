@@ -1,7 +1,7 @@
 """Qwen2.5-VL: a picture at about its own size, its patches in windows, positions in three axes.
 
-Four neighbouring patches are merged to a token. The language model counts an image's tokens by row
-and column beside the order of the text (M-RoPE), which a caller has to hand to it.
+Four neighbouring patches are merged to a token. The language model takes three positions a token
+(M-RoPE): time, and an image's rows and columns, which the caller passes as `position_ids`.
 """
 
 import dataclasses
@@ -73,11 +73,11 @@ class Qwen25Vl:
         pixels: Float[Tensor, "patches numbers"],
         sizes: Int[Tensor, "images 2"] | None = None,
     ) -> Float[Tensor, "patches one channels"]:
-        """In the order of the tower's windows, one image behind the other."""
+        """In the order of the tower's windows, image after image."""
         grid = _grid(model.config, sizes)
         ones = torch.ones_like(grid[:, :1])
-        seen = model.model.visual(pixels, grid_thw=torch.cat([ones, grid], dim=1))
-        return seen.last_hidden_state[:, None]
+        outputs = model.model.visual(pixels, grid_thw=torch.cat([ones, grid], dim=1))
+        return outputs.last_hidden_state[:, None]
 
     def project(
         self,
@@ -103,19 +103,20 @@ class Qwen25Vl:
         Source: Qwen2-VL (arXiv 2409.12191), section 2.1; `Qwen2_5_VLModel.get_rope_index`.
         """
         plain = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
-        found = plain[None].repeat(3, 1, 1)
+        axes = plain[None].repeat(3, 1, 1)
         spots = ids == config.image_token_id
-        shown = spots.any(dim=1).nonzero().flatten().tolist()
-        if not shown:
-            return found
-        for row, (height, width) in zip(shown, _merged(config, sizes).tolist(), strict=True):
+        with_image = spots.any(dim=1).nonzero().flatten().tolist()
+        if not with_image:
+            return axes
+        grids = _merged(config, sizes).tolist()
+        for row, (height, width) in zip(with_image, grids, strict=True):
             first = int(spots[row].int().argmax())
             block = torch.arange(height * width, device=ids.device)
-            axes = torch.stack([0 * block, block // width, block % width])
+            inside = torch.stack([0 * block, block // width, block % width])
             stop = first + height * width
-            found[:, row, stop:] += max(height, width) - height * width
-            found[:, row, first:stop] = plain[row, first] + axes
-        return found
+            axes[:, row, stop:] += max(height, width) - height * width
+            axes[:, row, first:stop] = plain[row, first] + inside
+        return axes
 
     def processor(
         self, folder: Path, changes: Mapping[str, Any] = MappingProxyType({})
@@ -167,9 +168,9 @@ class NativeImages:
         self.own = own
 
     def pictures(self, images: list[Image.Image]) -> dict[str, Tensor]:
-        found = self.own([image.convert("RGB") for image in images], return_tensors="pt")
-        sizes = found["image_grid_thw"][:, 1:] * self.own.patch_size
-        return {"pixels": found["pixel_values"], "sizes": sizes}
+        inputs = self.own([image.convert("RGB") for image in images], return_tensors="pt")
+        sizes = inputs["image_grid_thw"][:, 1:] * self.own.patch_size
+        return {"pixels": inputs["pixel_values"], "sizes": sizes}
 
     def save(self, folder: Path) -> None:
         self.own.save_pretrained(folder)
@@ -195,16 +196,16 @@ class Native:
 
 
 def window_order(sizes: Int[Tensor, "images 2"], side: int) -> Int[np.ndarray, " tokens"]:
-    """Where the tower's tokens stand in pictures of `sizes` tokens: window after window of at most
-    `side` by `side`, line by line inside one.
+    """The tower's order of the tokens of images of `sizes` tokens: window after window of at most
+    `side` by `side`, line by line within a window.
     """
-    found, before = [], 0
+    orders, before = [], 0
     for height, width in sizes.tolist():
         row, column = np.divmod(np.arange(height * width), width)
         order = np.lexsort((column, row, column // side, row // side))
-        found.append(before + order)
+        orders.append(before + order)
         before += height * width
-    return np.concatenate(found)
+    return np.concatenate(orders)
 
 
 def _grid(config: Any, sizes: Int[Tensor, "images 2"] | None) -> Int[Tensor, "images 2"]:

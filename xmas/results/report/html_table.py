@@ -2,7 +2,7 @@
 
 from xmas.results.grids import Grid
 from xmas.results.report.svg import scrolled_table, tag, text
-from xmas.results.view import Shown
+from xmas.results.view import TextCell
 
 
 def html_table(grid: Grid) -> str:
@@ -18,7 +18,7 @@ def html_table(grid: Grid) -> str:
     return scrolled_table(head, rows, "scores") + tag("ul", *notes, class_="notes")
 
 
-def cell_markup(cell: Shown) -> str:
+def cell_markup(cell: TextCell) -> str:
     """A cell as markup."""
     spread = tag("span", text(cell.spread), class_="sd") if cell.spread else ""
     whole = _unbroken(cell.text) + spread + text(cell.suffix)

@@ -1,24 +1,24 @@
 """The bootstrap: how scores would vary over other questions and other seeds.
 
-Two levels, seeds and then questions, and crossed: all trainings answer the same questions, so one
-draw of questions serves all of them, and what is easy for one is easy for its rival. Nothing here
-knows what a selector is.
+Two crossed levels, seeds and questions: all trainings answer the same questions, so one draw of
+questions serves all of them, and what is easy for one is easy for its rival. Nothing here knows
+what a selector is.
 
 Questions are drawn by weights instead of by counts (the Bayesian bootstrap, Rubin 1981): every unit
-weighs as an exponential variable of mean 1, and the score is worked out again from the weighted
-sums. No draw can lose a category, and one product of matrices does them all. Above `GROUPS` units,
-random groups of them are weighed instead: the spread of so many sums tells that of the units, with
-an error of 1 / sqrt(2 * GROUPS), less than that of the draws.
+has an exponentially distributed weight of mean 1, and the score is computed again from the weighted
+sums. No draw can lose a category, and one matrix product computes all draws. Above `GROUPS` units,
+random groups of them have the weights instead: the variance of `GROUPS` sums estimates that of the
+units with an error of 1 / sqrt(2 * GROUPS), less than that of the draws.
 
-Seeds are few. To draw 3 of 3 with replacement spans no more than the best and the worst of them,
-which holds the true mean three times in four at best, and its spread is too small by a third. The
-draws here have the moments and the tails that belong to a mean of n values: its standard error
-times a Student t variable of n - 1 degrees of freedom. Two seeds therefore give very wide
-intervals, and one seed says nothing about training.
+Seeds are few. Drawing 3 of 3 with replacement never leaves the range from the worst to the best of
+them, which contains the true mean three times in four at best, and its spread is too small by a
+third. The draws here have the moments and the tails of a mean of n values: its standard error times
+a Student t variable with n - 1 degrees of freedom. Two seeds therefore give very wide intervals,
+and one seed says nothing about training.
 
-Both levels are added up. What chance gives a single answer counts at both, as in any bootstrap that
+Both levels are added. The chance in a single answer counts at both, as in any bootstrap that
 resamples both sides of a table (Owen 2007): where that, and not training, makes seeds differ,
-intervals are up to 1.4 times too wide. They err on the careful side.
+intervals are up to 1.4 times too wide, never too narrow.
 """
 
 import dataclasses
@@ -49,7 +49,11 @@ class Interval:
 def over_questions(
     runs: Sequence[Kept], draws: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "draws runs"]:
-    """The scores of runs on one benchmark, each draw with weights for the questions of its own."""
+    """Draws of the scores of runs on one benchmark; every draw weighs the questions anew.
+
+    Args:
+        runs: outcomes of the same questions in the same order.
+    """
     units, terms = runs[0].gained.shape
     order = rng.permutation(units) if units > GROUPS else np.arange(units)
     parts = [_grouped(part, order) for run in runs for part in (run.gained, run.counted)]
@@ -58,9 +62,9 @@ def over_questions(
     scores = np.zeros((draws, len(runs)))
     for term in range(terms):
         part = grouped[:, term]
-        there = part.any(axis=1)
-        drawn = weights[:, there] @ part[there]
-        gained, counted = drawn[:, 0::2], drawn[:, 1::2]
+        nonzero = part.any(axis=1)
+        sums = weights[:, nonzero] @ part[nonzero]
+        gained, counted = sums[:, 0::2], sums[:, 1::2]
         ratio = np.divide(gained, counted, out=np.zeros_like(gained), where=counted > 0)
         scores += ratio * np.array([run.weights[term] for run in runs])
     return scores
@@ -69,7 +73,7 @@ def over_questions(
 def over_seeds(
     scores: Float[np.ndarray, " seeds"], draws: int, rng: np.random.Generator
 ) -> Float[np.ndarray, " draws"]:
-    """How far the mean of `scores` may lie from that of all seeds there could be; of one, 0.
+    """Draws of the error of the mean of `scores` against the mean of all possible seeds; of one, 0.
 
     The same `rng` gives all benchmarks of a row the same draw: a training is good or bad on all.
     """
@@ -88,15 +92,18 @@ def p_value(differences: Float[np.ndarray, " draws"]) -> float:
     return min(1.0, 2 * (1 + int(min(below, above))) / (len(differences) + 1))
 
 
-def holm(found: Mapping[int, float]) -> dict[int, float]:
-    """p-values adjusted for as many comparisons as there are (Holm 1979).
+def holm(p_values: Mapping[int, float]) -> dict[int, float]:
+    """p-values adjusted for the number of comparisons (Holm 1979).
 
-    Below 0.05 means significant such that the chance of even one false claim stays below 5 %.
+    Of all claims with a value below 0.05, one or more is false with a probability below 5 %.
+
+    >>> holm({1: 0.01, 2: 0.04})
+    {1: 0.02, 2: 0.04}
     """
     adjusted: dict[int, float] = {}
     highest = 0.0
-    for rank, (name, value) in enumerate(sorted(found.items(), key=lambda one: one[1])):
-        highest = max(highest, min(1.0, (len(found) - rank) * value))
+    for rank, (name, value) in enumerate(sorted(p_values.items(), key=lambda pair: pair[1])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * value))
         adjusted[name] = highest
     return adjusted
 

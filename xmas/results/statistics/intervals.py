@@ -1,8 +1,8 @@
 """Intervals of a leaderboard, and whether a row differs from random.
 
 Everything is drawn together, see `bootstrap`: the questions once for all rows, the seeds of every
-row by themselves, those of the reference too. So what all rows share, an easy draw of questions or
-a reference that came out well, cancels in a difference.
+row independently, those of the reference too. So what all rows share, an easy draw of questions or
+a reference with a high score, cancels in a difference.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ Draws = Float[np.ndarray, " draws"]
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far a row's ARP stands above that of the baseline at the same budget, in points."""
+    """A row's ARP minus that of the baseline at the same budget, in points."""
 
     points: float
     interval: Interval | None  # None: a score of one of both keeps no outcomes
@@ -42,7 +42,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Certainty:
-    """What is known about a row beside its means. With one seed intervals hold questions only."""
+    """The intervals of a row. With one seed they cover the choice of questions only."""
 
     scores: dict[str, Interval]  # by benchmark; absent: a score keeps no outcomes
     relative: dict[str, Interval]
@@ -66,70 +66,74 @@ def certainties(
 
     Raises TableError: outcomes of one benchmark belong to different questions, or are damaged.
     """
-    answered: dict[str, Draws] = {}  # by the folder of the run
+    by_run: dict[str, Draws] = {}  # by the folder of the run
     for name in leaderboard.benchmarks:
-        answered |= _answered(leaderboard, name, draws, seed)
-    scores = [_drawn(row, answered, draws, seed) for row in leaderboard.rows]
+        by_run |= _over_questions(leaderboard, name, draws, seed)
+    scores = [_over_seeds(row, by_run, draws, seed) for row in leaderboard.rows]
     reference = scores[0] if leaderboard.rows[0].is_reference else {}
-    drawn = [_relative(one, reference, leaderboard) for one in scores]
-    found = [_difference(number, leaderboard.rows, drawn) for number in range(len(drawn))]
-    tested = {n: one.p for n, one in enumerate(found) if one is not None and one.p is not None}
+    rows = [_relative(of_row, reference, leaderboard) for of_row in scores]
+    differences = [_difference(number, leaderboard.rows, rows) for number in range(len(rows))]
+    tested = {
+        number: difference.p
+        for number, difference in enumerate(differences)
+        if difference is not None and difference.p is not None
+    }
     adjusted = holm(tested)
-    known = []
-    for number, (one, against) in enumerate(zip(drawn, found, strict=True)):
-        if against is not None:
-            against = dataclasses.replace(against, adjusted=adjusted.get(number))
-        parts = (_intervals(part) for part in (one.scores, one.relative, one.arps))
-        known.append(Certainty(*parts, against=against))
-    return tuple(known)
+    certain = []
+    for number, (row, difference) in enumerate(zip(rows, differences, strict=True)):
+        if difference is not None:
+            difference = dataclasses.replace(difference, adjusted=adjusted.get(number))
+        parts = (_intervals(part) for part in (row.scores, row.relative, row.arps))
+        certain.append(Certainty(*parts, against=difference))
+    return tuple(certain)
 
 
-def _intervals(drawn: Mapping[str, Draws]) -> dict[str, Interval]:
-    return {name: Interval.of(values) for name, values in drawn.items()}
+def _intervals(draws: Mapping[str, Draws]) -> dict[str, Interval]:
+    return {name: Interval.of(values) for name, values in draws.items()}
 
 
-def _answered(leaderboard: Leaderboard, name: str, draws: int, seed: int) -> dict[str, Draws]:
-    """The scores on one benchmark over other questions, by run, of those that keep outcomes."""
+def _over_questions(leaderboard: Leaderboard, name: str, draws: int, seed: int) -> dict[str, Draws]:
+    """Draws of questions of one benchmark: scores by the run's folder, of runs with outcomes."""
     runs = [run for row in leaderboard.rows for run in row.runs if run.benchmark == name]
-    kept = {run.folder: _kept(run) for run in runs if _place(run).exists()}
-    digests = {one.digest: folder for folder, one in kept.items()}
+    outcomes = {run.folder: _outcomes(run) for run in runs if _path(run).exists()}
+    digests = {kept.digest: folder for folder, kept in outcomes.items()}
     if len(digests) > 1:
         raise TableError(
             f"{name}: outcomes of different questions: {', '.join(digests.values())}; move the "
             "one that does not belong here out of the store"
         )
-    if not kept:
+    if not outcomes:
         return {}
-    drawn = over_questions(list(kept.values()), draws, _generator(seed, name))
-    return dict(zip(kept, drawn.T, strict=True))
+    scores = over_questions(list(outcomes.values()), draws, _generator(seed, name))
+    return dict(zip(outcomes, scores.T, strict=True))
 
 
-def _place(run: Run) -> Path:
+def _path(run: Run) -> Path:
     return Path(run.folder) / "outcomes.npz"
 
 
-def _kept(run: Run) -> Kept:
+def _outcomes(run: Run) -> Kept:
     try:
-        return Kept.read(_place(run))
+        return Kept.read(_path(run))
     except ValueError as error:
         raise TableError(str(error)) from error
 
 
-def _drawn(row: Row, answered: Mapping[str, Draws], draws: int, seed: int) -> dict[str, Draws]:
-    """The row's mean score by benchmark, where all its seeds have one that keeps outcomes."""
-    found: dict[str, list[Run]] = {}
+def _over_seeds(row: Row, by_run: Mapping[str, Draws], draws: int, seed: int) -> dict[str, Draws]:
+    """Draws of the row's mean score by benchmark, where all its seeds have one with outcomes."""
+    runs_of: dict[str, list[Run]] = {}
     for run in row.runs:
-        if run.folder in answered:
-            found.setdefault(run.benchmark, []).append(run)
-    drawn = {}
-    for name, runs in found.items():
+        if run.folder in by_run:
+            runs_of.setdefault(run.benchmark, []).append(run)
+    means = {}
+    for name, runs in runs_of.items():
         if len(runs) < len(row.seeds):
             continue
         rng = _generator(seed, repr((row.selector, row.budget, row.settings)))
         scores = np.array([run.score for run in runs], dtype=np.float64)
-        questions = np.mean([answered[run.folder] for run in runs], axis=0)
-        drawn[name] = questions + over_seeds(scores, draws, rng)
-    return drawn
+        questions = np.mean([by_run[run.folder] for run in runs], axis=0)
+        means[name] = questions + over_seeds(scores, draws, rng)
+    return means
 
 
 def _relative(
@@ -143,26 +147,28 @@ def _relative(
     return _Drawn(scores, relative, arps(relative, leaderboard.averages, mean))
 
 
-def _difference(number: int, rows: tuple[Row, ...], drawn: list[_Drawn]) -> Difference | None:
+def _difference(number: int, rows: tuple[Row, ...], by_row: list[_Drawn]) -> Difference | None:
     row = rows[number]
-    beside = [
-        other
-        for other, one in enumerate(rows)
-        if one.selector == BASELINE and (one.unit, one.budget) == (row.unit, row.budget)
+    baselines = [
+        place
+        for place, candidate in enumerate(rows)
+        if candidate.selector == BASELINE
+        and (candidate.unit, candidate.budget) == (row.unit, row.budget)
     ]
-    if row.is_reference or len(beside) != 1 or beside == [number]:
+    if row.is_reference or len(baselines) != 1 or baselines == [number]:
         return None
-    base = rows[beside[0]]
-    if row.arp is None or base.arp is None:
+    baseline = rows[baselines[0]]
+    if row.arp is None or baseline.arp is None:
         return None
-    points = row.arp.mean - base.arp.mean
-    if not all(ALL in drawn[each].arps for each in (number, beside[0])):
+    points = row.arp.mean - baseline.arp.mean
+    draws, base_draws = by_row[number].arps, by_row[baselines[0]].arps
+    if ALL not in draws or ALL not in base_draws:
         return Difference(points, None, None)
-    values = drawn[number].arps[ALL] - drawn[beside[0]].arps[ALL]
-    seeded = min(len(row.seeds), len(base.seeds)) > 1
-    return Difference(points, Interval.of(values), p_value(values) if seeded else None)
+    values = draws[ALL] - base_draws[ALL]
+    several_seeds = min(len(row.seeds), len(baseline.seeds)) > 1
+    return Difference(points, Interval.of(values), p_value(values) if several_seeds else None)
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
-    """Its own for every name, so that a row or benchmark more changes no other interval."""
+    """Another one for every name, so that one more row or benchmark changes no other interval."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])

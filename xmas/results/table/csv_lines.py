@@ -31,7 +31,7 @@ def csv_fields() -> tuple[str, ...]:
 def as_csv(leaderboards: Iterable[Evidence]) -> str:
     """Measured rows first, then published ones, told apart by `origin`; empty where unknown.
 
-    Every ARP is a benchmark of its own; `missing` says why a row has none.
+    Every ARP has a line as a benchmark has; `missing` says why a row has none.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, csv_fields(), restval="", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""From scores to an order: best first, ties by row, rows without a score behind them."""
+"""From scores to an order: best first, ties by row, rows without a score last."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 def best_first(
     scores: Float[np.ndarray, " rows"], rng: np.random.Generator
 ) -> Int[np.ndarray, " rows"]:
-    """All rows by falling score; those without one (NaN) last, in random order.
+    """All rows by falling score, ties by row; rows without a score (NaN) last, in random order.
 
-    Text-only rows are such to methods that look at images: `subset.text_only` sets their share, and
-    which of them come first is not for a method to say that cannot tell.
+    Text-only rows have no score in methods that use images: `subset.text_only` sets their share,
+    and a random order prefers none of them.
     """
     shuffled = rng.permutation(len(scores))
     without = np.isnan(scores)

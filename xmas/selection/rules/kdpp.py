@@ -1,8 +1,8 @@
-"""Exact samples of a k-DPP: k items with the determinant of their kernel as the odds.
+"""Exact samples of a k-DPP: sets of k items, with odds that are the determinant of their kernel.
 
-Of two sets of equal quality the one whose items differ more is likelier. Everything is in float64,
-and the elementary symmetric polynomials are kept as logarithms: of some hundred eigenvalues they
-may leave float64's range.
+Of two sets of equal quality the one whose items differ more is likelier. All arithmetic is in
+float64; the elementary symmetric polynomials are logarithms, since those of a few hundred
+eigenvalues may exceed float64's range.
 """
 
 import math
@@ -36,41 +36,41 @@ class KDpp:
     def __init__(self, kernel: Float[np.ndarray, "n n"], k: int) -> None:
         values, vectors = np.linalg.eigh(np.asarray(kernel, dtype=np.float64))
         smallest = values.max(initial=0.0) * len(values) * np.finfo(np.float64).eps
-        held = values > smallest
-        if not 0 <= k <= held.sum():
+        positive = values > smallest
+        if not 0 <= k <= positive.sum():
             raise ValueError(
-                f"a kernel of rank {held.sum()} over {len(values)} items has no sets of {k}"
+                f"a kernel of rank {positive.sum()} over {len(values)} items has no sets of {k}"
             )
         self.k = k
-        self._vectors = vectors[:, held]
-        table = log_elementary(np.log(values[held]), k)
-        # Of m eigenvalues, l wanted: the odds that the last is one of them.
+        self._vectors = vectors[:, positive]
+        table = log_elementary(np.log(values[positive]), k)
+        # At [l, m], the probability that the last of m eigenvalues is among the l to be drawn.
         with np.errstate(invalid="ignore"):  # l > m never happens
-            self._odds = np.exp(np.log(values[held]) + table[:-1, :-1] - table[1:, 1:])
+            self._odds = np.exp(np.log(values[positive]) + table[:-1, :-1] - table[1:, 1:])
 
     def sample(self, rng: np.random.Generator) -> Int[np.ndarray, " k"]:
-        """One set, ascending: eigenvectors are drawn, then items of the projection they span."""
+        """One set, ascending: draw eigenvectors, then items of the projection that they span."""
         vectors = self._vectors[:, self._drawn_vectors(rng)]
-        left = (vectors**2).sum(axis=1)  # squared distance to the span of those taken
-        seen = np.zeros((self.k, len(vectors)))
-        taken: list[int] = []
-        for step, drawn in enumerate(1 - rng.random(self.k)):  # in (0, 1]: nothing of 0 is met
-            sums = left.cumsum()
-            item = int(sums.searchsorted(drawn * sums[-1]))
-            along = vectors @ vectors[item] - seen[:step, item] @ seen[:step]
-            seen[step] = along / math.sqrt(left[item])
-            left = np.maximum(left - seen[step] ** 2, 0.0)
-            taken.append(item)
-            left[taken] = 0.0
-        return np.array(sorted(taken), dtype=np.int64)
+        distance = (vectors**2).sum(axis=1)  # squared, to the span of the items drawn so far
+        basis = np.zeros((self.k, len(vectors)))
+        items: list[int] = []
+        for step, share in enumerate(1 - rng.random(self.k)):  # in (0, 1]: skips items of odds 0
+            sums = distance.cumsum()
+            item = int(sums.searchsorted(share * sums[-1]))
+            along = vectors @ vectors[item] - basis[:step, item] @ basis[:step]
+            basis[step] = along / math.sqrt(distance[item])
+            distance = np.maximum(distance - basis[step] ** 2, 0.0)
+            items.append(item)
+            distance[items] = 0.0
+        return np.array(sorted(items), dtype=np.int64)
 
     def _drawn_vectors(self, rng: np.random.Generator) -> list[int]:
-        wanted, kept = self.k, []
-        drawn = rng.random(self._vectors.shape[1]).tolist()
-        for vector in range(len(drawn) - 1, -1, -1):
-            if wanted == 0:
+        missing, columns = self.k, []
+        uniform = rng.random(self._vectors.shape[1]).tolist()
+        for vector in range(len(uniform) - 1, -1, -1):
+            if missing == 0:
                 break
-            if wanted == vector + 1 or drawn[vector] < self._odds[wanted - 1, vector]:
-                kept.append(vector)
-                wanted -= 1
-        return kept
+            if missing == vector + 1 or uniform[vector] < self._odds[missing - 1, vector]:
+                columns.append(vector)
+                missing -= 1
+        return columns

@@ -1,4 +1,4 @@
-"""Rows of clusters in turns, and the equal quotas that this order gives at every budget."""
+"""Equal quotas of clusters, and the order of rows that gives them at every budget."""
 
 import numpy as np
 from jaxtyping import Int
@@ -7,30 +7,36 @@ from jaxtyping import Int
 def even_quotas(sizes: Int[np.ndarray, " k"], budget: int) -> Int[np.ndarray, " k"]:
     """Split `budget` over clusters as evenly as their sizes allow.
 
-    Clusters are visited from the smallest up. Each gives an equal share of what is still wanted, or
-    all it has; what it cannot give is shared by the larger ones.
+    Clusters are visited from the smallest up. Each gives an equal share of the remaining budget, or
+    all its rows; the larger clusters share what it cannot give.
 
-    Raises ValueError: the clusters hold fewer than `budget` rows.
+    Raises:
+        ValueError: the clusters have fewer than `budget` rows.
+
     Source: XMAS (arXiv 2510.01454); released `cluster_data_selection.py`.
     """
     if budget > sizes.sum():
         raise ValueError(f"budget {budget} exceeds the {sizes.sum()} rows of {len(sizes)} clusters")
     quotas = np.zeros_like(sizes)
-    left = budget
+    remaining = budget
     for visited, cluster in enumerate(np.argsort(sizes, kind="stable")):
-        quotas[cluster] = min(left // (len(sizes) - visited), sizes[cluster])
-        left -= quotas[cluster]
+        quotas[cluster] = min(remaining // (len(sizes) - visited), sizes[cluster])
+        remaining -= quotas[cluster]
     return quotas
 
 
 def in_turns(
     labels: Int[np.ndarray, " rows"], preferred: Int[np.ndarray, " rows"]
 ) -> Int[np.ndarray, " rows"]:
-    """Row positions so that every prefix gives each cluster its even quota.
+    """An order of positions of which every prefix gives each cluster its `even_quotas`.
 
-    First the most preferred row of every cluster, then the second of every cluster, and so on; in a
-    turn the largest cluster comes first, of equal ones the higher label, as what does not divide is
-    left to the last that `even_quotas` visits. `preferred` is an order of all positions.
+    First the most preferred row of every cluster, then the second of every cluster, and so on. In a
+    turn the largest cluster comes first, of equal ones the higher label, since the remainder of a
+    division goes to the clusters that `even_quotas` visits last.
+
+    Args:
+        labels: the cluster of every position.
+        preferred: all positions, the most preferred first.
     """
     _, compact, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     visited = np.empty(len(sizes), dtype=np.int64)  # place of a cluster in a turn
@@ -45,13 +51,13 @@ def in_turns(
 def turns_of_clusters(
     labels: Int[np.ndarray, " rows"], preferred: Int[np.ndarray, " rows"], *, smallest: int = 1
 ) -> Int[np.ndarray, " rows"]:
-    """`in_turns` over the clusters of at least `smallest` rows, then those of the others, then the
-    rows in no cluster, labelled -1, each in the preferred order.
+    """`in_turns` over the clusters of at least `smallest` rows, then the rows of smaller clusters,
+    then the rows without a cluster, labelled -1, both in the preferred order.
     """
     of_row = np.append(np.bincount(labels[labels >= 0]), 0)[labels]  # rows of a row's cluster
     waits = (labels < 0) | (of_row < smallest)
     visited = np.flatnonzero(~waits)
     place = np.cumsum(~waits) - 1
     first = visited[in_turns(labels[visited], place[preferred[~waits[preferred]]])]
-    left = preferred[waits[preferred]]
-    return np.concatenate([first, left[np.argsort(labels[left] < 0, kind="stable")]])
+    last = preferred[waits[preferred]]
+    return np.concatenate([first, last[np.argsort(labels[last] < 0, kind="stable")]])

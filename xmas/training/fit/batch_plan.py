@@ -1,7 +1,7 @@
-"""Which micro-batches a fit has, in which order, what each weighs, and which a rank gets.
+"""The microbatches of a fit: rows, order, weights of their losses, and the ranks' shares.
 
-The order follows from rows, recipe and seed alone. Ranks take micro-batches in turn, so that an
-optimiser step is made of the same ones on any number of devices.
+The order follows from rows, recipe and seed alone. Ranks take microbatches in turn, so that an
+optimiser step has the same ones on any number of devices.
 """
 
 import dataclasses
@@ -16,15 +16,17 @@ from xmas.training.fit.recipe import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """Micro-batches and the weights of their losses. Trainer and ranks divide their sum by the
-    number of micro-batches of a whole step, which a last, shorter step has fewer of.
+    """Microbatches and the weights of their losses.
+
+    Trainer and ranks divide the sum of a step's losses by the microbatches of a whole step, also in
+    a last step that has fewer.
     """
 
     batches: list[Int[np.ndarray, " _"]]
     weights: list[float]
 
     def share(self, rank: int, world: int) -> "BatchPlan":
-        """Those of a rank; as many for each, filled up with some that weigh nothing."""
+        """The microbatches of a rank: equally many each, filled up with some of weight zero."""
         lacking = -len(self.batches) % world
         batches = self.batches + self.batches[-1:] * lacking
         weights = self.weights + [0.0] * lacking
@@ -34,9 +36,11 @@ class BatchPlan:
 def plan_batches(
     table: TokenTable, rows: Int[np.ndarray, " rows"], recipe: Recipe, seed: int
 ) -> BatchPlan:
-    """All micro-batches of a fit on `rows` of a pool, epoch behind epoch.
+    """All microbatches of a fit on `rows` of a pool, epoch after epoch.
 
-    One without an answer weighs nothing. Raises ValueError: there is no row.
+    One without an answer has weight zero.
+
+    Raises ValueError: `rows` is empty.
     """
     if not len(rows):
         raise ValueError("there is no row to train on: the subset or the pool is empty")
@@ -55,24 +59,24 @@ def plan_batches(
         return BatchPlan(batches, [float(answered(table, batch)) for batch in batches])
     answers = np.array([sum(table.answers(int(row)) for row in batch) for batch in batches])
     steps = range(0, len(batches), recipe.accumulated)
-    whole = [answers[start : start + recipe.accumulated].sum() for start in steps]
-    each = np.repeat(np.maximum(whole, 1), recipe.accumulated)[: len(answers)]
-    return BatchPlan(batches, (answers * recipe.accumulated / each).tolist())
+    totals = [answers[start : start + recipe.accumulated].sum() for start in steps]
+    totals = np.repeat(np.maximum(totals, 1), recipe.accumulated)[: len(answers)]
+    return BatchPlan(batches, (answers * recipe.accumulated / totals).tolist())
 
 
 def answered(table: TokenTable, batch: Int[np.ndarray, " _"]) -> bool:
-    """Whether a micro-batch has a token that a loss counts."""
+    """Whether a microbatch has a token that a loss counts."""
     return any(table.answers(int(row)) for row in batch)
 
 
 def microbatches_per_rank(recipe: Recipe, world: int) -> int:
-    """Micro-batches of an optimiser step on each device.
+    """Gradient accumulation: microbatches of an optimiser step on each device.
 
-    Raises ValueError: the batch cannot be dealt evenly; says what would.
+    Raises ValueError: the global batch is not divisible so; says what would be.
     """
     if recipe.accumulated % world:
         raise ValueError(
-            f"a batch of {recipe.batch} is {recipe.accumulated} micro-batches of "
+            f"a batch of {recipe.batch} is {recipe.accumulated} microbatches of "
             f"{recipe.micro_batch}, which {world} devices cannot share evenly; set "
             f"recipe.micro_batch to a divisor of {recipe.batch / world:g}, or devices to a divisor "
             f"of {recipe.accumulated}"

@@ -1,4 +1,4 @@
-"""What goes with every fit: a progress bar, the loss curve, checkpoints that survive `kill -9`."""
+"""Callbacks of every fit: a progress bar, the loss curve, checkpoints that survive `kill -9`."""
 
 import csv
 import shutil
@@ -17,10 +17,10 @@ COLUMNS = ("step", "loss", "rate", "answer_tokens")
 
 
 class Losses(Callback):
-    """`loss.csv`: optimiser step, mean loss of its micro-batches, learning rate, answer tokens.
+    """`loss.csv`: optimiser step, mean loss of its microbatches, learning rate, answer tokens.
 
-    The rows are part of the checkpoint, so that a fit that goes on neither repeats nor misses one.
-    The fit's logger gets the same rows, at its start those of the attempts before.
+    The rows are part of the checkpoint, so that a resumed fit neither repeats nor misses one. The
+    fit's logger gets the same rows, at its start those of the interrupted attempts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,8 +65,8 @@ class Losses(Callback):
         if trainer.world_size == 1:
             return own
         device = trainer.strategy.root_device
-        held = torch.tensor(own, dtype=torch.float64, device=device)
-        return trainer.strategy.reduce(held, reduce_op="sum").tolist()
+        totals = torch.tensor(own, dtype=torch.float64, device=device)
+        return trainer.strategy.reduce(totals, reduce_op="sum").tolist()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -96,7 +96,7 @@ def _log(trainer: Trainer, row: list[float]) -> None:
 
 
 class Progress(Callback):
-    """A bar over micro-batches that counts rows, with the last loss."""
+    """A progress bar that counts rows, with the loss of the last microbatch."""
 
     def __init__(self, label: str, rows: int) -> None:
         self.label = label
@@ -127,9 +127,9 @@ class Progress(Callback):
 
 
 class Checkpoints(Callback):
-    """The state of an unfinished fit, every so many seconds, between two optimiser steps.
+    """Checkpoints of an unfinished fit, every `seconds`, between two optimiser steps.
 
-    Written beside and renamed, so that the file is whole whenever a process dies.
+    Written under another name and renamed, so that the file is complete whenever a process dies.
     """
 
     def __init__(self, path: Path, seconds: float) -> None:
@@ -153,7 +153,7 @@ class Checkpoints(Callback):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """All ranks write, or take part in it; rank 0 renames."""
+        """All ranks write or take part in writing; rank 0 renames."""
         if trainer.is_global_zero:
             write_atomically(self.path, trainer.save_checkpoint)
         else:
@@ -163,12 +163,12 @@ class Checkpoints(Callback):
 
 
 def checkpoint_at(path: Path) -> str | None:
-    """The checkpoint to go on from: the last one, or what stood before it, if either is whole."""
+    """The last complete checkpoint, to resume from; None where a fit starts anew."""
     places = [path, former_of(path)]
     return next((str(place) for place in places if place.exists()), None)
 
 
 def remove_checkpoint(path: Path) -> None:
-    """The last checkpoint, and what a kill left half written."""
-    for left in path.parent.glob(f"*{path.name}*"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    """Remove the last checkpoint, and files that a killed process wrote in part."""
+    for file in path.parent.glob(f"*{path.name}*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()

@@ -1,4 +1,4 @@
-"""The Lightning module of every fit: captions, proxy and target differ in what is trainable."""
+"""The Lightning module of every fit; captions, proxy and target differ in what is trainable."""
 
 import math
 from typing import Any
@@ -17,11 +17,14 @@ from xmas.training.fit.sharding import shard
 
 
 class FitModule(LightningModule):
-    """Token mean per micro-batch, AdamW, linear warm-up and cosine to zero, two learning rates.
+    """Token mean per microbatch, AdamW, linear warm-up and cosine to zero, two learning rates.
 
-    Plain numbers and a built model in: the stage that calls owns the configuration. Trainable is
-    what has `requires_grad`; only that goes into checkpoints. Every micro-batch seeds its own
-    random numbers from `seed` and its index, so that an interrupted fit goes on bit for bit.
+    Checkpoints contain the weights that require gradients, no others. Every microbatch seeds torch
+    from `seed` and its index, so that an interrupted fit resumes bit for bit.
+
+    Args:
+        steps: optimiser steps of the whole fit, for the schedule.
+        logit_rows: answer tokens whose logits exist at once; None: all.
     """
 
     def __init__(
@@ -44,12 +47,12 @@ class FitModule(LightningModule):
     def on_fit_start(self) -> None:
         self.model.train()
         for module in self.model.modules():
-            held = list(module.parameters())  # none in LoRA's dropout, which stays on
-            if held and not any(one.requires_grad for one in held):
+            weights = list(module.parameters())  # none in LoRA's dropout, which stays on
+            if weights and not any(weight.requires_grad for weight in weights):
                 module.eval()  # a frozen tower has no dropout to draw
 
     def configure_model(self) -> None:
-        """Cut the weights over the devices, where the strategy asks for it."""
+        """Shard the weights over the devices, where the strategy asks for it."""
         if self.device_mesh is not None and not isinstance(self, FSDPModule):
             shard(self, self.model, self.device_mesh["data_parallel"], self.recipe.precision)
 
@@ -58,7 +61,7 @@ class FitModule(LightningModule):
         torch.manual_seed(hash((self.seed, number, 0)) % 2**63)  # whichever rank has it
 
     def forward(self, batch: Batch) -> Tensor:
-        """The mean loss of a micro-batch."""
+        """The mean loss of a microbatch."""
         return answer_loss(
             self.model,
             batch.ids,
@@ -74,14 +77,14 @@ class FitModule(LightningModule):
         loss = self(batch)
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"loss is {loss.item()} at micro-batch {self._number(batch_idx)}, rows "
-                f"{batch.rows.tolist()}; lower the learning rate, set a clip norm, or look at "
-                "these rows"
+                f"loss is {loss.item()} at microbatch {self._number(batch_idx)}, rows "
+                f"{batch.rows.tolist()}; lower the learning rate, set recipe.clip, or "
+                "check these rows"
             )
         return loss * batch.weight
 
     def _number(self, batch_idx: int) -> int:
-        """Of a micro-batch among those of all ranks."""
+        """The index of a microbatch among those of all ranks."""
         world = self.trainer.world_size if self._trainer is not None else 1
         return batch_idx * world + self.global_rank
 
@@ -117,15 +120,15 @@ class FitModule(LightningModule):
         return batch.to(device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trained = {name for name, one in self.named_parameters() if one.requires_grad}
+        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: weights[name] for name in weights if name in trained}
         checkpoint["world"] = self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Count what each rank has seen anew, where another number of devices goes on."""
+        """Convert the counts of consumed batches to this number of ranks."""
         loops = checkpoint["loops"]["fit_loop"]
         for counted in ("total", "current"):
-            held = loops["epoch_loop.batch_progress"][counted]
-            for name in held:
-                held[name] = held[name] * checkpoint["world"] // self.trainer.world_size
+            counts = loops["epoch_loop.batch_progress"][counted]
+            for name in counts:
+                counts[name] = counts[name] * checkpoint["world"] // self.trainer.world_size

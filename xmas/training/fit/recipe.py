@@ -1,4 +1,4 @@
-"""What a fit does, in plain numbers, and on which hardware."""
+"""The hyperparameters of a fit, and the hardware it runs on."""
 
 import dataclasses
 import math
@@ -10,21 +10,21 @@ TOKEN_MEANS = ("micro_batch", "step")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A fine-tuning recipe; the batch is global, devices and accumulation follow from it.
+    """Hyperparameters of a fit; the batch is global, gradient accumulation follows from it.
 
     Source of the defaults: LLaVA `scripts/v1_5/finetune_lora.sh`.
     """
 
     rate: float = 2e-4  # peak learning rate of the language model, or of its LoRA
     projector_rate: float = 2e-5
-    batch: int = 128  # rows of an optimiser step, over all devices
-    micro_batch: int = 16  # rows whose answer tokens are averaged together
+    batch: int = 128  # global: rows of an optimiser step, over all devices
+    micro_batch: int = 16  # rows of a forward pass, whose answer tokens are averaged together
     epochs: int = 1
     warmup: float = 0.03  # of all steps, linear from zero, rounded up
     weight_decay: float = 0.0
-    clip: float | None = None  # norm of the gradient; null: LLaVA's in effect
+    clip: float | None = None  # gradient-norm clipping; null: none, as LLaVA in effect
     precision: str = "bf16-mixed"  # Lightning's name
-    token_mean: str = "micro_batch"  # then plain, LLaVA's; step: over all tokens of the batch
+    token_mean: str = "micro_batch"  # then their mean, LLaVA's; step: all tokens of a step
 
     def __post_init__(self) -> None:
         if self.token_mean not in TOKEN_MEANS:
@@ -38,7 +38,7 @@ class Recipe:
 
     @property
     def accumulated(self) -> int:
-        """Micro-batches of an optimiser step, over all devices."""
+        """Gradient accumulation: microbatches of an optimiser step, over all devices."""
         return self.batch // self.micro_batch
 
     def micro_steps(self, rows: int) -> int:
@@ -51,7 +51,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What an accelerator can do, as its maker says, and how much of it is reached; for estimates.
+    """Published speed and memory of an accelerator, and the share that is reached; for estimates.
 
     FLOP/s are dense matrix products with 32-bit sums; `tflops_32` as torch multiplies float32 by
     default, without TF32.
@@ -68,10 +68,10 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """Where a fit or a scan runs, and how; none of it is part of a result's identity.
+    """Devices, parallelism and memory settings of a fit or a scan; no part of a result's identity.
 
-    The global batch stays what the recipe says. What is set here changes a fit's numbers by no
-    more than the order of sums does.
+    The global batch stays that of the recipe. These settings change a fit's numbers by no more than
+    the order of sums does.
     """
 
     accelerator: str = volatile("auto")
@@ -81,7 +81,7 @@ class Hardware:
     workers: int = volatile(0)  # processes that load batches, on each device
     prefetch: int = volatile(2)  # batches that each of them is ahead
     checkpoint_seconds: float = volatile(600.0)  # between two of an unfinished fit
-    packing: bool = volatile(False)  # rows of a micro-batch end to end, nothing padded
+    packing: bool = volatile(False)  # rows of a microbatch in one sequence, without padding
     attention: str | None = volatile(None)  # sdpa, flash_attention_2; null: as the model has it
     checkpointing: float = volatile(0.0)  # share of the language model's blocks that are recomputed
     logit_rows: int | None = volatile(None)  # answer tokens whose logits exist at once; null: all

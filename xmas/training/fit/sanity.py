@@ -1,4 +1,4 @@
-"""What stops a fit at once: nothing to learn from, a loss of nonsense, too little memory."""
+"""Checks that stop a fit at once: nothing to learn from, an absurd loss, too little memory."""
 
 import logging
 import math
@@ -16,12 +16,12 @@ from xmas.training.fit.recipe import Hardware, Recipe
 
 log = logging.getLogger(__name__)
 
-FIRST = 8  # micro-batches that are looked at
+FIRST = 8  # microbatches that are checked
 GUESSING = 2.0  # times the loss of a uniform guess: labels that do not belong to their tokens
 
 
 def check_rows(table: TokenTable, dealt: BatchPlan) -> None:
-    """Raise ValueError: no image in the whole pool, or no label in any of the first micro-batches.
+    """Raise ValueError: no image in the whole pool, or no label in any of the first microbatches.
 
     Warns of single ones without, which a fit passes over.
     """
@@ -34,18 +34,18 @@ def check_rows(table: TokenTable, dealt: BatchPlan) -> None:
     if not any(dealt.weights[:FIRST]):
         rows = [int(row) for batch in dealt.batches[:FIRST] for row in batch]
         raise ValueError(
-            f"no token of the first {min(FIRST, len(dealt.batches))} micro-batches is labelled, "
+            f"no token of the first {min(FIRST, len(dealt.batches))} microbatches is labelled, "
             f"rows {rows}: nothing would be learnt; {why}"
         )
     if empty := [at for at, weight in enumerate(dealt.weights) if not weight]:
         log.warning(
-            "%d of %d micro-batches have no labelled token, the first is %d, rows %s: %s",
+            "%d of %d microbatches have no labelled token, the first is %d, rows %s: %s",
             len(empty), len(dealt.weights), empty[0], dealt.batches[empty[0]].tolist(), why,
         )  # fmt: skip
 
 
 class FirstBatches(Callback):
-    """Looks at the first micro-batches of a fit: their images, and their loss."""
+    """Checks the images and the loss of the first microbatches of a fit."""
 
     def __init__(self, vocabulary: int, first: int = FIRST) -> None:
         self.most = GUESSING * math.log(vocabulary)
@@ -55,19 +55,19 @@ class FirstBatches(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Raises ValueError: images are not what they should be; names the rows."""
+        """Raises ValueError: images are missing, not finite or of one value; names the rows."""
         if batch_idx >= self.first or not bool((batch.image_start >= 0).any()):
             return
-        seen = batch.rows[(batch.image_start >= 0).cpu().numpy()].tolist()
-        held = batch.pictures.get("features", batch.pictures.get("pixels"))
-        if held is None:
-            raise ValueError(f"rows {seen} have images, but their batch has none: no pixels came")
-        if not torch.isfinite(held).all():
-            raise ValueError(f"the pictures of rows {seen} are not finite")
-        if not bool((held != held.flatten()[0]).any()):
+        rows = batch.rows[(batch.image_start >= 0).cpu().numpy()].tolist()
+        inputs = batch.pictures.get("features", batch.pictures.get("pixels"))
+        if inputs is None:
+            raise ValueError(f"rows {rows} have images, but their batch has none: no pixels came")
+        if not torch.isfinite(inputs).all():
+            raise ValueError(f"the pictures of rows {rows} are not finite")
+        if not bool((inputs != inputs.flatten()[0]).any()):
             raise ValueError(
-                f"all pictures of rows {seen} are one flat value: nothing can be seen in them; look"
-                " at the image folder, or remove the cached features"
+                f"all pictures of rows {rows} are one flat value: nothing can be seen in them; "
+                "check the image folder, or remove the cached features"
             )
 
     def on_train_batch_end(
@@ -82,7 +82,7 @@ class FirstBatches(Callback):
         mean = sum(self._losses) / len(self._losses)
         if mean > self.most:
             raise ValueError(
-                f"the mean loss of the first {len(self._losses)} micro-batches is {mean:.2f}, more "
+                f"the mean loss of the first {len(self._losses)} microbatches is {mean:.2f}, more "
                 f"than {GUESSING:g} times that of guessing ({self.most / GUESSING:.2f}): labels do "
                 "not belong to these tokens, the weights to this model, or the rate is far too high"
             )
@@ -117,6 +117,6 @@ def advice(recipe: Recipe, hardware: Hardware) -> str:
             "answers are then averaged over fewer rows, unless recipe.token_mean=step)"
         )
     if "fsdp" not in hardware.strategy:
-        steps.append("hardware=fsdp (weights and optimiser cut over several devices)")
+        steps.append("hardware=fsdp (weights and optimiser sharded over several devices)")
     steps.append("max_length below what it is (long rows are cut)")
     return "too little memory; try in this order:\n" + "\n".join(f"  {step}" for step in steps)

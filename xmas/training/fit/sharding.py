@@ -1,4 +1,4 @@
-"""Strategies of several devices, and weights that are cut over them and put together again."""
+"""Parallel strategies, sharding of weights over devices, and full weights from their shards."""
 
 from typing import Any, cast
 
@@ -19,17 +19,17 @@ STARTED = "torchrun --standalone --nproc-per-node {} -m xmas …"
 def strategy_of(hardware: Hardware) -> Strategy | str:
     """Lightning's strategy, by its name or, for `fsdp2`, built.
 
-    Raises ValueError: as many processes as devices were not started; says how to. RuntimeError:
-    the stage that fits is not made by all distributed.
+    Raises ValueError: the number of processes is not that of devices; says how to start them.
+    RuntimeError: the stage that fits is computed by rank 0 alone.
     """
     if not distributed.shared():
         raise RuntimeError("rank 0 fits alone: a stage that fits has to say `together = True`")
     world = distributed.place()[1] if distributed.launched() else 1
     if world != hardware.world:
-        wanted = STARTED.format(hardware.devices) if hardware.nodes == 1 else "torchrun on each"
+        command = STARTED.format(hardware.devices) if hardware.nodes == 1 else "torchrun on each"
         raise ValueError(
             f"hardware has {hardware.nodes} hosts of {hardware.devices} devices, but {world} "
-            f"processes were started; start one on each ({wanted}), or set hardware.devices and "
+            f"processes were started; start one on each ({command}), or set hardware.devices and "
             "hardware.nodes to what was started"
         )
     if hardware.strategy == "auto" and world > 1:
@@ -42,10 +42,14 @@ def strategy_of(hardware: Hardware) -> Strategy | str:
 
 
 def shard(module: nn.Module, model: nn.Module, mesh: DeviceMesh, precision: str) -> None:
-    """Cut weights, gradients and optimiser over the devices, block by block (FSDP2).
+    """Shard weights, gradients and optimiser over the devices, block by block (FSDP2).
 
-    The frozen tower stays whole on each: ranks whose micro-batch has no image do not run it, and
-    the others would wait for their parts for ever. `module` is what is called, `model` inside it.
+    The frozen tower stays full on each: ranks whose microbatch has no image do not run it, and the
+    others would wait for their shards forever.
+
+    Args:
+        module: whose forward pass is called; `model` is inside it.
+        precision: Lightning's name.
     """
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     options: dict[str, Any] = {
@@ -54,19 +58,19 @@ def shard(module: nn.Module, model: nn.Module, mesh: DeviceMesh, precision: str)
     }
     for block in cast("Any", language_model(model)).layers:
         fully_shard(block, **options)
-    whole = set(tower(model).parameters())
-    fully_shard(module, reshard_after_forward=False, ignored_params=whole, **options)
+    unsharded = set(tower(model).parameters())
+    fully_shard(module, reshard_after_forward=False, ignored_params=unsharded, **options)
 
 
-def full_weight(one: Tensor) -> Tensor:
-    """A parameter put together from all ranks, each of which has to call this."""
-    return one.full_tensor() if isinstance(one, DTensor) else one
+def full_weight(weight: Tensor) -> Tensor:
+    """The full weight, gathered from its shards; every rank has to call this."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def unshard(model: nn.Module) -> None:
-    """Make cut weights whole again, in the host's memory."""
+    """Replace sharded weights by full ones in the host's memory; every rank has to call this."""
     for module in model.modules():
-        for name, one in list(module.named_parameters(recurse=False)):
-            if isinstance(one, DTensor):
-                full = nn.Parameter(one.full_tensor().detach().cpu(), one.requires_grad)
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if isinstance(weight, DTensor):
+                full = nn.Parameter(weight.full_tensor().detach().cpu(), weight.requires_grad)
                 module._parameters[name] = full

@@ -1,4 +1,4 @@
-"""How the language model computes during a fit; what it computes stays the same."""
+"""Attention, recomputation and compilation of the language model during a fit."""
 
 import contextlib
 import math
@@ -17,14 +17,16 @@ from xmas.training.fit.recipe import Hardware
 
 @contextlib.contextmanager
 def configured(model: nn.Module, hardware: Hardware, precision: str = "32-true") -> Iterator[None]:
-    """Attention, recomputation and compilation as `hardware` says; undone afterwards.
+    """Set attention, recomputation and compilation as `hardware` says; undone afterwards.
 
     Under autocast peft would cast the input of every LoRA to float32, and autocast back again:
     the same numbers, for a quarter of the time of a block's matrices.
 
-    Recomputation is for blocks of the language model alone. Asked for on the whole model,
-    transformers has every sub-model's input require a gradient, which then runs back through the
-    frozen tower. Raises ValueError: rows cannot be packed.
+    Recomputation is for blocks of the language model alone: set on the whole model, transformers
+    makes every sub-model's input require a gradient, and the backward pass runs through the frozen
+    tower.
+
+    Raises ValueError: rows cannot be packed.
     """
     language: Any = language_model(model)
     before = language.config._attn_implementation

@@ -1,4 +1,4 @@
-"""A fit that ends once it has learned what it is for."""
+"""Early stopping at a training loss."""
 
 import dataclasses
 import logging
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class StopAtLoss:
-    """Below which loss a fit ends before its rows do.
+    """Ends a fit before its rows do, once the mean loss of the last steps is below `loss`.
 
-    What is learned all at once, at a step that hangs on roundings, takes many rows in one run and
-    few in another: rows are then a bound, and the loss says when it is learned.
+    Some skills are learned suddenly, at a step that depends on rounding: many rows in one run and
+    few in another. The rows are then an upper bound, and the loss decides.
     """
 
     loss: float  # mean of the last `steps` optimiser steps
@@ -31,20 +31,20 @@ class StopAtLoss:
             raise ValueError(f"enough.steps {self.steps}: at least 1 is needed")
 
     def reached(self, losses: list[float]) -> bool:
-        """Whether a fit with these losses, one for each optimiser step so far, is to end."""
+        """Whether a fit ends that had these losses, one for each optimiser step so far."""
         last = losses[-self.steps :]
         return len(last) == self.steps and statistics.fmean(last) < self.loss
 
 
 class LossStopper(Callback):
-    """Ends a fit when it is enough; of the losses of a step, which all ranks share."""
+    """Stops the trainer; the losses of a step are the same on all ranks."""
 
     def __init__(self, enough: StopAtLoss, label: str) -> None:
         self.enough = enough
         self.label = label
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_if_enough(trainer)  # a checkpoint may be of the very last step
+        self._stop_if_reached(trainer)  # a checkpoint may be of the very last step
 
     def on_train_batch_end(
         self,
@@ -54,10 +54,14 @@ class LossStopper(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        self._stop_if_enough(trainer)
+        self._stop_if_reached(trainer)
 
-    def _stop_if_enough(self, trainer: Trainer) -> None:
-        (kept,) = (one for one in trainer.callbacks if isinstance(one, Losses))  # type: ignore[attr-defined]
-        if self.enough.reached([loss for _, loss, *_ in kept.rows[-self.enough.steps :]]):
+    def _stop_if_reached(self, trainer: Trainer) -> None:
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        (curve,) = (callback for callback in callbacks if isinstance(callback, Losses))
+        if self.enough.reached([loss for _, loss, *_ in curve.rows[-self.enough.steps :]]):
             trainer.should_stop = True
-            log.info("%s: enough after %d steps", self.label, trainer.global_step)
+            log.info(
+                "%s: the mean loss of %d steps is below %g; stopped after step %d",
+                self.label, self.enough.steps, self.enough.loss, trainer.global_step,
+            )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What trains: LoRA beside the whole projector, all but the tower, or the projector alone."""
+"""Trainable weights: LoRA and the connector, all but the tower, or the connector alone."""
 
 import dataclasses
 from typing import TYPE_CHECKING, cast
@@ -17,7 +17,7 @@ HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of what is f
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """Low-rank updates of every linear layer of the language model, beside the full projector.
+    """Low-rank updates of every linear layer of the language model; the connector trains in full.
 
     Source of the defaults: LLaVA `scripts/v1_5/finetune_lora.sh`.
     """
@@ -28,16 +28,20 @@ class Lora:
 
 
 def trainable(model: nn.Module, lora: Lora | None, precision: str) -> nn.Module:
-    """`model` as a target trains it: what trains in float32, all else frozen.
+    """`model` as a target trains it: trainable weights in float32, the others frozen.
 
-    Under a mixed precision the frozen rest has 16 bits, as its products have in any case.
+    Under a mixed precision the frozen weights have 16 bits, as their products have in any case.
+
+    Args:
+        lora: None: all weights but the tower's are trainable.
+        precision: Lightning's name.
     """
     model.to(HALF.get(precision, torch.float32))
     return all_but_tower(model) if lora is None else with_lora(model, lora)
 
 
 def with_lora(model: nn.Module, lora: Lora) -> nn.Module:
-    """`model` with trainable LoRA and a trainable projector, both float32; all else frozen."""
+    """`model` with trainable LoRA and a trainable connector, both float32; all else frozen."""
     from peft import LoraConfig, get_peft_model
 
     connector = family_of(unwrap(model).config).connector
@@ -72,13 +76,13 @@ def linear_layers(model: nn.Module) -> str:
 
 
 def all_but_tower(model: nn.Module) -> nn.Module:
-    """`model`, everything but its tower trainable in float32, embeddings and head as well."""
+    """`model`, all but its tower trainable in float32, embeddings and head included."""
     freeze_tower(model)
     return _in_float32(model)
 
 
 def projector_alone(model: nn.Module, precision: str) -> nn.Module:
-    """`model`, its projector trainable in float32 and all else frozen."""
+    """`model`, its connector trainable in float32 and all else frozen."""
     model.to(HALF.get(precision, torch.float32))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(in_connector(model, name))
@@ -86,18 +90,18 @@ def projector_alone(model: nn.Module, precision: str) -> nn.Module:
 
 
 def trained_weights(model: nn.Module, precision: str) -> dict[str, Tensor]:
-    """What of a model trained in full is kept: 16 bits under a mixed precision, as LLaVA saves."""
+    """The weights of a model trained in full to save: 16 bits under a mixed precision, as LLaVA."""
     dtype = HALF.get(precision, torch.float32)
     return {
-        name: one.detach().to("cpu", dtype).contiguous()
-        for name, one in model.named_parameters()
-        if one.requires_grad
+        name: weight.detach().to("cpu", dtype).contiguous()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
     }
 
 
 @torch.no_grad()
 def merge_adapter(adapted: "PeftModel") -> nn.Module:
-    """The model with its adapter added to the weights, without traces of peft.
+    """The model with its adapter added to the weights, without peft's wrappers.
 
     Sums are made in float32, a layer at a time, and rounded once: peft would round the update to
     the base's 16 bits and their sum again.

@@ -1,4 +1,4 @@
-"""One way to fit a LLaVA, on a laptop or eight GPUs, interrupted or not."""
+"""The one fit of a vision-language model: a laptop or eight GPUs, interrupted or not."""
 
 import contextlib
 import logging
@@ -51,15 +51,24 @@ def fit(
     callbacks: Sequence[Callback] = (),
     logger: Logger | None = None,
 ) -> None:
-    """Train what is trainable in `model` on `rows` of a pool; writes `out/loss.csv`.
+    """Train the trainable weights of `model` on `rows` of a pool; writes `out/loss.csv`.
 
-    An `out/last.ckpt` of an interrupted fit is taken up and removed at the end; on a CPU the result
-    is then the same, bit for bit, as without the interruption. Where torchrun has started several
-    processes, all of them call this, and each ends with the fitted model.
+    Resumes from the `out/last.ckpt` of an interrupted fit, which is removed at the end; on a CPU
+    the result is then the same, bit for bit, as without the interruption. Where torchrun has
+    started several processes, all of them call this, and each ends with the fitted model.
 
-    Raises ValueError: the first rows have nothing to learn from, or as many processes as devices
-    were not started; FloatingPointError: a loss is not finite, naming the rows; MemoryError: naming
-    the settings to change.
+    Args:
+        rows: of the pool that `table` and `pictures` belong to.
+        label: of the progress bar.
+        pad: token id.
+        callbacks: in addition to the loss curve, the progress bar, checks and checkpoints.
+        logger: gets the loss curve, and what callbacks log.
+
+    Raises:
+        ValueError: the first rows have nothing to learn from, or the number of processes is not
+            that of devices.
+        FloatingPointError: a loss is not finite; names the rows.
+        MemoryError: names the settings to change.
     """
     strategy = strategy_of(hardware)
     rank, world = distributed.place() if distributed.launched() else (0, 1)
@@ -123,7 +132,7 @@ def fit(
 
 @contextlib.contextmanager
 def _own_randomness() -> Iterator[None]:
-    """A fit seeds torch at every micro-batch; whoever called keeps its own numbers."""
+    """Restore the caller's random state: a fit seeds torch at every microbatch."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         yield
 

@@ -1,6 +1,6 @@
-"""A LLaVA that starts from a small tower: built, then shown captions, as LLaVA's first stage does.
+"""A small LLaVA with a trained vision tower: built, then fitted to captions.
 
-Where LLaVA starts from Vicuna, the language model here starts from nothing, so it is trained
+Where LLaVA starts from Vicuna, the language model here starts from random weights, so it is trained
 together with the projector. Proxy and target of the demo start from the same folder.
 """
 
@@ -8,26 +8,25 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from transformers import LlavaForConditionalGeneration
 
 from xmas.data.images import SquareImages
 from xmas.data.pool import Pool
 from xmas.models.chat.template import Plain, Template
-from xmas.models.chat.tokens import Tokenised
 from xmas.models.shape import Decoder, Shape, Tower
-from xmas.models.vision_cache import VisionFeatures
-from xmas.models.vlm import LoadedModel, freeze_tower, load
-from xmas.store import Made, Stage, Store, distributed, stages_of_fields, volatile
+from xmas.models.start_point import StartPoint
+from xmas.models.vision_cache import FromCache, VisionFeatures
+from xmas.models.vlm import LoadedModel, freeze_tower
+from xmas.store import Made, Stage, Store, distributed, volatile
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.stop_at_loss import LossStopper, StopAtLoss
-from xmas.training.fit.trainer import fit
+from xmas.training.model_on_pool import ModelOnPool, fit_on_pool
 from xmas.training.starts.towers import TwoTower
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallLlava(Stage):
+class SmallLlava(StartPoint):
     """An untrained `LlavaForConditionalGeneration` around a trained vision tower."""
 
     kind: ClassVar[str] = "small_llava"
@@ -108,11 +107,11 @@ class SmallLlava(Stage):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrained(Stage):
+class Pretrained(ModelOnPool, StartPoint):
     """A start point after one more pool: projector and language model trained, the tower frozen.
 
-    With captions and `Plain` it is LLaVA's first stage, which trains the projector only. Another
-    one behind it can teach what a pretrained language model would know.
+    With captions and `Plain` it is LLaVA's first stage, which trains the projector only. A second
+    one, started from the first, can teach what a pretrained language model would know.
     Source: LLaVA `scripts/v1_5/pretrain.sh`.
     """
 
@@ -149,38 +148,36 @@ class Pretrained(Stage):
         """The model in numbers, before it is there."""
         return self.tower.shape()
 
-    def tokens(self) -> Tokenised:
-        return Tokenised(self.pool, self.tokenizer, self.template, self.image, self.max_length)
+    @property
+    def cache_vision(self) -> bool:
+        """Always: its images are small."""
+        return True
+
+    def tuned(self, store: Store) -> str | None:
+        return self.start.tuned(store)
 
     def image_stage(self) -> VisionFeatures:
+        """The tower's features, of `drawings` where one cache serves several pools."""
         return VisionFeatures(self.drawings or self.pool, self.tower)
 
-    def inputs(self) -> list[Stage]:
-        return [*stages_of_fields(self), self.tokens(), self.image_stage()]
+    def pictures(self, store: Store, loaded: LoadedModel) -> FromCache:
+        return self.image_stage().pictures(store, of=self.pool)
 
     def compute(self, store: Store, out: Path) -> None:
-        table = self.tokens().open(store)
-        pictures = self.image_stage().pictures(store, of=self.pool)
-        parts = load(store.get(self.start))
-        freeze_tower(parts.model)
-        fit(
-            parts.model,
-            table,
-            np.flatnonzero(table.answered),
-            pictures,
-            recipe=self.recipe,
-            hardware=self.hardware,
-            seed=self.seed,
-            out=out,
-            label=self.pool.name,
-            pad=parts.tokenizer.pad_token_id,
-            callbacks=[LossStopper(self.enough, self.pool.name)] if self.enough else [],
+        name = self.pool.name
+        loaded, _ = fit_on_pool(
+            self,
+            store,
+            out,
+            lambda loaded: freeze_tower(loaded.model),
+            label=name,
+            callbacks=[LossStopper(self.enough, name)] if self.enough else [],
             logger=store.follow(self),
         )
         if distributed.leads():
-            parts.save(out)
+            loaded.save(out)
 
 
 def _padded(vocabulary: int) -> int:
-    """Lines of the embedding: one more for the image token, a multiple of 64."""
+    """Rows of the embedding: one more for the image token, a multiple of 64."""
     return -(-(vocabulary + 1) // 64) * 64

@@ -1,4 +1,4 @@
-"""A small CLIP, trained on captions: the vision tower of models that start from nothing.
+"""A small CLIP, trained on captions: the vision tower of randomly initialised models.
 
 The real runs take OpenAI's; no package carries its weights, so the demo trains its own, once, with
 the same classes and the same loss.
@@ -49,7 +49,7 @@ class TwoTower(Stage):
     layers: int = 3
     text_layers: int = 1
     text_length: int = 32  # tokens
-    token_weight: float = 1.0  # of predicting the text's tokens, beside the contrast
+    token_weight: float = 1.0  # of predicting the text's tokens, relative to the contrastive loss
     epochs: int = 6
     batch: int = 64
     rate: float = 2e-3
@@ -62,7 +62,7 @@ class TwoTower(Stage):
         examples = self.captions.open(store)
         tokenizer = AutoTokenizer.from_pretrained(store.get(self.tokenizer))
         rows = first_rows(examples)
-        texts = [" ".join(said for _, said in examples.conversation(int(row))) for row in rows]
+        texts = [" ".join(answer for _, answer in examples.conversation(int(row))) for row in rows]
         tokens = tokenizer(
             [text + tokenizer.eos_token for text in texts],
             padding=True,
@@ -142,8 +142,7 @@ class TwoTower(Stage):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             head = nn.Linear(self.width, vocabulary).to(device)
-        each = math.ceil(len(pixels) / self.batch)
-        total = each * self.epochs
+        total = math.ceil(len(pixels) / self.batch) * self.epochs
         both = nn.ModuleList([model, head])
         optimizer = torch.optim.AdamW(
             both.parameters(), lr=self.rate, weight_decay=0.05, betas=(0.9, 0.98), fused=True
@@ -172,17 +171,17 @@ class TwoTower(Stage):
                 for start in range(0, len(order), self.batch):
                     rows = torch.from_numpy(order[start : start + self.batch])
                     longest = int(mask[rows].sum(dim=1).max())
-                    seen = model(
+                    outputs = model(
                         input_ids=ids[rows, :longest].to(device),
                         attention_mask=mask[rows, :longest].to(device),
                         pixel_values=pixels[rows].float().to(device),
                     )
-                    patches = seen.vision_model_output.last_hidden_state[:, 1:]
-                    named = same[rows].to(device)
-                    contrast = contrastive(seen.logits_per_image, named[:, None] == named[None])
-                    told = head(patches.mean(dim=1))
-                    wanted = targets(ids[rows], mask[rows], weights).to(device)
-                    tokens = -(wanted * told.log_softmax(dim=1)).sum(dim=1).mean()
+                    patches = outputs.vision_model_output.last_hidden_state[:, 1:]
+                    text = same[rows].to(device)
+                    contrast = contrastive(outputs.logits_per_image, text[:, None] == text[None])
+                    logits = head(patches.mean(dim=1))
+                    shares = targets(ids[rows], mask[rows], weights).to(device)
+                    tokens = -(shares * logits.log_softmax(dim=1)).sum(dim=1).mean()
                     loss = contrast + self.token_weight * tokens
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
@@ -208,7 +207,7 @@ def sine_positions(side: int, width: int) -> Float[Tensor, "patches width"]:
     count = width // 4
     frequency = 100.0 ** -(torch.arange(count, dtype=torch.float32) / count)
     angles = [axis.flatten()[:, None] * frequency for axis in (lines, columns)]
-    return 0.5 * torch.cat([wave for one in angles for wave in (one.sin(), one.cos())], dim=1)
+    return 0.5 * torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
 
 
 def rarity(
@@ -216,8 +215,8 @@ def rarity(
 ) -> Float[Tensor, " vocabulary"]:
     """Inverse document frequency of every token, log(texts / texts that have it), in nats."""
     has = torch.zeros(vocabulary)
-    for text, held in zip(ids, mask, strict=True):
-        has[text[held.bool()].unique()] += 1
+    for text, text_mask in zip(ids, mask, strict=True):
+        has[text[text_mask.bool()].unique()] += 1
     return torch.log(len(ids) / has.clamp_min(1)) * (has > 0)
 
 
@@ -226,17 +225,17 @@ def targets(
     mask: Int[Tensor, "texts length"],
     weights: Float[Tensor, " vocabulary"],
 ) -> Float[Tensor, "texts vocabulary"]:
-    """What a picture should predict: its text's tokens by rarity, as shares of one."""
+    """The distribution that an image predicts: its text's tokens weighted by rarity, sum 1."""
     present = torch.zeros(len(ids), len(weights))
     present.scatter_(1, torch.where(mask.bool(), ids, ids[:, :1]), 1.0)
-    wanted = present * weights
-    return wanted / wanted.sum(dim=1, keepdim=True).clamp_min(1e-9)
+    weighted = present * weights
+    return weighted / weighted.sum(dim=1, keepdim=True).clamp_min(1e-9)
 
 
 def contrastive(
     logits: Float[Tensor, "images texts"], positive: Bool[Tensor, "images texts"]
 ) -> Float[Tensor, ""]:
-    """CLIP's symmetric loss where a picture may have several right texts, each with equal share."""
+    """CLIP's symmetric loss; an image's several positive texts have equal shares."""
     share = positive.float() / positive.sum(dim=1, keepdim=True)
     back = positive.T.float() / positive.T.sum(dim=1, keepdim=True)
     images = -(share * logits.log_softmax(dim=1)).sum(dim=1).mean()

@@ -1,0 +1,147 @@
+"""A model and the pool that it is fitted to or measured on: tokens, images, one call of `fit`.
+
+Proxy, target, the stages before them and an unfitted start point have the same fields for this; the
+fields stay theirs, since keys of results are made from them.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from xmas.data.pool import Pool
+from xmas.models.chat.template import Plain, Template
+from xmas.models.chat.tokens import Tokenised
+from xmas.models.start_point import StartPoint
+from xmas.models.vision_cache import (
+    CheckedImages,
+    Pictures,
+    VisionFeatures,
+    image_stage,
+    pictures_of,
+)
+from xmas.models.vlm import LoadedModel, load
+from xmas.store import Stage, Store, stages_of_fields
+from xmas.training.fit.recipe import Hardware, Recipe
+from xmas.training.fit.trainer import fit
+
+
+@runtime_checkable
+class OnPool(Protocol):
+    """The fields of a model on a pool."""
+
+    @property
+    def pool(self) -> Pool: ...
+
+    @property
+    def start(self) -> StartPoint: ...
+
+    @property
+    def template(self) -> Template | Plain: ...
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a row, the image counted."""
+        ...
+
+    @property
+    def cache_vision(self) -> bool:
+        """Tower features are computed once and kept on disk: for small images."""
+        ...
+
+
+@runtime_checkable
+class SeesPool(OnPool, Protocol):
+    """A model on a pool with the methods of `ModelOnPool`, or its versions of them."""
+
+    def tokens(self) -> Tokenised: ...
+
+    def image_stage(self) -> VisionFeatures | CheckedImages: ...
+
+    def pictures(self, store: Store, loaded: LoadedModel) -> Pictures: ...
+
+
+@runtime_checkable
+class FittedOnPool(SeesPool, Protocol):
+    """The fields of a stage that fits a model to a pool."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    @property
+    def hardware(self) -> Hardware: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+class ModelOnPool:
+    """How a model with the fields of `OnPool` sees its pool."""
+
+    def tokens(self: OnPool) -> Tokenised:
+        """All conversations of the pool as token ids."""
+        return Tokenised(
+            self.pool, self.start.tokenizer, self.template, self.start.image, self.max_length
+        )
+
+    def image_stage(self: OnPool) -> VisionFeatures | CheckedImages:
+        """The stage that decodes every image before a fit needs one."""
+        return image_stage(self.pool, self.start.tower, cached=self.cache_vision)
+
+    def inputs(self: SeesPool) -> list[Stage]:
+        """The stages that tokens, images and weights come from, but for a fit of this one."""
+        return [*stages_of_fields(self), self.tokens(), self.image_stage()]
+
+    def pictures(self: OnPool, store: Store, loaded: LoadedModel) -> Pictures:
+        """The images of the pool by row, for the model that was loaded from `start`."""
+        return pictures_of(
+            self.pool, self.start.tower, loaded.processor, store, cached=self.cache_vision
+        )
+
+
+def fit_on_pool(
+    stage: FittedOnPool,
+    store: Store,
+    out: Path,
+    trainable: Callable[[LoadedModel], nn.Module],
+    *,
+    label: str,
+    rows: Int[np.ndarray, " rows"] | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | None = None,
+) -> tuple[LoadedModel, nn.Module]:
+    """Fit the model of `stage.start` to its pool; writes `out/loss.csv`, resumes `out/last.ckpt`.
+
+    Args:
+        trainable: gives the model to fit, with what trains requiring gradients.
+        label: of the progress bar.
+        rows: of the pool; None: all that have an answer.
+
+    Returns: what was loaded from the start point, and the fitted model.
+
+    Raises: as `xmas.training.fit.trainer.fit`.
+    """
+    table = stage.tokens().open(store)
+    loaded = load(store.get(stage.start))
+    pictures = stage.pictures(store, loaded)
+    model = trainable(loaded)
+    fit(
+        model,
+        table,
+        np.flatnonzero(table.answered) if rows is None else rows,
+        pictures,
+        recipe=stage.recipe,
+        hardware=stage.hardware,
+        seed=stage.seed,
+        out=out,
+        label=label,
+        pad=loaded.tokenizer.pad_token_id,
+        callbacks=callbacks,
+        logger=logger,
+    )
+    return loaded, model

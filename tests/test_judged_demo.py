@@ -110,7 +110,9 @@ def test_a_judge_without_a_name_or_key_ends_a_run_before_the_first_answer(
         with pytest.raises(JudgeError, match=message):
             toy.store.get(stage)
         draft = toy.store.path(stage).with_name(f".{key(stage)}")
-        assert {path.name for path in draft.iterdir()} == {"error.txt", "attempts.json"}
+        assert {path.name for path in draft.iterdir()} == {
+            *("error.txt", "attempts.json", "stage.json"),
+        }
     assert not list(Path(toy.store.root).glob("demo_bench/*"))
 
 

@@ -18,12 +18,14 @@ from xmas.cli.config import (
     ConfigError,
     build,
     check_choices,
+    check_kinds,
     folder,
     goal_node,
     warn_of_demo_values,
 )
 from xmas.results.score_records import remember
 from xmas.store import Stage, Store, distributed, key
+from xmas.store.force import kinds_of, start_command
 
 if TYPE_CHECKING:
     from xmas.evaluation.scores import Scores
@@ -65,6 +67,25 @@ def make(goal: object, store: Store) -> str:
     if not isinstance(goal, Stage):
         raise ConfigError(f"{type(goal).__name__} is a part of other goals and has no result")
     return str(store.get(goal))
+
+
+def renew(goal: object, store: Store) -> None:
+    """Compute anew what `force=` names among the results that a goal needs, its own included.
+
+    A result that is there asks for nothing it was made from, so this goes through all of them.
+    Raises ConfigError: the goal needs no result of that kind.
+    """
+    kinds = kinds_of(store.force)
+    if not kinds:
+        return
+    from xmas.estimate.plan import stages
+
+    needed = stages(goal) if isinstance(goal, Stage) else []
+    check_kinds(kinds, {stage.kind for stage in needed}, store, of=type(goal).__name__.lower())
+    renewed = [stage for stage in needed if stage.kind in kinds and store.path(stage).exists()]
+    distributed.barrier()  # all ranks have the list before rank 0 replaces the first result
+    for stage in renewed:
+        store.get(stage)
 
 
 def note(goal: object, store: Store, experiment: str | None) -> None:
@@ -110,6 +131,7 @@ def run(cfg: DictConfig) -> None:
         if distributed.leads():
             note(goal, store, experiment)
         with logged(goal, store, journal_of(cfg, experiment)) as followed:
+            renew(goal, followed)
             made = make(goal, followed)
         if distributed.leads():
             print(made)
@@ -121,6 +143,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def main() -> None:
+    start_command()
     """The entry point; threads are set up before anything imports torch."""
     threads.share_cores()
     try:

@@ -5,11 +5,13 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from xmas.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,28 @@ def goal_node(cfg: DictConfig) -> DictConfig:
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(f"goal={name} names nothing that can be made; {hint}There are {names}")
     return node
+
+
+def check_kinds(kinds: Iterable[str], needed: Collection[str], store: Store, *, of: str) -> None:
+    """Raise ConfigError for a kind in `force=` that a goal cannot need, with the nearest name.
+
+    `needed`: the kinds that are known to be needed. Others that the store has may be asked for
+    while one of those is computed.
+    """
+    for kind in kinds:
+        if not needed:
+            raise ConfigError(f"force={kind}: goal={of} computes no results; drop force")
+        if kind in needed:
+            continue
+        if store.results(kind):
+            log.warning("force=%s: goal=%s asks for it only while it is computed itself", kind, of)
+            continue
+        near = difflib.get_close_matches(kind, needed, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(
+            f"force={kind}: goal={of} needs no result of that kind; {hint}"
+            f"It needs {', '.join(sorted(needed))}"
+        )
 
 
 def check_choices(arguments: list[str]) -> None:

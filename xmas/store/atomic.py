@@ -6,18 +6,37 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a file or folder beside `path`, then rename it: `path` is whole or absent.
-
-    A folder cannot take the place of another one at once: the former is moved aside until it can.
-    """
-    partial, former = partial_of(path), former_of(path)
+    """Have `write` fill a file or folder next to `path`, then rename it: whole or absent."""
+    partial = partial_of(path)
     if partial.is_dir():
         shutil.rmtree(partial)
     write(partial)
+    put_in_place(partial, path)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename a file or folder that is whole to `path`, where a former one may be.
+
+    A folder cannot replace another one in one step: the former is moved aside until it can.
+    """
+    former = former_of(path)
     if partial.is_dir() and path.exists():
-        shutil.rmtree(former, ignore_errors=True)
+        if former.exists():
+            shutil.rmtree(former)
         path.rename(former)
     partial.replace(path)
+    if former.exists():
+        shutil.rmtree(former)
+
+
+def restore(partial: Path, path: Path, *, whole: str) -> None:
+    """Finish what a process that died in `put_in_place` has begun.
+
+    `whole`: the file that is written last, so that a folder which has it is complete.
+    """
+    former = former_of(path)
+    if former.exists() and not path.exists():
+        (partial if (partial / whole).exists() else former).rename(path)
     if former.exists():
         shutil.rmtree(former)
 
@@ -28,5 +47,10 @@ def partial_of(path: Path) -> Path:
 
 
 def former_of(path: Path) -> Path:
-    """Where a folder is that stood at `path`, while another one takes its place."""
+    """Where the folder that was at `path` is while another one replaces it."""
     return path.with_name(f".{path.name}.former")
+
+
+def removed_of(path: Path) -> Path:
+    """Where the folder that was at `path` is while it is being removed."""
+    return path.with_name(f".{path.name}.removed")

@@ -29,15 +29,12 @@ def alone(path: Path, *, kind: str = "auto", waiting: Callable[[], object]) -> I
     """Hold the lock of `path`; `waiting` is called once if another process has it.
 
     `kind`: flock, lease, or what the file system has. A file system whose flock is each host's own
-    (Lustre mounted with localflock) looks like one that has it: there, lease must be said. A holder
-    of a lease that could not renew it, because its host slept, is interrupted.
+    (Lustre mounted with localflock) looks like one that has it: there, lease must be configured. A
+    holder of a lease that could not renew it, because its host slept, is interrupted.
 
     Raises ValueError: another kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"store.locks={kind!r}: expected {', '.join(KINDS)}")
-    native = kind == "flock" or (kind == "auto" and has_flock(str(path.parent)))
-    lock = FileLock(path.with_name(f"{path.name}.lock")) if native else _lease(path)
+    lock = _lock_of(path, kind)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -47,6 +44,36 @@ def alone(path: Path, *, kind: str = "auto", waiting: Callable[[], object]) -> I
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def alone_if_free(path: Path, *, kind: str = "auto") -> Iterator[bool]:
+    """Hold the lock of `path` without waiting; whether it was free. Raises as `alone` does."""
+    lock = _lock_of(path, kind)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def is_held(path: Path, *, kind: str = "auto") -> bool:
+    """Whether another process holds the lock of `path`. Raises as `alone` does."""
+    if not Path(_lock_of(path, kind).lock_file).exists():
+        return False
+    with alone_if_free(path, kind=kind) as free:
+        return not free
+
+
+def _lock_of(path: Path, kind: str) -> BaseFileLock:
+    if kind not in KINDS:
+        raise ValueError(f"store.locks={kind!r}: expected {', '.join(KINDS)}")
+    native = kind == "flock" or (kind == "auto" and has_flock(str(path.parent)))
+    return FileLock(path.with_name(f"{path.name}.lock")) if native else _lease(path)
 
 
 @functools.cache

@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,24 @@ def commit() -> str | None:
     head = git(["git", "rev-parse", "HEAD"]).stdout.strip()
     changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
     return head + ("+" if changed else "")
+
+
+def now() -> str:
+    """The time, to the microsecond, with its zone, as `meta.json` has it."""
+    return datetime.now(UTC).isoformat()
+
+
+def finished(folder: Path) -> float:
+    """When a result was finished, in seconds since the epoch.
+
+    Results of former versions do not say it: the modification time of `meta.json` is used, which a
+    copy may change.
+    """
+    path = folder / "meta.json"
+    try:
+        return datetime.fromisoformat(json.loads(path.read_text())["finished"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return path.stat().st_mtime
 
 
 def worked_on(stage: Stage) -> dict[str, Any]:

@@ -8,18 +8,22 @@ import logging
 import os
 import platform
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from xmas.store import distributed
+from xmas.store import by_name, distributed
+from xmas.store.atomic import put_in_place, restore
 from xmas.store.computation import Computation, counted_for
+from xmas.store.force import kinds_of, started
+from xmas.store.label import label
 from xmas.store.lock import alone
-from xmas.store.provenance import commit, versions, worked_on
+from xmas.store.provenance import commit, finished, now, versions, worked_on
 from xmas.store.stage import Made, Stage, describe, key, read_meta
 
 log = logging.getLogger(__name__)
 
+ANNOUNCED = "stage.json"  # in a draft: what it will be
 _AGREED: set[str] = set()  # results that all ranks of this run know to be there
 
 
@@ -53,6 +57,13 @@ def _say(stage: Stage, what: str) -> None:
     log.info("%-14s %s %s", stage.kind, key(stage), what)
 
 
+def _announce(stage: Stage, draft: Path) -> None:
+    """Note in a draft what it will be: its `meta.json` is written when it is complete."""
+    announced = {"kind": stage.kind, "key": key(stage), "label": label(stage)}
+    announced["config"] = describe(stage)
+    (draft / ANNOUNCED).write_text(json.dumps(announced, indent=2))
+
+
 @dataclasses.dataclass(frozen=True)
 class Store:
     """Results under `root/<kind>/<key>/`; unfinished ones in hidden draft folders beside them."""
@@ -60,6 +71,10 @@ class Store:
     root: str = "store"
     locks: str = "auto"  # lease: where hosts do not see each other's flock
     journal: Journal | None = dataclasses.field(default=None, compare=False, repr=False)
+    force: str | Sequence[str] | None = dataclasses.field(  # kinds that are computed anew, once
+        default=None, compare=False, repr=False
+    )
+    since: float = dataclasses.field(default_factory=started, compare=False, repr=False)
 
     def path(self, stage: Stage) -> Path:
         """The folder where the result of `stage` is, or will be."""
@@ -100,26 +115,35 @@ class Store:
 
     def _made(self, stage: Stage) -> Path:
         done = self.path(stage)
-        if done.exists():
+        if self._there(stage):
             _say_reused(stage.kind, str(done))
             return done
         done.parent.mkdir(parents=True, exist_ok=True)
         waiting = functools.partial(_say, stage, "waits for another process")
         with alone(done.with_name(f".{done.name}"), kind=self.locks, waiting=waiting):
-            if done.exists():
+            draft = self._draft(stage)
+            restore(draft, done, whole="meta.json")
+            if self._there(stage):
                 _say_reused(stage.kind, str(done))
                 return done
-            draft = self._draft(stage)
             resumed = draft.exists()
             draft.mkdir(exist_ok=True)
             _say(stage, "resumed" if resumed else "computing")
             with self._recorded(stage, draft, resumed=resumed):
                 self._computed(stage, draft)
-            draft.rename(done)
+            put_in_place(draft, done)
+            by_name.link(done, label(stage))
         _say(stage, f"done      {done}")
         if self.journal is not None:
             self.journal.enter(done)
         return done
+
+    def _there(self, stage: Stage) -> bool:
+        """Whether the result is there and need not be computed anew."""
+        done = self.path(stage)
+        if not done.exists():
+            return False
+        return stage.kind not in kinds_of(self.force) or finished(done) >= self.since
 
     def follow(self, stage: Stage) -> Any:
         """Lightning's logger for the fit of `stage`; None without a journal."""
@@ -178,6 +202,7 @@ class Store:
         computation = Computation(_name(stage), draft)
         if resumed:
             computation.resume()
+        _announce(stage, draft)
         try:
             with computation.run():
                 yield
@@ -185,16 +210,19 @@ class Store:
             (draft / "error.txt").write_text(traceback.format_exc())
             raise
         (draft / "error.txt").unlink(missing_ok=True)
+        (draft / ANNOUNCED).unlink()
         computation.finish()
         inputs = computation.inputs
         record = {
             "kind": stage.kind,
             "key": key(stage),
+            "label": label(stage),
             "config": describe(stage),
             "seconds": round(computation.seconds, 3),
             **({} if inputs is None else {"inputs": list(inputs)}),
             "versions": versions(),
             "commit": commit(),
+            "finished": now(),
             "host": platform.node(),
             "cpus": os.cpu_count(),
             **worked_on(stage),

@@ -1,0 +1,141 @@
+"""Remove what nothing needs from a store: `xmas goal=clean`, which shows it first."""
+
+import contextlib
+import dataclasses
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from xmas.results.contents import Contents, Entry, contents
+from xmas.results.listing import listed, size_text, time_text, total
+from xmas.store import Store, by_name
+from xmas.store.atomic import removed_of, restore
+from xmas.store.lock import alone_if_free
+
+log = logging.getLogger(__name__)
+
+_DAY = 86400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Clean:
+    """What `goal=clean` makes: a list of what is not needed; with `yes`, it is removed.
+
+    Kept are the results of the kinds `keep`, all that these and recent drafts were made from, and
+    everything younger than `days`. A draft that a process works on is kept, and so are all results
+    until it ends: what it will still ask for is not known. Only folders that the store has written
+    are removed.
+    """
+
+    yes: bool = False
+    keep: Sequence[str] = ("score", "scores", "subset", "audit", "export")
+    days: float = 7.0
+
+    def make(self, store: Store) -> str:
+        """The list, and what was or would be removed.
+
+        Raises OSError: a folder cannot be removed; others may be.
+        """
+        found = contents(store)
+        results, drafts = self.unneeded(found)
+        lines = [*self._notes(found)]
+        if not results and not drafts and not found.leftovers:
+            return "\n".join([*lines, f"{store.root}: nothing to remove; {self._rule()}"])
+        if results:
+            lines += [*listed(results), ""]
+        if drafts:
+            lines += ["Drafts of results that were never finished:"]
+            lines += [f"  {_line(draft)}" for draft in drafts] + [""]
+        lines += [f"Left over from an interruption: {folder}" for folder in found.leftovers]
+        size = size_text(sum(entry.bytes for entry in [*results, *drafts]))
+        lines += [f"{store.root}: {total(results)}, {len(drafts)} drafts; {self._rule()}"]
+        if not self.yes:
+            return "\n".join([*lines, f"Nothing is removed yet: clean.yes=true frees {size}"])
+        removed = [entry for entry in [*results, *drafts] if remove(entry.folder, store)]
+        for folder in found.leftovers:
+            finish(folder, store)
+        for kind in {entry.folder.parent for entry in removed}:
+            by_name.unlink_removed(kind)
+        size = size_text(sum(entry.bytes for entry in removed))
+        busy = len(results) + len(drafts) - len(removed)
+        lines += [f"Removed {len(removed)}: {size}"]
+        lines += [f"Kept {busy}: another process has begun to compute them"] if busy else []
+        return "\n".join(lines)
+
+    def unneeded(self, found: Contents) -> tuple[list[Entry], list[Entry]]:
+        """The results and the drafts that can be removed."""
+        oldest = time.time() - self.days * _DAY
+        recent = [draft for draft in found.drafts if draft.running or draft.changed > oldest]
+        drafts = [draft for draft in found.drafts if draft not in recent]
+        if any(draft.running for draft in recent):
+            return [], drafts
+        kept = [
+            entry for entry in found.results if entry.kind in self.keep or entry.changed > oldest
+        ]
+        needed = needed_by([*kept, *recent], found.results)
+        return [entry for entry in found.results if entry.key not in needed], drafts
+
+    def _rule(self) -> str:
+        kinds = ", ".join(self.keep) or "nothing"
+        return f"kept: {kinds}, what these were made from, and what is younger than {self.days:g} d"
+
+    def _notes(self, found: Contents) -> Iterator[str]:
+        for draft in found.drafts:
+            if draft.running:
+                yield f"Running: {draft.kind} {draft.key}; until it ends, all results are kept"
+        for folder, why in found.unreadable.items():
+            yield f"Left alone: {folder}: {why}"
+
+
+def needed_by(kept: Sequence[Entry], results: Sequence[Entry]) -> set[str]:
+    """The keys of `kept` and of all that they were made from, in however many steps."""
+    by_key = {entry.key: entry for entry in results}
+    needed = {entry.key for entry in kept}
+    pending = [key for entry in kept for key in entry.inputs]
+    while pending:
+        key = pending.pop()
+        if key not in needed:
+            needed.add(key)
+            pending += by_key[key].inputs if key in by_key else ()
+    return needed
+
+
+def remove(folder: Path, store: Store) -> bool:
+    """Remove a result or draft under its lock; False if another process has the lock.
+
+    The folder is renamed first: a result is whole or absent, also if this is interrupted.
+    """
+    done = folder.with_name(folder.name.lstrip("."))
+    with alone_if_free(done.with_name(f".{done.name}"), kind=store.locks) as free:
+        if not free:
+            return False
+        aside = removed_of(done)
+        with contextlib.suppress(FileNotFoundError):  # removed by another process
+            if aside.exists():
+                shutil.rmtree(aside)
+            folder.rename(aside)
+            shutil.rmtree(aside)
+    log.info("%-14s %s removed", folder.parent.name, done.name)
+    return True
+
+
+def finish(leftover: Path, store: Store) -> None:
+    """End the replacement or removal that has left this folder, unless it is under way."""
+    key = leftover.name.split(".")[1]
+    done, draft = leftover.with_name(key), leftover.with_name(f".{key}")
+    with alone_if_free(draft, kind=store.locks) as free:
+        if not free:
+            return
+        if leftover == removed_of(done):
+            shutil.rmtree(leftover)
+        else:
+            restore(draft, done, whole="meta.json")
+
+
+def _line(draft: Entry) -> str:
+    age = time_text(time.time() - draft.changed)
+    label = f" ({draft.label})" if draft.label else ""
+    error = f": {draft.error}" if draft.error else ""
+    return f"{draft.kind} {draft.key}{label}, {size_text(draft.bytes)}, {age} old{error}"

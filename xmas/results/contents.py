@@ -1,0 +1,144 @@
+"""Everything that is in a store's folder: results, unfinished drafts, and what is neither.
+
+Only what the store itself has written counts as its own: folders named by keys whose record says
+the same key. Whatever else lies there is left alone.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from xmas.store import Store, read_meta
+from xmas.store.index import key_of, stages_in
+from xmas.store.label import label
+from xmas.store.lock import is_held
+from xmas.store.provenance import finished
+from xmas.store.store import ANNOUNCED
+
+_KEY = re.compile(r"[0-9a-f]{12}")
+_DRAFT = re.compile(r"\.([0-9a-f]{12})")
+_LEFTOVER = re.compile(r"\.([0-9a-f]{12})\.(former|removed)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A folder of the store."""
+
+    kind: str
+    key: str
+    folder: Path
+    label: str
+    bytes: int
+    changed: float  # seconds since the epoch: when a result was finished, a draft last written to
+    seconds: float | None = None  # of computing; None if it is not known
+    config: dict[str, Any] | None = None  # None: not known what it will be
+    inputs: tuple[str, ...] = ()  # keys of the results that it was made from
+    error: str = ""  # of a draft: the last line of its traceback
+    running: bool = False  # a process computes it now
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a store contains, each list in the order of `kind` and `label`."""
+
+    results: list[Entry]
+    drafts: list[Entry]
+    leftovers: list[Path]  # of a replacement or removal that was interrupted
+    unreadable: dict[Path, str]  # folders named by a key whose record cannot be read, and why
+
+
+def contents(store: Store) -> Contents:
+    """Read what is in a store; nothing is changed, and no file but records is opened."""
+    found = Contents([], [], [], {})
+    for folder in sorted(Path(store.root).glob("*/*")):
+        if not folder.is_dir() or folder.is_symlink():
+            continue
+        if _KEY.fullmatch(folder.name):
+            _add_result(found, folder)
+        elif draft := _DRAFT.fullmatch(folder.name):
+            found.drafts.append(_draft(folder, draft[1], store.locks))
+        elif _LEFTOVER.fullmatch(folder.name):
+            found.leftovers.append(folder)
+    found.results.sort(key=lambda entry: (entry.kind, entry.label, entry.key))
+    found.drafts.sort(key=lambda entry: (entry.kind, entry.label, entry.key))
+    return found
+
+
+def _add_result(found: Contents, folder: Path) -> None:
+    try:
+        meta = read_meta(folder / "meta.json")
+        if meta["key"] != folder.name or meta["kind"] != folder.parent.name:
+            found.unreadable[folder] = f"meta.json is of {meta['kind']} {meta['key']}"
+            return
+        text = meta["label"] if "label" in meta else label(meta["config"])
+        entry = Entry(
+            kind=folder.parent.name,
+            key=folder.name,
+            folder=folder,
+            label=text,
+            bytes=size(folder),
+            changed=finished(folder),
+            seconds=float(meta["seconds"]),
+            config=meta["config"],
+            inputs=tuple(key_of(stage) for stage in stages_in(meta["config"])),
+        )
+    except FileNotFoundError:
+        found.unreadable[folder] = "there is no meta.json"
+    except KeyError as error:
+        found.unreadable[folder] = f"meta.json has no {error}"
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        found.unreadable[folder] = f"meta.json cannot be read: {error}"
+    else:
+        found.results.append(entry)
+
+
+def _draft(folder: Path, key: str, locks: str) -> Entry:
+    announced: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        announced = read_meta(folder / ANNOUNCED)
+    error = ""
+    with contextlib.suppress(OSError):
+        error = (folder / "error.txt").read_text().rstrip().rpartition("\n")[2]
+    seconds = None
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        seconds = float(json.loads((folder / "seconds.json").read_text()))
+    return Entry(
+        kind=folder.parent.name,
+        key=key,
+        folder=folder,
+        label=announced.get("label", ""),
+        bytes=size(folder),
+        changed=last_written(folder),
+        seconds=seconds,
+        config=announced.get("config"),
+        inputs=tuple(key_of(stage) for stage in stages_in(announced.get("config"))),
+        error=error,
+        running=is_held(folder, kind=locks),
+    )
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in a folder; links count nothing."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                total += size(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):  # a draft's files come and go
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def last_written(folder: Path) -> float:
+    """When a folder or anything in it was last written to, in seconds since the epoch."""
+    times = [0.0]
+    for place, _, files in os.walk(folder):
+        for path in [place, *(os.path.join(place, file) for file in files)]:
+            with contextlib.suppress(FileNotFoundError):
+                times.append(os.lstat(path).st_mtime)
+    return max(times)

@@ -28,11 +28,11 @@ class Part(Stage):
 
     calls: str = volatile()
     size: int = 1000
-    inputs: tuple[Stage, ...] = ()
+    parts: tuple[Stage, ...] = ()
     fails: bool = volatile(False)
 
     def compute(self, store: Store, out: Path) -> None:
-        for stage in self.inputs:
+        for stage in self.parts:
             store.get(stage)
         if self.fails:
             raise OSError("disk full")

@@ -133,9 +133,12 @@ def test_a_process_killed_while_it_replaces_a_result_loses_none(root, leaf, monk
     before = Store(root).get(leaf)
     child = os.fork()
     if child == 0:
+        replace = Path.replace
 
-        def dies(*_: Any, **__: Any) -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
+        def dies(path: Path, *target: Any) -> Any:
+            if path.is_dir():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return replace(path, *target)
 
         if moment == "aside":
             monkeypatch.setattr(Path, "replace", dies)  # the former is aside, the new one is not in

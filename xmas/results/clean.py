@@ -12,6 +12,7 @@ from xmas.results.contents import Contents, Entry, contents
 from xmas.results.listing import listed, size_text, time_text, total
 from xmas.store import Store, by_name
 from xmas.store.atomic import removed_of, restore
+from xmas.store.index import Result, ResultIndex
 from xmas.store.lock import alone_if_free
 
 log = logging.getLogger(__name__)
@@ -85,21 +86,22 @@ class Clean:
         for draft in found.drafts:
             if draft.running:
                 yield f"Running: {draft.kind} {draft.key}; until it ends, all results are kept"
+        former = [entry for entry in found.results if not entry.recorded]
+        if former:
+            yield (
+                f"{len(former)} results of a former version do not record what they asked for: "
+                "tokens and image features that they used are not known to be needed"
+            )
         for folder, why in found.unreadable.items():
             yield f"Left alone: {folder}: {why}"
 
 
 def needed_by(kept: Sequence[Entry], results: Sequence[Entry]) -> set[str]:
     """The keys of `kept` and of all that they were made from, in however many steps."""
-    by_key = {entry.key: entry for entry in results}
-    needed = {entry.key for entry in kept}
-    pending = [key for entry in kept for key in entry.inputs]
-    while pending:
-        key = pending.pop()
-        if key not in needed:
-            needed.add(key)
-            pending += by_key[key].inputs if key in by_key else ()
-    return needed
+    index = ResultIndex.of(Result.read(entry.folder) for entry in results)
+    inputs = [key for entry in kept for key in entry.inputs]
+    made_from = index.made_from(inputs, described=[entry.config for entry in kept])
+    return {entry.key for entry in kept} | made_from.keys()
 
 
 def remove(folder: Path, store: Store) -> bool:

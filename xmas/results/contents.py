@@ -6,14 +6,15 @@ the same key. Whatever else lies there is left alone.
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 from xmas.store import Store, read_meta
-from xmas.store.index import key_of, stages_in
+from xmas.store.computation import Computation
+from xmas.store.former_records import stages_of_fields
+from xmas.store.index import Result, key_of
 from xmas.store.label import label
 from xmas.store.lock import is_held
 from xmas.store.provenance import finished
@@ -35,8 +36,9 @@ class Entry:
     bytes: int
     changed: float  # seconds since the epoch: when a result was finished, a draft last written to
     seconds: float | None = None  # of computing; None if it is not known
-    config: dict[str, Any] | None = None  # None: not known what it will be
-    inputs: tuple[str, ...] = ()  # keys of the results that it was made from
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)  # empty if it is not known
+    inputs: tuple[str, ...] = ()  # keys of the results that it was or will be made from
+    recorded: bool = True  # whether it says itself what it asked for; former results do not
     error: str = ""  # of a draft: the last line of its traceback
     running: bool = False  # a process computes it now
 
@@ -70,21 +72,21 @@ def contents(store: Store) -> Contents:
 
 def _add_result(found: Contents, folder: Path) -> None:
     try:
-        meta = read_meta(folder / "meta.json")
-        if meta["key"] != folder.name or meta["kind"] != folder.parent.name:
-            found.unreadable[folder] = f"meta.json is of {meta['kind']} {meta['key']}"
+        result = Result.read(folder)
+        if (result.meta["kind"], result.meta["key"]) != (result.kind, result.key):
+            found.unreadable[folder] = f"meta.json is of {result.meta['kind']} {result.meta['key']}"
             return
-        text = meta["label"] if "label" in meta else label(meta["config"])
         entry = Entry(
-            kind=folder.parent.name,
-            key=folder.name,
+            kind=result.kind,
+            key=result.key,
             folder=folder,
-            label=text,
+            label=result.meta.get("label") or label(result.config),
             bytes=size(folder),
             changed=finished(folder),
-            seconds=float(meta["seconds"]),
-            config=meta["config"],
-            inputs=tuple(key_of(stage) for stage in stages_in(meta["config"])),
+            seconds=result.seconds,
+            config=result.config,
+            inputs=tuple(result.inputs),
+            recorded=result.recorded,
         )
     except FileNotFoundError:
         found.unreadable[folder] = "there is no meta.json"
@@ -103,9 +105,10 @@ def _draft(folder: Path, key: str, locks: str) -> Entry:
     error = ""
     with contextlib.suppress(OSError):
         error = (folder / "error.txt").read_text().rstrip().rpartition("\n")[2]
-    seconds = None
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        seconds = float(json.loads((folder / "seconds.json").read_text()))
+    seconds, asked_for = Computation.read(folder)
+    config = announced.get("config", {})
+    inputs = [name.rpartition("/")[2] for name in asked_for]
+    inputs += [key_of(stage) for stage in stages_of_fields(config)]  # asked for later, perhaps
     return Entry(
         kind=folder.parent.name,
         key=key,
@@ -114,8 +117,8 @@ def _draft(folder: Path, key: str, locks: str) -> Entry:
         bytes=size(folder),
         changed=last_written(folder),
         seconds=seconds,
-        config=announced.get("config"),
-        inputs=tuple(key_of(stage) for stage in stages_in(announced.get("config"))),
+        config=config,
+        inputs=tuple(dict.fromkeys(inputs)),
         error=error,
         running=is_held(folder, kind=locks),
     )

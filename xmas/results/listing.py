@@ -85,7 +85,7 @@ def distinct_labels(entries: Sequence[Entry], *, most: int = 3) -> list[str]:
 
 def _differences(members: Sequence[Entry], most: int) -> dict[str, list[str]]:
     """By key, the settings in which some of the members differ, those nearest to the root first."""
-    flat = {member.key: dict(_leaves(member.config or {})) for member in members}
+    flat = {member.key: dict(_leaves(member.config)) for member in members}
     paths = sorted(
         {path for leaves in flat.values() for path in leaves},
         key=lambda path: (path.count("."), path),

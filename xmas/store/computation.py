@@ -73,6 +73,15 @@ class Computation:
             self.inputs[name] = None
             self.save()
 
+    @staticmethod
+    def read(draft: Path) -> tuple[float | None, list[str]]:
+        """The seconds that attempts have spent on a draft, None if unknown, and their inputs."""
+        try:
+            record = json.loads((draft / _FILE).read_text())
+            return float(record["seconds"]), [*(record["inputs"] or [])]
+        except (OSError, ValueError, TypeError, KeyError):
+            return None, []
+
     @property
     def seconds(self) -> float:
         """Seconds of this stage alone, over all attempts."""

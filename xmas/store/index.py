@@ -100,6 +100,13 @@ class ResultIndex:
             for folder, meta in metas.items()
         }
 
+    @classmethod
+    def of(cls, results: Iterable[Result]) -> "ResultIndex":
+        """An index of these results, of a store whose other records may be unreadable."""
+        index = cls.__new__(cls)
+        index.results = {result.key: result for result in results}
+        return index
+
     def inside(self, config: Any) -> dict[str, Result]:
         """What the nearest stages in a configuration were made from, themselves first, by key.
 

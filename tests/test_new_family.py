@@ -1,14 +1,13 @@
 """A family in one file: from its start point to an exported folder, with nothing else changed."""
 
-import shutil
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from pages import DOCS, files_of
 from test_export import RECIPE
 from toy import HARDWARE, Toy
 from transformers import AutoProcessor, VipLlavaConfig, VipLlavaForConditionalGeneration
@@ -26,7 +25,11 @@ from xmas.target.export import Export
 from xmas.target.target import Target
 from xmas.training.fit.trainables import Lora
 
-FILE = Path(__file__).with_name("vip_llava.py")
+(FILE,) = (  # the worked example
+    text
+    for file, text in files_of(DOCS / "add-a-model-family.md").items()
+    if file.endswith("/vip_llava.py")
+)
 PATCHES, LAYERS = 9, [-2, 1]
 
 
@@ -36,11 +39,11 @@ def place(request, tmp_path, monkeypatch) -> None:
     code = tmp_path / "code"
     code.mkdir()
     if request.param == "file":
-        shutil.copy(FILE, code)
+        (code / "vip_llava.py").write_text(FILE)
         monkeypatch.setattr(families, "__path__", [*families.__path__, str(code)])
         monkeypatch.delitem(sys.modules, "xmas.models.families.vip_llava", raising=False)
         return
-    shutil.copy(FILE, code / "somebodys_vip_llava.py")
+    (code / "somebodys_vip_llava.py").write_text(FILE)
     package = code / "somebodys-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 1.0\n")

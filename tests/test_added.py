@@ -1,0 +1,75 @@
+"""The worked examples of docs/ pass the checks of a copy of this repository.
+
+Only the files that they name are written: no list of selectors, features or layers knows them.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pages import DOCS, HOUSE, files_of
+
+pytest.importorskip("grimp", reason="import-linter is in the extra `dev`")
+
+COPIED = ("xmas", "conf", "tests", "hydra_plugins", "pyproject.toml")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("repository")
+    for name in COPIED:
+        copier = shutil.copytree if (HOUSE / name).is_dir() else shutil.copy
+        options = {"ignore": shutil.ignore_patterns("__pycache__")} if copier != shutil.copy else {}
+        copier(HOUSE / name, place / name, **options)
+    for page in DOCS.glob("add-a-*.md"):
+        for file, text in files_of(page).items():
+            (place / file).write_text(text, encoding="utf-8")
+    return place
+
+
+def run(copy: Path, *command: str) -> str:
+    """Run in the copy, whose package is imported instead of this one; gives what it prints."""
+    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    ended = subprocess.run(
+        command, cwd=copy, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_imports_still_run_one_way(copy):
+    tool = Path(sys.executable).with_name("lint-imports")
+    assert "1 kept, 0 broken" in run(copy, str(tool), "--no-cache")
+
+
+def test_all_are_found_where_they_belong(copy):
+    """Selector, feature, benchmark, family, reader, writer, targets: none is named in a list."""
+    program = """
+from xmas.cli.config import folder
+from xmas.data import readers, writers
+from xmas.evaluation.benchmarks.spotted import Spotted
+from xmas.evaluation.facts import in_order
+from xmas.features.colours import Colours
+from xmas.models.families import FAMILIES
+print(folder(), readers.names(), writers.names(), "vipllava" in FAMILIES)
+print(in_order(["spotted", "gqa"]), Colours.kind)
+"""
+    printed = run(copy, sys.executable, "-c", program).splitlines()
+    assert printed[0] == f"{copy / 'conf'} ['lines', 'llava'] ['llava', 'pairs'] True"
+    assert printed[1] == "['gqa', 'spotted'] colours"
+
+
+def test_configurations_bind_and_the_contract_of_selectors_holds(copy):
+    """Without the type checks of every call, which double the seconds of a new process."""
+    chosen = "shortest or colours or spotted or vip_llava or smolvlm_500m or lora_16"
+    options = ("-q", "-p", "no:cacheprovider", "-o", "addopts=", "-k", chosen)
+    files = ("tests/test_selectors.py", "tests/test_config.py")
+    report = run(copy, sys.executable, "-m", "pytest", *options, *files)
+    passed = re.search(r"(\d+) passed", report)
+    assert passed is not None
+    assert int(passed[1]) >= 12

@@ -18,6 +18,7 @@ from transformers.models.llava_onevision.processing_llava_onevision import Llava
 
 import xmas.models.varlen_attention
 from xmas.cli.config import build
+from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import IGNORED
 from xmas.models.chat.layout import FEATURE, Fixed
@@ -28,7 +29,6 @@ from xmas.models.start_point import StartPoint
 from xmas.models.vision_cache import FromFiles, VisionFeatures
 from xmas.models.vlm import (
     LoadedModel,
-    answer_loss,
     embed,
     freeze_tower,
     hidden_states,

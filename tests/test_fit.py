@@ -13,20 +13,13 @@ from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
 from transformers import AttentionInterface
 
 from xmas.models import varlen_attention
+from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import IGNORED
 from xmas.models.chat.packing import pack, positions
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import (
-    LoadedModel,
-    answer_loss,
-    freeze_tower,
-    hidden_states,
-    language_model,
-    load,
-    tower,
-)
+from xmas.models.vlm import LoadedModel, freeze_tower, hidden_states, language_model, load, tower
 from xmas.store import former_of, write_atomically
 from xmas.training.fit.batch_plan import BatchPlan, microbatches_per_rank, plan_batches
 from xmas.training.fit.callbacks import checkpoint_at, remove_checkpoint

@@ -26,6 +26,7 @@ from transformers import (
 
 from xmas.estimate import flops, memory
 from xmas.estimate.flops import Load
+from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.labels import IGNORED
 from xmas.models.families import family_of
 from xmas.models.shape import (
@@ -38,7 +39,7 @@ from xmas.models.shape import (
     Shape,
     Tower,
 )
-from xmas.models.vlm import answer_loss, tower_features
+from xmas.models.vlm import tower_features
 from xmas.training.fit.recipe import Hardware
 from xmas.training.fit.speed import configured
 from xmas.training.fit.trainables import Lora, with_lora

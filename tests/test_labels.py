@@ -330,7 +330,9 @@ def test_rows_without_an_answer_are_told_and_left_out_of_fits(
 
 def test_a_pool_without_any_answer_is_refused(toy: Toy, tmp_path):
     tokens = Tokenised(pool_of(tmp_path, ["Hi?", ""]), toy.start.tokenizer, TEMPLATE, 16)
-    with pytest.raises(PoolError, match=r"1 of 1 rows have no answer .*; raise it or mend"):
+    with pytest.raises(
+        PoolError, match=r"1 of 1 rows have no answer .*; raise max_length or fix the rows"
+    ):
         toy.store.get(tokens)
 
 

@@ -11,6 +11,7 @@ from toy import SIZES, Toy
 from xmas.data.images import SquareImages, image_size, open_image
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
+from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import IGNORED
 from xmas.models.chat.layout import FEATURE
@@ -18,7 +19,6 @@ from xmas.models.chat.template import Template
 from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import (
     LoadedModel,
-    answer_loss,
     check_finite,
     embed,
     hidden_states,

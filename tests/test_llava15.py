@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, CLIPModel
 
 from xmas.cli.config import build
 from xmas.estimate import Estimate
+from xmas.models.answer_loss import answer_loss
 from xmas.models.assembled import Assembled
 from xmas.models.chat.batches import Loader
 from xmas.models.chat.template import VICUNA_SYSTEM, Plain
@@ -23,7 +24,7 @@ from xmas.models.sources import Source
 from xmas.models.specs import FULL_SIZE, unbuilt
 from xmas.models.tokenizer import TrainedTokenizer
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import answer_loss, load, tower_features, unwrap
+from xmas.models.vlm import load, tower_features, unwrap
 from xmas.store import Made, key
 from xmas.target.target import Target
 from xmas.training.fit.module import FitModule

@@ -14,13 +14,14 @@ from transformers import AutoProcessor, VipLlavaConfig, VipLlavaForConditionalGe
 
 from xmas.data.images import SquareImages
 from xmas.models import families
+from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import IGNORED
 from xmas.models.chat.template import Template
 from xmas.models.published import Published
 from xmas.models.sources import Source
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import LoadedModel, answer_loss, load
+from xmas.models.vlm import LoadedModel, load
 from xmas.target.export import Export
 from xmas.target.target import Target
 from xmas.training.fit.trainables import Lora

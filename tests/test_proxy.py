@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from toy import RECIPE, ROWS, TEXT_ONLY, Toy, losses, shared
 
 from xmas.features.trajectories import Measuring
+from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Loader, micro_batches, modality_length_order
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import answer_loss, load
+from xmas.models.vlm import load
 from xmas.store import Store, key
 from xmas.training.fit.recipe import Recipe
 from xmas.training.probe import AttentionProbe, schedule

@@ -18,6 +18,7 @@ from xmas.attention.metric import Spectra
 from xmas.cli.config import build
 from xmas.estimate import Estimate
 from xmas.features.trajectories import Trajectories
+from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.template import Template
@@ -26,14 +27,7 @@ from xmas.models.published import Published
 from xmas.models.sources import Source
 from xmas.models.specs import FULL_SIZE, unbuilt
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import (
-    LoadedModel,
-    answer_loss,
-    embed_in_order,
-    hidden_states,
-    load,
-    unwrap,
-)
+from xmas.models.vlm import LoadedModel, embed_in_order, hidden_states, load, unwrap
 from xmas.target.target import Target
 from xmas.training.fit.module import features_of
 from xmas.training.fit.recipe import Recipe

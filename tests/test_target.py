@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from toy import RECIPE, ROWS, TEXT_ONLY, Toy, losses, shared
 from transformers import LlavaForConditionalGeneration
 
+from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Loader
-from xmas.models.vlm import answer_loss, load
+from xmas.models.vlm import load
 from xmas.selection.methods.full import Full
 from xmas.store import key
 from xmas.target.target import Target

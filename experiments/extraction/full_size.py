@@ -27,12 +27,13 @@ from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.metric import Spectra
 from xmas.data.images import SquareImages
 from xmas.data.pool import Pool
+from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Loader
 from xmas.models.chat.template import Template
 from xmas.models.chat.tokens import Tokenised, TokenTable
 from xmas.models.specs import FULL_SIZE
 from xmas.models.vision_cache import FromFiles, features_of
-from xmas.models.vlm import LoadedModel, answer_loss, freeze_tower, language_model
+from xmas.models.vlm import LoadedModel, freeze_tower, language_model
 from xmas.store import Store
 
 WORDS = "the cup stands left of a small red box on two wooden boards near an open window".split()

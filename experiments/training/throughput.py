@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from xmas.estimate import flops
+from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import NO_IMAGE, Tokens
 from xmas.models.chat.layout import FEATURE
@@ -35,7 +36,7 @@ from xmas.models.chat.packing import pack
 from xmas.models.families import family_of
 from xmas.models.shape import Shape
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import answer_loss, unwrap
+from xmas.models.vlm import unwrap
 from xmas.training.fit.batch_plan import plan_batches
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.speed import configured

@@ -4,7 +4,7 @@ Proxy, target, the stages before them and an unfitted start point have the same 
 fields stay theirs, since keys of results are made from them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -62,6 +62,8 @@ class SeesPool(OnPool, Protocol):
     def tokens(self) -> Tokenised: ...
 
     def image_stage(self) -> VisionFeatures | CheckedImages: ...
+
+    def inputs(self) -> Iterable[Stage]: ...
 
     def pictures(self, store: Store, loaded: LoadedModel) -> Pictures: ...
 

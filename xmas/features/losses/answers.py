@@ -6,7 +6,7 @@ One stage serves all selectors that use losses; each reads its column.
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -17,40 +17,21 @@ from torch import Tensor
 from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings, WithoutImages
 from xmas.features.losses.token_statistics import STATISTICS
 from xmas.features.trajectories import device
-from xmas.models.chat.tokens import Tokenised, TokenTable
-from xmas.models.start_point import StartPoint
-from xmas.models.vision_cache import Pictures
+from xmas.models.chat.tokens import TokenTable
 from xmas.models.vlm import LoadedModel, load
 from xmas.store import Stage, Store, nearest_stages, write_atomically
 from xmas.training.fit.recipe import Hardware
+from xmas.training.model_on_pool import SeesPool
 
 COLUMNS = (*STATISTICS, "tokens", "blind_loss")
 
 
 @runtime_checkable
-class HasWeights(Protocol):
-    """A fit: its pool as tokens and pictures, and its weights after one or more optimiser steps."""
-
-    @property
-    def start(self) -> StartPoint:
-        """The stage whose folder has the model that the weights belong to."""
-        ...
+class HasWeights(SeesPool, Protocol):
+    """A model on a pool, and its weights after one or more optimiser steps of a fit."""
 
     @property
     def hardware(self) -> Hardware: ...
-
-    @property
-    def cache_vision(self) -> bool:
-        """Whether the vision tower's features are computed once and cached."""
-        ...
-
-    def tokens(self) -> Tokenised: ...
-
-    def inputs(self) -> Iterable[Stage]:
-        """The stages that its tokens, pictures and weights come from, but for a fit of itself."""
-        ...
-
-    def pictures(self, store: Store, parts: LoadedModel) -> Pictures: ...
 
     def steps(self, store: Store) -> list[int]: ...
 

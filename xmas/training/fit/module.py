@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import get_cosine_schedule_with_warmup
 
+from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import answer_loss, in_connector
+from xmas.models.vlm import in_connector
 from xmas.training.fit.recipe import Recipe
 from xmas.training.fit.sharding import shard
 

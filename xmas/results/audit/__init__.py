@@ -1,4 +1,4 @@
-"""The audit: what a subset contains beside its pool, before anything is trained on it."""
+"""The audit: what a subset contains compared with its pool, before a model is trained on it."""
 
 import dataclasses
 import json
@@ -31,30 +31,28 @@ class Audit(Stage):
     kind: ClassVar[str] = "audit"
 
     subset: Subset
-    counted: TokenCounter | None = (
-        None  # whose text tokens are a row's length; null: its characters
-    )
+    counted: TokenCounter | None = None  # text tokens are a row's length; null: its characters
     suite: dict[str, Benchmark] = dataclasses.field(default_factory=dict)
     against: str | None = content(None)  # another subset's rows.json
-    images: bool = True  # false: no image is opened; names stand for them, no benchmark is compared
-    distance: int = 7  # of 128 bits that near images may differ in
-    similarity: float = 0.8  # of the words, that near texts have at least
+    images: bool = True  # false: compares names, opens no image and compares no benchmark
+    distance: int = 7  # near images differ in at most this many of 128 bits
+    similarity: float = 0.8  # Jaccard, of the words of near texts, at least
 
     def inputs(self) -> list[Stage]:
         pool = self.subset.ranking.pool
-        ranked = [self.subset.ranking] if self.subset.nested else []
-        counted = [] if self.counted is None else [self.counted.tokens()]
-        compared = self.images and self.suite
-        hashed = [ImageHashes(pool), *nearest_stages(self.suite)] if compared else []
-        asked = [self.subset, *ranked, *counted, Texts(pool), self.duplicates(), *hashed]
-        return [*nearest_stages(pool), *asked]
+        ranking = [self.subset.ranking] if self.subset.nested else []
+        tokens = [] if self.counted is None else [self.counted.tokens()]
+        compares = self.images and self.suite
+        hashes = [ImageHashes(pool), *nearest_stages(self.suite)] if compares else []
+        direct = [self.subset, *ranking, *tokens, Texts(pool), self.duplicates(), *hashes]
+        return [*nearest_stages(pool), *direct]
 
     def compute(self, store: Store, out: Path) -> None:
-        """Every part as `pool` beside `subset`: sources, answer formats, lengths, duplicates; then
-        clusters, what length explains of the row score, overlap, and images of benchmarks.
+        """Every part for `pool` and for `subset`: sources, answer formats, lengths, duplicates;
+        then clusters, what length explains of the row score, overlap, and images of benchmarks.
         """
         pool = self.subset.ranking.pool
-        examples, kept = pool.open(store), self.subset.chosen(store)
+        examples, chosen = pool.open(store), self.subset.chosen(store)
         everything = np.arange(len(examples))
         texts = store.get(Texts(pool))
         formats, characters = np.load(texts / "formats.npy"), np.load(texts / "characters.npy")
@@ -63,8 +61,8 @@ class Audit(Stage):
             lengths = self.counted.tokens().open(store).text_lengths
         repeats = store.get(self.duplicates())
         exact, near = (np.load(repeats / f"{name}.npy") for name in ("exact", "near"))
-        sides = {"pool": everything, "subset": kept}
-        found: dict[str, Any] = {
+        sides = {"pool": everything, "subset": chosen}
+        record: dict[str, Any] = {
             "selector": name_of(self.subset.ranking.selector),
             "rows": {side: len(rows) for side, rows in sides.items()},
             "sources": {side: counts(examples.sources[rows]) for side, rows in sides.items()},
@@ -76,25 +74,27 @@ class Audit(Stage):
             "lengths": {side: spread(lengths[rows]) for side, rows in sides.items()},
             "duplicates": {side: repeated(rows, exact, near) for side, rows in sides.items()},
         }
-        found["length_kept"] = found["lengths"]["subset"]["sum"] / found["lengths"]["pool"]["sum"]
+        record["length_kept"] = (
+            record["lengths"]["subset"]["sum"] / record["lengths"]["pool"]["sum"]
+        )
         if self.subset.nested:
             ranked = Ranking.read(store.get(self.subset.ranking))
-            found["clusters"] = coverage(ranked.clusters, kept)
-            found["score_explained_by_length"] = explained_by(ranked.scores, lengths)
+            record["clusters"] = coverage(ranked.clusters, chosen)
+            record["score_explained_by_length"] = explained_by(ranked.scores, lengths)
         if self.against is not None:
-            other = np.array(json.loads(Path(self.against).expanduser().read_text()))
-            found["overlap"] = overlap(kept, other, len(examples))
+            against = np.array(json.loads(Path(self.against).expanduser().read_text()))
+            record["overlap"] = overlap(chosen, against, len(examples))
         if self.images and self.suite:
             shared = self._benchmark_rows(store, examples)
             (out / "benchmark_rows.json").write_text(json.dumps(shared))
-            found["benchmarks"] = {
+            record["benchmarks"] = {
                 name: {
                     how: {side: int(np.isin(rows, listed).sum()) for side, rows in sides.items()}
                     for how, listed in of_name.items()
                 }
                 for name, of_name in shared.items()
             }
-        (out / "audit.json").write_text(json.dumps(found, indent=2))
+        (out / "audit.json").write_text(json.dumps(record, indent=2))
 
     def duplicates(self) -> Duplicates:
         return Duplicates(
@@ -106,27 +106,28 @@ class Audit(Stage):
 
     def _benchmark_rows(self, store: Store, examples: Rows) -> dict[str, dict[str, list[int]]]:
         """Rows of the pool whose image is one of a benchmark's, or near one."""
-        hashed = store.get(ImageHashes(self.subset.ranking.pool))
-        files, seen = np.load(hashed / "sha256.npy"), np.load(hashed / "seen.npy")
-        found = {}
+        hashes = store.get(ImageHashes(self.subset.ranking.pool))
+        files, difference_hashes = np.load(hashes / "sha256.npy"), np.load(hashes / "seen.npy")
+        rows_of = {}
         for name, benchmark in self.suite.items():
-            asked = {one.image for one in benchmark.asked(store) if one.image is not None}
-            own, like = all_hashes(sorted(asked, key=str), label=f"image hashes, {name}")
-            theirs = {digest.tobytes() for digest in own}
+            questions = benchmark.asked(store)
+            images = {question.image for question in questions if question.image is not None}
+            digests, like = all_hashes(sorted(images, key=str), label=f"image hashes, {name}")
+            theirs = {digest.tobytes() for digest in digests}
             same = np.array([digest.tobytes() in theirs for digest in files], dtype=bool)
-            near = near_any(seen, like, self.distance)
-            found[name] = {
+            near = near_any(difference_hashes, like, self.distance)
+            rows_of[name] = {
                 how: np.flatnonzero(np.append(which, False)[examples.picture]).tolist()
                 for how, which in (("same", same), ("near", near))
             }
-        return found
+        return rows_of
 
 
 def counts(names: np.ndarray) -> dict[str, int]:
-    """How often each name stands there, the most frequent first."""
-    found, often = np.unique(names, return_counts=True)
+    """How often each name occurs, the most frequent first."""
+    distinct, often = np.unique(names, return_counts=True)
     order = np.argsort(-often, kind="stable")
-    return dict(zip(found[order].tolist(), often[order].tolist(), strict=True))
+    return dict(zip(distinct[order].tolist(), often[order].tolist(), strict=True))
 
 
 def spread(lengths: Int[np.ndarray, " rows"]) -> dict[str, float]:
@@ -162,8 +163,8 @@ def coverage(
     of_pool = np.bincount(clusters[clusters >= 0])
     if not of_pool.sum():
         return None
-    taken = np.bincount(clusters[kept][clusters[kept] >= 0], minlength=len(of_pool))
-    shares = taken[of_pool > 0] / of_pool[of_pool > 0]
+    of_subset = np.bincount(clusters[kept][clusters[kept] >= 0], minlength=len(of_pool))
+    shares = of_subset[of_pool > 0] / of_pool[of_pool > 0]
     return {
         "clusters": len(shares),
         "covered": int((shares > 0).sum()),
@@ -177,27 +178,29 @@ def explained_by(
     scores: Float[np.ndarray, " pool"], lengths: Int[np.ndarray, " pool"]
 ) -> float | None:
     """R² of the row score by a model that sees nothing but the length; None without scores."""
-    known = np.isfinite(scores)
-    if not known.any():
+    finite = np.isfinite(scores)
+    if not finite.any():
         return None
-    return explained(scores[known].astype(np.float64), lengths[known])
+    return explained(scores[finite].astype(np.float64), lengths[finite])
 
 
 def overlap(
-    kept: Int[np.ndarray, " kept"], other: Int[np.ndarray, " other"], count: int
+    kept: Int[np.ndarray, " kept"], against: Int[np.ndarray, " other"], count: int
 ) -> dict[str, float]:
-    """Rows in common with another subset, and their Jaccard similarity beside that of two
-    independent random subsets of these sizes. Raises ValueError: the other has a row that the pool
-    has not.
+    """Rows in common with another subset, their Jaccard similarity, and that of two independent
+    random subsets of these sizes.
+
+    Raises:
+        ValueError: the against has a row that the pool has not.
     """
-    if len(other) and not 0 <= other.min() <= other.max() < count:
+    if len(against) and not 0 <= against.min() <= against.max() < count:
         raise ValueError(
-            f"audit.against names rows {other.min()} to {other.max()}; the pool has {count}"
+            f"audit.against names rows {against.min()} to {against.max()}; the pool has {count}"
         )
-    other = np.unique(other)
-    common = len(np.intersect1d(kept, other))
-    chance = len(kept) * len(other) / count
-    either = len(kept) + len(other)
+    against = np.unique(against)
+    common = len(np.intersect1d(kept, against))
+    chance = len(kept) * len(against) / count
+    either = len(kept) + len(against)
     return {
         "rows": common,
         "jaccard": common / (either - common),

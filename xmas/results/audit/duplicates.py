@@ -35,23 +35,25 @@ def pairs_of_equal(keys: np.ndarray) -> Iterator[Pairs]:
         yield np.stack([order[starts], order[starts + step]], axis=1)
 
 
-def near_images(seen: UInt64[np.ndarray, "images 2"], distance: int) -> Pairs:
-    """All pairs of different hashes, as places in `seen`, that differ in `distance` bits at most.
+def near_images(hashes: UInt64[np.ndarray, "images 2"], distance: int) -> Pairs:
+    """All pairs of different hashes, as places in `hashes`, that differ in `distance` bits at most.
 
     Two that differ in fewer bits than there are bands agree in a whole band. Raises ValueError:
     `distance` is not within 0 and 7, the most that is found without fail.
     """
     # From all over the image: or all pages with a white margin would agree in a band.
-    bits = np.unpackbits(seen.view(np.uint8), axis=1)[:, np.random.default_rng(0).permutation(128)]
+    bits = np.unpackbits(hashes.view(np.uint8), axis=1)[
+        :, np.random.default_rng(0).permutation(128)
+    ]
     bands = np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint16)
     if not 0 <= distance < bands.shape[1]:
         raise ValueError(f"distance {distance}: expected 0 to {bands.shape[1] - 1} bits")
-    found = [np.zeros((0, 2), dtype=np.int64)]
+    batches = [np.zeros((0, 2), dtype=np.int64)]
     for band in range(bands.shape[1]):
         for pairs in pairs_of_equal(bands[:, band]):
-            near = distances(seen[pairs[:, 0]], seen[pairs[:, 1]]) <= distance
-            found.append(pairs[near])
-    return np.unique(np.concatenate(found), axis=0)
+            near = distances(hashes[pairs[:, 0]], hashes[pairs[:, 1]]) <= distance
+            batches.append(pairs[near])
+    return np.unique(np.concatenate(batches), axis=0)
 
 
 def components(count: int, pairs: Pairs) -> Int[np.ndarray, " places"]:
@@ -59,8 +61,8 @@ def components(count: int, pairs: Pairs) -> Int[np.ndarray, " places"]:
     labels = np.arange(count)
     while True:
         lowest = labels.copy()
-        for one, other in ((0, 1), (1, 0)):
-            np.minimum.at(lowest, pairs[:, one], labels[pairs[:, other]])
+        for place, partner in (pairs.T, pairs.T[::-1]):
+            np.minimum.at(lowest, place, labels[partner])
         lowest = lowest[lowest]
         if np.array_equal(lowest, labels):
             return labels
@@ -73,7 +75,7 @@ def near_texts(
     similarity: float,
 ) -> Pairs:
     """All pairs of rows of one group whose sketches agree in at least a share `similarity`."""
-    found = [np.zeros((0, 2), dtype=np.int64)]
+    batches = [np.zeros((0, 2), dtype=np.int64)]
     mixed = groups.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for start in range(0, HASHES, _BAND):
         keys = mixed.copy()
@@ -81,10 +83,10 @@ def near_texts(
             keys = (keys ^ sketches[:, column]) * np.uint64(0xFF51AFD7ED558CCD)
             keys ^= keys >> np.uint64(32)
         for pairs in pairs_of_equal(keys):
-            one, other = pairs.T
-            alike = (sketches[one] == sketches[other]).mean(axis=1) >= similarity
-            found.append(pairs[alike & (groups[one] == groups[other])])
-    return np.unique(np.concatenate(found), axis=0)
+            first, second = pairs.T
+            alike = (sketches[first] == sketches[second]).mean(axis=1) >= similarity
+            batches.append(pairs[alike & (groups[first] == groups[second])])
+    return np.unique(np.concatenate(batches), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +101,9 @@ class Duplicates(Stage):
     kind: ClassVar[str] = "duplicates"
 
     pool: Pool
-    images: bool = True  # hash them, or go by their names
-    distance: int = 7  # of 128 bits that near images may differ in
-    similarity: float = 0.8  # Jaccard similarity of the words that near texts have at least
+    images: bool = True  # compared by their hashes; false: by their names
+    distance: int = 7  # near images differ in at most this many of 128 bits
+    similarity: float = 0.8  # Jaccard, of the words of near texts, at least
 
     def inputs(self) -> list[Stage]:
         hashed = [ImageHashes(self.pool)] if self.images else []
@@ -113,23 +115,23 @@ class Duplicates(Stage):
         digests, sketches = np.load(texts / "digests.npy"), np.load(texts / "sketches.npy")
         pictures = len(examples.picture_names)
         same = groups = np.arange(pictures)
-        seen = np.zeros((pictures, 2), dtype=np.uint64)
+        hashes = np.zeros((pictures, 2), dtype=np.uint64)
         if self.images:
-            hashed = store.get(ImageHashes(self.pool))
-            files = np.load(hashed / "sha256.npy")
+            folder = store.get(ImageHashes(self.pool))
+            files = np.load(folder / "sha256.npy")
             same = np.unique(files, axis=0, return_inverse=True)[1].reshape(-1)
-            seen = np.load(hashed / "seen.npy")
-            own, of_picture = np.unique(seen, axis=0, return_inverse=True)
-            near = near_images(own, self.distance)
-            groups = components(len(own), near)[of_picture.reshape(-1)]
-        told = np.column_stack([digests, _of_rows(examples.picture, same).astype(np.uint64)])
-        _, first, which = np.unique(told, axis=0, return_index=True, return_inverse=True)
+            hashes = np.load(folder / "seen.npy")
+            distinct, of_picture = np.unique(hashes, axis=0, return_inverse=True)
+            near = near_images(distinct, self.distance)
+            groups = components(len(distinct), near)[of_picture.reshape(-1)]
+        identity = np.column_stack([digests, _of_rows(examples.picture, same).astype(np.uint64)])
+        _, first, which = np.unique(identity, axis=0, return_index=True, return_inverse=True)
         np.save(out / "exact.npy", first[which.reshape(-1)])
         pairs = near_texts(sketches, _of_rows(examples.picture, groups), self.similarity)
         if self.images:  # a chain of near images may connect two that are not
-            one, other = examples.picture[pairs].T
-            kept = (one < 0) | (distances(seen[one], seen[other]) <= self.distance)
-            pairs = pairs[kept]
+            first_image, second_image = examples.picture[pairs].T
+            apart = distances(hashes[first_image], hashes[second_image])
+            pairs = pairs[(first_image < 0) | (apart <= self.distance)]
         np.save(out / "near.npy", pairs)
 
 

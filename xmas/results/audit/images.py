@@ -1,4 +1,4 @@
-"""Hashes of images: of the file, for copies, and of what is seen, for near copies."""
+"""Hashes of images: of the file, for exact copies, and of the picture, for near copies."""
 
 import concurrent.futures
 import dataclasses
@@ -45,26 +45,32 @@ def hashes_of(image: Path | bytes) -> tuple[UInt8[np.ndarray, "32"], UInt64[np.n
 def all_hashes(
     images: list[Path] | list[Path | bytes], *, label: str
 ) -> tuple[UInt8[np.ndarray, "images 32"], UInt64[np.ndarray, "images 2"]]:
-    """`hashes_of` every image. Raises PoolError: one cannot be read; the message names it."""
+    """`hashes_of` of every image, with a progress bar called `label`.
+
+    Raises:
+        PoolError: an image cannot be read; the message names it.
+    """
     digests = np.zeros((len(images), 32), dtype=np.uint8)
-    seen = np.zeros((len(images), 2), dtype=np.uint64)
+    difference_hashes = np.zeros((len(images), 2), dtype=np.uint64)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(hashes_of, images)
+        hashes = pool.map(hashes_of, images)
         for number in bar(range(len(images)), label=label, unit="image"):
             try:
-                digests[number], seen[number] = next(found)
+                digests[number], difference_hashes[number] = next(hashes)
             except OSError as error:
                 image = images[number]
                 name = image if isinstance(image, Path) else f"image {number} of {label}"
-                raise PoolError(f"{name}: {error}; mend it, or set audit.images=false") from error
-    return digests, seen
+                raise PoolError(
+                    f"{name}: {error}; repair the file, or set audit.images=false"
+                ) from error
+    return digests, difference_hashes
 
 
 def distances(
-    one: UInt64[np.ndarray, "pairs 2"], other: UInt64[np.ndarray, "others 2"]
+    first: UInt64[np.ndarray, "pairs 2"], second: UInt64[np.ndarray, "others 2"]
 ) -> Int[np.ndarray, " pairs"]:
     """In how many of 128 bits hashes differ, pair by pair or all from one."""
-    return np.bitwise_count(one ^ other).sum(axis=-1, dtype=np.int64)
+    return np.bitwise_count(first ^ second).sum(axis=-1, dtype=np.int64)
 
 
 def near_any(
@@ -72,8 +78,8 @@ def near_any(
 ) -> Bool[np.ndarray, " images"]:
     """Which images differ from some other one in `distance` bits at most. All are compared."""
     near = np.zeros(len(images), dtype=bool)
-    for other in np.unique(others, axis=0):
-        near |= distances(images, other[None]) <= distance
+    for target in np.unique(others, axis=0):
+        near |= distances(images, target[None]) <= distance
     return near
 
 
@@ -91,6 +97,6 @@ class ImageHashes(Stage):
         """Raises PoolError: an image is missing or cannot be read."""
         examples = self.pool.open(store)
         places = [examples.images / name for name in examples.picture_names]
-        digests, seen = all_hashes(places, label="image hashes")
+        digests, difference_hashes = all_hashes(places, label="image hashes")
         np.save(out / "sha256.npy", digests)
-        np.save(out / "seen.npy", seen)
+        np.save(out / "seen.npy", difference_hashes)

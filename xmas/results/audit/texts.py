@@ -25,19 +25,19 @@ def format_of(answer: str) -> str:
     """What an answer looks like: `yes_no`, `letter` (an option), `number`, one `word`, a `phrase`
     of up to five, a `sentence` of up to thirty on one line, or `long`.
     """
-    said = answer.strip()
-    if said.lower().rstrip(".!") in ("yes", "no"):
+    stripped = answer.strip()
+    if stripped.lower().rstrip(".!") in ("yes", "no"):
         return "yes_no"
-    if _LETTER.fullmatch(said):
+    if _LETTER.fullmatch(stripped):
         return "letter"
-    if _NUMBER.fullmatch(said):
+    if _NUMBER.fullmatch(stripped):
         return "number"
-    words = len(said.split())
+    words = len(stripped.split())
     if words <= 1:
         return "word"
-    if words <= 5 and not said.endswith((".", "!", "?")):
+    if words <= 5 and not stripped.endswith((".", "!", "?")):
         return "phrase"
-    return "sentence" if words <= 30 and "\n" not in said else "long"
+    return "sentence" if words <= 30 and "\n" not in stripped else "long"
 
 
 def min_hashes(texts: list[str]) -> UInt32[np.ndarray, "64"]:
@@ -47,16 +47,16 @@ def min_hashes(texts: list[str]) -> UInt32[np.ndarray, "64"]:
     Source: Broder, "On the resemblance and containment of documents", 1997.
     """
     words = {word for text in texts for word in re.findall(r"\w+", text.lower())} or {""}
-    found = np.fromiter((zlib.crc32(word.encode()) for word in words), np.uint64, len(words))
+    hashes = np.fromiter((zlib.crc32(word.encode()) for word in words), np.uint64, len(words))
     factors, shifts = _functions()
-    return ((found[:, None] * factors + shifts) >> np.uint64(32)).min(axis=0).astype(np.uint32)
+    return ((hashes[:, None] * factors + shifts) >> np.uint64(32)).min(axis=0).astype(np.uint32)
 
 
 @functools.cache
 def _functions() -> tuple[np.ndarray, np.ndarray]:
     """Odd factors and shifts of multiply-shift hash functions: the products wrap around."""
-    drawn = np.random.default_rng(0).integers(0, 1 << 64, (2, HASHES), dtype=np.uint64)
-    return drawn[0] | np.uint64(1), drawn[1]
+    parameters = np.random.default_rng(0).integers(0, 1 << 64, (2, HASHES), dtype=np.uint64)
+    return parameters[0] | np.uint64(1), parameters[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +79,13 @@ class Texts(Stage):
         sketches = np.zeros((count, HASHES), dtype=np.uint32)
         for row in bar(range(count), label="texts"):
             rounds = examples.conversation(row)
-            said = [text for turn in rounds for text in turn]
-            characters[row] = sum(map(len, said))
+            turns = [text for turn in rounds for text in turn]
+            characters[row] = sum(map(len, turns))
             for _, answer in rounds:
                 formats[row, FORMATS.index(format_of(answer))] += 1
-            digest = hashlib.blake2b("\0".join(said).encode(), digest_size=16).digest()
+            digest = hashlib.blake2b("\0".join(turns).encode(), digest_size=16).digest()
             digests[row] = np.frombuffer(digest, dtype=np.uint64)
-            sketches[row] = min_hashes(said)
+            sketches[row] = min_hashes(turns)
         np.save(out / "characters.npy", characters)
         np.save(out / "formats.npy", formats)
         np.save(out / "digests.npy", digests)

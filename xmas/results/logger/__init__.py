@@ -1,4 +1,4 @@
-"""Loggers: what a store holds, written down once more where people look at runs.
+"""Loggers: the results of a store, recorded once more where people view runs.
 
 One run for every result that has something to show, all runs of a sweep in one group. What is
 logged comes from the finished result, so results that were there before are logged as well, each
@@ -24,22 +24,22 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Journal:
-    """A logger of one sweep; subclasses say where to. `xmas.store.Journal` is what a store sees."""
+    """A logger of one sweep, as `xmas.store.Journal`; subclasses define the destination."""
 
     folder: str = "store/logged"
     group: str | None = None  # of the sweep; null: named as its experiment
     _open: dict[str, Logger] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def begin(self, kind: str, key: str) -> Logger:
-        """An empty run for a result, in the place of one that an attempt before has left."""
+        """An empty run for a result; it replaces one that an earlier attempt left."""
         raise NotImplementedError(f"{type(self).__name__} does not say how a run begins")
 
     def end(self, logger: Logger, entry: Entry) -> None:
-        """Name the run, add what is known now that the result is there, and finish it."""
+        """Name the run, add what its finished result contains, and finish it."""
         raise NotImplementedError(f"{type(self).__name__} does not say how a run ends")
 
     def drop(self, logger: Logger) -> None:
-        """Leave a run whose stage failed."""
+        """Mark a run whose stage failed."""
         logger.finalize("failed")
 
     def follow(self, stage: Stage) -> Logger:
@@ -49,7 +49,7 @@ class Journal:
         return self._open[name]
 
     def enter(self, folder: Path) -> None:
-        """Log a finished result, unless this group has it or it says nothing that can be drawn."""
+        """Log a finished result, unless this group has it or `entry_of` has nothing to log."""
         if self._mark(folder.parent.name, folder.name).exists():
             return
         store = Store(str(folder.parent.parent))
@@ -57,7 +57,7 @@ class Journal:
             self.add(entry)
 
     def add(self, entry: Entry, *, again: bool = False) -> None:
-        """Log an entry; `again`: also if this group has it, in the place of what it had."""
+        """Log an entry; `again`: also if this group has it, replacing that."""
         mark = self._mark(entry.kind, entry.key)
         mark.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(mark.with_suffix(".lock")):
@@ -77,16 +77,16 @@ class Journal:
             self.enter(result.folder)
 
     def enter_page(self, name: str, files: list[Path]) -> None:
-        """Log the files of a table or report, in the place of those of the same name before."""
+        """Log the files of a table or report, replacing earlier ones of the same name."""
         self.add(Entry(name, "latest", name, {}, files=tuple(files)), again=True)
 
     def close(self) -> None:
-        """Leave the runs of stages that did not end."""
+        """Mark the runs of stages that did not finish as failed."""
         while self._open:
             self.drop(self._open.popitem()[1])
 
     def _mark(self, kind: str, key: str) -> Path:
-        """The file that says that a result is logged; without it, it is logged again."""
+        """The file that marks a result as logged; without it, it is logged again."""
         return Path(self.folder) / "entered" / self.where / f"{kind}-{key}.json"
 
     @property
@@ -99,5 +99,5 @@ class Journal:
         return self.group or "xmas"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Runs stay with the process that began them."""
+        """Open runs are not pickled: they belong to the process that began them."""
         return {**self.__dict__, "_open": {}}

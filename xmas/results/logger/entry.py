@@ -1,6 +1,6 @@
 """What is logged of a result, read from its files: settings, curves, numbers, an artifact.
 
-A result is described by the files that it has, whatever its kind: a fit has `loss.csv`, snapshots
+A result is described by its files, not by its kind: a fit has `loss.csv`, snapshots
 of attention have `statistics.json`, clusters `sizes.json`, a subset `manifest.json`, the scores of
 a target `scores.json`. A result with none of these is not logged.
 """

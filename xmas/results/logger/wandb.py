@@ -1,6 +1,6 @@
 """Weights & Biases: one run a result, in the group of its sweep; offline where nobody is logged in.
 
-Offline runs lie in `wandb/` of the logger's folder, and `wandb sync` sends them later.
+Offline runs are in `wandb/` of the logger's folder; `wandb sync` sends them later.
 """
 
 import csv
@@ -43,12 +43,12 @@ class Wandb(Journal):
         name = f"{kind}-{key}-{named}"
         mode = os.environ.get("WANDB_MODE") or self.mode or ("online" if _account() else "offline")
         if name in _BEGUN:
-            wandb.teardown()  # its service drops what a run says that has an id it knows
+            wandb.teardown()  # its service ignores data of a run whose id it has served before
             _BEGUN.clear()
         _BEGUN.add(name)
         if mode == "offline":
-            for left in (folder / "wandb").glob(f"offline-run-*-{name}"):
-                shutil.rmtree(left)
+            for earlier in (folder / "wandb").glob(f"offline-run-*-{name}"):
+                shutil.rmtree(earlier)
         folder.mkdir(parents=True, exist_ok=True)
         run = wandb.init(
             project=self.project,
@@ -89,21 +89,21 @@ class Wandb(Journal):
 
 
 def _table(path: Path) -> "Table":
-    """A CSV as W&B draws from it: numbers where a cell is one, nothing where it is empty."""
+    """A CSV as a W&B table: numbers where a cell is one, None where it is empty."""
     import wandb
 
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
     head: list[Any] = lines[0]
-    cells: list[Any] = [[_cell(held) for held in line] for line in lines[1:]]
+    cells: list[Any] = [[_number_or_text(cell) for cell in line] for line in lines[1:]]
     return wandb.Table(columns=head, data=cells, allow_mixed_types=True)
 
 
-def _cell(held: str) -> float | str | None:
+def _number_or_text(cell: str) -> float | str | None:
     try:
-        return float(held) if held else None
+        return float(cell) if cell else None
     except ValueError:
-        return held
+        return cell
 
 
 def _run(logger: Logger) -> "Run":

@@ -1,4 +1,4 @@
-"""Audits of the subsets: what else is in them, from the `audit.json` that the store holds."""
+"""Audits of the subsets: what is in them, from the `audit.json` of the store's audits."""
 
 import json
 from typing import Any
@@ -32,7 +32,7 @@ def table(evidence: Evidence) -> str:
         [
             f"{first['length_unit']}, share of the pool's",
             _NONE,
-            *(f"{100 * one['length_kept']:.1f} %" for one in audited.values()),
+            *(f"{100 * audit['length_kept']:.1f} %" for audit in audited.values()),
         ],
         *(
             [f"{name}, {first['length_unit']} of a row", *_numbers(audited, "lengths", quantile)]
@@ -49,11 +49,15 @@ def table(evidence: Evidence) -> str:
             for name, of_name in first.get("benchmarks", {}).items()
             for how in of_name
         ),
-        ["clusters touched", _NONE, *(_coverage(one.get("clusters")) for one in audited.values())],
+        [
+            "clusters touched",
+            _NONE,
+            *(_coverage(audit.get("clusters")) for audit in audited.values()),
+        ],
         [
             "R² of score by length",
             _NONE,
-            *(_share(one.get("score_explained_by_length")) for one in audited.values()),
+            *(_share(audit.get("score_explained_by_length")) for audit in audited.values()),
         ],
         *_overlaps(audited),
     ]
@@ -68,47 +72,50 @@ def table(evidence: Evidence) -> str:
 
 
 def _audit_of(line: Line, index: ResultIndex) -> dict[str, Any] | None:
-    """The audit of a line's first subset, if there is one."""
-    wanted = key_of(line.trainings[0].subset)
+    """The audit of a row's first subset, None where it was not audited."""
+    subset = key_of(line.trainings[0].subset)
     for result in index.results.values():
-        if result.kind == "audit" and key_of(result.config["subset"]) == wanted:
+        if result.kind == "audit" and key_of(result.config["subset"]) == subset:
             return json.loads((result.folder / "audit.json").read_text(encoding="utf-8"))
     return None
 
 
 def _numbers(audited: dict[str, Any], *path: str) -> list[str]:
-    """A number of the pool and of every subset; `pool` and `subset` stand before the last name, or
-    behind it.
+    """A number of the pool and of every subset, as text.
+
+    Args:
+        path: of the number in `audit.json`, without `pool` or `subset`, which may be a key at any
+            depth of it.
     """
     cells = []
     first, *others = audited.values()
-    for side, audit in [("pool", first), *(("subset", each) for each in (first, *others))]:
-        held: Any = audit
+    for side, audit in [("pool", first), *(("subset", audit) for audit in (first, *others))]:
+        value: Any = audit
         for name in path:
-            if isinstance(held, dict) and side in held:
-                held = held[side]
-            held = held.get(name) if isinstance(held, dict) else None
-        if isinstance(held, dict):
-            held = held.get(side)
-        cells.append(_NONE if held is None else f"{held:,.0f}")
+            if isinstance(value, dict) and side in value:
+                value = value[side]
+            value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, dict):
+            value = value.get(side)
+        cells.append(_NONE if value is None else f"{value:,.0f}")
     return cells
 
 
 def _shares(audited: dict[str, Any], name: str) -> list[str]:
     """Per cent of the answers that have a format."""
     first = next(iter(audited.values()))
-    sides = [first["formats"]["pool"], *(one["formats"]["subset"] for one in audited.values())]
+    sides = [first["formats"]["pool"], *(audit["formats"]["subset"] for audit in audited.values())]
     return [f"{100 * side[name] / max(sum(side.values()), 1):.1f} %" for side in sides]
 
 
 def _overlaps(audited: dict[str, Any]) -> list[list[str]]:
-    """Jaccard similarity with the subset that an audit was set against, where one was."""
-    found = [one.get("overlap") for one in audited.values()]
-    if not any(found):
+    """Jaccard similarity with the subset of `audit.against`, where there was one."""
+    overlaps = [audit.get("overlap") for audit in audited.values()]
+    if not any(overlaps):
         return []
     return [
-        [said, _NONE, *(_share(each and each[name]) for each in found)]
-        for said, name in (
+        [label, _NONE, *(_share(overlap and overlap[name]) for overlap in overlaps)]
+        for label, name in (
             ("Jaccard with audit.against", "jaccard"),
             ("the same at random", "jaccard_at_random"),
         )

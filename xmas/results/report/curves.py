@@ -36,7 +36,7 @@ def budgets(evidence: Evidence, palette: Palette) -> str:
             marks += [_bar(point, x, up, colour), _dot(x, y, colour, title)]
     ticks = [_below(across(math.log(count)), labels[count]) for count in counts]
     spoken = "; ".join(_curve_text(label, own) for label, own in curves.items())
-    drawn = track(
+    chart = track(
         _full(up),
         frame(*strokes),
         *marks,
@@ -47,7 +47,7 @@ def budgets(evidence: Evidence, palette: Palette) -> str:
     )
     keys = palette.key(own[0].line.selector for own in curves.values())
     return figure(
-        keys + tag("div", drawn, class_="curve"),
+        keys + tag("div", chart, class_="curve"),
         "ARP by budget, in equal steps for equal ratios. Point: mean over the seeds. Bar: 95 % of "
         "a bootstrap over seeds and questions, over questions alone where there is one seed; a bar "
         "that ends at the edge continues beyond it. Solid line: the target trained on everything. "
@@ -79,7 +79,7 @@ def costs(evidence: Evidence, palette: Palette) -> str:
                     text_anchor="middle", class_="tick haloed")
             )  # fmt: skip
     ticks = [_below(across(tick), f"{tick:,g} s") for tick in across.ticks(4)]
-    drawn = track(
+    chart = track(
         _full(up),
         frame(*strokes),
         *marks,
@@ -90,7 +90,7 @@ def costs(evidence: Evidence, palette: Palette) -> str:
     )
     keys = palette.key(point.line.selector for point in points)
     return figure(
-        keys + tag("div", drawn, class_="curve"),
+        keys + tag("div", chart, class_="curve"),
         "ARP by seconds of computing, selection and training together, mean over the seeds: to "
         "the left is cheaper, up is better. What selectors share is counted whole in each.",
     )

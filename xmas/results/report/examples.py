@@ -1,4 +1,4 @@
-"""Examples: the rows a selector likes best and those it leaves, as people would see them."""
+"""Examples: the rows that a selector ranks first and last, with image, question and answer."""
 
 import base64
 import functools
@@ -19,13 +19,17 @@ from xmas.results.report.svg import tag, text
 from xmas.store.index import AbsentError
 
 _LARGEST = 224  # pixels of a side, in the page
-_SMALL = 128  # a side up to which an image is kept as it is and shown with its pixels
+_SMALL = 128  # pixels of a side up to which an image keeps its size and shows its pixels
 _IMAGES = 160  # in a report, so that it stays small with many selectors
 _LETTERS = 150  # of a question or an answer
 
 
-def strips(evidence: Evidence, palette: Palette, pool: Pool | None, each: int) -> str:
+def strips(evidence: Evidence, palette: Palette, pool: Pool | None, count: int) -> str:
     """Two strips for every selector at the largest budget: kept first, and ranked last.
+
+    Args:
+        pool: see `pool_rows`.
+        count: images a strip.
 
     Raises AbsentError: there is no subset, or the pool's rows or all its images cannot be read.
     """
@@ -36,30 +40,30 @@ def strips(evidence: Evidence, palette: Palette, pool: Pool | None, each: int) -
     if examples.has_image.any() and not examples.images.is_dir():
         raise AbsentError(f"The pool's images are not there any more ({examples.images}).")
     endings = " and ".join(f"“{ending.strip()}”" for ending in (SHORT, LETTER))
-    each = max(2, min(each, _IMAGES // (2 * len(lines))))
-    said = tag(
+    count = max(2, min(count, _IMAGES // (2 * len(lines))))
+    about = tag(
         "p",
         f"At {lines[0].budget}, seed {lines[0].trainings[0].seed}; rows with an image, if the pool "
         "has any. Below each: the first question, and its answer in italics. Left out: "
         f"{text(endings)}.",
         class_="about",
     )
-    return said + "".join(_pair(evidence, line, examples, palette, each) for line in lines)
+    return about + "".join(_pair(evidence, line, examples, palette, count) for line in lines)
 
 
-def _pair(evidence: Evidence, line: Line, examples: Rows, palette: Palette, each: int) -> str:
+def _pair(evidence: Evidence, line: Line, examples: Rows, palette: Palette, count: int) -> str:
     training = line.trainings[0]
     ranking = evidence.index.result(training.ranking, "ranking")
     order = np.load(ranking.folder / "order.npy")
-    kept = np.isin(order, evidence.rows_of(training))
+    chosen = np.isin(order, evidence.rows_of(training))
     pictured = examples.has_image[order] | (not examples.has_image.any())
-    first = order[kept & pictured][:each]
-    left = order[~kept & pictured][::-1][:each]
+    first = order[chosen & pictured][:count]
+    last = order[~chosen & pictured][::-1][:count]
     return tag(
         "section",
         tag("h4", tag("span", text(line.row.label), class_=palette[line.selector])),
         _strip("kept, from the top of the ranking", first, examples),
-        _strip("left out, from its end", left, examples),
+        _strip("left out, from its end", last, examples),
         class_="pair",
     )
 
@@ -92,7 +96,7 @@ def _short(words: str) -> str:
 
 
 def _picture(path: Path, described: str) -> str:
-    """An image as a part of the page; a sentence in its place where it cannot be read."""
+    """An image embedded in the page; where it cannot be read, a sentence instead."""
     try:
         address, small = _embedded(path)
     except (OSError, SyntaxError) as error:  # PIL raises SyntaxError on broken PNG chunks
@@ -102,15 +106,15 @@ def _picture(path: Path, described: str) -> str:
 
 @functools.lru_cache(maxsize=512)
 def _embedded(path: Path) -> tuple[str, bool]:
-    """An image as a data address, and whether it is so small that its pixels are to be seen."""
+    """An image as a data address, and whether it is small enough to show its pixels."""
     with Image.open(path) as image:
         small = max(image.size) <= _SMALL
-        shown = image.convert("RGB")
-    kept = io.BytesIO()
+        thumbnail = image.convert("RGB")
+    file = io.BytesIO()
     if small:
-        shown.save(kept, "PNG", optimize=True)
+        thumbnail.save(file, "PNG", optimize=True)
     else:
-        shown.thumbnail((_LARGEST, _LARGEST))
-        shown.save(kept, "JPEG", quality=80, optimize=True)
+        thumbnail.thumbnail((_LARGEST, _LARGEST))
+        thumbnail.save(file, "JPEG", quality=80, optimize=True)
     kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(kept.getvalue()).decode()}", small
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}", small

@@ -26,9 +26,9 @@ def benchmarks(evidence: Evidence, palette: Palette) -> str:
         for name in names:
             cell = line.row.relative.get(name)
             share = 0.0 if cell is None or high == low else (cell.mean - low) / (high - low)
-            shown = _GAP if cell is None else f"{cell.mean:.0f}"
-            better = tag("b", shown) if cell is not None and cell.mean >= 100 else shown
-            cells.append(tag("span", better, class_="cell", style=f"--share:{100 * share:.0f}%"))
+            number = _GAP if cell is None else f"{cell.mean:.0f}"
+            bold = tag("b", number) if cell is not None and cell.mean >= 100 else number
+            cells.append(tag("span", bold, class_="cell", style=f"--share:{100 * share:.0f}%"))
         rows.append(cells)
     return figure(
         scrolled_table(["", *map(text, names)], rows, "matrix heat"),

@@ -1,4 +1,4 @@
-"""What subsets consist of: their sources beside the pool's, and the rows they share."""
+"""What subsets consist of: their sources compared with the pool's, and the rows they share."""
 
 import json
 
@@ -43,11 +43,11 @@ def sources(evidence: Evidence, palette: Palette, pool: Pool | None) -> str:
         marks = [vertical(scale(of_pool[number]), "pool")]
         for line, shares in zip(lines, subsets, strict=True):
             marks.append(_dumbbell(scale, of_pool[number], shares[number], palette[line.selector]))
-        said = f"{label}: pool {of_pool[number]:.1f} per cent"
+        spoken = f"{label}: pool {of_pool[number]:.1f} per cent"
         name = tag("span", text(label), class_="name")
         share = tag("span", f"{of_pool[number]:.1f} %", class_="value")
         rows.append(
-            tag("div", name, track(*marks, height=_HEIGHT, label=said), share, class_="row")
+            tag("div", name, track(*marks, height=_HEIGHT, label=spoken), share, class_="row")
         )
     rows.append(tag("div", tag("span"), axis(scale, "{:g} %"), tag("span"), class_="row foot"))
     tick = tag("span", "the pool", class_="chip tick-chip")
@@ -78,15 +78,17 @@ def overlap(evidence: Evidence, palette: Palette) -> str:
     lines = _chosen(evidence)
     if len(lines) < 2:
         raise AbsentError("There is only one subset of this size, so nothing can overlap.")
-    kept = [evidence.rows_of(line.trainings[0]) for line in lines]
-    size = len(kept[0])
+    subsets = [evidence.rows_of(line.trainings[0]) for line in lines]
+    size = len(subsets[0])
     rows = []
-    for line, own in zip(lines, kept, strict=True):
+    for line, own in zip(lines, subsets, strict=True):
         cells = []
-        for other in kept:
-            share = len(np.intersect1d(own, other)) / size
-            shown = "" if other is own else f"{100 * share:.0f}"
-            cells.append(tag("span", shown, class_="cell", style=f"--share:{100 * share:.0f}%"))
+        for partner in subsets:
+            share = len(np.intersect1d(own, partner)) / size
+            percentage = "" if partner is own else f"{100 * share:.0f}"
+            cells.append(
+                tag("span", percentage, class_="cell", style=f"--share:{100 * share:.0f}%")
+            )
         rows.append([tag("span", text(line.row.label), class_=palette[line.selector]), *cells])
     chance = _chance(evidence, size)
     return figure(

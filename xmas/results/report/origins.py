@@ -43,7 +43,7 @@ def _facts(evidence: Evidence, results: list[Result]) -> str:
     for result in results:
         for name, number in result.meta.get("versions", {}).items():
             versions.setdefault(name, set()).add(number)
-    told = {
+    facts = {
         "command": tag("code", text(command(evidence)))
         + " under the experiment that these came from; with all in the store it computes nothing",
         "commit": _several(result.meta.get("commit") for result in results),
@@ -58,7 +58,7 @@ def _facts(evidence: Evidence, results: list[Result]) -> str:
         "pool": _pool(evidence),
         "reference group": tag("code", text(evidence.leaderboard.reference_group)),
     }
-    parts = [tag("dt", name) + tag("dd", value) for name, value in told.items() if value]
+    parts = [tag("dt", name) + tag("dd", value) for name, value in facts.items() if value]
     return tag("dl", *parts, class_="facts")
 
 
@@ -74,15 +74,15 @@ def _several(values: Any) -> str:
 
 
 def _results(evidence: Evidence) -> list[Result]:
-    """Every stage that a training of the comparison rests on, shared ones first."""
-    seen: dict[str, Result] = {}
+    """The results that the leaderboard's trainings depend on, shared ones first."""
+    results: dict[str, Result] = {}
     for line in evidence.lines:
         for training in line.trainings:
-            seen |= evidence.index.inside(training.target)
+            results |= evidence.index.inside(training.target)
     for result in evidence.index.results.values():
         if result.kind in ("tokens", "vision") and result.config.get("pool") == evidence.pool:
-            seen[result.key] = result
-    return sorted(seen.values(), key=lambda result: _place(result.kind))
+            results[result.key] = result
+    return sorted(results.values(), key=lambda result: _place(result.kind))
 
 
 def _place(kind: str) -> int:
@@ -122,11 +122,11 @@ def _settings(config: Config, listed: Container[str]) -> Iterator[str]:
         if any(value is stage for stage in inner):
             return
         if isinstance(value, dict):
-            for name, held in value.items():
+            for name, inside in value.items():
                 if name not in ("type", "version", "pool"):
-                    yield from leaves(held, f"{path}.{name}" if path else name)
+                    yield from leaves(inside, f"{path}.{name}" if path else name)
         elif isinstance(value, list):
-            if value and not any(isinstance(each, dict | list) for each in value):
+            if value and not any(isinstance(element, dict | list) for element in value):
                 yield f"{path}={','.join(map(_plain, value))}"
         elif value is not None:
             yield f"{path}={_plain(value)}"

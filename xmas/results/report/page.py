@@ -31,7 +31,7 @@ def page(boards: Sequence[Evidence], *, pool: Pool | None, examples: int) -> str
     """The whole HTML text.
 
     Args:
-        boards: every leaderboard, with sections of its own.
+        boards: the leaderboards, each with all sections.
         pool: whose rows and images are shown, of the leaderboards that were made from it.
         examples: images a strip.
     """
@@ -89,7 +89,7 @@ def _heading(evidence: Evidence, number: int, names: list[str]) -> str:
 
 
 def _sections(
-    evidence: Evidence, palette: Palette, pool: Pool | None, each: int
+    evidence: Evidence, palette: Palette, pool: Pool | None, images: int
 ) -> dict[str, list[Part]]:
     """Every section as the parts that make it: a part that is missing does not hide the others."""
     of = functools.partial
@@ -110,7 +110,7 @@ def _sections(
         "Sources": [of(mix.sources, evidence, palette, pool)],
         "Overlap": [of(mix.overlap, evidence, palette)],
         "Audit": [of(audits.table, evidence)],
-        "Examples": [of(examples.strips, evidence, palette, pool, each)],
+        "Examples": [of(examples.strips, evidence, palette, pool, images)],
         "Origins": [of(origins.origins, evidence)],
     }
 

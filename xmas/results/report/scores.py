@@ -86,7 +86,9 @@ def dots(evidence: Evidence, palette: Palette) -> str:
     lines = [line for line in evidence.subsets if line.row.arp is not None]
     if not lines:
         raise AbsentError("No figure: no subset has an ARP, see the notes above.")
-    arps = [one.arp for line in lines for one in line.trainings if one.arp is not None]
+    arps = [
+        training.arp for line in lines for training in line.trainings if training.arp is not None
+    ]
     scale = Scale.around([*arps, 100.0])
     blocks = []
     for budget, group in groupby(lines, lambda line: line.budget):
@@ -113,9 +115,9 @@ def _strip(line: Line, verticals: str, scale: Scale, palette: Palette) -> str:
     middle = _HEIGHT / 2
     mean = line.arp
     seeds = [
-        tag("circle", cx=percent(scale(one.arp)), cy=middle, r="3.5", class_=f"seed {colour}")
-        for one in line.trainings
-        if one.arp is not None and mean.seeds > 1
+        tag("circle", cx=percent(scale(training.arp)), cy=middle, r="3.5", class_=f"seed {colour}")
+        for training in line.trainings
+        if training.arp is not None and mean.seeds > 1
     ]
     marks = track(
         verticals,

@@ -18,14 +18,14 @@ def tag(name: str, /, *children: str, **attributes: str | float | bool | None) -
 
     Children are markup: text goes through `text` first. Attribute values are escaped here.
     """
-    given = []
+    parts = []
     for attribute, value in attributes.items():
         if value is None or value is False:
             continue
         attribute = attribute.rstrip("_").replace("_", "-")
-        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-        given.append(attribute if value is True else f'{attribute}="{html.escape(shown)}"')
-    opening = " ".join([name, *given])
+        written = f"{value:.6g}" if isinstance(value, float) else str(value)
+        parts.append(attribute if value is True else f'{attribute}="{html.escape(written)}"')
+    opening = " ".join([name, *parts])
     return f"<{opening}>" if name in _VOID else f"<{opening}>{''.join(children)}</{name}>"
 
 
@@ -40,7 +40,7 @@ def percent(share: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """From values to per cent of a length; `low` stands at 0 %, `high` at 100 %."""
+    """From values to per cent of a length; `low` is at 0 %, `high` at 100 %."""
 
     low: float
     high: float
@@ -58,7 +58,7 @@ class Scale:
 
     @classmethod
     def around(cls, values: Sequence[float], margin: float = 0.08) -> "Scale":
-        """A scale that holds all values, with some air; one unit wide where all are the same."""
+        """A scale that contains all values with a margin; one unit wide where all are the same."""
         low, high = min(values), max(values)
         air = (high - low) * margin or 0.5
         return cls(low - air, high + air)
@@ -115,16 +115,16 @@ def area(
 
 
 def gridlines(scale: Scale, *, right: bool = False) -> str:
-    """Horizontal lines with their values standing on them; drawn last, to stay readable."""
+    """Horizontal lines with their values on them; drawn last, to stay readable."""
     x, anchor = ("100%", "end") if right else ("0", "start")
-    drawn = []
+    marks = []
     for tick in scale.ticks(3):
         y = percent(100 - scale(tick))
-        drawn.append(tag("line", x1="0", x2="100%", y1=y, y2=y, class_="grid"))
-        drawn.append(
+        marks.append(tag("line", x1="0", x2="100%", y1=y, y2=y, class_="grid"))
+        marks.append(
             tag("text", f"{tick:g}", x=x, y=y, dy="-3", text_anchor=anchor, class_="tick haloed")
         )
-    return "".join(drawn)
+    return "".join(marks)
 
 
 def figure(body: str, caption: str) -> str:
@@ -132,7 +132,7 @@ def figure(body: str, caption: str) -> str:
 
 
 def scrolled_table(head: Sequence[str], rows: Sequence[Sequence[str]], class_: str = "") -> str:
-    """A table of markup cells, in a container of its own that scrolls; names come first."""
+    """A table of markup cells, in a container that scrolls sideways; names come first."""
     lines = [
         tag("tr", tag("th", cells[0], scope="row"), *(tag("td", cell) for cell in cells[1:]))
         for cells in rows

@@ -1,6 +1,6 @@
-"""Trajectories: how the attention of clusters moves while the proxy learns.
+"""Trajectories: how the attention of clusters moves during the fit of the proxy.
 
-Beside it stands how much of the value is nothing but the length of the text.
+A second figure shows how much of the value the length of the text alone explains.
 """
 
 import numpy as np
@@ -60,13 +60,13 @@ def ribbons(evidence: Evidence) -> str:
     spread = {
         name: np.percentile(reduced[rows], _QUARTILES, axis=0) for name, rows in groups.items()
     }
-    highest = max(float(each.max()) for each in spread.values())
-    lowest = min(float(each.min()) for each in spread.values())
+    highest = max(float(quartiles.max()) for quartiles in spread.values())
+    lowest = min(float(quartiles.min()) for quartiles in spread.values())
     scale = Scale.around([lowest, highest])
     x = Scale(float(steps[0]), float(max(steps[-1], steps[0] + 1)))
     panels = [
-        _panel(name, len(groups[name]), each, spread["all rows"][1], (x, steps), scale)
-        for name, each in spread.items()
+        _panel(name, len(groups[name]), quartiles, spread["all rows"][1], (x, steps), scale)
+        for name, quartiles in spread.items()
     ]
     return figure(
         tag("div", *panels, class_="panels"),
@@ -88,12 +88,12 @@ def _panel(
 ) -> str:
     x, steps = across
     low, middle, high = (
-        [(x(float(step)), scale(float(value))) for step, value in zip(steps, each, strict=True)]
-        for each in spread
+        [(x(float(step)), scale(float(value))) for step, value in zip(steps, quartile, strict=True)]
+        for quartile in spread
     )
     overall = [(x(float(s)), scale(float(v))) for s, v in zip(steps, median, strict=True)]
     own = name == "all rows"
-    drawn = frame(
+    ribbon = frame(
         area(high, low, "band quiet" if own else "band"),
         "" if own else line(overall, "overall"),
         line(middle, "median quiet" if own else "median"),
@@ -102,12 +102,12 @@ def _panel(
     title = tag("p", tag("b", name), f" {rows}", class_="panel-title")
     label = f"{name}: median from {spread[1][0]:.2f} to {spread[1][-1]:.2f}"
     ends = tag("span", f"step {steps[0]:,}") + tag("span", f"{steps[-1]:,}")
-    strip = track(drawn, gridlines(scale), height=104, label=label)
+    strip = track(ribbon, gridlines(scale), height=104, label=label)
     return tag("div", title, strip, tag("p", ends, class_="ends"), class_="panel")
 
 
 def text_lengths(evidence: Evidence, count: int) -> Int[np.ndarray, " rows"]:
-    """Text tokens of every row, as the proxy saw them. Raises AbsentError: no tokens are left."""
+    """Text tokens of every row for the proxy. Raises AbsentError: they are not in the store."""
     proxy = described(evidence, "Proxy")
     shared = ("pool", "template", "max_length")
     for result in evidence.index.results.values():
@@ -123,39 +123,38 @@ def length_curve(evidence: Evidence) -> str:
     result, reduced = values(evidence)
     steps = np.load(result.folder / "steps.npy")
     lengths = text_lengths(evidence, len(reduced))
-    seen = np.flatnonzero(~np.isnan(reduced).any(axis=1))
-    fitted = [explained(column, lengths[seen]) for column in reduced[seen].T.astype(float)]
-    known = [
-        (float(step), share) for step, share in zip(steps, fitted, strict=True) if share is not None
+    scanned = np.flatnonzero(~np.isnan(reduced).any(axis=1))
+    r2 = [explained(column, lengths[scanned]) for column in reduced[scanned].T.astype(float)]
+    points = [
+        (float(step), share) for step, share in zip(steps, r2, strict=True) if share is not None
     ]
-    if not known:
+    if not points:
         raise AbsentError("No R² against text length: all rows have the same length or value.")
     scale = Scale(0.0, 1.15)
     air = 0.05 * float(np.ptp(steps) or 1)
     x = Scale(float(steps[0]) - air, float(steps[-1]) + air)
-    digits = 3 if max(share for _, share in known) >= 0.995 else 2
+    digits = 3 if max(share for _, share in points) >= 0.995 else 2
     marks = []
-    for number, (step, share) in enumerate(known):
+    for number, (step, share) in enumerate(points):
         across, up = percent(x(step)), percent(100 - scale(share))
-        shown = f"{share:.{digits}f}"
+        value = f"{share:.{digits}f}"
         when = f"step {step:,.0f}" if number == 0 else f"{step:,.0f}"
         marks += [
             tag("circle", cx=across, cy=up, r="4", class_="mean c-accent"),
-            tag("text", shown, x=across, y=up, dy="-9", text_anchor="middle", class_="said"),
+            tag("text", value, x=across, y=up, dy="-9", text_anchor="middle", class_="said"),
             tag("text", when, x=across, y="100%", dy="14", text_anchor="middle", class_="tick"),
         ]
-    curve = frame(line([(x(step), scale(share)) for step, share in known], "median"))
+    curve = frame(line([(x(step), scale(share)) for step, share in points], "median"))
     ground = tag("line", x1="0", x2="100%", y1="100%", y2="100%", class_="grid")
-    drawn = track(
+    chart = track(
         ground,
         curve,
         *marks,
         height=150,
         label="R² of the attention value against text length, by optimiser step",
     )
-    drawn = tag("div", drawn, class_="curve")
     return figure(
-        drawn,
+        tag("div", chart, class_="curve"),
         "R² of the value against the number of text tokens (any function of it: what is left is "
         "how rows of neighbouring lengths differ), by optimiser step. Before the model has learnt "
         "anything its attention is almost uniform, and the singular values of a uniform matrix "

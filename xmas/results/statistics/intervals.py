@@ -96,7 +96,7 @@ def _over_questions(leaderboard: Leaderboard, name: str, draws: int, seed: int) 
     """Draws of questions of one benchmark: scores by the run's folder, of runs with outcomes."""
     runs = [run for row in leaderboard.rows for run in row.runs if run.benchmark == name]
     outcomes = {run.folder: _outcomes(run) for run in runs if _path(run).exists()}
-    digests = {kept.digest: folder for folder, kept in outcomes.items()}
+    digests = {of_run.digest: folder for folder, of_run in outcomes.items()}
     if len(digests) > 1:
         raise TableError(
             f"{name}: outcomes of different questions: {', '.join(digests.values())}; move the "

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from choices import CHOICES, CONF, FILES, GROUPS, SELECTORS, choice, is_alone, place_of
 from hydra.errors import HydraException
 from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -21,46 +22,10 @@ from xmas.cli.config import (
     ConfigError,
     build,
     check_choices,
-    folder,
     goal_node,
     warn_of_demo_values,
 )
 from xmas.store import Stage, Store, key
-
-CONF = Path(folder())
-GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
-CHOICES = sorted(
-    (group, path.stem)
-    for group in [*GROUPS, "target/recipe"]
-    for path in (CONF / group).glob("*.yaml")
-)
-SELECTORS = [name for group, name in CHOICES if group == "selector"]
-FILES = ["pool.annotations=/dev/null", "pool.images=."]  # what `pool=files` asks for
-
-
-def is_alone(group: str, name: str) -> bool:
-    """Whether a choice excludes the others of its group: it sets values of the whole
-    configuration, or refers to its own by where they are.
-    """
-    text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
-    whole = text.startswith("# @package _global_")
-    return whole or group in ("target", "target/recipe", "projector")
-
-
-def choice(group: str, name: str) -> list[str]:
-    """The overrides that take a choice in the place of its group."""
-    places = {
-        "projector": ["target=llava15_7b", f"projector@target.start.projector={name}"],
-        "target/recipe": ["target=llava15_7b", f"target/recipe={name}"],
-        "pool": [f"pool={name}", *(FILES if name == "files" else [])],
-    }
-    return places.get(group, [f"{group}={name}"])
-
-
-def place_of(group: str, name: str) -> str:
-    """A node beside those of the group, for all choices of a group at once."""
-    nodes = {"benchmark": "suite", "features": "features", "clusters": "clusters"}
-    return f"{nodes.get(group, f'every.{group}')}.{name}_too"
 
 
 def targets(node: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:

@@ -1,0 +1,173 @@
+"""Keys of results do not change: neither when a class moves or is renamed, nor with a release.
+
+The pinned keys are those of the demo at commit 6235a5f, where a type was hashed under its dotted
+path. A key that changes here loses results that others have in their stores: raise a stage's
+`version` where its result differs, and change nothing else.
+"""
+
+import dataclasses
+import importlib
+import json
+import pkgutil
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from choices import CHOICES, is_alone, place_of
+
+import xmas
+from xmas.cli.config import build
+from xmas.evaluation.scores import Score
+from xmas.store import Stage, describe, key
+from xmas.store.former_names import FORMER_NAMES
+from xmas.store.stage import read_meta, type_name
+
+NEW = {"SubsetFiles"}  # came later; hashed under the name they have
+DEMO = {  # of `make demo`, selector=xmas
+    "demo_pool": "72dd35b4ed8d",
+    "tokens": "a7b9a2d3fa4e",
+    "small_llava": "1e4409158aed",
+    "two_tower": "622a1353b642",
+    "pretrained": "723f1bc41512",
+    "proxy": "8455d34612e7",
+    "trajectories": "ab9330c433cb",
+    "clusters": "7f3f10da2fa8",
+    "ranking": "a2bc7fcbb9f4",
+    "subset": "fda8e429828a",
+    "target": "5c0f1599f751",
+    "score": "9d5714523e02",  # of GQA
+    "scores": "6455310095bd",
+}
+
+
+@pytest.fixture(scope="module")
+def demo(compose) -> dict[str, Stage]:
+    """A stage of each kind, of `xmas selector=xmas`."""
+    cfg = compose("selector=xmas")
+    proxy, scores = build(cfg.proxy), build(cfg.scores)
+    return {
+        "demo_pool": build(cfg.demo_pool),
+        "tokens": proxy.tokens(),
+        "small_llava": build(cfg.untrained),
+        "two_tower": build(cfg.towers),
+        "pretrained": build(cfg.captioned),
+        "proxy": proxy,
+        "trajectories": build(cfg.features.trajectories),
+        "clusters": build(cfg.clusters.trajectories),
+        "ranking": build(cfg.ranking),
+        "subset": build(cfg.subset),
+        "target": build(cfg.target),
+        "score": Score(scores.suite["gqa"], scores.target, scores.generation),
+        "scores": scores,
+    }
+
+
+@pytest.mark.parametrize("kind", DEMO)
+def test_a_result_of_the_demo_keeps_its_key(demo, kind):
+    assert demo[kind].kind == kind
+    assert key(demo[kind]) == DEMO[kind]
+
+
+# Names of types.
+
+
+@pytest.fixture(scope="module")
+def dataclasses_of_xmas() -> list[type]:
+    found: dict[type, None] = {}
+    for module in pkgutil.walk_packages(xmas.__path__, "xmas."):
+        if module.name.endswith("__main__"):
+            continue
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, type) and value.__module__ == module.name:
+                found[value] = None
+    return [cls for cls in found if dataclasses.is_dataclass(cls)]
+
+
+def identities(value: Any, inside: bool = False) -> Iterator[type]:
+    """The types that keys are made of: of stages and of what their fields hold."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for element in value:
+            yield from identities(element, inside)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inside = inside or isinstance(value, Stage)
+        if inside:
+            yield type(value)
+        for field in dataclasses.fields(value):
+            if not inside or field.metadata.get("identity") != "none":
+                yield from identities(getattr(value, field.name), inside)
+
+
+@pytest.fixture(scope="module")
+def bearing(dataclasses_of_xmas, compose) -> set[type]:
+    """All stages of the package, and what the choices of the configuration put into stages."""
+    places = {place_of(*each): each for each in CHOICES if not is_alone(*each)}
+    every = compose(*(f"+{group}@{place}={name}" for place, (group, name) in places.items()))
+    targets = [compose(f"target={name}") for group, name in CHOICES if group == "target"]
+    found = {cls for cls in dataclasses_of_xmas if issubclass(cls, Stage) and hasattr(cls, "kind")}
+    for cfg in (every, *targets):
+        found |= set(identities(build(cfg)))
+    for group in ("selector", "start"):  # the root holds one of them
+        found |= set(identities(build(every.every[group]), inside=True))
+    return {cls for cls in found if cls.__module__.startswith("xmas.")}
+
+
+def test_every_type_in_a_key_has_a_former_name_or_is_known_as_new(bearing):
+    assert len(bearing) > 80
+    names = {type_name(cls) for cls in bearing}
+    assert names - FORMER_NAMES.keys() == NEW
+
+
+def test_every_type_with_a_former_name_is_still_there(dataclasses_of_xmas):
+    """A class that was renamed is renamed in the table's left column too."""
+    assert set(FORMER_NAMES) <= {cls.__qualname__ for cls in dataclasses_of_xmas}
+
+
+def test_no_two_types_have_the_name_of_one_in_a_key(dataclasses_of_xmas, bearing):
+    names = {type_name(cls) for cls in bearing} | FORMER_NAMES.keys()
+    count = Counter(cls.__qualname__ for cls in dataclasses_of_xmas)
+    assert {name for name in names if count[name] > 1} == set()
+    assert len(set(FORMER_NAMES.values())) == len(FORMER_NAMES)
+
+
+def moved(cls: type, module: str) -> type:
+    """The same dataclass as another module would define it."""
+    return dataclasses.make_dataclass(
+        cls.__qualname__,
+        [(field.name, field.type, field) for field in dataclasses.fields(cls)],
+        bases=cls.__bases__,
+        namespace={"kind": cls.kind, "version": cls.version, "__module__": module},
+        frozen=True,
+    )
+
+
+def test_a_class_that_moves_within_the_package_keeps_its_key(demo):
+    clusters = demo["clusters"]
+    fields = {field.name: getattr(clusters, field.name) for field in dataclasses.fields(clusters)}
+    elsewhere = moved(type(clusters), "xmas.another.room")(**fields)
+    assert type(elsewhere).__module__ == "xmas.another.room"
+    assert key(elsewhere) == key(clusters)
+
+
+def test_a_class_outside_the_package_is_known_by_its_dotted_name(demo):
+    clusters = demo["clusters"]
+    fields = {field.name: getattr(clusters, field.name) for field in dataclasses.fields(clusters)}
+    theirs = moved(type(clusters), "theirs.clusters")(**fields)
+    assert describe(theirs)["type"] == "theirs.clusters.Clusters"
+    assert describe(clusters)["type"] == "Clusters"
+    assert key(theirs) != key(clusters)
+
+
+def test_a_result_of_the_time_of_dotted_names_is_read_with_those_of_today(tmp_path):
+    described = {
+        "type": "xmas.cluster.Clusters",
+        "features": {"type": "xmas.features.trajectories.Trajectories", "k": 3},
+        "pool": {"type": "theirs.pool.Pool", "name": "xmas.cluster.Clusters"},
+    }
+    (tmp_path / "meta.json").write_text(json.dumps({"stage": described}))
+    stage = read_meta(tmp_path / "meta.json")["stage"]
+    assert stage["type"] == "Clusters"
+    assert stage["features"] == {"type": "Trajectories", "k": 3}
+    assert stage["pool"] == {"type": "theirs.pool.Pool", "name": "xmas.cluster.Clusters"}

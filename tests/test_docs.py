@@ -16,14 +16,10 @@ from pages import DOCS, HOUSE, blocks, files_of, written
 from PIL import Image
 from toy import ROWS, Toy
 
-from xmas.cli.command import Page, make
+from xmas.cli.command import Page
 from xmas.cli.config import build, check_choices, folder, goal_node
-from xmas.data.pool import Pool
 from xmas.evaluation.scores import Generation, Score
-from xmas.selection.methods.random import Random
-from xmas.selection.ranking import Ranking
-from xmas.selection.subset import Subset
-from xmas.store import Stage, Store
+from xmas.store import Stage
 
 README = HOUSE / "README.md"
 CONTRIBUTING = HOUSE / "CONTRIBUTING.md"
@@ -275,23 +271,6 @@ def test_the_example_benchmark_is_asked_and_scored(toy: Toy, tmp_path):
     assert questions[1].prompt.startswith("Is it 1?\nAnswer")
     assert questions[1].image.exists()
     assert own["num"] == 4
-
-
-def test_the_example_formats_are_read_and_written(tmp_path):
-    records = [{"picture": None, "rounds": [["What?", "A fig."], ["And?", "No."]]}]
-    (tmp_path / "mix.jsonl").write_text(json.dumps(records[0]))
-    with written(DOCS / "add-a-pool-format.md", tmp_path):
-        pool = Pool(str(tmp_path / "mix.jsonl"), str(tmp_path))
-        subset = Subset(Ranking(pool, Random()), fraction=None, rows=1, write=["pairs"])
-        folders = make(subset, Store(str(tmp_path / "store"))).splitlines()
-    llava = json.loads((Path(folders[0]) / "instructions.json").read_text())
-    assert [turn["value"] for turn in llava[0]["conversations"]] == [
-        "What?",
-        "A fig.",
-        "And?",
-        "No.",
-    ]
-    assert (Path(folders[1]) / "pairs.tsv").read_text() == "What?\tA fig.\n"
 
 
 def test_the_example_target_trains(toy: Toy, tmp_path):

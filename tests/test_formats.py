@@ -2,16 +2,14 @@
 
 import dataclasses
 import json
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from pages import DOCS, written
 from toy import Toy
 
-import xmas.data.readers
-import xmas.data.writers
 from xmas.cli.command import make
 from xmas.cli.config import build, folder
 from xmas.data.pool import Pool
@@ -22,58 +20,6 @@ from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
 from xmas.store import Store, key
 
-LINES = '''
-"""JSON lines: `{"picture": name or null, "rounds": [[question, answer], ...]}`."""
-
-import json
-from pathlib import Path
-
-from xmas.data.rows import PoolError, Rows
-
-
-def recognises(annotations: Path, head: bytes) -> bool:
-    return annotations.suffix == ".jsonl" and b'"rounds"' in head
-
-
-def read(annotations: Path, images: Path) -> Rows:
-    return LineRows(annotations, images)
-
-
-class LineRows(Rows):
-    def __init__(self, annotations: Path, images: Path) -> None:
-        self.lines = annotations.read_text("utf-8").splitlines()
-        records = [json.loads(line) for line in self.lines]
-        for row, record in enumerate(records):
-            if not record["rounds"]:
-                raise PoolError(f"{annotations}: row {row}: no rounds; remove the row")
-        index = ((record["picture"], "lines") for record in records)
-        super().__init__(annotations, images, index)
-
-    def __getitem__(self, row: int) -> dict:
-        return json.loads(self.lines[row])
-
-    def conversation(self, row: int) -> list[tuple[str, str]]:
-        return [(question, answer) for question, answer in self[row]["rounds"]]
-
-    def image_round(self, row: int) -> int:
-        return 0
-'''
-
-PAIRS = '''
-"""Tab-separated first questions and answers, in `pairs.tsv`."""
-
-from pathlib import Path
-
-import numpy as np
-
-from xmas.data.rows import Rows
-
-
-def write(rows: Rows, chosen: np.ndarray, folder: Path) -> None:
-    first = [rows.conversation(row)[0] for row in chosen.tolist()]
-    (folder / "pairs.tsv").write_text("".join(f"{q}\\t{a}\\n" for q, a in first))
-'''
-
 ROUNDS = [
     {"picture": "a/1.png", "rounds": [["What?", "A fig."], ["And?", "No more."]]},
     {"picture": None, "rounds": [["Größe?", "Zwölf."]]},
@@ -83,20 +29,9 @@ ROUNDS = [
 
 @pytest.fixture
 def formats(tmp_path: Path) -> Iterator[None]:
-    """The reader `lines` and the writer `pairs`, a file each in a folder of the package's path."""
-    places = []
-    for package, name, text in (
-        (xmas.data.readers, "lines", LINES),
-        (xmas.data.writers, "pairs", PAIRS),
-    ):
-        place = tmp_path / package.__name__
-        place.mkdir()
-        (place / f"{name}.py").write_text(textwrap.dedent(text))
-        package.__path__.append(str(place))
-        places.append((package, str(place)))
-    yield
-    for package, place in places:
-        package.__path__.remove(place)
+    """The reader `lines` and the writer `pairs` of docs/add-a-pool-format.md, a file each."""
+    with written(DOCS / "add-a-pool-format.md", tmp_path / "added"):
+        yield
 
 
 @pytest.fixture

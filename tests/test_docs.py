@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from pages import DOCS, HOUSE, blocks, files_of, written
 from PIL import Image
 from toy import ROWS, Toy
@@ -24,6 +25,7 @@ from xmas.store import Stage
 README = HOUSE / "README.md"
 CONTRIBUTING = HOUSE / "CONTRIBUTING.md"
 PAGES = (README, CONTRIBUTING, *sorted(DOCS.glob("*.md")))
+ROOT_YAML = (HOUSE / "conf" / "config.yaml").read_text(encoding="utf-8")
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 
 
@@ -92,6 +94,18 @@ def test_links_lead_somewhere(page):
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_that_are_named_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:xmas|conf|tests|experiments|docs)/[\w./-]+)`", text)
+    added = files_of(page)
+    assert not [
+        path
+        for path in named
+        if "NAME" not in path and path not in added and not (HOUSE / path).exists()
+    ]
+
+
 def test_every_page_is_linked_from_the_readme():
     links = {README.parent / link for link in LINK.findall(README.read_text(encoding="utf-8"))}
     assert set(PAGES) - {README} <= links
@@ -150,6 +164,18 @@ def test_tables_list_every_choice(page, group):
     first_cells = " ".join(line.split("|")[1] for line in table.splitlines()[2:])
     there = {path.stem for path in (HOUSE / "conf" / group).glob("*.yaml")}
     assert set(re.findall(r"`(\w+)`", first_cells)) == there
+
+
+def test_the_goals_table_names_goals_and_all_that_config_lists():
+    text = README.read_text(encoding="utf-8")
+    table = text.split("| `goal=` | makes |", 1)[1].split("\n\n", 1)[0]
+    goals = set(
+        re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines()[2:]))
+    )
+    comment = re.search(r"^goal: subset # what to make: (.*), or any", ROOT_YAML, re.MULTILINE)
+    assert goals - {"proxy", "target"} == set(comment[1].split(", "))
+    with composed() as cfg:
+        assert all(goal_node(OmegaConf.merge(cfg, {"goal": goal})) for goal in goals)
 
 
 def run_in(place: Path, toy: Toy, page: Path) -> types.ModuleType:

@@ -1,4 +1,4 @@
-"""Trajectories: how the attention spectrum of every row moves while a proxy learns."""
+"""Trajectories: the attention spectrum of every row at the snapshots of a proxy's fit."""
 
 import csv
 import dataclasses
@@ -35,14 +35,15 @@ class Trajectories(Stage):
     """`values.npy` (rows, steps, k) float32, NaN on rows without a value; `steps.npy` (steps,).
 
     `reasons.npy` (rows,) uint8 says why: 0 the row has values, 1 it is text-only, 2 no text row of
-    the kind asked for stands behind its image (an empty answer under `rows=answer_only`).
+    the chosen kind follows its image (an empty answer under `rows=answer_only`).
     `statistics.json` and `statistics.csv`: quantiles of the singular values at every step, and the
     share of their variance that text length alone explains. `scan_seconds.json`: what each
     step took, part of this stage's seconds also where a fit called the scan.
 
     If the proxy has yet to be fitted, steps are measured during the fit; otherwise from its saved
-    weights, so that `k` and `layers` can change without training again. What an interrupted attempt
-    has measured is kept, shard by shard.
+    weights, so that `k` and `layers` can change without training again. An interrupted attempt
+    resumes after its last finished shard.
+
     Source: XMAS (arXiv 2510.01454); mode `model` where the release multiplies unrotated
     projections with the heads joined, without a causal mask, and counts pads as text.
     """
@@ -57,7 +58,7 @@ class Trajectories(Stage):
 
     @property
     def weights(self) -> str:
-        """The precision the model is measured in: unless `running` says one, that of its fit."""
+        """The precision of the scan: that of `running`, or else of the fit."""
         fitted = self.proxy.recipe.precision.split("-")[0]
         return self.running.weights or _FITTED.get(fitted, "float32")
 
@@ -93,39 +94,39 @@ class Measuring:
             return self._measure(model, step)
 
     def _measure(self, model: nn.Module, step: int) -> dict[str, float] | None:
-        begun = time.monotonic()
+        started = time.monotonic()
         shards = self.shards(model)
-        lacking = len(shards.todo([step]))
-        if not lacking and distributed.place()[1] == 1:
-            return None  # among several, another may have ended just now: all meet in the scan
+        missing = len(shards.todo([step]))
+        if not missing and distributed.place()[1] == 1:
+            return None  # of several ranks, another may have finished just now: all enter the scan
         self.scan(model).run(shards, [step], label="attention")
-        if distributed.place()[0] > 0 or not lacking:
+        if distributed.place()[0] > 0 or not missing:
             return None
-        self._record_seconds([step], time.monotonic() - begun)
+        self._record_seconds([step], time.monotonic() - started)
         plan = self.scan(model).plan
         column = shards.column(step)
         return flat(statistics(column, plan.spans.text[plan.order]))
 
     def saved(self, rank: int = 0) -> None:
-        """Measure, all in one pass, the steps that the fit has left unmeasured."""
+        """Measure the steps that the fit has not measured, all in one pass."""
         proxy = self.stage.proxy
         model = load(self.store.get(proxy.start)).model.to(device(proxy.hardware, rank))
         shards = self.shards(model)
         steps = [step for step in self.steps if len(shards.todo([step]))]
-        begun = time.monotonic()
+        started = time.monotonic()
         self.scan(model).run(shards, steps, self._read, label="attention")
         if steps and distributed.place()[0] == 0:
-            self._record_seconds(steps, time.monotonic() - begun)
+            self._record_seconds(steps, time.monotonic() - started)
 
     def finish(self) -> None:
-        """Measure what is left, put all parts together, and remove them."""
+        """Measure the remaining steps, merge the shards of all ranks, and remove them."""
         model = load(self.store.get(self.stage.proxy.start)).model
         shards, scan = self.shards(model), self.scan(model)
         place = self.out / "values.npy"
         late = [] if place.exists() else [step for step in self.steps if len(shards.todo([step]))]
         if distributed.launched():
             merged = place.exists()
-            distributed.barrier()  # all have looked
+            distributed.barrier()  # all ranks have checked
             if not merged:
                 self.saved(distributed.local())
             if distributed.place()[0] > 0:
@@ -134,10 +135,10 @@ class Measuring:
             side_by_side(self.stage.proxy.hardware.devices, self)
         if not place.exists():
             shards.merge(place, scan.plan.order, len(scan.reasons))
-        found = self._describe(np.load(place), scan)
+        described = self._describe(np.load(place), scan)
         if logger := self.stage.proxy.logger:
             for step in late:  # the others went there during the fit
-                logger.log_metrics(logged(flat(found[step])), step)
+                logger.log_metrics(logged(flat(described[step])), step)
             logger.save()
         shutil.rmtree(shards.folder, ignore_errors=True)  # nothing, if there is no image
 
@@ -160,7 +161,7 @@ class Measuring:
         return self._scan
 
     def shards(self, model: nn.Module) -> Shards:
-        """What is measured already, in the draft of the result."""
+        """The shards measured so far, in the draft of the result."""
         bounds = self.scan(model).plan.bounds
         return Shards(self.out / "shards", bounds, self.steps, self.stage.spectra.k)
 
@@ -173,16 +174,16 @@ class Measuring:
         reasons = scan.reasons.copy()
         reasons[(reasons == MEASURED) & np.isnan(values).any(axis=(1, 2))] = NO_TEXT
         text = scan.plan.spans.text
-        found = {step: statistics(values[:, at], text) for at, step in enumerate(self.steps)}
+        described = {step: statistics(values[:, at], text) for at, step in enumerate(self.steps)}
         np.save(self.out / "reasons.npy", reasons)
         np.save(self.out / "steps.npy", np.array(self.steps))
-        (self.out / "statistics.json").write_text(json.dumps(found, indent=2))
-        lines = [{"step": step} | flat(one) for step, one in found.items()]
+        (self.out / "statistics.json").write_text(json.dumps(described, indent=2))
+        lines = [{"step": step} | flat(summary) for step, summary in described.items()]
         with (self.out / "statistics.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, lines[0])
             writer.writeheader()
             writer.writerows(lines)
-        return found
+        return described
 
     def _record_seconds(self, steps: Sequence[int], seconds: float) -> None:
         clock = self.out / "scan_seconds.json"
@@ -199,13 +200,13 @@ def device(hardware: Hardware, rank: int) -> torch.device:
 
 
 def side_by_side(devices: int, measuring: Measuring) -> None:
-    """Measure saved steps on so many devices, a process each."""
+    """Measure saved steps on this many devices, a process each."""
     if devices == 1:
         return measuring.saved()
-    meeting = measuring.out / "shards" / f"meeting-{uuid.uuid4().hex}"  # goes with the parts
+    meeting = measuring.out / "shards" / f"meeting-{uuid.uuid4().hex}"  # removed with the shards
     meeting.parent.mkdir(exist_ok=True)
-    given = (devices, str(meeting.resolve()), measuring.stage, measuring.store, measuring.out)
-    spawn(_one_of_several, given, nprocs=devices)
+    arguments = (devices, str(meeting.resolve()), measuring.stage, measuring.store, measuring.out)
+    spawn(_one_of_several, arguments, nprocs=devices)
     return None
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from xmas.data.images import SquareImages
+from xmas.models.families.llava import tuned_on_instructions
 from xmas.models.projector import fill_projector, projector_file
 from xmas.models.shape import Decoder, Shape, Tower
-from xmas.models.sources import Source, answer_greedily, tokenizer_of, tuned_llava
+from xmas.models.sources import Source, answer_greedily, tokenizer_of
 from xmas.models.specs import config_of
 from xmas.models.start_point import StartPoint
 from xmas.models.tokenizer import TrainedTokenizer
@@ -75,8 +76,10 @@ class Assembled(StartPoint):
     def _tuned(self) -> str | None:
         if self.drawn is not None:
             return None
-        parts = [part for part in (self.language, self.projector) if isinstance(part, Source)]
-        return next(filter(None, map(tuned_llava, parts)), None)
+        for source in (self.language, self.projector):
+            if isinstance(source, Source) and tuned_on_instructions(source.config()):
+                return f"{source.name} is a LLaVA that was tuned on instructions"
+        return None
 
     def _assembled(self, store: Store) -> LoadedModel:
         from transformers import AutoModel, AutoModelForCausalLM

@@ -43,7 +43,7 @@ class Published(StartPoint):
         return family_of(config).shape(config, tiles=self.tiles)
 
     def compute(self, store: Store, out: Path) -> None:
-        """Raises TypeError: the model is of no known class; ValueError: its parts disagree."""
+        """Raises TypeError: the model is of no known family; ValueError: its files disagree."""
         from transformers import AutoConfig, AutoModelForImageTextToText
 
         if self.drawn is not None:

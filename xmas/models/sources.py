@@ -46,21 +46,11 @@ class Source:
             )
         )
 
-
-def tuned_llava(source: Source) -> str | None:
-    """How a source's files show that it is a LLaVA tuned on instructions; None where they do not.
-
-    In the configuration of LLaVA's own folders `tune_mm_mlp_adapter` means that the projector alone
-    was trained.
-    """
-    place = source.folder()
-    file = (place if place.is_dir() else place.parent) / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    kind = str(config.get("model_type", "")) + " ".join(config.get("architectures") or [])
-    is_llava = "llava" in kind.lower() or "mm_projector_type" in config
-    if is_llava and not config.get("tune_mm_mlp_adapter", False):
-        return f"{source.name} is a LLaVA that was tuned on instructions"
-    return None
+    def config(self) -> dict[str, Any]:
+        """The `config.json` of the folder, or next to the file; empty where there is none."""
+        place = self.folder()
+        file = (place if place.is_dir() else place.parent) / "config.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def tokenizer_of(folder: Path) -> Any:

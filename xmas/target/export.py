@@ -29,20 +29,20 @@ class Export(Stage):
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: models of this class, or with this tokenizer, are not exported."""
-        parts = self.target.load(store)
-        describe(parts, self.target.template, self.dtype, out)
-        write_weights(parts, self.dtype, out)
+        loaded = self.target.load(store)
+        describe(loaded, self.target.template, self.dtype, out)
+        write_weights(loaded, self.dtype, out)
 
 
-def write_weights(parts: LoadedModel, dtype: str, out: Path) -> None:
+def write_weights(loaded: LoadedModel, dtype: str, out: Path) -> None:
     """Shards of five gigabytes under the hub's names, and their index."""
     import torch
     from huggingface_hub import save_torch_state_dict
 
-    config = parts.model.config
+    config = loaded.model.config
     weights = {
         hub_name(name, config): weight.detach().to("cpu", getattr(torch, dtype))
-        for name, weight in parts.model.state_dict().items()
+        for name, weight in loaded.model.state_dict().items()
         if not (config.tie_word_embeddings and name == "lm_head.weight")
     }
     save_torch_state_dict(weights, out)

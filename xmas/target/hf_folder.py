@@ -35,16 +35,16 @@ def hub_name(name: str, config: PreTrainedConfig) -> str:
     raise ValueError(f"{name}: no part of a {config.model_type} is called so")
 
 
-def describe(parts: LoadedModel, template: Template, dtype: str, out: Path) -> None:
+def describe(loaded: LoadedModel, template: Template, dtype: str, out: Path) -> None:
     """Write configuration, generation defaults, tokenizer, image processor and chat template.
 
     Raises ValueError: what is written gives other token ids for a question than a fit saw.
     """
-    config = copy.deepcopy(parts.model.config)
-    tokenizer, image = _tokenizer(parts)
+    config = copy.deepcopy(loaded.model.config)
+    tokenizer, image = _tokenizer(loaded)
     for part in (config, config.text_config):
         part.pad_token_id = tokenizer.pad_token_id
-    config.architectures = [type(parts.model).__name__]
+    config.architectures = [type(loaded.model).__name__]
     GenerationConfig(
         do_sample=False,
         bos_token_id=tokenizer.bos_token_id,
@@ -52,16 +52,16 @@ def describe(parts: LoadedModel, template: Template, dtype: str, out: Path) -> N
         pad_token_id=tokenizer.pad_token_id,
     ).save_pretrained(out)
     (out / "config.json").write_text(json.dumps(_config(config.to_dict(), dtype), indent=2))
-    _write_processor(parts, tokenizer, template, image, out)
+    _write_processor(loaded, tokenizer, template, image, out)
 
 
-def _tokenizer(parts: LoadedModel) -> tuple[Any, str]:
+def _tokenizer(loaded: LoadedModel) -> tuple[Any, str]:
     """The tokenizer with a token for the image and one for pads, and the name of the former.
 
     In a fit the image token has no name, so that no text can say it; here a processor needs one.
     """
-    tokenizer = copy.deepcopy(parts.tokenizer)
-    token = parts.model.config.image_token_id
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    token = loaded.model.config.image_token_id
     if token == len(tokenizer):
         vocabulary = tokenizer.get_vocab()
         name = next(token for token in IMAGES if token not in vocabulary)
@@ -69,7 +69,7 @@ def _tokenizer(parts: LoadedModel) -> tuple[Any, str]:
     elif token > len(tokenizer):
         raise ValueError(f"image token {token}: the tokenizer ends at {len(tokenizer)}")
     own = tokenizer.pad_token not in (None, tokenizer.eos_token, tokenizer.unk_token)
-    lines = parts.model.get_input_embeddings().weight.shape[0]
+    lines = loaded.model.get_input_embeddings().weight.shape[0]
     if not own and len(tokenizer) < lines:
         tokenizer.add_tokens([AddedToken(PAD, special=True, normalized=False)])
         tokenizer.pad_token = PAD
@@ -89,13 +89,13 @@ def _config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _write_processor(
-    parts: LoadedModel, tokenizer: Any, template: Template, image: str, out: Path
+    loaded: LoadedModel, tokenizer: Any, template: Template, image: str, out: Path
 ) -> None:
-    config = parts.model.config
-    processor = exportable(config).hub_processor(config, parts.processor, tokenizer, image)
+    config = loaded.model.config
+    processor = exportable(config).hub_processor(config, loaded.processor, tokenizer, image)
     for behind in (template.behind_image, " " + template.behind_image):
         processor.chat_template = jinja(template, image=image, behind_image=behind)
-        if _same_ids(processor, parts, template):
+        if _same_ids(processor, loaded, template):
             break
     else:
         raise ValueError("the processor's ids for a question are not those that a fit sees")
@@ -103,15 +103,15 @@ def _write_processor(
     _for_version_4(processor.image_processor, processor.chat_template, out)
 
 
-def _same_ids(processor: Any, parts: LoadedModel, template: Template) -> bool:
+def _same_ids(processor: Any, loaded: LoadedModel, template: Template) -> bool:
     """Whether a conversation of all kinds of turns has the ids of a fit, with an image or not."""
     rounds = [("What is drawn? 数", "A fig.\n"), ("Sure?", "7")]
     picture = Image.new("RGB", (5, 8))
-    for image in (parts.layout.tokens((8, 5)), None):
-        tokens = parts.encoder(template).conversation(rounds, image=image)
+    for image in (loaded.layout.tokens((8, 5)), None):
+        tokens = loaded.encoder(template).conversation(rounds, image=image)
         fitted_ids = tokens.ids
         if image is not None:
-            token = parts.model.config.image_token_id
+            token = loaded.model.config.image_token_id
             image_ids = np.where(tokens.image == FEATURE, token, tokens.image)
             fitted_ids = np.insert(fitted_ids, tokens.image_at, image_ids)
         messages = [

@@ -112,6 +112,16 @@ def tower_layers(
     return torch.cat([layers[layer][:, first:] for layer in chosen], dim=-1)
 
 
+def tuned_on_instructions(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json`, of LLaVA's own or the hub's folders, is that of a tuned LLaVA.
+
+    With `tune_mm_mlp_adapter` the projector alone was trained.
+    """
+    kind = str(config.get("model_type", "")) + " ".join(config.get("architectures") or [])
+    is_llava = "llava" in kind.lower() or "mm_projector_type" in config
+    return is_llava and not config.get("tune_mm_mlp_adapter", False)
+
+
 class Llava:
     """`LlavaForConditionalGeneration`, of any vision tower and any language model."""
 

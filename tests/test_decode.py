@@ -14,17 +14,17 @@ from toy import Toy, draw
 from transformers import LlamaConfig
 
 from xmas.data.images import open_image
-from xmas.evaluation.generation import decode as module
 from xmas.evaluation.generation import prefill
-from xmas.evaluation.generation.decode import Batch, alone
-from xmas.evaluation.generation.kv_cache import Slots
+from xmas.evaluation.generation.continuous_batch import ContinuousBatch
+from xmas.evaluation.generation.decode import decode_singly
+from xmas.evaluation.generation.kv_cache import SlotCache
 from xmas.evaluation.generation.prompts import (
-    Group,
     Prompt,
-    decoded,
-    head_of,
-    prompts_of,
-    with_pictures,
+    PromptGroup,
+    group_prompts,
+    image_reader,
+    load_images,
+    shared_prefix,
 )
 from xmas.evaluation.protocol import Question
 from xmas.models.vlm import LoadedModel, load, tower_features
@@ -77,9 +77,9 @@ def questions(tmp_path_factory) -> list[Question]:
 
 
 @pytest.fixture(scope="module")
-def groups(kind, parts, questions) -> list[Group]:
+def groups(kind, parts, questions) -> list[PromptGroup]:
     encoder = parts.encoder(tiny.TEMPLATES.get(kind, tiny.PHI))
-    return prompts_of(parts, encoder, questions, image_order=range(len(questions)), label="test")
+    return group_prompts(parts, encoder, questions, image_order=range(len(questions)), label="test")
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +115,17 @@ def generated(kind: str, parts: LoadedModel, ids: np.ndarray, image: Any) -> lis
     return found[: found.index(eos)] if eos in found else found
 
 
-def batch_of(parts: LoadedModel, groups: list[Group], rows: int, new: int = NEW) -> Batch:
-    return Batch(
+def batch_of(
+    parts: LoadedModel, groups: list[PromptGroup], slots: int, new: int = NEW, **options: Any
+) -> ContinuousBatch:
+    return ContinuousBatch(
         parts.model,
-        rows=rows,
+        slots=slots,
         max_new_tokens=new,
         eos=parts.tokenizer.eos_token_id,
-        head=head_of(groups),
+        prefix=shared_prefix(groups),
         longest=max(len(prompt.ids) for group in groups for prompt in group.prompts),
+        **options,
     )
 
 
@@ -139,39 +142,38 @@ def test_the_answers_tell_something(expected):
 
 
 def test_alone_is_what_transformers_generates(parts, groups, expected):
-    given = with_pictures(groups, decoded(parts), 0)
+    given = load_images(groups, image_reader(parts), 0)
     eos = parts.tokenizer.eos_token_id
-    assert answers(alone(parts.model, given, max_new_tokens=NEW, eos=eos)) == expected
+    assert answers(decode_singly(parts.model, given, max_new_tokens=NEW, eos=eos)) == expected
 
 
-@pytest.mark.parametrize(("rows", "tokens", "step"), [(2, 200, 1), (5, 8192, 64), (64, 500, 3)])
-def test_a_batch_is_what_transformers_generates(
-    parts, groups, expected, rows, tokens, step, monkeypatch
-):
+@pytest.mark.parametrize(("slots", "tokens", "growth"), [(2, 200, 1), (5, 8192, 64), (64, 500, 3)])
+def test_a_batch_is_what_transformers_generates(parts, groups, expected, slots, tokens, growth):
     """Also in small passes, in which pads differ, and where the cache has to grow."""
-    monkeypatch.setattr(prefill, "_PASS_TOKENS", tokens)
-    monkeypatch.setattr("xmas.evaluation.generation.kv_cache._STEP", step)
-    given = with_pictures(groups, decoded(parts), 2)
-    assert answers(batch_of(parts, groups, rows).answers(given)) == expected
+    given = load_images(groups, image_reader(parts), 2)
+    batch = batch_of(parts, groups, slots, pass_tokens=tokens, cache_growth=growth)
+    assert answers(batch.answers(given)) == expected
 
 
 def test_a_prompt_passes_as_few_tokens_as_it_can(parts, groups, monkeypatch):
     """The system prompt runs once, an image once, also where several questions show it."""
     passed, towers = [], []
-    forward, look = Batch._forward, tower_features
+    forward, look = ContinuousBatch._forward, tower_features
 
-    def counts(self: Batch, cache: Slots, rows: Any, at: torch.Tensor, *rest: Any) -> Any:
-        if rows is not None:
-            passed.append(at.numel())
-        return forward(self, cache, rows, at, *rest)
+    def counts(
+        self: ContinuousBatch, cache: SlotCache, slots: Any, positions: torch.Tensor, *rest: Any
+    ) -> Any:
+        if slots is not None:
+            passed.append(positions.numel())
+        return forward(self, cache, slots, positions, *rest)
 
-    monkeypatch.setattr(Batch, "_forward", counts)
-    monkeypatch.setattr(prefill, "_PASS_TOKENS", 1)  # so that no pads are counted
+    monkeypatch.setattr(ContinuousBatch, "_forward", counts)
     monkeypatch.setattr(prefill, "tower_features", lambda *a: towers.append(len(a[1])) or look(*a))
-    given = [*with_pictures(groups, decoded(parts), 0)]
+    given = [*load_images(groups, image_reader(parts), 0)]
     tiles = sum(len(pictures["pixels"]) for _, pictures in given if pictures)
-    list(batch_of(parts, groups, 3, new=1).answers(given))
-    head = len(head_of(groups))
+    batch = batch_of(parts, groups, 3, new=1, pass_tokens=1)  # so that no pads are counted
+    list(batch.answers(given))
+    head = len(shared_prefix(groups))
     texts = [len(one.ids) - one.opening for group in groups for one in group.prompts if one.opening]
     without = [len(one.ids) - head for group in groups for one in group.prompts if not one.opening]
     images = [group.prompts[0].opening - head for group in groups if group.image is not None]
@@ -179,26 +181,25 @@ def test_a_prompt_passes_as_few_tokens_as_it_can(parts, groups, monkeypatch):
     assert sum(passed) == head + sum(texts) + sum(without) + sum(images)
     assert sum(towers) == tiles
     towers.clear()
-    list(alone(parts.model, given, max_new_tokens=1, eos=-1))
+    list(decode_singly(parts.model, given, max_new_tokens=1, eos=-1))
     assert sum(towers) == tiles
 
 
 def test_rows_that_are_done_make_room_while_others_go_on(parts, groups, expected, monkeypatch):
     """A batch that waited for its slowest answer would take more steps."""
     steps, busy = 0, collections.Counter()
-    original = Batch._step
+    original = ContinuousBatch._decode_step
 
-    def counts(self: Batch) -> None:
+    def counts(self: ContinuousBatch) -> None:
         nonlocal steps
         steps += 1
-        busy[sum(row is not None for row in self._rows)] += 1
+        busy[sum(sequence is not None for sequence in self._sequences)] += 1
         original(self)
 
-    monkeypatch.setattr(Batch, "_step", counts)
-    monkeypatch.setattr(module, "_REFILL", 0.0)
+    monkeypatch.setattr(ContinuousBatch, "_decode_step", counts)
     order = []
-    given = with_pictures(groups, decoded(parts), 0)
-    for prompt, tokens in batch_of(parts, groups, 4).answers(given):
+    given = load_images(groups, image_reader(parts), 0)
+    for prompt, tokens in batch_of(parts, groups, 4, refill=0.0).answers(given):
         order.append((prompt.position, len(tokens)))
     asked = [prompt.position for group in groups for prompt in group.prompts]
     lengths = {position: min(len(tokens) + 1, NEW) - 1 for position, tokens in expected.items()}
@@ -225,28 +226,28 @@ def test_windows_and_other_kernels_are_refused_in_a_batch(how, window):
 
 def test_slots_hold_rows_of_their_own_lengths():
     """Two rows of a cache, by hand: what a layer sees are the keys written so far."""
-    cache = Slots(3)
+    cache = SlotCache(3)
     first = torch.arange(1.0, 7).reshape(2, 1, 3, 1)
-    cache.aim(torch.tensor([2, 0]), torch.tensor([[0, 1, 2], [0, 1, 2]]), 3)
+    cache.prepare(torch.tensor([2, 0]), torch.tensor([[0, 1, 2], [0, 1, 2]]), 3)
     seen, _ = cache.update(first, -first, 0)
     assert seen[:, 0, :, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
-    cache.aim(None, torch.tensor([[1], [0], [3]]), 4)
+    cache.prepare(None, torch.tensor([[1], [0], [3]]), 4)
     keys, values = cache.update(
         torch.tensor([7.0, 8, 9]).reshape(3, 1, 1, 1), first[:, :, :1][[0, 0, 1]], 0
     )
     assert keys[:, 0, :, 0].tolist() == [[4, 7, 6, 0], [8, 0, 0, 0], [1, 2, 3, 9]]
     assert values[:, 0, :, 0].tolist() == [[-4, 1, -6, 0], [1, 0, 0, 0], [-1, -2, -3, 4]]
     cache.keep([2])
-    other = Slots(2)
-    other.place([1], cache, [0], 2)
+    other = SlotCache(2)
+    other.copy_from(cache, [0], [1], 2)
     assert other.keys[0][:, 0, :3, 0].tolist() == [[0, 0, 0], [1, 2, 0]]
-    other.aim(None, torch.tensor([[0], [90]]), 91)
+    other.prepare(None, torch.tensor([[0], [90]]), 91)
     assert other.keys[0].shape[2] >= 91
     assert other.keys[0][1, 0, :3, 0].tolist() == [1, 2, 0]
 
 
 def test_what_is_in_front_of_every_image_is_the_head(parts, groups, questions):
-    head = head_of(groups)
+    head = shared_prefix(groups)
     for group in groups:
         for prompt in group.prompts:
             assert prompt.ids[: len(head)].tolist() == head.tolist()
@@ -260,7 +261,7 @@ def test_what_is_in_front_of_every_image_is_the_head(parts, groups, questions):
 
 def test_images_are_decoded_ahead_in_order():
     one = Prompt(0, "", np.arange(3), before=-1, opening=0)
-    groups = [Group(Path(str(number)), (one,)) for number in range(50)]
+    groups = [PromptGroup(Path(str(number)), (one,)) for number in range(50)]
 
     def read(image: Path | bytes) -> dict[str, torch.Tensor]:
         assert isinstance(image, Path)
@@ -269,6 +270,6 @@ def test_images_are_decoded_ahead_in_order():
     for workers in (0, 1, 3):
         seen = [
             (str(group.image), int(pictures["pixels"]))
-            for group, pictures in with_pictures(groups, read, workers)
+            for group, pictures in load_images(groups, read, workers)
         ]
         assert seen == [(str(number), number) for number in range(50)]

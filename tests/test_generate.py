@@ -12,7 +12,7 @@ from toy import Toy, draw
 
 from xmas.data.images import open_image
 from xmas.evaluation.generation import generate as module
-from xmas.evaluation.generation.generate import answer
+from xmas.evaluation.generation.generate import generate_answers
 from xmas.evaluation.generation.prompts import GenerationError
 from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.outcomes import Kept, Outcomes
@@ -58,7 +58,7 @@ def ask(toy: Toy, parts: LoadedModel, questions, tmp_path: Path):
     """Answers the questions into a file and gives its lines."""
 
     def run(name: str = "answers.jsonl", *, asked=questions, batch=4, tokens=6, **options):
-        answer(
+        generate_answers(
             parts,
             parts.encoder(toy.proxy.template),
             asked,
@@ -427,5 +427,5 @@ def test_answers_that_exist_are_scored_without_a_model(toy, shapes, monkeypatch)
         patched.setattr(Shapes, "score", lambda *given: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             toy.store.get(score)
-    monkeypatch.setattr(module, "answer", lambda *given: pytest.fail("asked again"))
+    monkeypatch.setattr(module, "generate_answers", lambda *given: pytest.fail("asked again"))
     assert json.loads((toy.store.get(score) / "score.json").read_text())["num"] == 5

@@ -29,8 +29,9 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from xmas.evaluation.generation.decode import Batch, alone
-from xmas.evaluation.generation.prompts import Group, Pictures, Prompt, head_of
+from xmas.evaluation.generation.continuous_batch import ContinuousBatch
+from xmas.evaluation.generation.decode import decode_singly
+from xmas.evaluation.generation.prompts import ImageInputs, Prompt, PromptGroup, shared_prefix
 from xmas.models.vlm import embed, tower_features
 
 GENERATE = "transformers' generate"
@@ -79,7 +80,7 @@ def _config(text: LlamaConfig, tower: CLIPVisionConfig, image_token: int) -> Lla
     )
 
 
-def questions_of(config: LlavaConfig, count: int, per_image: int, seed: int) -> list[Group]:
+def questions_of(config: LlavaConfig, count: int, per_image: int, seed: int) -> list[PromptGroup]:
     """Random tokens of LLaVA's lengths, `per_image` questions to an image."""
     rng = np.random.default_rng(seed)
     most, image = config.image_token_id - 10, config.image_token_id
@@ -92,11 +93,13 @@ def questions_of(config: LlavaConfig, count: int, per_image: int, seed: int) -> 
             ids = np.concatenate([opening, rng.integers(3, most, rng.integers(*TEXT))])
             prompts.append(Prompt(position, str(position), ids, FRONT, len(opening)))
         prompts.sort(key=lambda prompt: -len(prompt.ids))
-        groups.append(Group(str(first).encode(), tuple(prompts)))
+        groups.append(PromptGroup(str(first).encode(), tuple(prompts)))
     return sorted(groups, key=lambda group: -len(group.prompts[0].ids))
 
 
-def pictured(groups: list[Group], config: LlavaConfig) -> Iterator[tuple[Group, Pictures]]:
+def pictured(
+    groups: list[PromptGroup], config: LlavaConfig
+) -> Iterator[tuple[PromptGroup, ImageInputs]]:
     """Noise for pictures: reading and resizing is measured elsewhere."""
     side = config.vision_config.image_size
     for group in groups:
@@ -106,7 +109,7 @@ def pictured(groups: list[Group], config: LlavaConfig) -> Iterator[tuple[Group, 
 
 @torch.no_grad()
 def generate(
-    model: LlavaForConditionalGeneration, groups: list[Group], new: int, eos: int
+    model: LlavaForConditionalGeneration, groups: list[PromptGroup], new: int, eos: int
 ) -> dict[int, list[int]]:
     """LLaVA's loop with transformers' own `generate`; every question's image through the tower."""
     device, found = model.device, {}
@@ -128,7 +131,7 @@ def generate(
 
 @torch.no_grad()
 def generate_in_batches(
-    model: LlavaForConditionalGeneration, groups: list[Group], rows: int, new: int, eos: int
+    model: LlavaForConditionalGeneration, groups: list[PromptGroup], rows: int, new: int, eos: int
 ) -> dict[int, list[int]]:
     """`generate` over batches of similar length, padded on the left: each waits for its slowest."""
     device, found = model.device, {}
@@ -160,24 +163,29 @@ def generate_in_batches(
 
 def ways(
     model: LlavaForConditionalGeneration,
-    groups: list[Group],
+    groups: list[PromptGroup],
     batches: list[int],
     new: int,
     eos: int,
 ) -> dict[str, Callable[[], dict[int, list[int]]]]:
-    def given() -> Iterator[tuple[Group, Pictures]]:
+    def given() -> Iterator[tuple[PromptGroup, ImageInputs]]:
         return pictured(groups, model.config)
 
     def one_by_one() -> dict[int, list[int]]:
         return {
             prompt.position: said
-            for prompt, said in alone(model, given(), max_new_tokens=new, eos=eos)
+            for prompt, said in decode_singly(model, given(), max_new_tokens=new, eos=eos)
         }
 
     def together(rows: int) -> dict[int, list[int]]:
         longest = max(len(group.prompts[0].ids) for group in groups)
-        batch = Batch(
-            model, rows=rows, max_new_tokens=new, eos=eos, head=head_of(groups), longest=longest
+        batch = ContinuousBatch(
+            model,
+            slots=rows,
+            max_new_tokens=new,
+            eos=eos,
+            prefix=shared_prefix(groups),
+            longest=longest,
         )
         return {prompt.position: said for prompt, said in batch.answers(given())}
 

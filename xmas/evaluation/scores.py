@@ -102,7 +102,7 @@ class Score(Stage):
         """Ask the target, and keep in `generation.json` how that was done."""
         import torch
 
-        from xmas.evaluation.generation.generate import answer
+        from xmas.evaluation.generation.generate import generate_answers
 
         questions = self.benchmark.asked(store)
         order = self._image_order(questions)
@@ -126,7 +126,7 @@ class Score(Stage):
                 answers.with_name("generation.json"),
                 lambda path: path.write_text(json.dumps(how, indent=2)),
             )
-        answer(
+        generate_answers(
             parts,
             parts.encoder(self.target.template, self.target.max_length),
             questions,

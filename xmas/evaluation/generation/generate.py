@@ -1,9 +1,9 @@
-"""Greedy answers to a benchmark's questions: a line each at once, resumed by question, in ranks.
+"""Greedy answers to a benchmark's questions, written line by line, resumable, on several ranks.
 
-Every process of a group answers a share of the questions and writes lines into a file of its own,
-in the order they are finished. When all are there, rank 0 puts them into the order of the
-questions. So a killed run goes on with the lines it finds, whoever wrote them and however many
-processes run now.
+Every process answers a share of the questions and appends lines to its own file, in the order in
+which they are finished. When all are finished, rank 0 sorts them into the order of the questions. A
+killed run therefore resumes from the lines on disk, whichever rank wrote them, also with another
+number of processes.
 """
 
 import json
@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from xmas.evaluation.generation.decode import Batch, alone
+from xmas.evaluation.generation.continuous_batch import ContinuousBatch
+from xmas.evaluation.generation.decode import decode_singly
 from xmas.evaluation.generation.prompts import (
     GenerationError,
-    Group,
-    decoded,
-    head_of,
-    prompts_of,
-    with_pictures,
+    PromptGroup,
+    group_prompts,
+    image_reader,
+    load_images,
+    shared_prefix,
 )
 from xmas.evaluation.protocol import Question
 from xmas.models.chat.labels import Encoder
@@ -31,7 +32,7 @@ from xmas.store.distributed import barrier, place
 from xmas.store.progress import bar
 
 
-def answer(
+def generate_answers(
     parts: LoadedModel,
     encoder: Encoder,
     questions: Sequence[Question],
@@ -46,31 +47,38 @@ def answer(
 ) -> None:
     """Write `out`, LLaVA's answer lines in the order of the questions.
 
-    A `batch` of 1 is the papers' way, each prompt alone and whole; where such a run was interrupted
-    makes no difference. In a larger one it may turn a token, since rounding depends on who shares
-    the batch. `image_order` shows question i the image of question `image_order[i]`; `workers`
-    threads decode images ahead. With a process group, all its processes call this; `out` must be on
-    a disk they share.
+    With a process group, all its processes call this, and `out` is on a disk that they share.
 
-    Raises GenerationError, naming the question: its image is unreadable, or its logits are not
-    finite. What was answered before is kept.
+    Args:
+        max_new_tokens: per answer.
+        batch: questions that are decoded together. 1 is the papers' way, and where such a run was
+            interrupted makes no difference; in a larger one rounding depends on which questions
+            share the batch, so that a token may change.
+        model_id: of the answer lines.
+        label: the benchmark, in messages and progress.
+        image_order: question i is shown the image of question `image_order[i]`; None: its own.
+        workers: threads that decode images ahead.
+
+    Raises:
+        GenerationError: an image is unreadable or logits are not finite; names the question.
+            Earlier answers are kept.
     """
     rank, world = place()
     order = range(len(questions)) if image_order is None else image_order.tolist()
-    groups = prompts_of(parts, encoder, questions, image_order=order, label=label)
+    groups = group_prompts(parts, encoder, questions, image_order=order, label=label)
     own = out.with_name(f"{out.name}.{rank}.partial")
     _cut_torn(own)
     done = set(_lines(out, questions))
     barrier()  # until every rank has read what there is
     todo = _share(groups, done, rank, world)
-    given = with_pictures(todo, decoded(parts), workers)
+    loaded = load_images(todo, image_reader(parts), workers)
     options: Any = {"max_new_tokens": max_new_tokens, "eos": parts.tokenizer.eos_token_id}
     if batch == 1:
-        answers = alone(parts.model, given, **options)
+        answers = decode_singly(parts.model, loaded, **options)
     else:
         longest = max((len(prompt.ids) for group in groups for prompt in group.prompts), default=0)
-        options |= {"rows": batch, "head": head_of(groups), "longest": longest}
-        answers = Batch(parts.model, **options).answers(given)
+        options |= {"slots": batch, "prefix": shared_prefix(groups), "longest": longest}
+        answers = ContinuousBatch(parts.model, **options).answers(loaded)
     total = sum(len(group.prompts) for group in todo)
     with (
         own.open("a", encoding="utf-8") as file,
@@ -89,18 +97,18 @@ def answer(
 
 
 def discard_parts(out: Path) -> None:
-    """Remove the lines from which `out` was put together, if any are left."""
+    """Remove the ranks' files from which `out` was merged, if any are left."""
     for part in _parts(out):
         part.unlink()
 
 
-def _share(groups: list[Group], done: set[int], rank: int, world: int) -> list[Group]:
-    """What this rank has to answer; the questions of one image stay together."""
+def _share(groups: list[PromptGroup], done: set[int], rank: int, world: int) -> list[PromptGroup]:
+    """The unanswered prompts of this rank; the questions of one image stay together."""
     todo = []
     for group in groups:
         left = tuple(prompt for prompt in group.prompts if prompt.position not in done)
         if left:
-            todo.append(Group(group.image, left))
+            todo.append(PromptGroup(group.image, left))
     return todo[rank::world]
 
 
@@ -109,7 +117,7 @@ def _parts(out: Path) -> list[Path]:
 
 
 def _cut_torn(part: Path) -> None:
-    """Cut off a last line that was not finished."""
+    """Cut off a partly written last line."""
     if part.exists():
         written = part.read_bytes()
         os.truncate(part, written.rfind(b"\n") + 1)
@@ -118,43 +126,42 @@ def _cut_torn(part: Path) -> None:
 def _lines(out: Path, questions: Sequence[Question]) -> dict[int, dict[str, Any]]:
     """The answer lines of all ranks by their question's position.
 
-    Raises GenerationError: a line is for another question than the one that stands there, or a
-    question has two.
+    Raises GenerationError: a line is not for the question at its position, or a question has two.
     """
-    found: dict[int, dict[str, Any]] = {}
+    lines: dict[int, dict[str, Any]] = {}
     for part in _parts(out):
-        *whole, _torn = part.read_bytes().split(b"\n")
-        for number, written in enumerate(whole, start=1):
-            held = json.loads(written)
-            position, line = held["position"], held["line"]
-            asked = questions[position] if position < len(questions) else None
-            if asked is None or (line["question_id"], line["prompt"]) != (
-                asked.question_id, asked.prompt
+        *complete, _torn = part.read_bytes().split(b"\n")
+        for number, entry in enumerate(complete, start=1):
+            record = json.loads(entry)
+            position, line = record["position"], record["line"]
+            question = questions[position] if position < len(questions) else None
+            if question is None or (line["question_id"], line["prompt"]) != (
+                question.question_id, question.prompt
             ):  # fmt: skip
                 raise GenerationError(
                     f"{part}: line {number} answers question_id {line['question_id']!r}, which is "
                     f"not question {position + 1} of this run; remove the file to start again"
                 )
-            if position in found:
+            if position in lines:
                 raise GenerationError(
                     f"{part}: line {number} answers question_id {line['question_id']!r} a second "
                     "time; remove the file to ask its questions again"
                 )
-            found[position] = line
-    return found
+            lines[position] = line
+    return lines
 
 
 def _merge(out: Path, questions: Sequence[Question], label: str) -> None:
-    """Put all lines into the order of the questions. Raises GenerationError: one is missing."""
-    found = _lines(out, questions)
-    missing = [number for number in range(len(questions)) if number not in found]
+    """Sort all lines into the order of the questions. Raises GenerationError: one is missing."""
+    lines = _lines(out, questions)
+    missing = [number for number in range(len(questions)) if number not in lines]
     if missing:
         raise GenerationError(
             f"{label}: {len(missing)} of {len(questions)} questions have no answer, the first is "
             f"question_id {questions[missing[0]].question_id!r}; run the same command again"
         )
     ordered = "".join(
-        json.dumps(found[position], ensure_ascii=False) + "\n" for position in range(len(questions))
+        json.dumps(lines[position], ensure_ascii=False) + "\n" for position in range(len(questions))
     )
     write_atomically(out, lambda path: path.write_text(ordered, "utf-8"))
     discard_parts(out)

@@ -1,4 +1,8 @@
-"""A cache of rows that begin and end on their own: keys and values of each at its own positions."""
+"""A KV cache of independent slots, for continuous batching.
+
+The caches of transformers have one length for all rows and pad on the left, so that a row cannot be
+replaced while the others continue. Here every slot has its own sequence and its own length.
+"""
 
 from collections.abc import Sequence
 
@@ -7,28 +11,36 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache
 
-_STEP = 64  # positions that a full cache grows by
 
+class SlotCache(Cache):
+    """Keys and values of `slots` sequences: a tensor (slots, heads, positions, width) per layer.
 
-class Slots(Cache):
-    """Keys and values of `rows` sequences, (rows, heads, positions, width) a layer.
+    `prepare` says which slots and positions the next forward pass writes. Positions after a slot's
+    sequence are stale or zero; the caller's attention mask hides them.
 
-    `aim` says where the next forward writes. Positions behind a row's own are stale or zero, never
-    read: whoever runs the model gives it a mask. transformers' own caches are one length for all
-    rows, padded on the left, so that a row cannot be replaced while the others go on.
+    Args:
+        slots: sequences that the cache has room for.
+        growth: positions by which a full cache grows.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, slots: int, *, growth: int = 64) -> None:
         super().__init__(layers=[])
-        self.rows = rows
+        self.slots = slots
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+        self._growth = growth
 
-    def aim(
-        self, rows: Int[Tensor, " lines"] | None, at: Int[Tensor, "lines tokens"], upto: int
+    def prepare(
+        self, slots: Int[Tensor, " lines"] | None, positions: Int[Tensor, "lines tokens"], upto: int
     ) -> None:
-        """The next forward has these rows (None: all), writes at `at` and reads up to `upto`."""
-        self._rows, self._at, self._upto = rows, at, upto
+        """Announce a forward pass.
+
+        Args:
+            slots: of the pass's lines, in order; None: all slots.
+            positions: where the keys and values of its tokens are written.
+            upto: every token may attend to the positions before this one.
+        """
+        self._lines, self._positions, self._upto = slots, positions, upto
         self._grow(upto)
 
     def update(
@@ -39,47 +51,51 @@ class Slots(Cache):
         *args: object,
         **kwargs: object,
     ) -> tuple[Tensor, Tensor]:
-        """What a layer of the model calls: takes its new keys and values, gives all it may see."""
+        """Write a layer's new keys and values, and return all of the pass's slots.
+
+        Called by the model's attention layers.
+        """
         if layer_idx == len(self.keys):
             self._allocate(key_states, self._upto)
-        rows = self._rows
-        lines = torch.arange(self.rows, device=self._at.device) if rows is None else rows
-        seen = []
-        for held, new in ((self.keys, key_states), (self.values, value_states)):
-            one = held[layer_idx]
-            one[lines[:, None], :, self._at] = new.transpose(1, 2)
-            seen.append(one[:, :, : self._upto] if rows is None else one[rows, :, : self._upto])
-        return seen[0], seen[1]
+        device = self._positions.device
+        slots = torch.arange(self.slots, device=device) if self._lines is None else self._lines
+        attended = []
+        for layers, new in ((self.keys, key_states), (self.values, value_states)):
+            layer = layers[layer_idx]
+            layer[slots[:, None], :, self._positions] = new.transpose(1, 2)
+            visible = layer if self._lines is None else layer[slots]
+            attended.append(visible[:, :, : self._upto])
+        return attended[0], attended[1]
 
-    def place(
-        self, rows: Sequence[int], source: "Slots", lines: Sequence[int], length: int
+    def copy_from(
+        self, source: "SlotCache", lines: Sequence[int], slots: Sequence[int], length: int
     ) -> None:
-        """Copy the first `length` positions of another cache's `lines` into these rows."""
+        """Copy the first `length` positions of the slots `lines` of `source` into `slots`."""
         self._grow(length)
         device = source.keys[0].device
-        to, of = torch.tensor(rows, device=device), torch.tensor(lines, device=device)
+        to, origin = torch.tensor(slots, device=device), torch.tensor(lines, device=device)
         for layer, (key, value) in enumerate(zip(source.keys, source.values, strict=True)):
             if layer == len(self.keys):
                 self._allocate(key, length)
-            self.keys[layer][to, :, :length] = key[of, :, :length]
-            self.values[layer][to, :, :length] = value[of, :, :length]
+            self.keys[layer][to, :, :length] = key[origin, :, :length]
+            self.values[layer][to, :, :length] = value[origin, :, :length]
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these, which take their order."""
-        self.rows = len(rows)
-        for held in (self.keys, self.values):
-            for layer, one in enumerate(held):
-                held[layer] = one[torch.tensor(rows, device=one.device)]
+    def keep(self, slots: Sequence[int]) -> None:
+        """Drop all slots but these, which are renumbered in the given order."""
+        self.slots = len(slots)
+        for layers in (self.keys, self.values):
+            for number, layer in enumerate(layers):
+                layers[number] = layer[torch.tensor(slots, device=layer.device)]
 
     def _allocate(self, like: Float[Tensor, "_ heads _ width"], positions: int) -> None:
-        shape = (self.rows, like.shape[1], positions + _STEP, like.shape[3])
+        shape = (self.slots, like.shape[1], positions + self._growth, like.shape[3])
         self.keys.append(like.new_zeros(shape))
         self.values.append(like.new_zeros(shape))
 
     def _grow(self, positions: int) -> None:
         if not self.keys or self.keys[0].shape[2] >= positions:
             return
-        for held in (self.keys, self.values):
-            for layer, one in enumerate(held):
-                more = positions + _STEP - one.shape[2]
-                held[layer] = torch.nn.functional.pad(one, (0, 0, 0, more))
+        for layers in (self.keys, self.values):
+            for number, layer in enumerate(layers):
+                more = positions + self._growth - layer.shape[2]
+                layers[number] = torch.nn.functional.pad(layer, (0, 0, 0, more))

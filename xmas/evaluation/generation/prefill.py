@@ -1,4 +1,4 @@
-"""What goes through a model together while it answers: pictures, prompts, the next tokens."""
+"""Prefill: prompts and images through the model, in chunks that continue from cached positions."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -10,139 +10,149 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from xmas.attention.prefix import can_be_shared
-from xmas.evaluation.generation.kv_cache import Slots
-from xmas.evaluation.generation.prompts import GenerationError, Pictures, Prompt
+from xmas.evaluation.generation.kv_cache import SlotCache
+from xmas.evaluation.generation.prompts import GenerationError, ImageInputs, Prompt
 from xmas.models.vlm import embed, positions_of, tower_features, unwrap
-
-_PASS_TOKENS = 8192  # of prompts in one forward, pads counted
 
 
 @dataclasses.dataclass(eq=False)
-class Shown:
-    """What the prompts of a group show: pictures, then their features, then keys and values."""
+class SharedImage:
+    """The image of a prompt group: pixels, then tower features, then a cached prefix."""
 
-    pictures: Pictures
-    several: bool = False  # prompts go on from it
+    inputs: ImageInputs
+    reused: bool = False  # by several prompts, so that its keys and values are worth caching
     features: Tensor | None = None
     sizes: Tensor | None = None
-    cache: Slots | None = None
-    line: int = 0  # of the cache
+    cache: SlotCache | None = None  # with keys and values up to the end of the image
+    slot: int = 0  # of that cache
 
 
 @dataclasses.dataclass
-class Start:
-    """Tokens that go on from a line of a cache, on their way into a row."""
+class PrefillChunk:
+    """Token ids that continue from a slot of a cache and are written into a slot of another."""
 
-    row: int
+    slot: int  # to write to
     ids: Int[np.ndarray, " tokens"]
-    source: Slots | None
-    line: int
-    behind: int  # positions of the source that they stand behind
-    shown: Shown | None  # whose features replace the image tokens among them
-    at: Int[Tensor, "axes tokens"] | None = None  # where the model is told that they stand
+    source: SlotCache | None  # to continue from
+    source_slot: int
+    prefix: int  # cached positions that precede the ids
+    image: SharedImage | None  # whose features replace the image tokens among the ids
+    position_ids: Int[Tensor, "axes tokens"] | None = None  # None: those of the cache
 
 
-def passes(starts: Sequence[Start]) -> Iterator[list[Start]]:
-    """Starts of one kind and of similar length, as many as one forward takes."""
+def prefill_batches(
+    chunks: Sequence[PrefillChunk], max_tokens: int
+) -> Iterator[list[PrefillChunk]]:
+    """Batches of chunks with equal prefix and similar length, of at most `max_tokens` with pads."""
 
-    def kind(start: Start) -> tuple[int, int]:
-        return start.behind, len(start.ids)
+    def order(chunk: PrefillChunk) -> tuple[int, int]:
+        return chunk.prefix, len(chunk.ids)
 
-    some: list[Start] = []
-    for start in sorted(starts, key=kind):
-        alike = not some or (start.behind == some[0].behind)
-        if some and not (alike and (len(some) + 1) * len(start.ids) <= _PASS_TOKENS):
-            yield some
-            some = []
-        some.append(start)
-    if some:
-        yield some
-
-
-def by_source(starts: Sequence[Start]) -> Iterator[tuple[Slots, list[Start]]]:
-    found: dict[int, tuple[Slots, list[Start]]] = {}
-    for start in starts:
-        if start.source is not None:
-            found.setdefault(id(start.source), (start.source, []))[1].append(start)
-    yield from found.values()
+    batch: list[PrefillChunk] = []
+    for chunk in sorted(chunks, key=order):
+        fits = not batch or chunk.prefix == batch[0].prefix
+        if batch and not (fits and (len(batch) + 1) * len(chunk.ids) <= max_tokens):
+            yield batch
+            batch = []
+        batch.append(chunk)
+    if batch:
+        yield batch
 
 
-def embedded(
-    model: nn.Module, ids: Int[Tensor, "lines tokens"], shown: Sequence[Shown] = ()
+def by_source(
+    chunks: Sequence[PrefillChunk],
+) -> Iterator[tuple[SlotCache, list[PrefillChunk]]]:
+    """Chunks by the cache that they continue from; those that start a sequence are left out."""
+    groups: dict[int, tuple[SlotCache, list[PrefillChunk]]] = {}
+    for chunk in chunks:
+        if chunk.source is not None:
+            groups.setdefault(id(chunk.source), (chunk.source, []))[1].append(chunk)
+    yield from groups.values()
+
+
+def embed_inputs(
+    model: nn.Module, ids: Int[Tensor, "lines tokens"], images: Sequence[SharedImage] = ()
 ) -> Float[Tensor, "lines tokens hidden"]:
-    """Embeddings, the features of `shown` in place of the image tokens."""
-    if not shown:
+    """Input embeddings, with the features of `images` in place of the image tokens."""
+    if not images:
         return unwrap(model).get_input_embeddings()(ids)
-    features = torch.cat([one.features for one in shown if one.features is not None])
-    sizes = [one.sizes for one in shown if one.sizes is not None]
+    features = torch.cat([image.features for image in images if image.features is not None])
+    sizes = [image.sizes for image in images if image.sizes is not None]
     return embed(model, ids, features, torch.cat(sizes) if sizes else None)
 
 
-def causal(
-    at: Int[Tensor, "lines tokens"], upto: int, like: Tensor
+def causal_mask(
+    positions: Int[Tensor, "lines tokens"], upto: int, like: Tensor
 ) -> Float[Tensor, "masks 1 tokens upto"]:
-    """What every token sees, itself and all before it in its row, as zeros to add; else -inf."""
-    if bool((at == at[:1]).all()):
-        at = at[:1]  # one mask for all lines
-    hidden = torch.arange(upto) > at[..., None]
+    """An additive mask, on the device of `like`: 0 up to a token's own position, -inf after it."""
+    if bool((positions == positions[:1]).all()):
+        positions = positions[:1]  # one mask for all lines
+    hidden = torch.arange(upto) > positions[..., None]
     mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None]
     return mask.to(like.device, like.dtype)
 
 
-def look(model: nn.Module, some: Sequence[Shown]) -> None:
-    """Pictures through the tower, once."""
-    some = [shown for shown in some if shown.pictures]
-    if not some:
+def encode_images(model: nn.Module, images: Sequence[SharedImage]) -> None:
+    """Run the vision tower over images that have pixels, and replace those by features."""
+    images = [image for image in images if image.inputs]
+    if not images:
         return
-    first = next(model.parameters())
-    tiles = [len(shown.pictures["pixels"]) for shown in some]
-    pixels = torch.cat([shown.pictures["pixels"] for shown in some])
-    for shown in some:
-        shown.sizes = shown.pictures.get("sizes")
-    known = [shown.sizes for shown in some if shown.sizes is not None]
+    parameter = next(model.parameters())
+    tiles = [len(image.inputs["pixels"]) for image in images]
+    pixels = torch.cat([image.inputs["pixels"] for image in images])
+    for image in images:
+        image.sizes = image.inputs.get("sizes")
+    known = [image.sizes for image in images if image.sizes is not None]
     sizes = torch.cat(known) if known else None
-    features = tower_features(model, pixels.to(first.device, first.dtype), sizes).split(tiles)
-    for shown, found in zip(some, features, strict=True):
-        shown.features, shown.pictures = found, {}
+    features = tower_features(model, pixels.to(parameter.device, parameter.dtype), sizes)
+    for image, of_image in zip(images, features.split(tiles), strict=True):
+        image.features, image.inputs = of_image, {}
 
 
-def places(
-    model: nn.Module, ids: Int[np.ndarray, " tokens"], shown: Shown | None
+def position_ids(
+    model: nn.Module, ids: Int[np.ndarray, " tokens"], image: SharedImage | None
 ) -> Int[Tensor, "axes tokens"] | None:
-    """Where the tokens of a prompt stand, on the host; None: one behind the other."""
-    row = torch.from_numpy(ids)[None]
-    sizes = None if shown is None else shown.sizes
-    found = positions_of(model, row, torch.ones_like(row, dtype=torch.bool), sizes)
-    return None if found is None else found[:, 0]
+    """The model's own position ids of a prompt, on the host; None where they are 0, 1, 2, ..."""
+    line = torch.from_numpy(ids)[None]
+    sizes = None if image is None else image.sizes
+    positions = positions_of(model, line, torch.ones_like(line, dtype=torch.bool), sizes)
+    return None if positions is None else positions[:, 0]
 
 
-def side_by_side(starts: Sequence[Start], width: int) -> Int[Tensor, "axes starts width"] | None:
-    """The places of all starts, zero behind the end of each."""
-    told = [start.at for start in starts if start.at is not None]
-    if not told:
+def padded_position_ids(
+    chunks: Sequence[PrefillChunk], width: int
+) -> Int[Tensor, "axes chunks width"] | None:
+    """The position ids of all chunks, with zeros as padding; None where no chunk has its own."""
+    rows = [chunk.position_ids for chunk in chunks if chunk.position_ids is not None]
+    if not rows:
         return None
-    found = torch.zeros(len(told[0]), len(starts), width, dtype=torch.long)
-    for line, at in enumerate(told):
-        found[:, line, : at.shape[1]] = at
-    return found
+    padded = torch.zeros(len(rows[0]), len(chunks), width, dtype=torch.long)
+    for line, row in enumerate(rows):
+        padded[:, line, : row.shape[1]] = row
+    return padded
 
 
-def best(
+def greedy_tokens(
     model: nn.Module,
-    hidden: Float[Tensor, "rows hidden"],
+    hidden: Float[Tensor, "lines hidden"],
     prompts: Sequence[Prompt],
-    written: Sequence[int],
+    lengths: Sequence[int],
 ) -> list[int]:
-    """The token with the largest logit, for each row; the first of several that are equal."""
+    """The token with the largest logit in every line; the first of several that are equal.
+
+    `lengths` count the tokens generated before. Raises GenerationError: logits are not finite.
+    """
     logits = unwrap(model).lm_head(hidden).float()
-    found = torch.stack([logits.argmax(dim=-1), logits.isfinite().all(dim=-1).long()]).tolist()
-    for prompt, count, finite in zip(prompts, written, found[1], strict=True):
-        if not finite:
+    tokens, finite = torch.stack(
+        [logits.argmax(dim=-1), logits.isfinite().all(dim=-1).long()]
+    ).tolist()
+    for prompt, length, is_finite in zip(prompts, lengths, finite, strict=True):
+        if not is_finite:
             raise GenerationError(
-                f"{prompt.name}: the logits of new token {count + 1} are not finite; the model or "
+                f"{prompt.name}: the logits of new token {length + 1} are not finite; the model or "
                 "the precision is at fault (try generation.precision=bfloat16 or float32)"
             )
-    return found[0]
+    return tokens
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -150,9 +160,11 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_attention(config: PreTrainedConfig, longest: int) -> None:
-    how = config._attn_implementation
-    if how not in ("sdpa", "eager") or not can_be_shared(config, longest):
+    """Raise ValueError unless sequences of `longest` tokens can share a prefix and a batch."""
+    implementation = config._attn_implementation
+    if implementation not in ("sdpa", "eager") or not can_be_shared(config, longest):
         raise ValueError(
-            f"a {config.model_type} with {how} attention, {longest} tokens a row: a batch needs "
-            "sdpa or eager and layers that see everything before; set generation.batch=1"
+            f"a {config.model_type} with {implementation} attention, {longest} tokens a row: a "
+            "batch needs sdpa or eager attention and layers without a sliding window; set "
+            "generation.batch=1"
         )

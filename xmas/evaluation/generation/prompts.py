@@ -1,6 +1,6 @@
-"""Questions as tokens, put together by the image they show.
+"""Questions as token ids, grouped by the image that they show.
 
-What several prompts share is known here: the tokens in front of every image, and the image itself.
+What several prompts share is found here: the image, and the tokens that precede every image.
 """
 
 import dataclasses
@@ -19,96 +19,97 @@ from xmas.models.chat.layout import FEATURE
 from xmas.models.vlm import LoadedModel
 
 Image = Path | bytes
-Pictures = dict[str, Tensor]
-_AHEAD = 32  # images decoded before they are asked for
+ImageInputs = dict[str, Tensor]  # what the model's processor makes of an image
 
 
 class GenerationError(ValueError):
-    """A question could not be answered; the message names it. Answers before it are kept."""
+    """A question could not be answered; the message names it. Earlier answers are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A question, ready for a model. `opening` counts the tokens up to the end of the image."""
+    """A question as the token ids that a model is given."""
 
     position: int  # among all questions
     name: str  # for messages
-    ids: Int[np.ndarray, " tokens"]  # the image's among them
-    before: int  # tokens in front of the image, -1 without one
-    opening: int
+    ids: Int[np.ndarray, " tokens"]  # those of the image included
+    before: int  # tokens that precede the image, -1 without one
+    opening: int  # tokens up to the end of the image, 0 without one
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """The prompts that show one image, or one without an image."""
+class PromptGroup:
+    """The prompts that show one image, or a single prompt without an image."""
 
     image: Image | None
     prompts: tuple[Prompt, ...]
 
 
-def prompts_of(
+def group_prompts(
     parts: LoadedModel,
     encoder: Encoder,
     questions: Sequence[Question],
     *,
     image_order: Iterable[int],
     label: str,
-) -> list[Group]:
-    """All questions, `questions[i]` with the image of `questions[image_order[i]]`.
+) -> list[PromptGroup]:
+    """Tokenise all questions, `questions[i]` with the image of `questions[image_order[i]]`.
 
-    Groups come in order of their longest prompt, the longest first: too large a batch then fails at
-    once, and what runs together has few pads. Raises GenerationError: an image is unreadable.
+    Groups are sorted by their longest prompt, longest first: too large a batch then fails at once,
+    and prompts that run together need little padding. Raises GenerationError: an image is
+    unreadable.
     """
-    together: dict[object, list[Prompt]] = {}
+    by_image: dict[object, list[Prompt]] = {}
     images: dict[object, Image | None] = {}
-    for position, (question, shown) in enumerate(zip(questions, image_order, strict=True)):
-        image = questions[shown].image
+    for position, (question, source) in enumerate(zip(questions, image_order, strict=True)):
+        image = questions[source].image
         name = f"{label}: question {position + 1} (question_id {question.question_id!r})"
-        with blaming(name):
+        with naming_errors(name):
             prompt = _prompt(parts, encoder, question.prompt, image, position, name)
-        which = ("without", position) if image is None else ("with", image)
-        together.setdefault(which, []).append(prompt)
-        images[which] = image
+        key = ("without", position) if image is None else ("with", image)
+        by_image.setdefault(key, []).append(prompt)
+        images[key] = image
     groups = [
-        Group(images[which], tuple(sorted(prompts, key=_length)))
-        for which, prompts in together.items()
+        PromptGroup(images[key], tuple(sorted(prompts, key=_longest_first)))
+        for key, prompts in by_image.items()
     ]
-    return sorted(groups, key=lambda group: _length(group.prompts[0]))
+    return sorted(groups, key=lambda group: _longest_first(group.prompts[0]))
 
 
-def _length(prompt: Prompt) -> tuple[int, int]:
+def _longest_first(prompt: Prompt) -> tuple[int, int]:
     return -len(prompt.ids), prompt.position
 
 
 def _prompt(
     parts: LoadedModel, encoder: Encoder, text: str, image: Image | None, position: int, name: str
 ) -> Prompt:
-    shown = None if image is None else parts.image_tokens(image)
-    tokens = encoder.prompt(text, image=shown)
+    image_ids = None if image is None else parts.image_tokens(image)
+    tokens = encoder.prompt(text, image=image_ids)
     ids, before = tokens.ids.astype(np.int64), tokens.image_at
-    if shown is None:
+    if image_ids is None:
         return Prompt(position, name, ids, before=-1, opening=0)
-    expanded = np.where(shown == FEATURE, parts.model.config.image_token_id, shown)
+    expanded = np.where(image_ids == FEATURE, parts.model.config.image_token_id, image_ids)
     ids = np.insert(ids, before, expanded)
     return Prompt(position, name, ids, before=before, opening=before + len(expanded))
 
 
-def head_of(groups: Iterable[Group]) -> Int[np.ndarray, " head"]:
-    """The tokens with which every prompt begins, in front of any image: the system prompt."""
-    fronts = [
+def shared_prefix(groups: Iterable[PromptGroup]) -> Int[np.ndarray, " prefix"]:
+    """The token ids with which every prompt begins, before any image: mostly the system prompt."""
+    prefixes = [
         prompt.ids[: prompt.before if group.image is not None else -1]
         for group in groups
         for prompt in group.prompts
     ]
-    shortest = min(map(len, fronts), default=0)
+    shortest = min(map(len, prefixes), default=0)
     if shortest == 0:
         return np.zeros(0, dtype=np.int64)
-    alike = np.all([front[:shortest] == fronts[0][:shortest] for front in fronts], axis=0)
-    return fronts[0][: shortest if alike.all() else int(np.argmin(alike))]
+    first = prefixes[0][:shortest]
+    equal = np.all([prefix[:shortest] == first for prefix in prefixes], axis=0)
+    return first[: shortest if equal.all() else int(np.argmin(equal))]
 
 
-class blaming:  # noqa: N801  # a context manager, read as a word
-    """Turns whatever is raised inside into a GenerationError that names the question."""
+class naming_errors:  # noqa: N801  # a context manager, used as a verb
+    """Turns every error raised inside into a GenerationError that names the question."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -121,28 +122,38 @@ class blaming:  # noqa: N801  # a context manager, read as a word
             raise GenerationError(f"{self.name} cannot be answered: {error}") from error
 
 
-def with_pictures(
-    groups: Iterable[Group], pictures: Callable[[Image], Pictures], workers: int
-) -> Iterator[tuple[Group, Pictures]]:
-    """Groups with their pictures, which `workers` threads decode ahead; 0: as they are needed."""
+def load_images(
+    groups: Iterable[PromptGroup],
+    read: Callable[[Image], ImageInputs],
+    workers: int,
+    *,
+    ahead: int = 32,
+) -> Iterator[tuple[PromptGroup, ImageInputs]]:
+    """Groups with their images, in order.
 
-    def load(group: Group) -> Pictures:
-        with blaming(group.prompts[0].name):
-            return {} if group.image is None else pictures(group.image)
+    Args:
+        read: see `image_reader`.
+        workers: threads that decode images ahead; 0: each is read when it is needed.
+        ahead: groups that are submitted to the threads before they are needed.
+    """
+
+    def load(group: PromptGroup) -> ImageInputs:
+        with naming_errors(group.prompts[0].name):
+            return {} if group.image is None else read(group.image)
 
     if workers == 0:
         yield from ((group, load(group)) for group in groups)
         return
     with ThreadPoolExecutor(workers) as threads:
-        coming: list[tuple[Group, Future[Pictures]]] = []
+        pending: list[tuple[PromptGroup, Future[ImageInputs]]] = []
         for group in groups:
-            coming.append((group, threads.submit(load, group)))
-            if len(coming) > _AHEAD:
-                first, found = coming.pop(0)
-                yield first, found.result()
-        yield from ((group, found.result()) for group, found in coming)
+            pending.append((group, threads.submit(load, group)))
+            if len(pending) > ahead:
+                first, inputs = pending.pop(0)
+                yield first, inputs.result()
+        yield from ((group, inputs.result()) for group, inputs in pending)
 
 
-def decoded(parts: LoadedModel) -> Callable[[Image], Pictures]:
-    """Reads a picture as the model's processor wants it."""
+def image_reader(parts: LoadedModel) -> Callable[[Image], ImageInputs]:
+    """A function that opens an image and applies the model's processor."""
     return lambda image: parts.processor.pictures([open_image(image)])

@@ -1,0 +1,291 @@
+"""Continuous batching: a finished sequence gives its slot to the next question.
+
+A shared prefix is prefilled once: the system prompt, and an image that several questions show.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from xmas.evaluation.generation.decode import Answer, LoadedGroup
+from xmas.evaluation.generation.kv_cache import SlotCache
+from xmas.evaluation.generation.prefill import (
+    PrefillChunk,
+    SharedImage,
+    by_source,
+    causal_mask,
+    check_attention,
+    device_of,
+    embed_inputs,
+    encode_images,
+    greedy_tokens,
+    padded_position_ids,
+    position_ids,
+    prefill_batches,
+)
+from xmas.evaluation.generation.prompts import Prompt, naming_errors
+from xmas.models.vlm import language_model
+
+
+@dataclasses.dataclass
+class _Sequence:
+    """A question in a slot: its prompt, its length in the cache, and its generated tokens."""
+
+    prompt: Prompt
+    length: int
+    tokens: list[int]
+    shift: int = 0  # from the cache's positions of new tokens to the model's position ids
+    finished: bool = False
+
+
+class ContinuousBatch:
+    """Decodes up to `slots` questions at a time.
+
+    Args:
+        slots: sequences that are decoded together.
+        max_new_tokens: per answer.
+        eos: the end-of-sequence token.
+        prefix: token ids with which every prompt begins, see `shared_prefix`.
+        longest: tokens of the longest prompt.
+        pass_tokens: of prompts in one forward pass, padding included.
+        images_per_pass: images in one forward pass of the vision tower.
+        refill: share of the slots that are free before new questions are prefilled.
+        cache_growth: positions by which a full KV cache grows.
+
+    Raises:
+        ValueError: the model's attention has no mask here; see `check_attention`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        slots: int,
+        max_new_tokens: int,
+        eos: int,
+        prefix: Int[np.ndarray, " prefix"],
+        longest: int,
+        pass_tokens: int = 8192,
+        images_per_pass: int = 32,
+        refill: float = 0.25,
+        cache_growth: int = 64,
+    ) -> None:
+        self.model = model
+        self.max_new_tokens = max_new_tokens
+        self.eos = eos
+        self.pass_tokens = pass_tokens
+        self.images_per_pass = images_per_pass
+        self.refill = refill
+        self.cache_growth = cache_growth
+        self._language = language_model(model)
+        check_attention(self._language.config, longest + max_new_tokens)
+        self._cache = self._new_cache(slots)
+        self._sequences: list[_Sequence | None] = [None] * slots
+        self._prefix_length = len(prefix)
+        self._prefix_cache: SlotCache | None = None
+        if len(prefix):
+            self._prefix_cache = self._new_cache(1)
+            with torch.no_grad():
+                positions = position_ids(model, prefix, None)
+                chunk = PrefillChunk(0, prefix, None, 0, 0, None, positions)
+                self._prefill(self._prefix_cache, [chunk])
+
+    def _new_cache(self, slots: int) -> SlotCache:
+        return SlotCache(slots, growth=self.cache_growth)
+
+    @torch.no_grad()
+    def answers(self, groups: Iterable[LoadedGroup]) -> Iterator[Answer]:
+        """Answers in the order in which they are finished.
+
+        Raises GenerationError: a forward pass fails, or logits are not finite; names the question.
+        """
+        queue = _queue(groups)
+        more = True
+        while True:
+            free = [slot for slot, sequence in enumerate(self._sequences) if sequence is None]
+            idle = len(free) == len(self._sequences)
+            if more and (idle or len(free) >= max(1, self.refill * len(self._sequences))):
+                admitted = list(itertools.islice(queue, len(free)))
+                more = len(admitted) == len(free)
+                with naming_errors(_names([prompt for prompt, _ in admitted])):
+                    self._admit(admitted, free)
+            elif idle:
+                return
+            else:
+                active = [sequence for sequence in self._sequences if sequence is not None]
+                with naming_errors(_names([sequence.prompt for sequence in active])):
+                    self._decode_step()
+            yield from self._finished()
+            if not more:
+                self._shrink()
+
+    def _admit(self, questions: Sequence[tuple[Prompt, SharedImage]], free: Sequence[int]) -> None:
+        """Prefill the prompts of new questions into free slots and take their first tokens."""
+        new = list(dict.fromkeys(image for _, image in questions if image.inputs))
+        prompts = {id(image): prompt for prompt, image in reversed(questions)}
+        for first in range(0, len(new), self.images_per_pass):
+            encode_images(self.model, new[first : first + self.images_per_pass])
+        self._prefill_images([(prompts[id(image)], image) for image in new if image.reused])
+        chunks = []
+        for slot, (prompt, image) in zip(free, questions, strict=False):
+            positions = position_ids(self.model, prompt.ids, image)
+            shift = 0 if positions is None else int(positions[0, -1]) + 1 - len(prompt.ids)
+            self._sequences[slot] = _Sequence(prompt, len(prompt.ids), [], shift)
+            cached = image.cache is not None
+            prefix = prompt.opening if cached else self._prefix_length
+            chunk = PrefillChunk(
+                slot=slot,
+                ids=prompt.ids[prefix:],
+                source=image.cache if cached else self._prefix_cache,
+                source_slot=image.slot,
+                prefix=prefix,
+                image=image if not cached and image.features is not None else None,
+                position_ids=None if positions is None else positions[:, prefix:],
+            )
+            chunks.append(chunk)
+        for batch in prefill_batches(chunks, self.pass_tokens):
+            hidden = self._prefill(self._cache, batch)
+            self._take_tokens(hidden, [chunk.slot for chunk in batch])
+
+    def _prefill_images(self, images: Sequence[tuple[Prompt, SharedImage]]) -> None:
+        """Cache the keys and values up to the end of each image, for all its prompts."""
+        chunks = []
+        for prompt, image in images:
+            span = slice(self._prefix_length, prompt.opening)
+            positions = position_ids(self.model, prompt.ids, image)
+            positions = None if positions is None else positions[:, span]
+            chunks.append(
+                PrefillChunk(
+                    slot=0,
+                    ids=prompt.ids[span],
+                    source=self._prefix_cache,
+                    source_slot=0,
+                    prefix=self._prefix_length,
+                    image=image,
+                    position_ids=positions,
+                )
+            )
+        for batch in prefill_batches(chunks, self.pass_tokens):
+            cache = self._new_cache(len(batch))
+            for slot, chunk in enumerate(batch):
+                chunk.slot = slot
+            self._prefill(cache, batch)
+            for chunk in batch:
+                assert chunk.image is not None
+                chunk.image.cache, chunk.image.slot, chunk.image.features = cache, chunk.slot, None
+
+    def _prefill(
+        self, cache: SlotCache, chunks: Sequence[PrefillChunk]
+    ) -> Float[Tensor, "chunks hidden"]:
+        """Write the keys and values of chunks into `cache`; the last token's hidden states."""
+        for source, members in by_source(chunks):
+            cache.copy_from(
+                source,
+                [chunk.source_slot for chunk in members],
+                [chunk.slot for chunk in members],
+                max(chunk.prefix for chunk in members),
+            )
+        device = device_of(self.model)
+        width = max(len(chunk.ids) for chunk in chunks)
+        ids = np.zeros((len(chunks), width), dtype=np.int64)
+        for line, chunk in enumerate(chunks):
+            ids[line, : len(chunk.ids)] = chunk.ids
+        last = torch.tensor([len(chunk.ids) - 1 for chunk in chunks], device=device)
+        positions = torch.tensor([chunk.prefix for chunk in chunks])[:, None] + torch.arange(width)
+        slots = torch.tensor([chunk.slot for chunk in chunks], device=device)
+        images = [chunk.image for chunk in chunks if chunk.image is not None]
+        inputs = embed_inputs(self.model, torch.from_numpy(ids).to(device), images)
+        hidden = self._forward(cache, slots, positions, inputs, padded_position_ids(chunks, width))
+        return hidden[torch.arange(len(chunks), device=device), last]
+
+    def _decode_step(self) -> None:
+        """Generate one more token in every slot; the outputs of free slots are ignored."""
+        device = device_of(self.model)
+        sequences = self._sequences
+        last = [0 if sequence is None else sequence.tokens[-1] for sequence in sequences]
+        lengths = [0 if sequence is None else sequence.length for sequence in sequences]
+        shifts = [0 if sequence is None else sequence.shift for sequence in sequences]
+        positions = torch.tensor(lengths)[:, None]
+        inputs = embed_inputs(self.model, torch.tensor(last, device=device)[:, None])
+        model_positions = positions + torch.tensor(shifts)[:, None]
+        hidden = self._forward(self._cache, None, positions, inputs, model_positions)
+        active = [slot for slot, sequence in enumerate(sequences) if sequence is not None]
+        for sequence in sequences:
+            if sequence is not None:
+                sequence.length += 1
+        self._take_tokens(hidden[:, 0][torch.tensor(active, device=device)], active)
+
+    def _forward(
+        self,
+        cache: SlotCache,
+        slots: Int[Tensor, " lines"] | None,
+        positions: Int[Tensor, "lines tokens"],
+        inputs: Float[Tensor, "lines tokens hidden"],
+        model_positions: Int[Tensor, "*axes lines tokens"] | None,
+    ) -> Float[Tensor, "lines tokens hidden"]:
+        """A forward pass of the language model.
+
+        Args:
+            slots: of the lines; None: all.
+            positions: of the tokens in the cache, on the host.
+            model_positions: the model's position ids; None: `positions`.
+        """
+        upto = int(positions.max()) + 1
+        mask = causal_mask(positions, upto, inputs)
+        positions = positions.to(inputs.device)
+        own = positions if model_positions is None else model_positions.to(inputs.device)
+        cache.prepare(slots, positions, upto)
+        return self._language(
+            inputs_embeds=inputs,
+            attention_mask=mask,
+            position_ids=own,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+
+    def _take_tokens(self, hidden: Float[Tensor, "lines hidden"], slots: Sequence[int]) -> None:
+        """Append the greedy token of these slots to their sequences."""
+        sequences = [
+            sequence
+            for sequence in (self._sequences[slot] for slot in slots)
+            if sequence is not None
+        ]
+        prompts = [sequence.prompt for sequence in sequences]
+        lengths = [len(sequence.tokens) for sequence in sequences]
+        tokens = greedy_tokens(self.model, hidden, prompts, lengths)
+        for sequence, token in zip(sequences, tokens, strict=True):
+            if token != self.eos:
+                sequence.tokens.append(token)
+            sequence.finished = token == self.eos or len(sequence.tokens) == self.max_new_tokens
+
+    def _finished(self) -> Iterator[Answer]:
+        """Free the slots of finished sequences and yield their answers."""
+        for slot, sequence in enumerate(self._sequences):
+            if sequence is not None and sequence.finished:
+                self._sequences[slot] = None
+                yield sequence.prompt, sequence.tokens
+
+    def _shrink(self) -> None:
+        """Once no question waits, drop the free slots whenever half of all are free."""
+        active = [slot for slot, sequence in enumerate(self._sequences) if sequence is not None]
+        if active and len(active) <= len(self._sequences) // 2:
+            self._cache.keep(active)
+            self._sequences = [self._sequences[slot] for slot in active]
+
+
+def _queue(groups: Iterable[LoadedGroup]) -> Iterator[tuple[Prompt, SharedImage]]:
+    for group, inputs in groups:
+        image = SharedImage(inputs, reused=len(group.prompts) > 1)
+        yield from ((prompt, image) for prompt in group.prompts)
+
+
+def _names(prompts: Sequence[Prompt]) -> str:
+    """For messages: a failed pass may be the fault of any of its prompts."""
+    others = len(prompts) - 1
+    name = prompts[0].name if prompts else "no question"
+    return f"{name}, or one of the {others} in its batch," if others > 0 else name

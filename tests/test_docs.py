@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shlex
+import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_files_that_are_named_exist(page):
     text = page.read_text(encoding="utf-8")
-    named = re.findall(r"`((?:xmas|conf|tests|experiments|docs)/[\w./-]+)`", text)
+    named = re.findall(r"`((?:xmas|conf|tests|experiments)/[\w./-]+)`", text)
     added = files_of(page)
     assert not [
         path
@@ -109,6 +110,13 @@ def test_files_that_are_named_exist(page):
 def test_every_page_is_linked_from_the_readme():
     links = {README.parent / link for link in LINK.findall(README.read_text(encoding="utf-8"))}
     assert set(PAGES) - {README} <= links
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads((HOUSE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (HOUSE / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    for field in ("version", "license"):
+        assert f"{field}: {project[field]}" in lines
 
 
 def test_the_readme_is_short():

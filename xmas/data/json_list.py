@@ -69,9 +69,9 @@ class _Stream:
                     self._advance(self.at + 1)
                 case "]":
                     return self._end()
-                case other:
+                case mark:
                     raise PoolError(
-                        f"{self.path}: after row {row - 1} comes {other!r}, expected ',' or ']'; "
+                        f"{self.path}: after row {row - 1} comes {mark!r}, expected ',' or ']'; "
                         "the file is cut short or damaged"
                     )
 
@@ -114,7 +114,7 @@ class _Stream:
 
     def _end(self) -> None:
         self._advance(self.at + 1)
-        if other := self._skip_space():
+        if rest := self._skip_space():
             raise PoolError(
-                f"{self.path}: after the list comes {other!r}, expected the end of the file"
+                f"{self.path}: after the list comes {rest!r}, expected the end of the file"
             )

@@ -51,7 +51,9 @@ def reader_of(annotations: Path, name: str | None) -> Reader:
     if annotations.is_file():
         with annotations.open("rb") as file:
             head = file.read(_HEAD)
-    matching = [each for each in names() if _reader(each).recognises(annotations, head)]
+    matching = [
+        format_name for format_name in names() if _reader(format_name).recognises(annotations, head)
+    ]
     if len(matching) > 1:
         raise PoolError(
             f"{annotations}: may be of the formats {', '.join(matching)}; name one with pool.format"

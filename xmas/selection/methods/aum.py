@@ -1,4 +1,4 @@
-"""AUM: the answers that a model is surest of first; what D2-Pruning takes for importance."""
+"""AUM: the answers that a model is surest of first; the importance in COINCIDE's D2-Pruning."""
 
 import dataclasses
 
@@ -12,11 +12,12 @@ from xmas.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class Aum:
-    """Largest margin first: the right token's probability minus the largest other one's, the mean
-    over a row's answer tokens; ties by row.
+    """Largest margin first: the correct token's probability minus the largest other one, as the
+    mean over a row's answer tokens; ties by row.
 
-    Of one model, as in COINCIDE's D2-Pruning, where the name's own paper (arXiv 2001.10528) takes
-    the mean over a fit, of logits, and drops small margins as likely mislabelled.
+    Source: COINCIDE's D2-Pruning baseline (arXiv 2406.10995), with the margin of one model.
+    Deviation: AUM's own paper (arXiv 2001.10528) averages margins of logits over a fit, and drops
+    small ones as likely mislabelled.
     """
 
     answers: Answers

@@ -1,4 +1,4 @@
-"""CLIP-Score: rows whose text says what their picture shows."""
+"""CLIP-Score: rows whose text matches their image first."""
 
 import dataclasses
 
@@ -13,22 +13,24 @@ from xmas.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class ClipScore:
-    """Highest cosine of picture and text first; rows without an image or text have no score.
+    """Highest cosine of image and text embedding first.
 
-    A row's text is the normalised mean of its turns. Which turns count is not said where CLIP-Score
-    is printed as a baseline; here all do. Text-only rows follow in random order.
+    A row's text is the normalised mean of its turns. Rows without an image or text have no score
+    and follow in random order.
+
     Source: Hessel et al. (arXiv 2104.08718), without its scale and floor, which keep the order.
+    Deviation: which turns count is not stated where CLIP-Score is a published baseline; here all.
     """
 
     clip: ClipEmbeddings
     said: str = "all"  # human, gpt
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
-        seen = self.clip.open(store)
+        embedded = self.clip.open(store)
         scores = np.concatenate(
             [
-                (seen.images(rows) * seen.texts(rows, self.said)).sum(axis=1)
-                for rows in seen.blocks()
+                (embedded.images(rows) * embedded.texts(rows, self.said)).sum(axis=1)
+                for rows in embedded.blocks()
             ]
         ).astype(np.float64)
         return Ranked(best_first(scores, rng), scores, np.full(len(scores), -1))

@@ -1,4 +1,4 @@
-"""COINCIDE: a budget split over clusters of concepts, and inside each the rows that resemble it."""
+"""COINCIDE: a budget split over clusters of concepts; in each, the rows that represent it best."""
 
 import dataclasses
 import logging
@@ -24,25 +24,24 @@ MODES = ("fixed", "released")
 class Coincide:
     """Clusters of layer activations share a budget by softmax(T / (D temperature)).
 
-    T, transferability: the mean cosine of a cluster's centroid to the others', on the language
-    half. D, density: the mean of the kernel over all pairs of a cluster. Clusters are visited from
-    the highest T / D down, and give their rounded share of what is left; inside a cluster greedy
-    MMD decides. All this is nested, so that one order serves every budget: its first n rows are
-    those of the smallest budget to which the release gives n rows. Where the release falls short of
-    a budget by rounding, the rows are filled up by the next larger budgets.
+    T, transferability, is the mean cosine of a cluster's centroid to the others', on the language
+    half; D, density, the mean of the Gaussian kernel over all pairs of a cluster. Clusters are
+    visited from the highest T / D down and give their rounded share of the rest of the budget;
+    inside a cluster greedy MMD decides. A row's score is T / D of its cluster. Nothing is random.
 
-    A row's score is T / D of its cluster. Text-only rows are rows like others: the published subset
-    is that of `subset.text_only=ranked`. Nothing is drawn.
-
-    Mode `released` computes the kernel's products in float64, as the release does, and refuses what
-    breaks it: empty clusters, which shift its densities against its transferabilities, and a
-    cluster without any other below `near_duplicate`, which makes all its shares NaN. Mode `fixed`
-    sums products in float32 by runs, leaves empty clusters out, and gives a cluster that has only
-    near-duplicates the transferability `near_duplicate`, which theirs exceeds. The features have
-    the same mode; both are in the ranking's record.
+    All of it is nested, so one order serves every budget: its first n rows are those of the
+    smallest budget to which the release gives n rows. Text-only rows are ranked like others: the
+    published subset is that of `subset.text_only=ranked`.
 
     Source: COINCIDE (arXiv 2406.10995); released `cluster_transferability.py`,
-    `cluster_wise_prune.py`.
+    `cluster_wise_prune.py`. Deviations: where the release falls short of a budget by rounding, rows
+    of the next larger budgets fill it up. Mode `released` computes the kernel's products in float64
+    as the release does, and refuses what breaks the release: empty clusters, which shift its
+    densities against its transferabilities, and a cluster without another one below
+    `near_duplicate`, which makes all its shares NaN. Mode `fixed` sums products in float32 over
+    runs of features, leaves empty clusters out, and gives a cluster that has only near-duplicates
+    the transferability `near_duplicate`, which is less than theirs. The features have the same
+    mode.
     """
 
     features: Activations
@@ -63,7 +62,7 @@ class Coincide:
             )
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
-        """Raises ValueError: mode `released` and clusters that break it; says how many."""
+        """Raises ValueError: mode `released` and clusters that break the release; says how many."""
         folder = store.get(self.clusters)
         values = np.load(store.get(self.features) / "values.npy", mmap_mode="r")
         centroids = np.load(folder / "centroids.npy", mmap_mode="r")
@@ -75,7 +74,7 @@ class Coincide:
         labels: Int[np.ndarray, " rows"],
         centroids: Float[np.ndarray, "k width"],
     ) -> Ranked:
-        """The order of rows with these features and clusters; reads one cluster at a time."""
+        """The order of rows by features and clusters; one cluster is in memory at a time."""
         members = _members(labels, len(centroids))
         filled = np.array([cluster for cluster, rows in enumerate(members) if len(rows)])
         transferred = self._transferability(centroids, filled)
@@ -91,8 +90,8 @@ class Coincide:
                 progress.update(len(rows))
         scores = transferred / density
         visits, share = shares(scores, self.temperature)
-        wanted = budgets(share, np.array([len(inside[place]) for place in visits]))
-        order = np.concatenate([inside[place] for place in visits])[np.argsort(wanted)]
+        smallest_budget = budgets(share, np.array([len(inside[place]) for place in visits]))
+        order = np.concatenate([inside[place] for place in visits])[np.argsort(smallest_budget)]
         of_cluster = np.full(len(centroids), np.nan)
         of_cluster[filled] = scores
         return Ranked(order, of_cluster[labels], labels)
@@ -107,17 +106,19 @@ class Coincide:
                 "cannot take; set a lower k, or features.activations.mode=fixed"
             )
         language = self.features.language(centroids)[filled]
-        found = transferability(language, near_duplicate=self.near_duplicate)
-        alone = np.isnan(found)
+        values = transferability(language, near_duplicate=self.near_duplicate)
+        alone = np.isnan(values)
         if alone.any():
-            told = (
-                f"coincide: {alone.sum()} of {len(found)} clusters have no other with a cosine of "
+            problem = (
+                f"coincide: {alone.sum()} of {len(values)} clusters have no other with a cosine of "
                 f"at most {self.near_duplicate} on the language half"
             )
             if self.mode == "released":
-                raise ValueError(f"{told}; take other layers, or features.activations.mode=fixed")
-            log.warning("%s; their transferability is taken for %g", told, self.near_duplicate)
-        return np.where(alone, self.near_duplicate, found)
+                raise ValueError(
+                    f"{problem}; take other layers, or features.activations.mode=fixed"
+                )
+            log.warning("%s; their transferability is set to %g", problem, self.near_duplicate)
+        return np.where(alone, self.near_duplicate, values)
 
 
 def _members(labels: Int[np.ndarray, " rows"], k: int) -> list[Int[np.ndarray, " _"]]:

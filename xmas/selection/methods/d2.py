@@ -1,4 +1,4 @@
-"""D2-Pruning: important rows first, each telling its neighbours that they are needed less."""
+"""D2-Pruning: important rows first; each chosen row lowers the scores of its neighbours."""
 
 import dataclasses
 import heapq
@@ -13,7 +13,7 @@ from xmas.selection.protocol import Ranked, Selector
 from xmas.selection.rules.best_first import best_first
 from xmas.store import Stage, Store
 
-LEAST = 1e-7  # importance that counts, as in the release
+LEAST = 1e-7  # smaller importances are raised to this, as in the release
 
 
 def gather(
@@ -23,9 +23,14 @@ def gather(
     *,
     gamma: float,
 ) -> Float[np.ndarray, " points"]:
-    """Importance plus that of the neighbours, less the farther they are: exp(−gamma · distance)."""
-    held = np.maximum(importance, LEAST)
-    return held + (np.exp(-gamma * apart) * held[near]).sum(axis=1)
+    """Importance plus that of the neighbours times exp(−gamma · distance).
+
+    Args:
+        near: the neighbours of every point.
+        apart: the distances to them.
+    """
+    own = np.maximum(importance, LEAST)
+    return own + (np.exp(-gamma * apart) * own[near]).sum(axis=1)
 
 
 def take_in_turn(
@@ -35,26 +40,26 @@ def take_in_turn(
     *,
     gamma: float,
 ) -> Float[np.ndarray, " points"]:
-    """The score that each point has when it is the best left; ties go to the lower one.
+    """The score that each point has when it is the best of the rest; ties go to the lower one.
 
-    Whoever is taken lowers its neighbours by exp(−gamma · distance) times its own score, so scores
-    fall along the order. One below zero lowers nobody: it would raise them.
+    A chosen point lowers its neighbours by exp(−gamma · distance) times its own score, so scores
+    fall along the order. A score below zero changes no neighbour: it would raise them.
     """
     messages = np.exp(-gamma * apart).tolist()
     lists, current = near.tolist(), scores.tolist()
     waiting = [(-score, point) for point, score in enumerate(current)]
     heapq.heapify(waiting)
-    left = [True] * len(current)
+    remaining = [True] * len(current)
     while waiting:
-        said, point = heapq.heappop(waiting)
-        if current[point] < -said:  # lowered since: it waits again
+        priority, point = heapq.heappop(waiting)
+        if current[point] < -priority:  # lowered since: it waits again
             heapq.heappush(waiting, (-current[point], point))
             continue
-        left[point] = False
+        remaining[point] = False
         own = max(current[point], 0.0)
-        for other, share in zip(lists[point], messages[point], strict=True):
-            if left[other]:
-                current[other] -= share * own
+        for neighbour, share in zip(lists[point], messages[point], strict=True):
+            if remaining[neighbour]:
+                current[neighbour] -= share * own
     return np.array(current)
 
 
@@ -62,15 +67,14 @@ def take_in_turn(
 class D2:
     """Difficulty and diversity by messages over a graph of nearest neighbours.
 
-    What is important is any ranking's score: CLIP-Score's unless another is named. COINCIDE's
-    baseline (`variant=d2_released`) takes the AUM of a proxy's answers as it is, so that what the
-    proxy is sure of comes first, and the mean of its last layer as the feature.
+    The importance is the score of any ranking, by default CLIP-Score's. Budgets are cut from one
+    greedy order, so subsets are nested. Rows without feature or score follow in random order.
 
-    Distances are squared Euclidean ones of unit vectors, exact where that baseline takes vectors of
-    any length, reads distances off a product quantiser and subtracts the first neighbour's. Rows
-    without feature or score follow at random. Nested: budgets are cut from one greedy order.
     Source: D2-Pruning (arXiv 2310.07931), sections 3.2 and 3.3; gammas and neighbours of COINCIDE's
-    baseline.
+    baseline, which (`variant=d2_released`) uses the AUM of a proxy's answers as importance, so that
+    the answers it is sure of come first, and the mean of its last layer as the feature. Deviation:
+    distances are exact squared Euclidean ones of unit vectors; that baseline has vectors of any
+    length, distances of a product quantiser, and subtracts the first neighbour's.
     """
 
     features: Stage  # with `values.npy` (rows, d), NaN on rows without it

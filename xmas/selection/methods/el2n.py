@@ -14,11 +14,12 @@ from xmas.store import Store
 class El2n:
     """Highest EL2N first, the mean over a row's answer tokens; ties by row.
 
-    COINCIDE's baseline takes it from a finished small model, as `features.answers` does behind its
-    last step, in float16 with 0 for what is not finite; here that stops the run. Which side of the
-    order it trained on is not in its repository; this is the side of the method's own paper.
     Text-only rows are ranked with the others.
-    Source: EL2N (arXiv 2107.07075), there early in training and averaged over ten fits.
+
+    Source: EL2N (arXiv 2107.07075), there early in training and averaged over ten fits. Deviations:
+    as in COINCIDE's baseline it comes from one model after its last step; that baseline computes in
+    float16 and puts 0 for a value that is not finite, which here stops the run. Which end of the
+    order it trained on is not in its repository; this is the end of EL2N's own paper.
     """
 
     answers: Answers

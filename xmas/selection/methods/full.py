@@ -1,4 +1,4 @@
-"""Full: all rows in the pool's order; what a reference is trained on."""
+"""Full: all rows in the pool's order; the reference is trained on them."""
 
 import dataclasses
 

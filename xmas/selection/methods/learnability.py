@@ -1,4 +1,4 @@
-"""Learnability: the rows whose loss a fit lowers most first."""
+"""Learnability: the rows whose loss falls most during a fit first."""
 
 import dataclasses
 
@@ -12,22 +12,24 @@ from xmas.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class Learnability:
-    """Largest loss behind the first step minus loss behind the last one first; ties by row.
+    """Largest loss after the first step minus loss after the last step first; ties by row.
 
-    XMAS's comparison (HL) is the target before and after a fit on all rows:
-    `selector.answers=${features.target_answers}`, which costs that fit. The default asks the proxy,
-    whose first snapshot has seen 1 % of its fit. Text-only rows are ranked with the others.
+    Text-only rows are ranked with the others.
+
     Source: LoBaSS (arXiv 2310.13008), the difference alone; HL in XMAS (arXiv 2510.01454).
+    Deviation: HL is of the target before and after a fit on all rows, which
+    `selector.answers=${features.target_answers}` gives at the cost of that fit; the default is the
+    proxy, whose first snapshot is after 1 % of its fit.
     """
 
     answers: Answers
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
-        """Raises ValueError: the losses of one step alone are known."""
+        """Raises ValueError: there are losses of one step only."""
         losses = self.answers.losses(store)
         if losses.shape[1] < 2:
             raise ValueError(
-                "learnability: losses behind one step alone, nothing is learnt in between; "
+                "learnability: there are losses after one step only, so no loss has changed; "
                 "set proxy.snapshots to 2 or more"
             )
         scores = losses[:, 0] - losses[:, -1]

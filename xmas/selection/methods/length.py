@@ -1,7 +1,7 @@
 """Length: k-means on the number of text tokens, equal quotas, random inside a cluster.
 
-The control for every method whose features follow text length, as attention spectra do near
-initialisation (R² 0.99997 on a random model): what it already gains is not the method's.
+The control for methods whose features follow text length, as attention spectra do near
+initialisation (R² 0.99997 on a random model): a gain that it has too is not the method's.
 """
 
 import dataclasses
@@ -20,7 +20,10 @@ from xmas.training.proxy import Proxy
 class Length:
     """Rows of length clusters in turns; a row's score is its number of text tokens.
 
-    The lengths are those of the tokens that a proxy is trained on. Text-only rows take part.
+    The lengths are those of the tokens that a proxy is trained on. Text-only rows are clustered
+    with the others.
+
+    Source: a control of this package, with XMAS's quotas and number of clusters.
     """
 
     proxy: Proxy  # whose tokens are counted; it is not fitted

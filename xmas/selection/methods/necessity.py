@@ -1,4 +1,4 @@
-"""Visual necessity: the rows whose answers are hardest to foresee without the image first."""
+"""Visual necessity: the rows whose loss rises most without the image first."""
 
 import dataclasses
 
@@ -14,10 +14,10 @@ from xmas.store import Stage, Store
 def best_of_each(
     scores: Float[np.ndarray, " rows"], labels: Int[np.ndarray, " rows"]
 ) -> Int[np.ndarray, " rows"]:
-    """Rows so that every prefix has the best of each cluster, as many as its share of the rows.
+    """An order of which every prefix has the best rows of each cluster, in proportion to its size.
 
-    The j-th best of a cluster of n stands at (j - 1/2) / n; of equal places the higher score comes
-    first, then the lower row. NaN is a cluster's worst.
+    The j-th best of a cluster of n rows is placed at (j - 1/2) / n; of equal places the higher
+    score comes first, then the lower row. NaN is a cluster's worst.
     """
     best = np.argsort(-scores, kind="stable")
     grouped = best[np.argsort(labels[best], kind="stable")]
@@ -32,12 +32,13 @@ def best_of_each(
 class Necessity:
     """Largest loss without the image minus loss with it first, over all rows or cluster by cluster.
 
-    As published the model is the target before its fit on instructions, which costs no fit:
-    `features.start_answers`. Text-only rows have 0 by definition. The image's tokens are left out;
-    VisNec puts a masked pad there. VisNec takes int(15 % of its size) rows of each of 20 clusters
-    of the first questions' sentence embeddings: `selector.clusters=${clusters.questions}`, whose
-    shares hold at every budget. By default no encoder is needed and all rows are ranked together.
-    Source: VisNec (arXiv 2603.01195).
+    As published, the model is the target before its fit on instructions, which costs no fit:
+    `features.start_answers`. Text-only rows have 0 by definition.
+
+    Source: VisNec (arXiv 2603.01195). Deviations: the image's tokens are left out, where VisNec has
+    a masked pad. VisNec selects int(15 % of its size) rows of each of 20 clusters of the first
+    questions' sentence embeddings; `selector.clusters=${clusters.questions}` keeps these shares at
+    every budget. By default all rows are ranked together, and no encoder is needed.
     """
 
     answers: Answers

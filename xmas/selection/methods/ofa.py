@@ -1,7 +1,7 @@
 """OFA (once for all, later OnceSelect): rows that a frozen CLIP classifier is least sure of.
 
-Each cluster gives its share, drawn from twice as many rows of low confidence by k-DPPs, so that
-those taken differ from each other.
+Each cluster gives its share, drawn by k-DPPs from twice as many rows of low confidence, so that
+the chosen rows differ from each other.
 """
 
 import dataclasses
@@ -20,9 +20,11 @@ from xmas.store import Stage, Store, content
 
 
 def proportional_quotas(sizes: Int[np.ndarray, " k"], budget: int) -> Int[np.ndarray, " k"]:
-    """Split `budget` in proportion to sizes; what is left goes to the largest remainders.
+    """Split `budget` in proportion to sizes; the rest goes to the largest remainders, ties to the
+    lower position.
 
-    Ties go to the lower position. Raises ValueError: the clusters hold fewer rows than `budget`.
+    Raises:
+        ValueError: the clusters have fewer rows than `budget`.
     """
     total = int(sizes.sum())
     if budget > total:
@@ -35,17 +37,17 @@ def proportional_quotas(sizes: Int[np.ndarray, " k"], budget: int) -> Int[np.nda
 def at_least_one(
     quotas: Int[np.ndarray, " k"], sizes: Int[np.ndarray, " k"]
 ) -> Int[np.ndarray, " k"]:
-    """The same number of rows, at least one of every cluster that has any, where there are enough.
+    """Move rows between quotas so that every non-empty cluster has one, if there are enough.
 
-    What an empty-handed cluster gets is taken from the largest quota, the first of equal ones.
+    A cluster without a row gets one of the largest quota, of the first of equal ones.
     """
-    given = quotas.copy()
+    moved = quotas.copy()
     for cluster in np.flatnonzero((sizes > 0) & (quotas == 0)):
-        largest = int(np.argmax(given))
-        if given[largest] > 1:
-            given[largest] -= 1
-            given[cluster] = 1
-    return given
+        largest = int(np.argmax(moved))
+        if moved[largest] > 1:
+            moved[largest] -= 1
+            moved[cluster] = 1
+    return moved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +58,10 @@ class Ofa:
     k-DPP of more items is another draw, not a continuation. Rows without a picture or a question
     are never chosen, as in the release, which drops them.
 
-    The release's constants are the defaults. Deviations: text-only rows are left to the subset's
-    policy; one generator draws for all blocks, where the release seeds each; no jitter is raised in
-    further attempts, since the sampler works on logarithms.
-    Source: OnceSelect (arXiv 2605.26761); release, `select_kdpp_low_confidence.py`.
+    Source: OnceSelect (arXiv 2605.26761); released `select_kdpp_low_confidence.py`, whose constants
+    are the defaults. Deviations: the subset's policy decides on text-only rows; one generator draws
+    for all blocks, where the release seeds each; the jitter is not raised in further attempts,
+    since the sampler computes with logarithms.
     """
 
     labels: PseudoLabels
@@ -69,7 +71,7 @@ class Ofa:
     jitter: float = 1e-8  # on the kernel's diagonal
 
     def __post_init__(self) -> None:
-        if self.trained is not None:  # nothing is trained on this pool
+        if self.trained is not None:  # no classifier is trained on this pool
             labels = dataclasses.replace(self.labels, trained=self.trained)
             object.__setattr__(self, "labels", labels)
 
@@ -81,7 +83,7 @@ class Ofa:
     ) -> Int[np.ndarray, " budget"]:
         """Raises ValueError: fewer rows than `budget` have a picture and a question."""
         labels, confidence = self.scored(store)
-        seen = self.labels.clip.open(store)
+        embedded = self.labels.clip.open(store)
         sizes = np.bincount(labels[labels >= 0])
         if budget > sizes.sum():
             raise ValueError(
@@ -89,19 +91,19 @@ class Ofa:
                 f"and a question, of {len(labels)} rows"
             )
         quotas = at_least_one(proportional_quotas(sizes, budget), sizes)
-        taken = []
+        chosen = []
         for cluster, quota in enumerate(quotas.tolist()):
             members = np.flatnonzero(labels == cluster)
             unsure = members[np.argsort(confidence[members], kind="stable")]
             offered = unsure[: max(quota, math.ceil(self.candidates * quota))]
             quality = 1 - np.arange(len(offered)) / max(len(offered), 1)
-            for block, wanted in self._blocks(len(offered), quota, rng):
-                kernel = self._kernel(seen, offered[block], quality[block])
-                taken.append(offered[block[KDpp(kernel, wanted).sample(rng)]])
-        return np.sort(np.concatenate(taken))
+            for block, count in self._blocks(len(offered), quota, rng):
+                kernel = self._kernel(embedded, offered[block], quality[block])
+                chosen.append(offered[block[KDpp(kernel, count).sample(rng)]])
+        return np.sort(np.concatenate(chosen))
 
     def scored(self, store: Store) -> tuple[Int[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
-        """Cluster and confidence of every row, -1 and NaN where there are none."""
+        """Cluster and confidence of every row; -1 and NaN where it has none."""
         folder = store.get(self.labels)
         return np.load(folder / "labels.npy"), np.load(folder / "confidence.npy")
 
@@ -116,11 +118,11 @@ class Ofa:
 
     def _kernel(
         self,
-        seen: Embedded,
+        embedded: Embedded,
         rows: Int[np.ndarray, " block"],
         quality: Float[np.ndarray, " block"],
     ) -> Float[np.ndarray, "block block"]:
-        """Roots of qualities times half of one plus the cosine of the joint vectors."""
-        points = joint(*pairs(seen, rows)).astype(np.float64)
+        """sqrt(q_i q_j) (1 + cosine_ij) / 2 of the joint vectors, with `jitter` on the diagonal."""
+        points = joint(*pairs(embedded, rows)).astype(np.float64)
         alike = 0.5 * (points @ points.T + 1)
         return np.sqrt(quality[:, None] * quality) * alike + self.jitter * np.eye(len(rows))

@@ -1,4 +1,4 @@
-"""Perplexity: the rows around the middle first, neither known nor noise."""
+"""Perplexity: the rows around the median first, neither already learnt nor noise."""
 
 import dataclasses
 
@@ -12,25 +12,27 @@ from xmas.store import Store
 
 
 def middle_first(values: Float[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-    """Rows from the median outwards, so that every prefix is a central band of the sorted values.
+    """Rows from the median outwards: every prefix is a central band of the sorted values.
 
-    Of two as far from it in rank the lower comes first; equal values are sorted by row; NaN last.
+    Of two rows at the same distance in rank the lower value comes first; equal values by row; NaN
+    last.
     """
     ascending = np.argsort(values, kind="stable")
-    known = int((~np.isnan(values)).sum())
-    far = np.abs(np.arange(known) - (known - 1) / 2)
-    return np.r_[ascending[:known][np.argsort(far, kind="stable")], ascending[known:]]
+    count = int((~np.isnan(values)).sum())
+    far = np.abs(np.arange(count) - (count - 1) / 2)
+    return np.r_[ascending[:count][np.argsort(far, kind="stable")], ascending[count:]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Perplexity:
     """The central band of perplexity, exp of the mean loss of a row's answer tokens.
 
-    The band is that of all rows, text-only ones among them. XMAS's comparison (MP) asks the target
-    after a fit on all rows: `selector.answers=${features.target_answers}`, which costs that fit;
-    the default asks the proxy.
+    The band is that of all rows, text-only ones included.
+
     Source: middle perplexity (arXiv 2309.04564), there of whole documents; MP in XMAS (arXiv
-    2510.01454).
+    2510.01454). Deviation: MP is of the target after a fit on all rows, which
+    `selector.answers=${features.target_answers}` gives at the cost of that fit; the default is the
+    proxy.
     """
 
     answers: Answers

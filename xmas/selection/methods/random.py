@@ -11,7 +11,7 @@ from xmas.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class Random:
-    """A random permutation; needs nothing but the number of rows."""
+    """A random permutation of the rows; computes no feature."""
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
         count = len(pool.open(store))

@@ -1,6 +1,6 @@
-"""Random in clusters: XMAS's clusters and quotas, any row as likely as any other inside.
+"""Random in clusters: XMAS's clusters and quotas, random rows inside a cluster.
 
-The control for the stability rule: what it does not gain over this is not stability's.
+The control for XMAS's stability rule: the rule is worth what XMAS gains over this.
 """
 
 import dataclasses
@@ -16,7 +16,10 @@ from xmas.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class RandomInClusters:
-    """Rows of clusters in turns, in random order; text-only rows are one more cluster."""
+    """Rows of clusters in turns, in random order; text-only rows are one more cluster.
+
+    Source: a control of this package.
+    """
 
     clusters: Clusters
 

@@ -13,14 +13,15 @@ from xmas.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class S2l:
-    """Sources in turns, in each of them its clusters in turns, in each of these at random.
+    """Sources in turns; in a source its clusters in turns; in a cluster random rows.
 
     So every budget is split over the sources, from the smallest up, as evenly as their sizes allow,
-    and each source's part over its clusters in the same way. Text-only rows have losses and
-    are ranked with the others. The release drops clusters of one or two rows, which `smallest: 3`
-    does: in their source their rows come last, so that every budget can be met.
-    Source: S2L (arXiv 2403.07384), release `schedules/s2l.py`; XMAS's ancestor, without a published
-    result on image-text pools.
+    and each source's part over its clusters in the same way. Text-only rows have losses and are
+    ranked with the others.
+
+    Source: S2L (arXiv 2403.07384), released `schedules/s2l.py`; XMAS builds on it; without a
+    published result on image-text pools. Deviation: the release drops clusters of one or two rows;
+    with `smallest: 3` their rows come last in their source, so that every budget can be met.
     """
 
     clusters: LossClusters
@@ -28,14 +29,14 @@ class S2l:
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
         labels = np.load(store.get(self.clusters) / "labels.npy")
-        drawn = rng.permutation(len(labels))
+        shuffled = rng.permutation(len(labels))
         sources = self.clusters.sources(store)
-        kept = drawn[labels[drawn] >= 0]
-        parts = [kept[:0]]
+        clustered = shuffled[labels[shuffled] >= 0]
+        parts = [clustered[:0]]
         for source in np.unique(sources):
-            rows = kept[sources[kept] == source]
-            drawn_first = np.arange(len(rows))
-            turns = turns_of_clusters(labels[rows], drawn_first, smallest=self.smallest)
+            rows = clustered[sources[clustered] == source]
+            in_order = np.arange(len(rows))
+            turns = turns_of_clusters(labels[rows], in_order, smallest=self.smallest)
             parts.append(rows[turns])
         preferred = np.concatenate(parts)
         _, which = np.unique(sources[preferred], return_inverse=True)

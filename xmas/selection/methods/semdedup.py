@@ -1,4 +1,4 @@
-"""SemDeDup: of rows that mean the same, all but one come last."""
+"""SemDeDup: of rows with nearly the same embedding, all but one come last."""
 
 import dataclasses
 
@@ -17,27 +17,33 @@ KEEP = ("hard", "easy")
 def nearest_earlier(
     points: Float[np.ndarray, "points d"], block: int = 1024
 ) -> Float[np.ndarray, " points"]:
-    """The largest inner product of each point with one before it; -1, the least, of the first."""
-    found = np.full(len(points), -1.0)
+    """The largest inner product of each point with a preceding one; -1 for the first.
+
+    Args:
+        block: points compared at a time.
+    """
+    largest = np.full(len(points), -1.0)
     for start in range(0, len(points), block):
         stop = min(start + block, len(points))
         alike = points[start:stop] @ points[:stop].T
         alike[np.arange(stop) >= np.arange(start, stop)[:, None]] = -1.0
-        found[start:stop] = alike.max(axis=1)
-    return found
+        largest[start:stop] = alike.max(axis=1)
+    return largest
 
 
 @dataclasses.dataclass(frozen=True)
 class Semdedup:
     """Rows by their distance, 1 − cosine, to the nearest earlier row of their cluster, far first.
 
-    A cluster's rows stand farthest from the mean of its rows first (`hard`), nearest first
-    (`easy`): of spherical clusters that is the direction of the centroid. The release keeps what is
-    farther than a threshold, tuned by hand until it leaves the wanted number, and then cuts
-    clusters of high numbers off. In this order every threshold is a prefix, so budgets are exact
-    and nested and no cluster loses for its number. Rows without the feature follow at random.
+    Inside a cluster the rows farthest from the mean of its rows come first (`hard`), or the nearest
+    (`easy`); for spherical clusters the mean has the direction of the centroid. Rows without the
+    feature follow in random order.
+
     Source: SemDeDup (arXiv 2303.09540); as in COINCIDE's baseline, 10,000 spherical clusters, there
-    of the proxy's last layer (`variant=semdedup_released`), here of CLIP.
+    of the proxy's last layer (`variant=semdedup_released`), here of CLIP. Deviation: the release
+    keeps rows farther than a threshold, tuned manually until it leaves the desired number, and then
+    drops the clusters with the highest numbers. In this order every threshold is a prefix, so
+    budgets are exact and nested, and no cluster is dropped for its number.
     """
 
     features: Stage  # with `values.npy` (rows, d), NaN on rows without it

@@ -1,6 +1,6 @@
-"""Stratified: random, but every source keeps the share that it has in the pool.
+"""Stratified: random rows, with the pool's share of every source.
 
-The control for methods that move the mix of sources only a little: random's own mix varies.
+The control for methods that change the mix of sources only a little: random's mix varies.
 """
 
 import dataclasses
@@ -16,18 +16,19 @@ from xmas.store import Store
 class Stratified:
     """Random rows of every source, as many as Webster's apportionment gives it at every budget.
 
-    The j-th row drawn of a source with n rows stands at (j - 1/2) / n of the order. Seats that are
-    given out so (Sainte-Laguë) are never taken back at a larger budget, which largest remainders
-    would do; subsets are nested. Of equal places the source drawn first comes first. The cluster
-    of a row is its source.
+    The j-th random row of a source with n rows is placed at (j - 1/2) / n; of equal places the
+    order of sources is random. Under this rule (Sainte-Laguë) a larger budget never gives a source
+    fewer rows, as largest remainders may, so subsets are nested. A row's cluster is its source.
+
+    Source: a control of this package.
     """
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
         _, labels, sizes = np.unique(
             pool.open(store).sources, return_inverse=True, return_counts=True
         )
-        drawn = rng.permutation(len(labels))
-        grouped = drawn[np.argsort(labels[drawn], kind="stable")]
+        shuffled = rng.permutation(len(labels))
+        grouped = shuffled[np.argsort(labels[shuffled], kind="stable")]
         number = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         place = np.empty(len(labels))
         place[grouped] = (number + 0.5) / np.repeat(sizes, sizes)

@@ -17,35 +17,37 @@ from xmas.store import Stage, Store
 def typicality(
     points: Float[np.ndarray, "points d"], neighbours: int, block: int = 1024
 ) -> Float[np.ndarray, " points"]:
-    """One over the mean distance to the nearest other points, `neighbours` of them or all.
+    """One over the mean distance to the `neighbours` nearest other points, or to all if fewer.
 
-    Points are unit vectors; 1e-4 is the least distance that counts, so that copies stay finite.
-    A point alone has 0.
+    Args:
+        points: unit vectors. Distances are at least 1e-4, so that copies have finite values; a
+            single point has 0.
+        block: points compared at a time.
     """
     count = min(neighbours, len(points) - 1)
-    found = np.zeros(len(points))
+    values = np.zeros(len(points))
     for start in range(0, len(points) if count else 0, block):
         rows = np.arange(start, min(start + block, len(points)))
         alike = points[rows] @ points.T
         alike[rows - start, rows] = -np.inf
         nearest = np.partition(alike, -count, axis=1)[:, -count:].astype(np.float64)
         distances = np.sqrt(np.maximum(2 - 2 * nearest, 1e-8))
-        found[rows] = 1 / distances.mean(axis=1)
-    return found
+        values[rows] = 1 / distances.mean(axis=1)
+    return values
 
 
 @dataclasses.dataclass(frozen=True)
 class Typiclust:
     """Rows of clusters in turns, the most typical first; a row's score is its typicality.
 
-    Nested for that reason, where the paper clusters anew for every budget, into as many clusters as
-    rows are wanted (the release: 500 at most), and labels in rounds: here `clusters` and
-    `neighbours` stay. Neighbours are those of the row's own cluster, as in the paper, whether they
-    were taken or not, and small clusters give what they have; the release looks among the rows not
-    yet taken, by squared distances, and drops clusters of five rows or fewer. Rows without the
-    feature are a cluster of their own in random order, which counts under
-    `subset.text_only=ranked` alone.
-    Source: TypiClust (arXiv 2202.02794), section 3; 20 neighbours there.
+    Neighbours are all rows of the row's cluster, chosen or not, as in the paper. Rows without the
+    feature are one cluster in random order, which matters under `subset.text_only=ranked` only.
+
+    Source: TypiClust (arXiv 2202.02794), section 3; 20 neighbours there. Deviations: the paper
+    clusters anew for every budget, into as many clusters as rows are to be chosen (the release: at
+    most 500), and labels in rounds; here the clusters stay, so that subsets are nested. The release
+    searches the rows not yet chosen, by squared distances, and drops clusters of five rows or
+    fewer; here small clusters give the rows they have.
     """
 
     features: Stage  # with `values.npy` (rows, d), NaN on rows without it
@@ -53,7 +55,7 @@ class Typiclust:
     neighbours: int = 20
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
-        """Raises ValueError: less than one neighbour."""
+        """Raises ValueError: `neighbours` is less than 1."""
         if self.neighbours < 1:
             raise ValueError(f"neighbours={self.neighbours}: typicality needs at least 1")
         values = np.load(store.get(self.features) / "values.npy", mmap_mode="r")

@@ -1,4 +1,4 @@
-"""XMAS: equal quotas over clusters of attention trajectories, the most stable rows first."""
+"""XMAS: equal quotas for clusters of attention trajectories, the most stable rows first."""
 
 import dataclasses
 
@@ -16,24 +16,28 @@ STABILITIES = ("absolute", "relative", "log")
 
 
 def total_variation(values: Float[np.ndarray, "rows steps"]) -> Float[np.ndarray, " rows"]:
-    """Sum over neighbouring snapshots of the absolute difference: low is stable. NaN stays NaN.
+    """Sum of the absolute differences of consecutive snapshots: low is stable. NaN stays NaN.
 
     Source: XMAS (arXiv 2510.01454), instability; released `kmeans_clustering.py`.
     """
-    last = values[:, -1:]  # once more, a difference of zero: or NaN in one snapshot would be 0
+    last = values[:, -1:]  # repeated: adds a zero difference, and keeps NaN with one snapshot
     return np.abs(np.diff(values, axis=1, append=last)).sum(axis=1)
 
 
 def instability(
     values: Float[np.ndarray, "rows steps"], stability: str
 ) -> Float[np.ndarray, " rows"]:
-    """Total variation: `absolute`, of the value (the release); `relative`, of the value divided by
-    the row's first; `log`, of its logarithm.
+    """Total variation of every row's values.
 
-    The absolute one grows with the value, so it prefers short texts and is dominated by the first
-    drop. The others do not change when a row's values are all multiplied by one number; they are
-    not in paper or release. Raises ValueError: no such stability, one snapshot alone, which does
-    not vary, or a value that has no logarithm or is nothing to divide by.
+    Args:
+        stability: `absolute`, of the values (the release): grows with them, so it prefers short
+            texts and is dominated by the first drop. `relative`, of the values divided by the row's
+            first, and `log`, of their logarithms: do not change when a row's values are multiplied
+            by one number; not in paper or release.
+
+    Raises:
+        ValueError: no such stability; one snapshot only, which does not vary; a value that is not
+            above 0 where it is a divisor or has a logarithm.
     """
     if stability not in STABILITIES:
         raise ValueError(f"stability {stability!r}: expected one of {', '.join(STABILITIES)}")
@@ -54,17 +58,18 @@ def instability(
 
 @dataclasses.dataclass(frozen=True)
 class Xmas:
-    """Rows of trajectory clusters in turns, lowest instability first; its negative scores.
+    """Rows of trajectory clusters in turns, lowest instability first; its negative is the score.
 
-    Instability is measured on the values that were clustered, in the same snapshots, unscaled; on
-    their sum where every singular value was clustered on its own.
+    Instability is that of the clustered values, in the same snapshots, unscaled; of their sum if
+    every singular value was a feature. Text-only rows have no trajectory: they are one more
+    cluster, in random order, as in the release. This reduces their share a lot, but only under
+    `subset.text_only=ranked`: every other policy sets the share itself. Rows with an image but
+    without a trajectory come last.
 
-    Text-only rows have no trajectory: they are one more cluster, visited like the others, in random
-    order. That is the release's treatment and reduces their share a lot; it counts only under
-    `subset.text_only=ranked`, every other policy sets the share itself. Rows with an image but
-    without a trajectory come last. The release also drops clusters of one or two rows, which
-    `smallest: 3` does (their rows come last, so that every budget can be met), and draws text-only
-    rows without a seed, which is not done here; `variant=released` sets all of it.
+    Source: XMAS (arXiv 2510.01454); released `kmeans_clustering.py`, `cluster_data_selection.py`;
+    `variant=released` has all of the release's values. Deviations: the release drops clusters of
+    one or two rows, whose rows come last here with `smallest: 3`, so that every budget can be met;
+    it draws text-only rows without a seed.
     """
 
     trajectories: Trajectories
@@ -76,10 +81,12 @@ class Xmas:
         has_image = pool.open(store).has_image
         labels = self.clusters.of_pool(store, has_image)
         values = np.load(store.get(self.trajectories) / "values.npy", mmap_mode="r")
-        how = self.clusters
-        kept = kept_snapshots(values, how.snapshots, shuffled=how.shuffled).astype(np.float64)
-        reduction = "sum" if how.reduction == "vector" else how.reduction
-        unstable = instability(reduce_spectra(kept, reduction), self.stability)
+        clusters = self.clusters
+        snapshots = kept_snapshots(values, clusters.snapshots, shuffled=clusters.shuffled).astype(
+            np.float64
+        )
+        reduction = "sum" if clusters.reduction == "vector" else clusters.reduction
+        unstable = instability(reduce_spectra(snapshots, reduction), self.stability)
         unstable[~has_image] = np.nan
         shuffled = rng.permutation(len(labels))
         ties = np.where(has_image, np.arange(len(labels)), shuffled)

@@ -57,10 +57,10 @@ def allocate(
     Source: COINCIDE, released `cluster_wise_prune.py`.
     """
     counts = np.zeros_like(sizes)
-    left = budget
+    remaining = budget
     for place, (part, size) in enumerate(zip(share.tolist(), sizes.tolist(), strict=True)):
-        counts[place] = min(round(left * part), size)
-        left -= int(counts[place])
+        counts[place] = min(round(remaining * part), size)
+        remaining -= int(counts[place])
     return counts
 
 

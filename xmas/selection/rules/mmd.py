@@ -41,17 +41,19 @@ def gaussian_kernel(
     count = len(points)
     kernel = _matrix(count, memory)
     tiles = [slice(start, min(start + tile, count)) for start in range(0, count, tile)]
-    for number, left in enumerate(tiles):
-        for right in tiles[: number + 1]:
-            kernel[left, right] = _products(points, left, right, products, columns)
-            if left != right:
-                kernel[right, left] = kernel[left, right].T
+    for number, tile_rows in enumerate(tiles):
+        for tile_columns in tiles[: number + 1]:
+            kernel[tile_rows, tile_columns] = _products(
+                points, tile_rows, tile_columns, products, columns
+            )
+            if tile_rows != tile_columns:
+                kernel[tile_columns, tile_rows] = kernel[tile_rows, tile_columns].T
     norms = kernel.diagonal().copy()
-    for left in tiles:
-        lines = kernel[left]
+    for tile_rows in tiles:
+        lines = kernel[tile_rows]
         lines *= -2.0
         lines += norms
-        lines += norms[left, None]  # now squared distances, zero on the diagonal
+        lines += norms[tile_rows, None]  # now squared distances, zero on the diagonal
         np.maximum(lines, 0.0, out=lines)
         lines *= -0.5 / width**2
         np.exp(lines, out=lines)
@@ -60,21 +62,25 @@ def gaussian_kernel(
 
 def _products(
     points: Float[np.ndarray, "rows width"],
-    left: slice,
-    right: slice,
+    tile_rows: slice,
+    tile_columns: slice,
     precision: str,
     columns: int,
 ) -> Float[np.ndarray, "left right"]:
     """Scalar products of two slices of rows, summed over runs of `columns` features."""
     kind = getattr(torch, precision)
     features = points.shape[1]
-    total = np.zeros((left.stop - left.start, right.stop - right.start))
+    total = np.zeros((tile_rows.stop - tile_rows.start, tile_columns.stop - tile_columns.start))
     for start in range(0, features, columns):
         run = slice(start, min(start + columns, features))
-        ours = torch.from_numpy(points[left, run]).to(kind).numpy()
+        left = torch.from_numpy(points[tile_rows, run]).to(kind).numpy()
         # The same array twice lets BLAS compute one half only.
-        theirs = ours if left == right else torch.from_numpy(points[right, run]).to(kind).numpy()
-        total += ours @ theirs.T
+        right = (
+            left
+            if tile_rows == tile_columns
+            else torch.from_numpy(points[tile_columns, run]).to(kind).numpy()
+        )
+        total += left @ right.T
     return total
 
 

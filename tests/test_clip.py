@@ -278,7 +278,7 @@ def test_weights_tell_clips_apart(toy, tmp_path):
     model.save_pretrained(tmp_path / "other")
     assert fingerprint(place) != fingerprint(tmp_path / "other")
     assert fingerprint(place) == fingerprint(shutil.copytree(place, tmp_path / "copy"))
-    with pytest.raises(ValueError, match=r"holds no \*\.safetensors"):
+    with pytest.raises(ValueError, match=r"has no \*\.safetensors"):
         fingerprint(tmp_path)
 
 

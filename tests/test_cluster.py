@@ -151,7 +151,7 @@ def test_snapshots_are_named_by_a_slice(named, kept):
         ("1", "snapshots '1': expected a slice"),
         ("", "snapshots '': expected a slice"),
         ("1:2:3:4", "expected a slice"),
-        ("7:", "snapshots '7:' keeps none of the 7 there are"),
+        ("7:", "snapshots '7:' selects none of the 7 snapshots"),
     ],
 )
 def test_what_names_no_snapshots_is_refused(named, message):

@@ -111,7 +111,7 @@ def test_learnability_has_the_largest_fall_first(toy, drawn):
 
 
 def test_learnability_of_one_snapshot_is_refused(toy, drawn):
-    with pytest.raises(ValueError, match=r"one step alone.*proxy\.snapshots to 2"):
+    with pytest.raises(ValueError, match=r"one step only.*proxy\.snapshots to 2"):
         rank(toy, Learnability(drawn(losses=[[1.0]] * 6)))
 
 

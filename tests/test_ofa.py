@@ -16,7 +16,13 @@ from toy import TEXT_ONLY, Toy
 from xmas.data.pool import Pool
 from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.clip.embedded import joint
-from xmas.features.once_select.classifier import GatedClassifier, Network, Pairs, judge, learn
+from xmas.features.once_select.classifier import (
+    GatedClassifier,
+    Network,
+    Pairs,
+    evaluate,
+    train_epoch,
+)
 from xmas.features.once_select.once_select import OnceSelect, assign, pairs
 from xmas.features.once_select.pseudo_labels import PseudoLabels
 from xmas.selection.methods.ofa import Ofa, at_least_one, proportional_quotas
@@ -144,7 +150,7 @@ def test_judged_by_hand():
             return torch.eye(3)[torch.tensor([0, 0, 0, 1, 1])]
 
     nothing = torch.zeros(5, 1)
-    found = judge(Says(), Pairs(nothing, nothing, torch.tensor([0, 0, 1, 1, 2])))
+    found = evaluate(Says(), Pairs(nothing, nothing, torch.tensor([0, 0, 1, 1, 2])))
     # Right: both of 0, one of two of 1, none of 2.
     assert found["accuracy"] == pytest.approx(3 / 5)
     assert found["macro"] == pytest.approx((1 + 1 / 2 + 0) / 3)
@@ -170,7 +176,7 @@ def test_rare_labels_are_learnt_as_often_as_frequent_ones():
         torch.manual_seed(0)
         model = Watch()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        learn(model, optimizer, Pairs(image, text, labels), batch=64)
+        train_epoch(model, optimizer, Pairs(image, text, labels), batch=64)
     assert [len(batch) for batch in seen] == [64] * 6 + [16]
     assert 150 < torch.cat(seen).sum() < 250
 
@@ -229,7 +235,7 @@ def test_the_epoch_closest_to_the_wanted_accuracy_is_kept(clip, store):
         labels, distances = assign(seen, np.load(folder / "centroids.npy"))
         held = stage._core(labels, distances)[1]
         tested = Pairs(*map(torch.from_numpy, (*pairs(seen, held), labels[held])))
-        assert judge(model, tested)["macro"] == pytest.approx(chosen["macro"])
+        assert evaluate(model, tested)["macro"] == pytest.approx(chosen["macro"])
     assert epochs == sorted(epochs)
     assert epochs[0] < epochs[-1]
 
@@ -249,7 +255,7 @@ def test_covering_leaves_out_epochs_that_never_predict_a_cluster(clip, store):
 def test_an_accuracy_that_is_never_near_is_warned_of(clip, store, caplog):
     with caplog.at_level(logging.WARNING, logger="xmas"):
         store.get(OnceSelect(clip, **SMALL | {"rate": 1e-9, "accuracy": 0.9}))
-    assert "macro accuracy 0.90 is wanted, of 12 epochs the closest has" in caplog.text
+    assert "macro accuracy should be 0.90, the closest of 12 epochs has" in caplog.text
 
 
 def test_training_repeats_and_leaves_the_global_numbers_alone(clip, tmp_path):
@@ -432,7 +438,7 @@ def test_another_clip_is_refused(ofa, tmp_path, store):
 
 def test_a_folder_without_a_selector_is_refused(clip, tmp_path, store):
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match=r"nothing holds no trained selector: selector\.json is"):
+    with pytest.raises(ValueError, match=r"nothing is no trained selector: selector\.json is"):
         store.get(PseudoLabels(clip, str(tmp_path / "nothing")))
 
 

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from xmas.cli.config import build, folder
-from xmas.features.once_select.classifier import Pairs, judge
+from xmas.features.once_select.classifier import Pairs, evaluate
 from xmas.features.once_select.once_select import pairs
 from xmas.features.once_select.pseudo_labels import load
 from xmas.results.audit import overlap
@@ -45,7 +45,7 @@ def judged(ofa: Ofa, store: Store) -> dict[str, float]:
     labels, confidence = ofa.scored(store)
     rows = np.flatnonzero(labels >= 0)
     model, centroids = load(place, seen)
-    found = judge(model, Pairs(*map(torch.from_numpy, (*pairs(seen, rows), labels[rows]))))
+    found = evaluate(model, Pairs(*map(torch.from_numpy, (*pairs(seen, rows), labels[rows]))))
     sizes = np.bincount(labels[rows], minlength=len(centroids))
     budget = len(rows) // 5
     quotas = at_least_one(proportional_quotas(sizes, budget), sizes)

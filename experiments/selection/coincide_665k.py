@@ -181,7 +181,7 @@ def out_of_core(rng: np.random.Generator) -> None:
         assign = Assigner(values, 4096, torch.device("cpu"))
         with Peak() as peak:
             spherical_kmeans(
-                assign, rows, CLUSTERS, seed=0, iterations=1, kept=Path(place) / "kept"
+                assign, rows, CLUSTERS, seed=0, iterations=1, checkpoints=Path(place) / "kept"
             )
         print(
             f"spherical k-means, {file.stat().st_size / 1e9:.1f} GB file: at most "

@@ -1,4 +1,4 @@
-"""Activations: what attention layers of a small model give on every row, COINCIDE's features."""
+"""Activations of a small model's attention layers on every row: COINCIDE's features."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,47 +24,61 @@ MODES = ("fixed", "released")
 
 @dataclasses.dataclass(frozen=True)
 class Activations(Stage):
-    """`values.npy` (rows, layers x 2 x hidden) float16: layer by layer an image half and a language
-    half.
+    """Mean self-attention outputs of some layers, over the image and over the text after it.
 
-    A half is the mean of the layer's self-attention output, behind `o_proj` and in front of the
-    residual, over the image's tokens, or over the text behind the image; then tanh, then length
-    one, then divided by the root of their number. A row with an image has length one.
+    Writes `values.npy` (rows, layers x 2 x hidden) float16: for every layer an image half and a
+    language half. A half is the mean of the layer's self-attention output, after `o_proj` and
+    before the residual, over the image's tokens or over the text that follows the image; then
+    tanh, then scaled to length one, then divided by the root of the number of halves. A row with
+    an image has length one.
 
-    Mode `fixed`: text-only rows have an image half of zeros and a language half over the tokens
-    behind the prompt, that is behind as many as stand in front of an image. Mode `released`: rows
-    run in batches of `batch` in an order drawn from `order_seed`, and text-only rows are treated as
-    if they had an image: the image half is the mean over the positions where it would be, text and
-    pads alike, the language half over as many positions behind it as they have tokens, where the
-    batch has them. So their features follow from their batch mates, as the release's do; pads are
-    embedded as zeros, and what is not finite is zero. The release counts 31 tokens of prompt and
-    729 of the image; here both are counted in the tokens, which its template and model make equal.
+    Text-only rows, mode `fixed`: the image half is zero, the language half is over the tokens after
+    the prompt, whose length is the usual number of tokens before an image. Mode `released`: rows
+    run in batches of `batch` in a random order, and text-only rows are treated as if they had an
+    image: the image half is over the positions where it would be, text and pads alike, the language
+    half over as many following positions as the row has tokens after the prompt, if the batch has
+    them. So their features depend on the other rows of the batch, as in the release; pads are
+    embedded as zeros, and values that are not finite become zero.
 
-    Source: COINCIDE (arXiv 2406.10995), released `extract_embed.py`.
+    Source: COINCIDE (arXiv 2406.10995), released `extract_embed.py`. It has constants of 31 prompt
+    tokens and 729 image tokens; here both are counted, which gives the same with its template and
+    model.
+
+    Args:
+        proxy: whose model runs over its pool.
+        step: an optimiser step of the proxy's fit; None: the last; 0: its start point, without a
+            fit.
+        layers: of the language model, from 0.
+        weights: precision of weights and activations: float32, bfloat16, float16.
+        batch_tokens: padded tokens of a batch, mode `fixed`.
+        batch: rows of a batch, mode `released`.
+        chunks: parts of the order, one per process in the release; mode `released`.
+        order_seed: of the random order, mode `released`.
+        mark_rows: rows between two checkpoints, the most that a killed pass loses.
     """
 
     kind: ClassVar[str] = "activations"
 
-    proxy: Proxy  # whose model extractor at the pool
-    step: int | None = None  # of the proxy's fit; null: the last; 0: its start point, no fit
+    proxy: Proxy
+    step: int | None = None
     layers: Sequence[int] = (3, 7, 11, 15, 19)
     mode: str = "fixed"  # released
-    weights: str = "float32"  # of model and stream: float32, bfloat16, float16
-    batch_tokens: int = 8192  # padded tokens of a batch, mode fixed
-    batch: int = 8  # rows, mode released
-    chunks: int = 1  # of the order, a process each in the release; mode released
-    order_seed: int = 42  # mode released
-    mark_rows: int = 4096  # between two marks: what a killed pass loses at most
+    weights: str = "float32"
+    batch_tokens: int = 8192
+    batch: int = 8
+    chunks: int = 1
+    order_seed: int = 42
+    mark_rows: int = 4096
 
     def __post_init__(self) -> None:
-        """Raises ValueError: no such mode, or no layer."""
+        """Raises ValueError: there is no such mode, or no layer is named."""
         if self.mode not in MODES:
             raise ValueError(f"activations mode {self.mode!r}: expected one of {', '.join(MODES)}")
         if not self.layers:
             raise ValueError("features.activations.layers is empty; name one layer at least")
 
     def language(self, values: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n half"]:
-        """The language halves of features, or of centroids of features."""
+        """The language halves of features, or of centroids of features, layer after layer."""
         halves = values.reshape(len(values), len(self.layers), 2, -1)
         return halves[:, :, 1].reshape(len(values), -1)
 
@@ -76,18 +90,18 @@ class Activations(Stage):
         return self.extractor.inputs()
 
     def compute(self, store: Store, out: Path) -> None:
-        """Raises FloatingPointError: a row's activations are not finite; mode fixed names it."""
+        """Raises FloatingPointError: a row's activations are not finite; mode `fixed` only."""
         table = self.proxy.tokens().open(store)
         extractor = self.extractor
         parts = extractor.parts(store)
         windows = Windows.of(table, released=self.mode == "released")
 
         def of(batch: Batch) -> Float[np.ndarray, "rows width"]:
-            found = self.features(parts, batch, windows)
+            values = self.features(parts, batch, windows)
             if self.mode == "released":
-                return np.nan_to_num(found, posinf=0.0, neginf=0.0)
-            extractor.check(batch, found)
-            return found
+                return np.nan_to_num(values, posinf=0.0, neginf=0.0)
+            extractor.check(batch, values)
+            return values
 
         extractor.fill(
             store,
@@ -100,7 +114,7 @@ class Activations(Stage):
         )
 
     def batches(self, table: TokenTable) -> list[Int[np.ndarray, " _"]]:
-        """All rows: by length, or in the release's order."""
+        """The batches of all rows: by length, or in the release's order."""
         if self.mode == "fixed":
             return length_batches(table.lengths, 0, self.batch_tokens)
         order = np.random.RandomState(self.order_seed).permutation(len(table))
@@ -114,7 +128,7 @@ class Activations(Stage):
     def features(
         self, parts: LoadedModel, batch: Batch, windows: Windows
     ) -> Float[np.ndarray, "rows width"]:
-        """The features of a batch's rows, float32; what is not finite is left as it is."""
+        """The features of a batch's rows, float32; values that are not finite stay so."""
         model = parts.model
         inputs = embed_in_order(
             model, batch.ids, features_of(model, batch), batch.pictures.get("sizes")
@@ -122,8 +136,8 @@ class Activations(Stage):
         if self.mode == "released":
             inputs = inputs * batch.mask[..., None]  # the release pads with zeros, not with a token
         language = language_model(model)
-        seen = Means(windows.positions(batch, model.config.image_token_id))
-        with means_of(language, self.layers, seen):
+        means = Means(windows.positions(batch, model.config.image_token_id))
+        with means_of(language, self.layers, means):
             language(inputs_embeds=inputs, attention_mask=batch.mask.long(), use_cache=False)
-        found = halves(torch.stack([seen.layers[layer] for layer in self.layers], dim=1))
-        return found.cpu().numpy()
+        values = halves(torch.stack([means.layers[layer] for layer in self.layers], dim=1))
+        return values.cpu().numpy()

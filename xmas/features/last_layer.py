@@ -1,4 +1,4 @@
-"""The last layer of a small model on every row: what COINCIDE's baselines compare rows by."""
+"""The last hidden state of a small model on every row: the feature of COINCIDE's baselines."""
 
 import dataclasses
 from pathlib import Path
@@ -21,27 +21,36 @@ TOKENS = ("last", "mean")
 
 @dataclasses.dataclass(frozen=True)
 class LastLayer(Stage):
-    """`values.npy` (rows, hidden) float16, unit vectors: the last hidden state, in front of the
-    language head, of a row's last token, or its mean over all of the row, the image's included.
+    """Unit vectors of the last hidden state, before the language head.
 
-    The baselines look at the last position of a padded batch, a pad in all but its longest row
-    (SemDeDup), and average over pads too (D2-Pruning); here no pad counts, so a row's vector does
-    not depend on its batch mates. Text-only rows have a vector like others.
+    Writes `values.npy` (rows, hidden) float16: of a row's last token, or of the mean over all its
+    tokens, image tokens included. Text-only rows have a vector too.
 
-    Source: COINCIDE (arXiv 2406.10995), released `score_embed.py`.
+    Source: COINCIDE (arXiv 2406.10995), released `score_embed.py`. Deviation: its baselines use the
+    last position of a padded batch, a pad in all but the longest row (SemDeDup), and average over
+    pads (D2-Pruning); here pads are excluded, so a row's vector does not depend on its batch.
+
+    Args:
+        proxy: whose model runs over its pool.
+        step: an optimiser step of the proxy's fit; None: the last; 0: its start point, without a
+            fit.
+        token: `last` or `mean`.
+        weights: precision of weights and activations: float32, bfloat16, float16.
+        batch_tokens: padded tokens of a batch.
+        mark_rows: rows between two checkpoints, the most that a killed pass loses.
     """
 
     kind: ClassVar[str] = "last_layer"
 
-    proxy: Proxy  # whose model extractor at the pool
-    step: int | None = None  # of the proxy's fit; null: the last; 0: its start point, no fit
-    token: str = "last"  # mean
-    weights: str = "float32"  # of model and stream: float32, bfloat16, float16
-    batch_tokens: int = 8192  # padded tokens of a batch
-    mark_rows: int = 4096  # between two marks: what a killed pass loses at most
+    proxy: Proxy
+    step: int | None = None
+    token: str = "last"
+    weights: str = "float32"
+    batch_tokens: int = 8192
+    mark_rows: int = 4096
 
     def __post_init__(self) -> None:
-        """Raises ValueError: no such token."""
+        """Raises ValueError: `token` is neither `last` nor `mean`."""
         if self.token not in TOKENS:
             raise ValueError(
                 f"last_layer token {self.token!r}: expected one of {', '.join(TOKENS)}"
@@ -61,9 +70,9 @@ class LastLayer(Stage):
         table = self.proxy.tokens().open(store)
 
         def of(batch: Batch) -> Float[np.ndarray, "rows hidden"]:
-            found = self.vectors(parts, batch)
-            extractor.check(batch, found)
-            return found
+            values = self.vectors(parts, batch)
+            extractor.check(batch, values)
+            return values
 
         extractor.fill(
             store,
@@ -77,7 +86,7 @@ class LastLayer(Stage):
 
     @torch.no_grad()
     def vectors(self, parts: LoadedModel, batch: Batch) -> Float[np.ndarray, "rows hidden"]:
-        """The vectors of a batch's rows, float32; NaN where the state is nothing."""
+        """The vectors of a batch's rows, float32; NaN where the state is zero."""
         model = parts.model
         states = hidden_states(
             model,
@@ -86,9 +95,9 @@ class LastLayer(Stage):
             features_of(model, batch),
             sizes=batch.pictures.get("sizes"),
         ).float()
-        own = batch.mask.sum(dim=1)
+        lengths = batch.mask.sum(dim=1)
         if self.token == "last":
-            found = states[torch.arange(len(states), device=states.device), own - 1]
+            pooled = states[torch.arange(len(states), device=states.device), lengths - 1]
         else:
-            found = (states * batch.mask[..., None]).sum(dim=1) / own[:, None]
-        return (found / found.norm(dim=1, keepdim=True)).cpu().numpy()
+            pooled = (states * batch.mask[..., None]).sum(dim=1) / lengths[:, None]
+        return (pooled / pooled.norm(dim=1, keepdim=True)).cpu().numpy()

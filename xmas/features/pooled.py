@@ -1,4 +1,4 @@
-"""Means of what attention layers give, over a row's image tokens and over its text tokens."""
+"""Mean outputs of attention layers, over a row's image tokens and over its text tokens."""
 
 import contextlib
 import dataclasses
@@ -16,15 +16,18 @@ from xmas.models.chat.tokens import TokenTable
 PROJECTIONS = ("o_proj", "dense")  # of self-attention: of most models, of Phi
 
 
-class _EnoughError(Exception):
-    """The last layer that is asked for has been read."""
+class _LastLayerError(Exception):
+    """Ends a forward pass after the last layer whose output is needed."""
 
 
 class Means:
-    """Collects `layers[i]`: means of a layer's self-attention output, float32.
+    """Collects means of layers' self-attention outputs, float32.
 
-    `positions` says of every position of a row whether it counts for its first mean, its second,
-    and so on; a mean over nothing is zero.
+    Args:
+        positions: for every mean of a row, which positions count; a mean over none is zero.
+
+    Attributes:
+        layers: layer to its means, as they come.
     """
 
     def __init__(self, positions: Bool[Tensor, "rows means length"]) -> None:
@@ -40,35 +43,39 @@ class Means:
 def means_of(language: PreTrainedModel, layers: Sequence[int], into: Means) -> Iterator[Means]:
     """Collect the outputs of `o_proj` of these layers from one forward pass.
 
-    The pass ends behind the last of them: nothing behind the model's call runs inside the block.
-    The model is left as it was. Raises ValueError: the model has no such layer; TypeError: its
-    attention has no output projection; RuntimeError on leaving: a layer was not run.
+    The forward pass ends after the last of these layers, and with it the block. The hooks are
+    removed in any case.
+
+    Raises:
+        ValueError: the model has no such layer.
+        TypeError: its attention has no output projection.
+        RuntimeError: at the end of the block, a layer was not run.
     """
     hooks = []
     last = max(layers)
 
     def hook(layer: int):
-        def read(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        def read(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             into.add(layer, output)
             if layer == last:
-                raise _EnoughError
+                raise _LastLayerError
 
         return read
 
     try:
         for layer in layers:
             hooks.append(output_projection(language, layer).register_forward_hook(hook(layer)))
-        with contextlib.suppress(_EnoughError):
+        with contextlib.suppress(_LastLayerError):
             yield into
     finally:
-        for held in hooks:
-            held.remove()
+        for handle in hooks:
+            handle.remove()
     if missed := sorted(set(layers) - set(into.layers)):
         raise RuntimeError(f"layers {missed} were not run")
 
 
 def output_projection(language: PreTrainedModel, layer: int) -> nn.Module:
-    """The last linear map of a layer's self-attention, behind which the residual is added."""
+    """The last linear map of a layer's self-attention, before the residual is added."""
     count = language.config.num_hidden_layers
     if not 0 <= layer < count:
         raise ValueError(
@@ -82,10 +89,13 @@ def output_projection(language: PreTrainedModel, layer: int) -> nn.Module:
 
 
 def halves(means: Float[Tensor, "rows layers 2 hidden"]) -> Float[Tensor, "rows width"]:
-    """Means as features: tanh, each half of length one, all divided by the root of their number."""
-    bent = means.tanh()
-    lengths = bent.norm(dim=3, keepdim=True)
-    units = bent / torch.where(lengths == 0, 1.0, lengths)  # nothing stays nothing
+    """Features from means: tanh, each half scaled to length one, then by the root of their number.
+
+    A mean of zeros stays zero.
+    """
+    squashed = means.tanh()
+    lengths = squashed.norm(dim=3, keepdim=True)
+    units = squashed / torch.where(lengths == 0, 1.0, lengths)
     return (units / (2 * means.shape[1]) ** 0.5).flatten(1)
 
 
@@ -93,8 +103,10 @@ def halves(means: Float[Tensor, "rows layers 2 hidden"]) -> Float[Tensor, "rows 
 class Windows:
     """Which positions count for the image half and for the language half.
 
-    `prompt` tokens stand in front of an image, which has `image` tokens: the most common numbers of
-    the pool, zero where it has no image.
+    Args:
+        prompt: tokens before an image, their most common number in the pool; 0 without images.
+        image: tokens of an image, their most common number in the pool; 0 without images.
+        released: treat text-only rows as the release does; see `Activations`.
     """
 
     prompt: int
@@ -103,23 +115,25 @@ class Windows:
 
     @classmethod
     def of(cls, table: TokenTable, *, released: bool) -> "Windows":
+        """The windows of a tokenised pool."""
         pictured = table.image_at >= 0
         lengths = (table.lengths - table.text_lengths)[pictured]
         return cls(_most_common(table.image_at[pictured]), _most_common(lengths), released)
 
     def positions(self, batch: Batch, image_token: int) -> Bool[Tensor, "rows 2 length"]:
+        """For every row of a batch, the positions of its image half and of its language half."""
         place = torch.arange(batch.ids.shape[1], device=batch.ids.device)[None]
         pictured = (batch.image_start >= 0)[:, None]
-        own = batch.mask.sum(dim=1, keepdim=True)
-        behind = (batch.image_start + batch.image_length)[:, None]
+        row_length = batch.mask.sum(dim=1, keepdim=True)
+        after_image = (batch.image_start + batch.image_length)[:, None]
         vision = pictured & (batch.ids == image_token)
         if not self.released:
-            first = torch.where(pictured, behind, torch.clamp(own - 1, max=self.prompt))
+            first = torch.where(pictured, after_image, torch.clamp(row_length - 1, max=self.prompt))
             return torch.stack([vision, batch.mask & (place >= first)], dim=1)
         window = self.prompt + self.image
         vision = vision | (~pictured & (place >= self.prompt) & (place < window))
-        first = torch.where(pictured, behind, window)
-        last = torch.where(pictured, own, window + own - self.prompt)
+        first = torch.where(pictured, after_image, window)
+        last = torch.where(pictured, row_length, window + row_length - self.prompt)
         return torch.stack([vision, (place >= first) & (place < last)], dim=1)
 
 

@@ -1,4 +1,4 @@
-"""A CLIP of transformers, or the demo's own, and how pictures and texts enter it."""
+"""A CLIP model of transformers, or the demo's, and its embeddings of images and texts."""
 
 import dataclasses
 import hashlib
@@ -23,21 +23,25 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 class PretrainedClip(Stage):
     """A `CLIPModel` folder with tokenizer and image processor: from the hub, or a copy of a folder.
 
-    A folder is known by its content, a name of the hub by its revision, which therefore must be
-    given: a name alone may hold other weights tomorrow.
+    A folder is identified by its content, a name of the hub by its revision, which must be given:
+    the weights of a name can change.
+
+    Args:
+        name: on the hub, e.g. openai/clip-vit-base-patch32, or a local folder.
+        revision: the hub's commit; None with a folder.
     """
 
     kind: ClassVar[str] = "clip"
 
-    name: str  # e.g. openai/clip-vit-base-patch32, or a local folder
-    revision: str | None = None  # the hub's commit; null with a folder
+    name: str
+    revision: str | None = None
 
     def identity(self) -> dict[str, Any]:
         folder = Path(self.name).expanduser()
-        known: dict[str, Any] = {"name": self.name, "revision": self.revision}
+        origin: dict[str, Any] = {"name": self.name, "revision": self.revision}
         if folder.is_dir():
-            known = {"sha256": sha256_of(folder)}
-        return {"type": type_name(PretrainedClip), "version": self.version} | known
+            origin = {"sha256": sha256_of(folder)}
+        return {"type": type_name(PretrainedClip), "version": self.version} | origin
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: neither a folder nor a name with a revision."""
@@ -45,7 +49,7 @@ class PretrainedClip(Stage):
         if folder.is_dir() == (self.revision is not None):
             raise ValueError(
                 f"features.clip.clip.name={self.name} with revision={self.revision}: give a local "
-                "folder without a revision, or a name of the hub with the commit that is meant"
+                "folder without a revision, or a name of the hub with its commit as the revision"
             )
         source = str(folder) if folder.is_dir() else self.name
         CLIPModel.from_pretrained(source, revision=self.revision or "main").save_pretrained(out)
@@ -61,20 +65,32 @@ def _processor(source: str, revision: str = "main") -> Any:
 
 
 def fingerprint(folder: Path) -> str:
-    """The sha256 over the hashes of a model folder's weights: what makes two CLIPs the same."""
+    """The sha256 over the hashes of a model folder's weights: equal for equal CLIPs.
+
+    Raises:
+        ValueError: the folder has no weights.
+    """
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise ValueError(f"{folder} holds no *.safetensors: it is not a CLIP folder")
+        raise ValueError(
+            f"{folder} has no *.safetensors: it is not a CLIP folder; name another one"
+        )
     return hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest()
 
 
 class Clip:
-    """An opened CLIP: pictures and texts as unit vectors of `width` values.
+    """A loaded CLIP: images and texts become unit vectors of `width` values.
 
-    Pictures pass the processor that lies in the folder (resized, centre cut); without one they are
-    padded to squares, as `TwoTower` trains. A text becomes the begin mark, its first `length` − 2
-    tokens and the end mark: what is beyond is not seen (CLIP's limit is 77 tokens). Its words are
-    never taken for marks, whatever they spell.
+    Images pass the folder's own processor (resized, centre crop); without one they are padded to
+    squares, as `TwoTower` trains. A text becomes the begin token, its first `length` - 2 tokens and
+    the end token (CLIP's limit is 77 tokens); words that spell a special token stay words.
+
+    Args:
+        folder: a `CLIPModel` with its tokenizer.
+        precision: of the weights: float32, bfloat16, float16.
+
+    Raises:
+        ValueError: there is no such precision.
     """
 
     def __init__(self, folder: Path, precision: str = "float32") -> None:
@@ -99,29 +115,31 @@ class Clip:
             self._pixels = SquareImages(self.model.config.vision_config.image_size)
 
     def pixels(self, picture: Image.Image) -> Float[Tensor, "3 height width"]:
-        """What the model sees of a picture; may be called by several threads."""
+        """The pixels of an image for `images`; may be called by several threads."""
         return self._pixels([picture])[0]
 
     @torch.no_grad()
     def images(
         self, pixels: list[Float[Tensor, "3 height width"]]
     ) -> Float[np.ndarray, "pictures d"]:
-        seen = torch.stack(pixels).to(self.device, self._dtype)
-        return _unit(self.model.get_image_features(pixel_values=seen).pooler_output)
+        """The embeddings of images, as unit vectors."""
+        batch = torch.stack(pixels).to(self.device, self._dtype)
+        return _unit(self.model.get_image_features(pixel_values=batch).pooler_output)
 
     @torch.no_grad()
     def texts(self, texts: list[str]) -> Float[np.ndarray, "texts d"]:
-        held = [self._tokens(text) for text in texts]
-        longest = max(len(ids) for ids in held)
-        ids = torch.full((len(held), longest), self.tokenizer.pad_token_id)
-        mask = torch.zeros((len(held), longest), dtype=torch.long)
-        for line, found in enumerate(held):
-            ids[line, : len(found)] = torch.tensor(found)
-            mask[line, : len(found)] = 1
-        seen = self.model.get_text_features(
+        """The embeddings of texts, as unit vectors."""
+        sequences = [self._tokens(text) for text in texts]
+        longest = max(map(len, sequences))
+        ids = torch.full((len(sequences), longest), self.tokenizer.pad_token_id)
+        mask = torch.zeros((len(sequences), longest), dtype=torch.long)
+        for line, tokens in enumerate(sequences):
+            ids[line, : len(tokens)] = torch.tensor(tokens)
+            mask[line, : len(tokens)] = 1
+        output = self.model.get_text_features(
             input_ids=ids.to(self.device), attention_mask=mask.to(self.device)
         )
-        return _unit(seen.pooler_output)
+        return _unit(output.pooler_output)
 
     def _tokens(self, text: str) -> list[int]:
         ids = self.tokenizer(
@@ -135,6 +153,6 @@ class Clip:
 
 
 def _unit(values: Tensor) -> Float[np.ndarray, "lines d"]:
-    # Divided by the norm itself: of nothing this gives NaN, which is refused, not zeros.
+    # Without an epsilon: a zero vector becomes NaN, which is refused, and not zeros.
     values = values.float()
     return (values / values.norm(dim=1, keepdim=True)).cpu().numpy()

@@ -1,4 +1,4 @@
-"""One CLIP vector a row, for whatever clusters rows or compares them."""
+"""One CLIP vector per row, for selectors that cluster or compare rows."""
 
 import dataclasses
 from pathlib import Path
@@ -16,39 +16,43 @@ COMBINATIONS = ("concat", "mean", "image", "text")
 
 @dataclasses.dataclass(frozen=True)
 class ClipRows(Stage):
-    """`values.npy` (rows, d) float16, unit vectors; (rows, 2d) where `combine` is concat.
+    """Unit vectors that combine the embedding of a row's image with the mean of its turns'.
 
-    Of a row's picture and of the mean of its turns: `concat` puts both side by side, `mean` adds
-    them, `image` and `text` take one. NaN on rows that lack what is taken: text-only rows have a
-    vector under `text` alone.
+    Writes `values.npy` (rows, d) float16, or (rows, 2d) if `combine` is concat; NaN on rows that
+    lack a part: text-only rows have a vector under `text` only.
+
+    Args:
+        combine: `concat`: both, one after the other; `mean`: their sum, normalised; `image` or
+            `text`: one of them.
+        said: the turns that count: human, gpt, all.
     """
 
     kind: ClassVar[str] = "clip_rows"
 
     clip: ClipEmbeddings
-    combine: str = "concat"  # mean, image, text
-    said: str = "all"  # the turns that count: human, gpt, all
+    combine: str = "concat"
+    said: str = "all"
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: no such combination, or no such turns."""
         if self.combine not in COMBINATIONS:
             raise ValueError(f"combine {self.combine!r}: expected one of {', '.join(COMBINATIONS)}")
-        seen = self.clip.open(store)
-        width = seen.width * (2 if self.combine == "concat" else 1)
+        embedded = self.clip.open(store)
+        width = embedded.width * (2 if self.combine == "concat" else 1)
         values = np.lib.format.open_memmap(
-            out / "values.npy", mode="w+", dtype=np.float16, shape=(len(seen), width)
+            out / "values.npy", mode="w+", dtype=np.float16, shape=(len(embedded), width)
         )
-        for rows in seen.blocks():
-            values[rows[0] : rows[-1] + 1] = self._of(seen, rows)
+        for rows in embedded.blocks():
+            values[rows[0] : rows[-1] + 1] = self._of(embedded, rows)
         values.flush()
 
     def _of(
-        self, seen: Embedded, rows: Int[np.ndarray, " rows"]
+        self, embedded: Embedded, rows: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, "rows width"]:
         if self.combine == "image":
-            return unit(seen.images(rows))
-        text = seen.texts(rows, self.said)
+            return unit(embedded.images(rows))
+        text = embedded.texts(rows, self.said)
         if self.combine == "text":
             return text
-        image = seen.images(rows)
+        image = embedded.images(rows)
         return joint(image, text) if self.combine == "concat" else unit(image + text)

@@ -1,4 +1,4 @@
-"""Opened CLIP embeddings: pictures and texts of rows as arrays."""
+"""Opened CLIP embeddings: the vectors of rows' images and texts."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,7 +12,12 @@ SAID = {"human": (HUMAN,), "gpt": (MODEL,), "all": (HUMAN, MODEL)}
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """Opened embeddings, memory-mapped; `weights` says of which CLIP."""
+    """The files of `ClipEmbeddings`, memory-mapped.
+
+    Attributes:
+        image, picture, text, offsets, roles: see `ClipEmbeddings`.
+        weights: the fingerprint of the CLIP.
+    """
 
     image: Float[np.ndarray, "pictures d"]
     picture: Int[np.ndarray, " rows"]
@@ -29,22 +34,26 @@ class Embedded:
         return self.text.shape[1]
 
     def blocks(self, size: int = 8192) -> Iterator[Int[np.ndarray, " rows"]]:
-        """All rows, those together that are looked at together."""
+        """All rows, in blocks of `size`."""
         return (
             np.arange(start, min(start + size, len(self))) for start in range(0, len(self), size)
         )
 
     def images(self, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows d"]:
-        """float32, NaN on rows without an image."""
-        where = self.picture[rows]
-        found = np.full((len(rows), self.width), np.nan, dtype=np.float32)
-        found[where >= 0] = self.image[where[where >= 0]]
-        return found
+        """The image vectors of rows, float32; NaN on rows without an image."""
+        picture = self.picture[rows]
+        vectors = np.full((len(rows), self.width), np.nan, dtype=np.float32)
+        vectors[picture >= 0] = self.image[picture[picture >= 0]]
+        return vectors
 
     def texts(self, rows: Int[np.ndarray, " rows"], said: str) -> Float[np.ndarray, "rows d"]:
-        """The mean of a row's turns as a unit vector, float32, NaN on rows without text.
+        """The mean of every row's turns as a unit vector, float32; NaN on rows without text.
 
-        `said` names the turns that count: human, gpt or all.
+        Args:
+            said: the turns that count: human, gpt or all.
+
+        Raises:
+            ValueError: there are no such turns.
         """
         if said not in SAID:
             raise ValueError(f"said {said!r}: expected one of {', '.join(SAID)}")
@@ -70,7 +79,7 @@ def unit(values: Float[np.ndarray, "rows d"]) -> Float[np.ndarray, "rows d"]:
 def joint(
     image: Float[np.ndarray, "rows d"], text: Float[np.ndarray, "rows d"]
 ) -> Float[np.ndarray, "rows 2*d"]:
-    """Image and text side by side as a unit vector; NaN where either is missing."""
+    """Image and text vector, one after the other, as a unit vector; NaN if one is missing."""
     whole = unit(np.concatenate([image, text], axis=1))
     whole[np.isnan(whole).any(axis=1)] = np.nan
     return whole

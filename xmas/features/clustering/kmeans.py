@@ -1,4 +1,4 @@
-"""k-means over a feature of every row; the only place that knows FAISS."""
+"""k-means over a feature of every row, by FAISS, which only this room imports."""
 
 import dataclasses
 import json
@@ -19,9 +19,13 @@ MISSING = ("apart", "zero")
 def reduce_spectra(
     values: Float[np.ndarray, "rows steps k"], reduction: str
 ) -> Float[np.ndarray, "rows features"]:
-    """Spectra as one vector a row: their `sum` over k (the release), the `first` value, or all.
+    """Spectra as one vector per row.
 
-    Raises ValueError: no such reduction.
+    Args:
+        reduction: `sum` over k (the release), the `first` singular value, or the whole `vector`.
+
+    Raises:
+        ValueError: there is no such reduction.
     """
     if reduction == "sum":
         return values.sum(axis=2)
@@ -35,32 +39,41 @@ def reduce_spectra(
 def kept_snapshots(
     values: Float[np.ndarray, "rows steps k"], snapshots: str, *, shuffled: int | None = None
 ) -> Float[np.ndarray, "rows kept k"]:
-    """Some of the snapshots, named by a slice as Python writes it.
+    """Some of the snapshots.
 
-    `:` all, `1:` all but the first, `:1` the first, `-1:` the last, `::2` every second. With a seed
-    as `shuffled`, every row has them in an order of its own: the same values without their time.
-    Raises ValueError: it is no slice, or keeps nothing.
+    Args:
+        snapshots: a slice in Python's notation: `:` all, `1:` all but the first, `:1` the first,
+            `-1:` the last, `::2` every second.
+        shuffled: a seed; every row's snapshots are then permuted independently, which keeps the
+            values and removes their order in time.
+
+    Raises:
+        ValueError: `snapshots` is no slice, or selects none.
     """
     if not re.fullmatch(r"(-?\d+)?(:(-?\d+)?){1,2}", snapshots):
         raise ValueError(f"snapshots {snapshots!r}: expected a slice, e.g. ':', '1:', ':1', '::2'")
     parts = [int(part) if part else None for part in snapshots.split(":")]
-    kept = values[:, slice(*parts)]
-    if kept.shape[1] == 0:
-        raise ValueError(f"snapshots {snapshots!r} keeps none of the {values.shape[1]} there are")
+    selected = values[:, slice(*parts)]
+    if selected.shape[1] == 0:
+        raise ValueError(f"snapshots {snapshots!r} selects none of the {values.shape[1]} snapshots")
     if shuffled is None:
-        return kept
-    turns = np.tile(np.arange(kept.shape[1]), (len(kept), 1))
-    np.random.default_rng(shuffled).permuted(turns, axis=1, out=turns)
-    return np.take_along_axis(kept, turns[:, :, None], axis=1)
+        return selected
+    places = np.tile(np.arange(selected.shape[1]), (len(selected), 1))
+    np.random.default_rng(shuffled).permuted(places, axis=1, out=places)
+    return np.take_along_axis(selected, places[:, :, None], axis=1)
 
 
 def scaled(
     points: Float[np.ndarray, "points features"], scaling: str
 ) -> Float[np.ndarray, "points features"]:
-    """Features as they are (`none`, the release), each with mean 0 and deviation 1 (`zscore`; one
-    that never varies becomes 0), or as `log` of 1 + x.
+    """Features scaled before clustering.
 
-    Raises ValueError: no such scaling, or a logarithm of a value under 0.
+    Args:
+        scaling: `none` (the release); `zscore`, each feature with mean 0 and standard deviation 1,
+            a constant one 0; `log`, log(1 + x).
+
+    Raises:
+        ValueError: there is no such scaling, or a logarithm of a value under 0.
     """
     if scaling == "none":
         return points
@@ -83,11 +96,16 @@ def kmeans(
     iterations: int,
     per_centroid: int | None,
 ) -> Int[np.ndarray, " points"]:
-    """The cluster of every point, by FAISS's k-means on the GPU where there is one.
+    """The cluster of every point, by FAISS's k-means, on a GPU if there is one.
 
-    `per_centroid` points a centroid at most are sampled for training, all where None; FAISS's own
-    default is 256, which changes the clusters of larger sets. Raises ValueError: a value is not
-    finite, or there are fewer points than clusters.
+    Args:
+        seed: of FAISS's initial centroids and sample.
+        iterations: of Lloyd's algorithm.
+        per_centroid: at most this many points per centroid are sampled for training; None: all.
+            FAISS's default of 256 changes the clusters of larger sets.
+
+    Raises:
+        ValueError: a value is not finite, or there are fewer points than clusters.
     """
     import faiss
 
@@ -96,53 +114,65 @@ def kmeans(
         raise ValueError(f"k-means: point {bad} is not finite: {points[bad]}")
     if len(points) < k:
         raise ValueError(f"k-means: {k} clusters of {len(points)} points; set clusters.k lower")
-    data = np.ascontiguousarray(points, dtype=np.float32)
+    vectors = np.ascontiguousarray(points, dtype=np.float32)
     model = faiss.Kmeans(
-        data.shape[1],
+        vectors.shape[1],
         k,
         niter=iterations,
         seed=seed,
         gpu=getattr(faiss, "get_num_gpus", lambda: 0)() > 0,
-        min_points_per_centroid=1,  # refused above what cannot be; FAISS would only print
-        max_points_per_centroid=len(data) if per_centroid is None else per_centroid,
+        min_points_per_centroid=1,  # too few points are refused above; FAISS would only warn
+        max_points_per_centroid=len(vectors) if per_centroid is None else per_centroid,
     )
-    model.train(data)
-    return model.index.search(data, 1)[1][:, 0].astype(np.int64)
+    model.train(vectors)
+    return model.index.search(vectors, 1)[1][:, 0].astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
 class Clusters(Stage):
-    """`labels.npy` (rows,) int64 in [0, k]: the cluster, k for rows without the feature;
-    `sizes.json`, rows of every cluster.
+    """k-means clusters of a feature.
 
-    Rows without it stand `apart`, or, as in the release, are clustered with `zero` for NaN.
-    Source: XMAS release, `kmeans_clustering.py` (1000 clusters, 100 iterations, seed 1234, 256
-    points a centroid); here all rows train by default.
+    Writes `labels.npy` (rows,) int64 in [0, k], k for rows without the feature; `sizes.json`, the
+    rows of every cluster.
+
+    Source: XMAS, released `kmeans_clustering.py` (1000 clusters, 100 iterations, seed 1234, 256
+    points per centroid). Deviation: here all rows train by default.
+
+    Args:
+        features: a stage with `values.npy`, (rows, features) or (rows, steps, k).
+        reduction: of spectra, (rows, steps, k): see `reduce_spectra`.
+        snapshots: of spectra: see `kept_snapshots`.
+        shuffled: a seed, a control: see `kept_snapshots`.
+        scaling: see `scaled`.
+        missing: rows without the feature are left `apart`, or, as in the release, clustered with
+            `zero` for NaN.
+        per_centroid: rows that train, times k; None: all.
+        seed: FAISS's own default.
     """
 
     kind: ClassVar[str] = "clusters"
 
-    features: Stage  # with `values.npy`: (rows, features) or (rows, steps, k)
+    features: Stage
     k: int = 1000
-    reduction: str = "sum"  # of spectra: sum, first, vector
-    snapshots: str = ":"  # of spectra: a slice, see `kept_snapshots`
-    shuffled: int | None = None  # a seed: each row's snapshots in an order of its own, a control
-    scaling: str = "none"  # zscore, log
-    missing: str = "apart"  # zero
+    reduction: str = "sum"
+    snapshots: str = ":"
+    shuffled: int | None = None
+    scaling: str = "none"
+    missing: str = "apart"
     iterations: int = 100
-    per_centroid: int | None = None  # rows that train, times k; null: all
-    seed: int = 1234  # FAISS's own default
+    per_centroid: int | None = None
+    seed: int = 1234
 
     def points(self, store: Store) -> Float[np.ndarray, "rows features"]:
-        """What is clustered, before it is scaled; NaN on rows without the feature."""
+        """The points that are clustered, before scaling; NaN on rows without the feature."""
         values = np.load(store.get(self.features) / "values.npy", mmap_mode="r")
         if values.ndim != 3:
             return np.asarray(values)
-        kept = kept_snapshots(values, self.snapshots, shuffled=self.shuffled)
-        return reduce_spectra(kept, self.reduction)
+        snapshots = kept_snapshots(values, self.snapshots, shuffled=self.shuffled)
+        return reduce_spectra(snapshots, self.reduction)
 
     def compute(self, store: Store, out: Path) -> None:
-        """Raises ValueError: a row has a value that is not finite beside others that are."""
+        """Raises ValueError: some, not all, of a row's values are not finite; names the row."""
         points = self.points(store)
         if self.missing not in MISSING:
             raise ValueError(f"missing {self.missing!r}: expected one of {', '.join(MISSING)}")
@@ -168,8 +198,9 @@ class Clusters(Stage):
     def of_pool(
         self, store: Store, has_image: Bool[np.ndarray, " rows"]
     ) -> Int[np.ndarray, " rows"]:
-        """The labels, with k for text-only rows alone: they are one more cluster, whatever feature
-        they have. A row that has an image but not the feature is in no cluster, -1.
+        """The labels, with text-only rows as cluster k even if they have the feature.
+
+        A row with an image but without the feature is in no cluster, -1.
         """
         labels = np.load(store.get(self) / "labels.npy")
         labels[has_image & (labels == self.k)] = -1

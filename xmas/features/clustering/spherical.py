@@ -1,8 +1,8 @@
 """Spherical k-means over a feature file of any size, read block by block.
 
-The file is never in memory: besides a block there are two arrays of k centroids. A pass costs
+In memory are a block of the file and two arrays of k centroids. An iteration costs
 2 x rows x k x width operations: for 665,298 rows of 20,480 values and 10,000 clusters 2.7e14, a few
-seconds on a large GPU, three quarters of an hour on two CPU cores; the release makes fifty of them.
+seconds on a large GPU, 45 minutes on two CPU cores; the release makes fifty iterations.
 """
 
 import dataclasses
@@ -23,9 +23,13 @@ from xmas.store.progress import bar
 
 
 class Assigner:
-    """Rows of a feature file to the centroid with the largest scalar product; of equals the first.
+    """Assigns rows of a feature file to the centroid with the largest scalar product.
 
-    Rows are taken as they are, whatever their length. Raises ValueError: a row is not finite.
+    Of equal products the first counts. Rows are not normalised.
+
+    Args:
+        values: the memory-mapped feature.
+        block: rows in memory at a time.
     """
 
     def __init__(
@@ -43,7 +47,16 @@ class Assigner:
         sums: Float[Tensor, "k width"] | None = None,
         label: str,
     ) -> tuple[Int[np.ndarray, " some"], Float[np.ndarray, " some"]]:
-        """The cluster of `rows`, ascending, and how near they are; adds every row to its `sums`."""
+        """The cluster of every row and the product with its centroid.
+
+        Args:
+            rows: ascending.
+            sums: of every cluster, to which its rows are added.
+            label: of the progress bar.
+
+        Raises:
+            ValueError: a row is not finite; names it.
+        """
         labels = np.empty(len(rows), dtype=np.int64)
         nearness = np.empty(len(rows), dtype=np.float32)
         with bar(total=len(rows), label=label) as progress:
@@ -59,10 +72,10 @@ class Assigner:
         return labels, nearness
 
     def read(self, rows: Int[np.ndarray, " some"]) -> Float[Tensor, "some width"]:
-        """Some rows, in float32 on the device; a run of neighbours in one piece."""
-        whole = len(rows) > 0 and (np.diff(rows) == 1).all()
-        held = self.values[rows[0] : rows[-1] + 1] if whole else self.values[rows]
-        return torch.tensor(held).to(self.device).float()
+        """Some rows, float32, on the device; consecutive rows are read as one slice."""
+        consecutive = len(rows) > 0 and (np.diff(rows) == 1).all()
+        values = self.values[rows[0] : rows[-1] + 1] if consecutive else self.values[rows]
+        return torch.tensor(values).to(self.device).float()
 
     def _blocks(
         self, rows: Int[np.ndarray, " some"]
@@ -81,7 +94,7 @@ def _add(sums: Tensor, where: Tensor, block: Tensor) -> None:
 
 
 def unit(vectors: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
-    """Vectors of length one, in place; zeros stay zeros."""
+    """Scale vectors to length one, in place; zeros stay zeros."""
     lengths = vectors.norm(dim=1, keepdim=True)
     return vectors.div_(torch.where(lengths > 0, lengths, 1.0))
 
@@ -93,22 +106,30 @@ def spherical_kmeans(
     *,
     seed: int,
     iterations: int,
-    kept: Path | None = None,
+    checkpoints: Path | None = None,
 ) -> Float[np.ndarray, "k width"]:
-    """Unit centroids after at most `iterations` of Lloyd's algorithm on `rows`, ascending.
+    """Unit centroids after at most `iterations` of Lloyd's algorithm.
 
-    It starts from k of the rows and stops early where no row moves. An empty cluster starts again
-    at the row that is least like its centroid, of equals the lowest, in a cluster that keeps other
-    rows. In the folder `kept` are the centroids of the last iteration; what an interrupted run left
-    there is taken up. Raises ValueError: fewer rows than clusters, or a row that is not finite.
+    The first centroids are k of the rows; it ends early if no row changes its cluster. An empty
+    cluster is moved to the row with the smallest product with its centroid, of equals the lowest,
+    of a cluster that has other rows.
+
+    Args:
+        rows: that train, ascending.
+        seed: of the first centroids.
+        checkpoints: a folder for the centroids of the last iteration, from which an interrupted run
+            resumes; None: no checkpoints.
+
+    Raises:
+        ValueError: fewer rows than clusters, or a row that is not finite.
 
     Source: COINCIDE, released `compute_centroids.py` (faiss.Kmeans, spherical, 50 iterations, seed
-    1234). The same from the same start, but that FAISS draws its rows with a generator of its own
-    and splits a large cluster at random where one is empty.
+    1234). Equal from the same first centroids, except that FAISS draws them with another generator
+    and splits a large cluster at random if one is empty.
     """
     if len(rows) < k:
         raise ValueError(f"spherical k-means: {k} clusters of {len(rows)} rows; set k lower")
-    done, centroids = _taken_up(kept)
+    done, centroids = _last_checkpoint(checkpoints)
     if centroids is None:
         first = np.sort(np.random.default_rng(seed).choice(rows, k, replace=False))
         centroids = unit(assign.read(first))
@@ -126,41 +147,43 @@ def spherical_kmeans(
         empty, again = refilled(labels, nearness, k)
         if len(empty):
             centroids[torch.from_numpy(empty)] = unit(assign.read(rows[again]))
-        if kept is not None:
-            _keep(kept, iteration + 1, centroids)
+        if checkpoints is not None:
+            _save(checkpoints, iteration + 1, centroids)
     return centroids.cpu().numpy()
 
 
 def refilled(
     labels: Int[np.ndarray, " rows"], nearness: Float[np.ndarray, " rows"], k: int
 ) -> tuple[Int[np.ndarray, " empty"], Int[np.ndarray, " empty"]]:
-    """The empty clusters, and the position of the row at which each starts again."""
+    """The empty clusters, and the position of the row that becomes the centroid of each."""
     sizes = np.bincount(labels, minlength=k)
     empty = np.flatnonzero(sizes == 0)
-    found: list[int] = []
+    seeds: list[int] = []
     for position in np.argsort(nearness, kind="stable"):
-        if len(found) == len(empty):
+        if len(seeds) == len(empty):
             break
         if sizes[labels[position]] > 1:
             sizes[labels[position]] -= 1
-            found.append(int(position))
-    return empty, np.array(found, dtype=np.int64)
+            seeds.append(int(position))
+    return empty, np.array(seeds, dtype=np.int64)
 
 
-def _keep(folder: Path, iteration: int, centroids: Tensor) -> None:
+def _save(folder: Path, iteration: int, centroids: Tensor) -> None:
+    """Write the checkpoint of an iteration, and remove that of the one before."""
     folder.mkdir(exist_ok=True)
 
     def write(path: Path) -> None:
-        with path.open("wb") as file:  # numpy would put its own suffix behind a path
+        with path.open("wb") as file:  # numpy would append a suffix to a path
             np.save(file, centroids.cpu().numpy())
 
     write_atomically(folder / f"{iteration}.npy", write)
     (folder / f"{iteration - 1}.npy").unlink(missing_ok=True)
 
 
-def _taken_up(folder: Path | None) -> tuple[int, Tensor | None]:
-    found = [] if folder is None else list(folder.glob("*.npy"))
-    numbers = [int(path.stem) for path in found if re.fullmatch(r"\d+", path.stem)]
+def _last_checkpoint(folder: Path | None) -> tuple[int, Tensor | None]:
+    """The number of finished iterations, and their centroids."""
+    paths = [] if folder is None else list(folder.glob("*.npy"))
+    numbers = [int(path.stem) for path in paths if re.fullmatch(r"\d+", path.stem)]
     if folder is None or not numbers:
         return 0, None
     return max(numbers), torch.from_numpy(np.load(folder / f"{max(numbers)}.npy"))
@@ -168,24 +191,31 @@ def _taken_up(folder: Path | None) -> tuple[int, Tensor | None]:
 
 @dataclasses.dataclass(frozen=True)
 class Spherical(Stage):
-    """`labels.npy` (rows,) int64 in [0, k]: the cluster, k for rows without the feature;
-    `centroids.npy` (k, width) float32, of length one; `sizes.json`, rows of every cluster.
+    """Spherical k-means clusters of a feature.
 
-    A row whose first value is NaN has no feature: it is neither trained on nor assigned.
+    Writes `labels.npy` (rows,) int64 in [0, k], k for rows without the feature; `centroids.npy`
+    (k, width) float32, of length one; `sizes.json`, the rows of every cluster. A row whose first
+    value is NaN has no feature: it is neither trained on nor assigned.
 
     Source: COINCIDE, released `compute_centroids.py` and `clustering.py`.
+
+    Args:
+        features: a stage with `values.npy`, (rows, width).
+        per_centroid: rows that train, times k; None: all.
+        block: rows in memory at a time.
+        device: None: a GPU if there is one.
     """
 
     kind: ClassVar[str] = "clusters"
     version: ClassVar[int] = 2
 
-    features: Stage  # with `values.npy`: (rows, width)
+    features: Stage
     k: int = 10_000
     iterations: int = 50
-    per_centroid: int | None = 256  # rows that train, times k; null: all
+    per_centroid: int | None = 256
     seed: int = 1234
-    block: int = 4096  # rows in memory
-    device: str | None = volatile(None)  # null: a GPU where there is one
+    block: int = 4096
+    device: str | None = volatile(None)
 
     def compute(self, store: Store, out: Path) -> None:
         values = np.load(store.get(self.features) / "values.npy", mmap_mode="r")
@@ -198,7 +228,7 @@ class Spherical(Stage):
             self.k,
             seed=self.seed,
             iterations=self.iterations,
-            kept=out / "iterations",
+            checkpoints=out / "iterations",
         )
         last = torch.from_numpy(centroids).to(assign.device)
         labels = np.full(len(values), self.k, dtype=np.int64)
@@ -213,7 +243,7 @@ class Spherical(Stage):
 def training_rows(
     count: int, k: int, per_centroid: int | None, seed: int
 ) -> Int[np.ndarray, " training"]:
-    """All rows, or a sample of `per_centroid` times k of them, ascending."""
+    """Positions of the rows that train, ascending: all, or a sample of `per_centroid` times k."""
     if per_centroid is None or per_centroid * k >= count:
         return np.arange(count)
     rng = np.random.default_rng([seed, per_centroid])

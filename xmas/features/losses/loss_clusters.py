@@ -1,4 +1,4 @@
-"""Clusters of loss trajectories, each source's apart."""
+"""Clusters of loss trajectories, source by source."""
 
 import dataclasses
 import json
@@ -15,29 +15,38 @@ from xmas.store import Stage, Store
 
 @dataclasses.dataclass(frozen=True)
 class LossClusters(Stage):
-    """`labels.npy` (rows,) int64: the cluster, numbered through all sources, -1 for a row without a
-    loss; `sizes.json`, rows of every cluster.
+    """k-means clusters of loss trajectories, separately for every source.
 
-    A source of fewer rows than `k` has a cluster a row. The release trains on at most 256 rows a
-    centroid and puts 0 for a missing loss; here all rows train, and such a row is in no cluster.
-    Source: S2L (arXiv 2403.07384), release `schedules/s2l.py`: 100 clusters of every source, 20
-    iterations.
+    Writes `labels.npy` (rows,) int64: the cluster, numbered across all sources, -1 for a row
+    without a loss; `sizes.json`, the rows of every cluster. A source of fewer rows than `k` has a
+    cluster per row.
+
+    Source: S2L (arXiv 2403.07384), released `schedules/s2l.py`: 100 clusters of every source, 20
+    iterations. Deviations: the release trains on at most 256 rows per centroid and puts 0 for a
+    missing loss; here all rows train, and a row without a loss is in no cluster.
+
+    Args:
+        answers: whose losses after every step are the trajectories.
+        k: clusters of a source, at most.
+        per_source: False: cluster all rows together.
+        per_centroid: rows that train, times k; None: all.
+        seed: FAISS's own default.
     """
 
     kind: ClassVar[str] = "loss_clusters"
 
     pool: Pool
     answers: Answers
-    k: int = 100  # of a source, at most
-    per_source: bool = True  # false: all rows together
+    k: int = 100
+    per_source: bool = True
     iterations: int = 20
-    per_centroid: int | None = None  # rows that train, times k; null: all
-    seed: int = 1234  # FAISS's own default
+    per_centroid: int | None = None
+    seed: int = 1234
 
     def sources(self, store: Store) -> np.ndarray:
-        """What is clustered apart: (rows,), the name of every row's source."""
-        found = self.pool.open(store).sources
-        return found if self.per_source else np.full(len(found), "all")
+        """(rows,) the name of every row's source, or "all" if all are clustered together."""
+        sources = self.pool.open(store).sources
+        return sources if self.per_source else np.full(len(sources), "all")
 
     def compute(self, store: Store, out: Path) -> None:
         losses = self.answers.losses(store).astype(np.float32)
@@ -45,13 +54,13 @@ class LossClusters(Stage):
         labels = np.full(len(losses), -1, dtype=np.int64)
         for source in np.unique(sources[sources != ""]):
             rows = np.flatnonzero(sources == source)
-            found = kmeans(
+            clusters = kmeans(
                 losses[rows],
                 min(self.k, len(rows)),
                 seed=self.seed,
                 iterations=self.iterations,
                 per_centroid=self.per_centroid,
             )
-            labels[rows] = labels.max() + 1 + np.unique(found, return_inverse=True)[1]
+            labels[rows] = labels.max() + 1 + np.unique(clusters, return_inverse=True)[1]
         np.save(out / "labels.npy", labels)
         (out / "sizes.json").write_text(json.dumps(np.bincount(labels[labels >= 0]).tolist()))

@@ -1,4 +1,4 @@
-"""OnceSelect's classifier: which CLIP cluster do a picture and its questions belong to?"""
+"""OnceSelect's classifier: predicts the CLIP cluster of an image and its questions."""
 
 import dataclasses
 from typing import NamedTuple
@@ -12,10 +12,13 @@ FUSIONS = ("full", "static_gate", "no_interaction")
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The selector's shape; its defaults with 512 inputs have 624,002 parameters.
+    """The classifier's shape; the default with inputs of 512 values has 624,002 parameters.
 
-    `fusion`: `full`; `static_gate`, one learnt gate for all rows; `no_interaction`, neither gate
-    nor sum see the product of image and text.
+    Args:
+        hidden: width of the projected image and text.
+        gate: hidden width of the gate.
+        fusion: `full`; `static_gate`: one learnt gate for all rows; `no_interaction`: the product
+            of image and text is an input of neither gate nor sum.
     """
 
     hidden: int = 256
@@ -56,57 +59,59 @@ class GatedClassifier(nn.Module):
         self, image: Float[Tensor, "rows d"], text: Float[Tensor, "rows d"]
     ) -> Float[Tensor, "rows k"]:
         both = image * text
-        seen_image, seen_text = self.image(image).relu(), self.text(text).relu()
+        image_part, text_part = self.image(image).relu(), self.text(text).relu()
         if self.fusion == "static_gate":
             gate = self.fixed.sigmoid()
         else:
             parts = [image, text, both] if self.fusion == "full" else [image, text]
             gate = self.gate(torch.cat(parts, dim=1)).sigmoid()
-        fused = gate * seen_image + (1 - gate) * seen_text
+        fused = gate * image_part + (1 - gate) * text_part
         if self.fusion != "no_interaction":
             fused = fused + self.scale * self.product(both)
         return self.head(fused)
 
 
 class Pairs(NamedTuple):
-    """What is learnt from, or tested on."""
+    """Rows of a training or test set: unit vectors and the clusters to predict."""
 
     image: Float[Tensor, "rows d"]
     text: Float[Tensor, "rows d"]
     labels: Int[Tensor, " rows"]
 
 
-def learn(model: nn.Module, optimizer: torch.optim.Optimizer, pairs: Pairs, *, batch: int) -> float:
-    """One epoch over (image, text, label), every label as likely as any other; the mean loss.
+def train_epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, pairs: Pairs, *, batch: int
+) -> float:
+    """Train for one epoch with equal odds for every label; gives the mean loss.
 
     As many rows are drawn as there are, with replacement.
     """
     image, text, labels = pairs
     odds = 1.0 / torch.bincount(labels)[labels]
-    drawn = torch.multinomial(odds, len(odds), replacement=True)
+    sample = torch.multinomial(odds, len(odds), replacement=True)
     model.train()
     total = 0.0
-    for rows in drawn.split(batch):
+    for rows in sample.split(batch):
         loss = nn.functional.cross_entropy(model(image[rows], text[rows]), labels[rows])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         total += loss.item() * len(rows)
-    return total / len(drawn)
+    return total / len(sample)
 
 
 @torch.no_grad()
-def judge(model: nn.Module, pairs: Pairs) -> dict[str, float]:
-    """`accuracy` over rows, `macro` the mean of each label's, `covered` labels that are predicted
-    for some row.
+def evaluate(model: nn.Module, pairs: Pairs) -> dict[str, float]:
+    """`accuracy` over rows, `macro`, the mean accuracy of the labels, and `covered`, the number of
+    labels that are predicted for some row.
     """
     image, text, labels = pairs
     predicted = model.eval()(image, text).argmax(dim=1)
     right = (predicted == labels).float()
     sizes = torch.bincount(labels)
-    each = torch.bincount(labels, weights=right)[sizes > 0] / sizes[sizes > 0]
+    per_label = torch.bincount(labels, weights=right)[sizes > 0] / sizes[sizes > 0]
     return {
         "accuracy": right.mean().item(),
-        "macro": each.mean().item(),
+        "macro": per_label.mean().item(),
         "covered": float(torch.isin(labels.unique(), predicted).sum()),
     }

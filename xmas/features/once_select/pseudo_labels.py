@@ -1,4 +1,4 @@
-"""Pseudo-labels: the cluster of every row, and how sure a frozen classifier is of its own."""
+"""Pseudo-labels: the CLIP cluster of every row, and a frozen classifier's confidence."""
 
 import dataclasses
 import json
@@ -18,13 +18,17 @@ from xmas.store import Stage, Store, content
 
 @dataclasses.dataclass(frozen=True)
 class PseudoLabels(Stage):
-    """`labels.npy` (rows,) int64, the nearest of the selector's own centroids, -1 on rows without a
-    picture or a question; `confidence.npy` (rows,) float32, the largest softmax probability, NaN
-    there.
+    """The nearest centroid of every row, and how confident a trained classifier is.
 
-    `trained` may come from another pool: nothing is clustered or trained again. It is the stage, or
-    the folder that it left, which is known by its content.
-    Source: OnceSelect (arXiv 2605.26761); release, `score_gated_transfer.py`.
+    Writes `labels.npy` (rows,) int64, -1 on rows without an image or a question; `confidence.npy`
+    (rows,) float32, the largest softmax probability, NaN there.
+
+    Source: OnceSelect (arXiv 2605.26761); released `score_gated_transfer.py`.
+
+    Args:
+        clip: the embeddings of the pool that is scored.
+        trained: the classifier and its centroids, possibly of another pool: nothing is clustered or
+            trained again. The stage, or its folder, which is identified by its content.
     """
 
     kind: ClassVar[str] = "pseudo_labels"
@@ -37,23 +41,23 @@ class PseudoLabels(Stage):
         folder = (
             store.find(self.trained) if isinstance(self.trained, str) else store.get(self.trained)
         )
-        seen = self.clip.open(store)
-        model, centroids = load(folder, seen)
-        labels = np.full(len(seen), -1, dtype=np.int64)
-        sure = np.full(len(seen), np.nan, dtype=np.float32)
-        for rows in seen.blocks():
-            image, text = pairs(seen, rows)
+        embedded = self.clip.open(store)
+        model, centroids = load(folder, embedded)
+        labels = np.full(len(embedded), -1, dtype=np.int64)
+        confidences = np.full(len(embedded), np.nan, dtype=np.float32)
+        for rows in embedded.blocks():
+            image, text = pairs(embedded, rows)
             labels[rows] = nearest(image, text, centroids)[0]
             has = labels[rows] >= 0
-            sure[rows[has]] = confidence(model, image[has], text[has])
+            confidences[rows[has]] = confidence(model, image[has], text[has])
         np.save(out / "labels.npy", labels)
-        np.save(out / "confidence.npy", sure)
+        np.save(out / "confidence.npy", confidences)
 
 
-def load(folder: Path, seen: Embedded) -> tuple[GatedClassifier, Float[np.ndarray, "k joint"]]:
+def load(folder: Path, embedded: Embedded) -> tuple[GatedClassifier, Float[np.ndarray, "k joint"]]:
     """A trained selector and its centroids.
 
-    Raises ValueError: the folder holds none, or one for another CLIP than gave these embeddings.
+    Raises ValueError: the folder has none, or one for another CLIP than that of the embeddings.
     """
     try:
         about = json.loads((folder / "selector.json").read_text())
@@ -61,13 +65,13 @@ def load(folder: Path, seen: Embedded) -> tuple[GatedClassifier, Float[np.ndarra
         centroids = np.load(folder / "centroids.npy")
     except FileNotFoundError as error:
         raise ValueError(
-            f"{folder} holds no trained selector: {Path(error.filename).name} is missing; "
+            f"{folder} is no trained selector: {Path(error.filename).name} is missing; "
             "name a once_select folder of a store"
         ) from error
-    if about["clip"] != seen.weights:
+    if about["clip"] != embedded.weights:
         raise ValueError(
             f"{folder} was trained on the CLIP with weights {about['clip'][:12]}, these embeddings "
-            f"are of {seen.weights[:12]}; take the one that it knows: "
+            f"are of {embedded.weights[:12]}; use the CLIP that it was trained on: "
             "features@features.clip=clip_folder features.clip.clip.name=DIR"
         )
     model = GatedClassifier(Network(**about["network"]), about["width"], about["k"])
@@ -79,6 +83,6 @@ def load(folder: Path, seen: Embedded) -> tuple[GatedClassifier, Float[np.ndarra
 def confidence(
     model: GatedClassifier, image: Float[np.ndarray, "rows d"], text: Float[np.ndarray, "rows d"]
 ) -> Float[np.ndarray, " rows"]:
-    """The largest probability over clusters."""
+    """The largest probability over clusters, for every row."""
     logits = model(torch.from_numpy(image), torch.from_numpy(text))
     return logits.softmax(dim=1).amax(dim=1).numpy()

@@ -73,14 +73,14 @@ def _products(
     total = np.zeros((tile_rows.stop - tile_rows.start, tile_columns.stop - tile_columns.start))
     for start in range(0, features, columns):
         run = slice(start, min(start + columns, features))
-        left = torch.from_numpy(points[tile_rows, run]).to(kind).numpy()
+        ours = torch.from_numpy(points[tile_rows, run]).to(kind).numpy()
         # The same array twice lets BLAS compute one half only.
-        right = (
-            left
+        theirs = (
+            ours
             if tile_rows == tile_columns
             else torch.from_numpy(points[tile_columns, run]).to(kind).numpy()
         )
-        total += left @ right.T
+        total += ours @ theirs.T
     return total
 
 

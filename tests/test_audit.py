@@ -302,7 +302,7 @@ def test_an_audit_without_images_or_proxy_opens_neither(copies, tmp_path):
     assert found["score_explained_by_length"] is None
     assert found["clusters"] is None
     assert {path.name for path in (tmp_path / "store").iterdir()} == {
-        "ranking", "subset", "texts", "duplicates", "audit",
+        "ranking", "subset", "texts", "duplicates", "audit", "by-name",
     }  # fmt: skip
 
 

@@ -78,15 +78,15 @@ def test_a_link_s_name_is_one_that_any_file_system_has(text, name):
 
 
 def links(store: Store) -> dict[str, str]:
-    folder = Path(store.root) / "note" / "by-name"
+    folder = Path(store.root) / "by-name" / "note"
     return {path.name: str(path.readlink()) for path in folder.iterdir()}
 
 
 def test_a_result_has_a_link_that_no_list_of_results_contains(tmp_path, note):
     store = Store(str(tmp_path / "store"))
     folder = store.get(note)
-    assert links(store) == {"3_words-mine_v2": f"../{key(note)}"}
-    assert (folder.parent / "by-name" / "3_words-mine_v2" / "note.txt").exists()
+    assert links(store) == {"3_words-mine_v2": f"../../note/{key(note)}"}
+    assert (Path(store.root) / "by-name" / "note" / "3_words-mine_v2" / "note.txt").exists()
     assert [path for path, _ in store.results("note")] == [folder]
     assert list(Path(store.root).glob("*/[!.]*/meta.json")) == [folder / "meta.json"]
     assert json.loads((folder / "meta.json").read_text())["label"] == "3 words, pool mine/v2"
@@ -99,8 +99,8 @@ def test_results_of_one_label_have_their_keys_in_the_link(tmp_path, note):
     store.get(other)
     by_name.link(store.path(other), label(other))
     assert links(store) == {
-        "3_words-mine_v2": f"../{key(note)}",
-        f"3_words-mine_v2-{key(other)}": f"../{key(other)}",
+        "3_words-mine_v2": f"../../note/{key(note)}",
+        f"3_words-mine_v2-{key(other)}": f"../../note/{key(other)}",
     }
 
 
@@ -109,7 +109,7 @@ def test_a_link_to_a_removed_result_is_replaced(tmp_path, note):
     other = dataclasses.replace(note, text="other")
     store.get(note).rename(tmp_path / "elsewhere")
     store.get(other)
-    assert links(store) == {"3_words-mine_v2": f"../{key(other)}"}
+    assert links(store) == {"3_words-mine_v2": f"../../note/{key(other)}"}
     store.path(other).rename(tmp_path / "too")
     by_name.unlink_removed(Path(store.root) / "note")
     assert links(store) == {}
@@ -117,12 +117,14 @@ def test_a_link_to_a_removed_result_is_replaced(tmp_path, note):
 
 def test_a_file_of_that_name_is_left_alone(tmp_path, note):
     store = Store(str(tmp_path / "store"))
-    place = Path(store.root) / "note" / "by-name" / "3_words-mine_v2"
+    place = Path(store.root) / "by-name" / "note" / "3_words-mine_v2"
     place.parent.mkdir(parents=True)
     place.write_text("a user's")
     store.get(note)
     assert place.read_text() == "a user's"
-    assert (place.parent / f"{place.name}-{key(note)}").readlink() == Path(f"../{key(note)}")
+    assert (place.parent / f"{place.name}-{key(note)}").readlink() == Path(
+        f"../../note/{key(note)}"
+    )
 
 
 def test_a_file_system_without_links_has_none(tmp_path, note, monkeypatch):

@@ -391,7 +391,7 @@ def test_a_selector_is_trained_once_and_scores_another_pool(ofa, tmp_path, store
     rows = select(carried, 30, elsewhere)
     assert len(set(rows.tolist())) == 30
     kinds = {path.name for path in Path(elsewhere.root).iterdir()}
-    assert kinds == {"given_clip", "pseudo_labels"}
+    assert kinds == {"given_clip", "pseudo_labels", "by-name"}
     labels, confidence = carried.scored(elsewhere)
     expected, _ = assign(other.open(elsewhere), np.load(folder / "centroids.npy"))
     assert labels.tolist() == expected.tolist()

@@ -222,7 +222,7 @@ def test_no_selector_needs_more_than_it_names(toy, toy_selector, tmp_path):
         ("random", set()),
         ("stratified", set()),
         ("full", set()),
-        ("length", {"tokens", "tokenizer"}),
+        ("length", {"tokens", "tokenizer", "by-name"}),
     ):
         store = Store(str(tmp_path / name))
         toy_selector(name).rank(toy.pool, np.random.default_rng(0), store)

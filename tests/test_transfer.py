@@ -73,7 +73,7 @@ def test_nothing_is_trained_or_clustered_on_the_other_pool(both):
     (_, subset, store), (carried, other, elsewhere) = both
     rows = other.chosen(elsewhere)
     kinds = {path.name for path in Path(elsewhere.root).iterdir()}
-    assert kinds == {"demo_pool", "clip", "clip_embeddings", "pseudo_labels", "subset"}
+    assert kinds == {"demo_pool", "clip", "clip_embeddings", "pseudo_labels", "subset", "by-name"}
     examples = other.ranking.pool.open(elsewhere)
     assert len(rows) == len(set(rows.tolist())) == len(examples) // 5
     labels, confidence = carried.scored(elsewhere)

@@ -1,7 +1,8 @@
-"""Readable names for results: links in `<kind>/by-name/`, next to the folders named by their keys.
+"""Readable names for results: `by-name/<kind>/` has links to the folders that are named by keys.
 
 The links are for people alone: nothing in the package follows them, and a store without them, on a
-file system that has no symbolic links, is as good.
+file system that has no symbolic links, is as good. They have a folder to themselves, so that every
+folder of `<kind>/` without a dot is a finished result.
 """
 
 import logging
@@ -15,16 +16,16 @@ LINKS = "by-name"
 
 
 def link(folder: Path, text: str) -> None:
-    """Link `by-name/<text as a file's name>` to the result in `folder`.
+    """Link `by-name/<kind>/<text as a file's name>` to the result in `folder`.
 
     Where another result has the name already, the key is appended. Links stay as they are when they
     lead to `folder`, so that many processes may call this at once.
     """
-    links = folder.parent / LINKS
-    target = Path("..") / folder.name  # relative: the store can be moved
+    links = links_of(folder.parent)
+    target = Path("../..") / folder.parent.name / folder.name  # relative: the store can be moved
     name = file_name(text)
     try:
-        links.mkdir(exist_ok=True)
+        links.mkdir(parents=True, exist_ok=True)
         for place in [links / name, links / f"{name}-{folder.name}"] if name else []:
             if place.is_symlink() and not place.exists():
                 place.unlink(missing_ok=True)  # its result was removed
@@ -38,9 +39,14 @@ def link(folder: Path, text: str) -> None:
         log.debug("%s: no link %s: %s", folder, name, error)
 
 
+def links_of(kind: Path) -> Path:
+    """The folder of the links to the results in the folder `kind`."""
+    return kind.parent / LINKS / kind.name
+
+
 def unlink_removed(kind: Path) -> None:
-    """Remove the links of a kind that lead to results which are no longer there."""
-    links = kind / LINKS
+    """Remove the links to results of the folder `kind` that are no longer there."""
+    links = links_of(kind)
     for place in sorted(links.glob("*")) if links.is_dir() else []:
         if place.is_symlink() and not place.exists():
             place.unlink(missing_ok=True)

@@ -6,20 +6,20 @@ import re
 import shlex
 import tomllib
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
-from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 from pages import DOCS, HOUSE, blocks, files_of, written
 from PIL import Image
 from toy import ROWS, Toy
 
 from xmas.cli.command import Page
-from xmas.cli.config import build, check_choices, folder, goal_node
+from xmas.cli.config import build, check_choices, goal_node
 from xmas.evaluation.scores import Generation, Score
 from xmas.store import Stage
 
@@ -50,12 +50,6 @@ def commands(page: Path) -> list[tuple[str, ...]]:
     return [tuple(shlex.split(call[1], comments=True)) for call in calls if call]
 
 
-@contextlib.contextmanager
-def composed(*overrides: str) -> Iterator:
-    with initialize_config_dir(folder(), version_base="1.3"):
-        yield compose("config", overrides=list(overrides))
-
-
 COMMANDS = [
     pytest.param(page, command, id=f"{page.stem}: {' '.join(command)}")
     for page in PAGES
@@ -69,7 +63,7 @@ def test_all_commands_are_found():
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_every_command_composes(page, command, tmp_path):
+def test_every_command_composes(page, command, tmp_path, compose):
     if "--help" in command:  # test_config runs it
         return
     words = (word.replace("$SLURM_NNODES", "2") for word in command)
@@ -84,8 +78,8 @@ def test_every_command_composes(page, command, tmp_path):
             for end in (0, -1)
         )
         for chosen in dict.fromkeys(ends):
-            with composed(*chosen, searchpath) as cfg:
-                assert isinstance(build(goal_node(cfg)), Stage | Page)
+            goal = build(goal_node(compose(*chosen, searchpath)))
+            assert isinstance(goal, Stage | Page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -174,7 +168,7 @@ def test_tables_list_every_choice(page, group):
     assert set(re.findall(r"`(\w+)`", first_cells)) == there
 
 
-def test_the_goals_table_names_goals_and_all_that_config_lists():
+def test_the_goals_table_names_goals_and_all_that_config_lists(compose):
     text = README.read_text(encoding="utf-8")
     table = text.split("| `goal=` | makes |", 1)[1].split("\n\n", 1)[0]
     goals = set(
@@ -182,8 +176,7 @@ def test_the_goals_table_names_goals_and_all_that_config_lists():
     )
     comment = re.search(r"^goal: subset # what to make: (.*), or any", ROOT_YAML, re.MULTILINE)
     assert goals - {"proxy", "target"} == set(comment[1].split(", "))
-    with composed() as cfg:
-        assert all(goal_node(OmegaConf.merge(cfg, {"goal": goal})) for goal in goals)
+    assert all(goal_node(OmegaConf.merge(compose(), {"goal": goal})) for goal in goals)
 
 
 def run_in(place: Path, toy: Toy, page: Path) -> types.ModuleType:
@@ -208,6 +201,7 @@ def test_from_python_runs(toy: Toy, tmp_path, monkeypatch):
     from scored import Shelves
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(Singleton._instances, GlobalHydra, raising=False)  # `compose` has one
     add = Shelves(tmp_path / "store")
     add("full", "gqa", 60.0)
     for seed, score in enumerate((45.0, 51.0)):
@@ -218,14 +212,19 @@ def test_from_python_runs(toy: Toy, tmp_path, monkeypatch):
     assert ran.table[ran.table.benchmark == "ARP"].relative.to_list() == [100, 80]
 
 
-@contextlib.contextmanager
-def example(toy: Toy, page: str, place: Path, *overrides: str) -> Iterator:
-    """The configuration with the page's files in place, stages of the toy's size on its pool."""
-    with (
-        written(DOCS / f"{page}.md", place) as searchpath,
-        composed(*toy.overrides(), *overrides, searchpath) as cfg,
-    ):
-        yield cfg
+@pytest.fixture
+def example(compose, toy: Toy, tmp_path):
+    """A function of a page and overrides: the configuration with the page's files in place."""
+    with contextlib.ExitStack() as stack:
+
+        def composed(page: str, *overrides: str):
+            searchpath = stack.enter_context(written(DOCS / f"{page}.md", tmp_path))
+            sizes = toy.overrides()
+            if page == "add-a-target":  # whose values are not the toy's
+                sizes = [size for size in sizes if not size.startswith("target.")]
+            return compose(*sizes, *overrides, searchpath)
+
+        yield composed
 
 
 @pytest.mark.parametrize(
@@ -248,68 +247,67 @@ def test_a_worked_example_writes_the_files_that_contributing_names(page, count):
     assert {re.sub(r"\w+(?=\.\w+$)", "NAME", file) for file in files} <= patterns
 
 
-def test_the_example_selector_ranks(toy: Toy, tmp_path):
-    with example(toy, "add-a-selector", tmp_path, "selector=shortest") as cfg:
-        ranking = build(cfg.ranking)
-        order = ranking.read(toy.store.get(ranking)).order
-        lengths = ranking.selector.proxy.tokens().open(toy.store).text_lengths
+def test_the_example_selector_ranks(toy: Toy, example):
+    ranking = build(example("add-a-selector", "selector=shortest").ranking)
+    order = ranking.read(toy.store.get(ranking)).order
+    lengths = ranking.selector.proxy.tokens().open(toy.store).text_lengths
     assert sorted(order) == list(range(ROWS))
     assert (np.diff(lengths[order]) >= 0).all()
 
 
-def test_the_example_feature_is_clustered_and_ranked_by(toy: Toy, tmp_path):
-    overrides = (
+def test_the_example_feature_is_clustered_and_ranked_by(toy: Toy, example):
+    cfg = example(
+        "add-a-feature",
         "+features@features.colours=colours",
         "selector=typiclust",
         "clusters.clip.features=${features.colours}",
     )
-    with example(toy, "add-a-feature", tmp_path, *overrides) as cfg:
-        values = np.load(toy.store.get(build(cfg.features.colours)) / "values.npy")
-        rows = build(cfg.subset).chosen(toy.store)
+    values = np.load(toy.store.get(build(cfg.features.colours)) / "values.npy")
     opened = toy.pool.open(toy.store)
     assert values.shape == (ROWS, 3)
     np.testing.assert_array_equal(np.isfinite(values).all(axis=1), opened.has_image)
-    with Image.open(opened.image_path(0)) as image:  # of one row, by hand
+    with Image.open(opened.image_path(0)) as image:
         mean = np.asarray(image.convert("RGB").resize((16, 16)), float).mean(axis=(0, 1)) / 255
     np.testing.assert_allclose(values[0], mean, rtol=1e-6)
-    assert len(rows) == ROWS // 5
+    assert len(build(cfg.subset).chosen(toy.store)) == ROWS // 5
 
 
-def test_the_example_benchmark_is_asked_and_scored(toy: Toy, tmp_path):
-    lines = [
-        {"question_id": number, "image": "top.png", "text": f"Is it {number}?", "label": label}
-        for number, label in enumerate(("yes", "no", "yes", "no"))
-    ]
-    answers = [
-        {"question_id": number, "text": text}
-        for number, text in enumerate(("Yes.", "yes, it is", "", "NO"))
-    ]
+def test_the_example_benchmark_is_asked_and_scored(toy: Toy, example, tmp_path):
+    labels = ("yes", "no", "yes", "no")
+    texts = ("Yes.", "yes, it is", "", "NO")  # the first and the last are right
+    lines = {
+        "questions": [
+            {"question_id": number, "image": "top.png", "text": f"Is it {number}?", "label": label}
+            for number, label in enumerate(labels)
+        ],
+        "answers": [{"question_id": number, "text": text} for number, text in enumerate(texts)],
+    }
     folder = tmp_path / "files" / "spotted"
     folder.mkdir(parents=True)
     (folder / "images").symlink_to(toy.folder / "images")
-    for name, rows in (("questions", lines), ("answers", answers)):
+    for name, rows in lines.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    overrides = (
+    cfg = example(
+        "add-a-benchmark",
         "suite=spotted",
         "benchmark=spotted",
         f"benchmarks={folder.parent}",
         f"rescore.answers={folder / 'answers.jsonl'}",
     )
-    with example(toy, "add-a-benchmark", tmp_path, *overrides) as cfg:
-        scored = json.loads(build(cfg.rescore).make(toy.store))
-        scores = build(cfg.scores)
-        questions = scores.suite["spotted"].asked(toy.store)
-        stage = Score(scores.suite["spotted"], toy.target(), Generation(batch=4))
-        own = json.loads((toy.store.get(stage) / "score.json").read_text())
-    assert (scored["score"], scored["num"], scored["metric"]) == (50, 4, "accuracy")
-    assert questions[1].prompt.startswith("Is it 1?\nAnswer")
-    assert questions[1].image.exists()
-    assert own["num"] == 4
+    rescored = json.loads(build(cfg.rescore).make(toy.store))
+    assert (rescored["score"], rescored["num"], rescored["metric"]) == (50, 4, "accuracy")
+    spotted = build(cfg.scores).suite["spotted"]
+    question = spotted.asked(toy.store)[1]
+    assert question.prompt.startswith("Is it 1?\nAnswer")
+    assert question.image.exists()
+    answered = toy.store.get(Score(spotted, toy.target(), Generation(batch=4)))
+    assert json.loads((answered / "score.json").read_text())["num"] == 4
 
 
-def test_the_example_target_trains(toy: Toy, tmp_path):
+def test_the_example_target_trains(toy: Toy, example, tmp_path):
     start = tiny.start("smolvlm", tmp_path / "smolvlm")
-    overrides = (
+    cfg = example(
+        "add-a-target",
         "selector=random",
         "target=smolvlm_500m",
         "target/recipe=lora_16",
@@ -318,11 +316,6 @@ def test_the_example_target_trains(toy: Toy, tmp_path):
         "target.recipe.micro_batch=4",
         "target.recipe.precision=32-true",
     )
-    of_the_toy = [one for one in toy.overrides() if not one.startswith("target.")]
-    with (
-        written(DOCS / "add-a-target.md", tmp_path) as searchpath,
-        composed(*of_the_toy, *overrides, searchpath) as cfg,
-    ):
-        folder = toy.store.get(build(cfg.target))
+    folder = toy.store.get(build(cfg.target))
     adapter = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert (adapter["r"], adapter["lora_alpha"]) == (16, 32)

@@ -100,8 +100,8 @@ def test_values_are_those_of_eager_attention(held):
         text = np.arange(table.image_at[row] + table.image_lengths[row], table.lengths[row])
         block = total[text][:, spots]
         spread.append(float(block.std() / block.mean()))
-        wanted = torch.linalg.svdvals(block)[:5].numpy()
-        np.testing.assert_allclose(values[row], wanted, rtol=1e-4, atol=1e-6 * wanted[0])
+        expected = torch.linalg.svdvals(block)[:5].numpy()
+        np.testing.assert_allclose(values[row], expected, rtol=1e-4, atol=1e-6 * expected[0])
     language.set_attn_implementation(before)
     assert min(spread) > 0.2  # far from uniform, or a wrong mask would pass
 
@@ -133,5 +133,5 @@ def test_where_attention_is_peaked_half_precision_rounds_more_than_batch_mates_m
     exact = scanned(held, "peaked", **ALONE)
     rounding = np.nanmean(abs(alone - exact) / exact[:, :1])
     for name in ("padded", "prefixes shared"):
-        found = scanned(held, "peaked", weights="bfloat16", **BESIDE[name])
-        assert np.nanmean(abs(found - alone) / exact[:, :1]) < 0.2 * rounding
+        scan_values = scanned(held, "peaked", weights="bfloat16", **BESIDE[name])
+        assert np.nanmean(abs(scan_values - alone) / exact[:, :1]) < 0.2 * rounding

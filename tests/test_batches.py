@@ -57,8 +57,8 @@ def test_rows_are_padded_on_the_right_with_the_image_in_its_place():
 
 
 def test_marks_stand_between_the_features_of_an_image():
-    held = tokens([1, 12, 13], [1], image_at=1)
-    marked = dataclasses.replace(held, image=np.array([50, FEATURE, FEATURE, 51, FEATURE]))
+    row_tokens = tokens([1, 12, 13], [1], image_at=1)
+    marked = dataclasses.replace(row_tokens, image=np.array([50, FEATURE, FEATURE, 51, FEATURE]))
     batch = collate([4, 9], [marked, HELD[0]], image_token=IMAGE, pad=PAD, pictures=pictures)
     assert batch.ids.tolist() == [
         [1, 50, IMAGE, IMAGE, 51, IMAGE, 12, 13],
@@ -95,8 +95,8 @@ def test_pictures_are_asked_for_by_the_rows_with_an_image_in_order():
 
 def test_a_batch_moves_with_all_its_tensors():
     moved = batch_of().to(torch.device("meta"))
-    held = [*vars(moved).values(), *moved.pictures.values()]
-    devices = {one.device.type for one in held if isinstance(one, torch.Tensor)}
+    fields = [*vars(moved).values(), *moved.pictures.values()]
+    devices = {field.device.type for field in fields if isinstance(field, torch.Tensor)}
     assert devices == {"meta"}
     assert len(moved.pictures) == 1
 
@@ -210,25 +210,25 @@ def llava_order(lengths: list[int], micro: int, world: int) -> list[int]:
     def chunks(indices: list[int], sizes: list[int]) -> list[list[int]]:
         if len(indices) % world:
             return [indices[start::world] for start in range(world)]
-        found, sums = [[] for _ in range(world)], [0.0] * world
+        shares, sums = [[] for _ in range(world)], [0.0] * world
         for index in indices:
             shortest = sums.index(min(sums))
-            found[shortest].append(index)
+            shares[shortest].append(index)
             sums[shortest] += sizes[index]
-            if len(found[shortest]) == len(indices) // world:
+            if len(shares[shortest]) == len(indices) // world:
                 sums[shortest] = float("inf")
-        return found
+        return shares
 
     def grouped(sizes: list[int]) -> list[int]:
-        indices, mega = list(range(len(sizes)))[::-1], micro * world
-        megas = [indices[start : start + mega] for start in range(0, len(sizes), mega)]
-        megas = [sorted(one, key=lambda index: sizes[index], reverse=True) for one in megas]
-        return [index for one in megas for chunk in chunks(one, sizes) for index in chunk]
+        indices, size = list(range(len(sizes)))[::-1], micro * world
+        megas = [indices[start : start + size] for start in range(0, len(sizes), size)]
+        megas = [sorted(mega, key=lambda index: sizes[index], reverse=True) for mega in megas]
+        return [index for mega in megas for chunk in chunks(mega, sizes) for index in chunk]
 
-    seen = [(index, size) for index, size in enumerate(lengths) if size > 0]
-    said = [(index, -size) for index, size in enumerate(lengths) if size < 0]
+    pictured = [(index, size) for index, size in enumerate(lengths) if size > 0]
+    text_only = [(index, -size) for index, size in enumerate(lengths) if size < 0]
     megas, last = [], []
-    for kind in (seen, said):
+    for kind in (pictured, text_only):
         order = [kind[index][0] for index in grouped([size for _, size in kind])]
         mega = [order[at : at + micro * world] for at in range(0, len(order), micro * world)]
         megas += mega[:-1]
@@ -308,8 +308,10 @@ def test_iterating_leaves_the_global_random_numbers_alone(loader: Loader):
 def test_workers_give_the_same_batches(loader: Loader):
     alone = list(loader)
     loader.workers = 2
-    for one, other in zip(alone, loader, strict=True):
-        assert one.rows.tolist() == other.rows.tolist()
-        assert torch.equal(one.ids, other.ids)
-        assert one.pictures.keys() == other.pictures.keys()
-        assert all(torch.equal(one.pictures[name], other.pictures[name]) for name in one.pictures)
+    for batch, loaded in zip(alone, loader, strict=True):
+        assert batch.rows.tolist() == loaded.rows.tolist()
+        assert torch.equal(batch.ids, loaded.ids)
+        assert batch.pictures.keys() == loaded.pictures.keys()
+        assert all(
+            torch.equal(batch.pictures[name], loaded.pictures[name]) for name in batch.pictures
+        )

@@ -14,26 +14,26 @@ products = torch.backends.mkldnn.matmul
 def test_products_are_still_of_float32(lines, inner, columns):
     """bfloat16 would be off by 3e-3."""
     generator = torch.Generator().manual_seed(lines)
-    left, right = (
+    lines_by_inner, inner_by_columns = (
         torch.randn(size, generator=generator, requires_grad=True)
         for size in ((lines, inner), (inner, columns))
     )
-    exact = left.detach().double() @ right.detach().double()
+    exact = lines_by_inner.detach().double() @ inner_by_columns.detach().double()
     with by_onednn():
-        found = left @ right
-        found.sum().backward()
-    assert ((found - exact).abs().max() / exact.abs().max()).item() < 2e-6
-    slope = right.detach().double().sum(dim=1).expand(lines, -1)
-    torch.testing.assert_close(left.grad, slope.float(), rtol=1e-5, atol=1e-4)
+        product = lines_by_inner @ inner_by_columns
+        product.sum().backward()
+    assert ((product - exact).abs().max() / exact.abs().max()).item() < 2e-6
+    slope = inner_by_columns.detach().double().sum(dim=1).expand(lines, -1)
+    torch.testing.assert_close(lines_by_inner.grad, slope.float(), rtol=1e-5, atol=1e-4)
 
 
 def test_the_former_precision_is_restored():
     assert products.fp32_precision == "none"
     with by_onednn():
-        asked = products.fp32_precision
+        precision = products.fp32_precision
         with by_mkl():
             assert products.fp32_precision == "none"
-        assert products.fp32_precision == asked
+        assert products.fp32_precision == precision
     with pytest.raises(ZeroDivisionError), by_onednn():
         1 / 0  # noqa: B018
     assert products.fp32_precision == "none"

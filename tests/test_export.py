@@ -40,15 +40,15 @@ SYSTEM = Template().system
 
 def assembled(folder: Path, *, legacy: bool) -> Assembled:
     """Llama's own tokenizer, language model and a CLIP, as Vicuna's folder would hold them."""
-    held = metaspace(legacy)
+    tokenizer = metaspace(legacy)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        tiny.language("llama", len(held)).save_pretrained(folder / "language")
+        tiny.language("llama", len(tokenizer)).save_pretrained(folder / "language")
         tiny.clip().save_pretrained(folder / "tower")
-    held.save_pretrained(folder / "language")
+    tokenizer.save_pretrained(folder / "language")
     config = folder / "language" / "tokenizer_config.json"
-    said = json.loads(config.read_text()) | {"legacy": legacy}  # as hub folders have it
-    config.write_text(json.dumps(said))
+    values = json.loads(config.read_text()) | {"legacy": legacy}  # as hub folders have it
+    config.write_text(json.dumps(values))
     sampling = {"do_sample": False, "temperature": 0.9, "top_p": 0.6}  # Vicuna's
     (folder / "language" / "generation_config.json").write_text(json.dumps(sampling))
     places = [Source(str(folder / name)) for name in ("language", "tower")]
@@ -80,8 +80,8 @@ def plain(folder):
 
 
 def said_by(role: str, text: str, *, image: bool = False) -> dict:
-    shown = [{"type": "image"}] if image else []
-    return {"role": role, "content": [*shown, {"type": "text", "text": text}]}
+    images = [{"type": "image"}] if image else []
+    return {"role": role, "content": [*images, {"type": "text", "text": text}]}
 
 
 def asked(question: str, image: bool) -> list[dict]:
@@ -92,9 +92,9 @@ def test_the_store_keeps_how_the_tokenizer_reads(toy: Toy, target):
     """`legacy` is lost where transformers makes a Llama's tokenizer anew."""
     config = target.start.language.folder() / "tokenizer_config.json"
     legacy = json.loads(config.read_text())["legacy"]
-    found, wanted = load(toy.store.get(target.start)).tokenizer, metaspace(legacy)
+    stored, own = load(toy.store.get(target.start)).tokenizer, metaspace(legacy)
     for text in ("a</s>USER: b", "\nWhat?", "数 7</s>USER:", ""):
-        assert found(text).input_ids == wanted(text).input_ids
+        assert stored(text).input_ids == own(text).input_ids
 
 
 @torch.no_grad()
@@ -105,32 +105,34 @@ def test_plain_transformers_gives_the_greedy_answers_of_the_unmerged_model(toy, 
     examples = toy.pool.open(toy.store)
     encoder, texts = parts.encoder(target.template), set()
     for row in range(12):
-        shown = row not in TEXT_ONLY
-        picture = Image.open(examples.image_path(row)) if shown else None
+        has_image = row not in TEXT_ONLY
+        picture = Image.open(examples.image_path(row)) if has_image else None
         question = examples.conversation(row)[0][0]
         if "<image>" in question:
             continue  # text to a fit; to a processor, an image that is missing
-        prompt = encoder.prompt(question, image=parts.layout.tokens(None) if shown else None)
+        prompt = encoder.prompt(question, image=parts.layout.tokens(None) if has_image else None)
         ids = prompt.ids
-        if shown:
+        if has_image:
             token = parts.model.config.image_token_id
             ids = np.insert(ids, prompt.image_at, np.where(prompt.image == FEATURE, token, 0))
-        given = processor(
-            text=processor.apply_chat_template(asked(question, shown), add_generation_prompt=True),
+        inputs = processor(
+            text=processor.apply_chat_template(
+                asked(question, has_image), add_generation_prompt=True
+            ),
             images=picture,
             return_tensors="pt",
         )
-        assert given["input_ids"][0].tolist() == ids.tolist()
-        pixels = {"pixel_values": parts.processor([picture])} if shown else {}
-        if shown:
-            assert torch.equal(given["pixel_values"], pixels["pixel_values"])
-        wanted = adapted.generate(
+        assert inputs["input_ids"][0].tolist() == ids.tolist()
+        pixels = {"pixel_values": parts.processor([picture])} if has_image else {}
+        if has_image:
+            assert torch.equal(inputs["pixel_values"], pixels["pixel_values"])
+        expected = adapted.generate(
             input_ids=torch.tensor(ids[None]), attention_mask=torch.ones(1, len(ids)), **pixels,
             max_new_tokens=7, do_sample=False,
         )  # fmt: skip
-        found = model.generate(**given, max_new_tokens=7)  # greedy by its own defaults
-        assert found[0, : wanted.shape[1]].tolist() == wanted[0].tolist()
-        texts.add(tuple(found[0, len(ids) :].tolist()))
+        generated = model.generate(**inputs, max_new_tokens=7)  # greedy by its own defaults
+        assert generated[0, : expected.shape[1]].tolist() == expected[0].tolist()
+        texts.add(tuple(generated[0, len(ids) :].tolist()))
     assert len(texts) > 3  # or the answers would say nothing
 
 
@@ -138,7 +140,7 @@ def test_the_weights_have_the_hub_s_names(toy: Toy, folder, target):
     """Those of llava-hf/llava-1.5-7b-hf, whose layout transformers 4 and vLLM read."""
     names = set(load_file(folder / "model.safetensors"))
     layer = "self_attn.q_proj.weight"
-    for wanted in (
+    for name in (
         "language_model.lm_head.weight",
         "language_model.model.embed_tokens.weight",
         "language_model.model.norm.weight",
@@ -150,14 +152,14 @@ def test_the_weights_have_the_hub_s_names(toy: Toy, folder, target):
         f"vision_tower.vision_model.encoder.layers.1.{layer}",
         "vision_tower.vision_model.post_layernorm.bias",
     ):
-        assert wanted in names
+        assert name in names
     assert len(names) == len(load(toy.store.get(target.start)).model.state_dict())
     assert not any("lora" in name or "base_layer" in name for name in names)
 
 
 def test_every_weight_is_found_again(folder):
-    model, said = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
-    assert not any(said.values()), said
+    model, report = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
     assert model.dtype == torch.float32
 
 
@@ -169,13 +171,13 @@ def test_names_of_no_known_part_or_class_are_refused():
 
 
 def test_the_generation_defaults_are_greedy(folder, plain):
-    said = json.loads((folder / "generation_config.json").read_text())
-    assert said["do_sample"] is False
-    assert not {"temperature", "top_p", "top_k"} & set(said)
+    defaults = json.loads((folder / "generation_config.json").read_text())
+    assert defaults["do_sample"] is False
+    assert not {"temperature", "top_p", "top_k"} & set(defaults)
     tokens = plain[1].tokenizer
-    assert said["eos_token_id"] == tokens.eos_token_id == 2
-    assert said["bos_token_id"] == tokens.bos_token_id == 1
-    assert said["pad_token_id"] == tokens.pad_token_id == tokens.convert_tokens_to_ids("<pad>")
+    assert defaults["eos_token_id"] == tokens.eos_token_id == 2
+    assert defaults["bos_token_id"] == tokens.bos_token_id == 1
+    assert defaults["pad_token_id"] == tokens.pad_token_id == tokens.convert_tokens_to_ids("<pad>")
     GenerationConfig.from_pretrained(folder).validate(strict=True)
 
 
@@ -189,28 +191,28 @@ def test_the_two_tokens_stand_behind_the_tokenizer_s(folder, plain, target, toy)
 
 def test_the_processor_pads_to_a_square(folder, plain):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 33, 3), dtype=np.uint8))
-    found = plain[1].image_processor(picture, return_tensors="pt")["pixel_values"]
-    assert torch.equal(found, SquareImages(21, "pad")([picture]))
+    pixels = plain[1].image_processor(picture, return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels, SquareImages(21, "pad")([picture]))
     assert json.loads((folder / "preprocessor_config.json").read_text())["do_pad"] is True
 
 
 def test_the_chat_template_is_the_fit_s(plain):
     template = plain[1].apply_chat_template
-    said = [*asked("What?", True), said_by("assistant", "A."), *asked("Sure?", False)]
-    behind = template(said, add_generation_prompt=True).replace("<image> \n", "<image>\n")
+    messages = [*asked("What?", True), said_by("assistant", "A."), *asked("Sure?", False)]
+    behind = template(messages, add_generation_prompt=True).replace("<image> \n", "<image>\n")
     assert behind == f"{SYSTEM} USER: <image>\nWhat? ASSISTANT: A.</s>USER: Sure? ASSISTANT:"
     texts = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     assert template(texts, add_generation_prompt=True) == "Be brief. USER: Why? ASSISTANT:"
 
 
 def test_masks_of_answers_can_be_asked_for(plain):
-    said = [*asked("What?", False), said_by("assistant", "fig 7")]
+    messages = [*asked("What?", False), said_by("assistant", "fig 7")]
     tokens = plain[1].tokenizer
     tokens.chat_template = plain[1].chat_template
-    given = tokens.apply_chat_template(
-        said, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    encoded = tokens.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
-    ids, masks = np.array(given["input_ids"]), np.array(given["assistant_masks"], dtype=bool)
+    ids, masks = np.array(encoded["input_ids"]), np.array(encoded["assistant_masks"], dtype=bool)
     assert tokens.decode(ids[masks]).strip() == "fig 7</s>"
 
 
@@ -230,22 +232,22 @@ def test_what_version_4_reads_is_written_too(folder, target):
 
 def test_half_precision_is_the_default(toy: Toy, target, folder):
     half = toy.store.get(Export(target))
-    found, wanted = load_file(half / "model.safetensors"), load_file(folder / "model.safetensors")
-    assert len(found) > 80
-    assert all(torch.equal(found[name], one.half()) for name, one in wanted.items())
+    halved, full = load_file(half / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert len(halved) > 80
+    assert all(torch.equal(halved[name], weight.half()) for name, weight in full.items())
 
 
 def test_the_demo_s_target_is_exported(toy: Toy):
     """Tied embeddings, a tokenizer with its own pad, a template without a system prompt."""
     folder = toy.store.get(Export(toy.target(), dtype="float32"))
-    model, said = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
-    assert not any(said.values())
+    model, report = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values())
     processor = AutoProcessor.from_pretrained(folder)
     text = processor.apply_chat_template(asked("What?", True), add_generation_prompt=True)
     assert text == "USER: <image>\nWhat? ASSISTANT:"
     assert processor.tokenizer.pad_token == "<pad>"
-    held = toy.target().load(toy.store).model.state_dict()
-    assert all(torch.equal(held[name], one) for name, one in model.state_dict().items())
+    weights = toy.target().load(toy.store).model.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
 
 
 def test_what_could_not_be_saved_stops_a_fit_before_it_starts(toy: Toy, target, monkeypatch):
@@ -263,7 +265,7 @@ def test_what_could_not_be_saved_stops_a_fit_before_it_starts(toy: Toy, target, 
 
 
 def test_the_goal_is_the_configured_target(compose):
-    found = build(compose("goal=export", "export.dtype=bfloat16").export)
-    assert isinstance(found, Export)
-    assert found.target == build(compose().target)
-    assert found.dtype == "bfloat16"
+    export = build(compose("goal=export", "export.dtype=bfloat16").export)
+    assert isinstance(export, Export)
+    assert export.target == build(compose().target)
+    assert export.dtype == "bfloat16"

@@ -80,7 +80,7 @@ def batches(toy: Toy, parts, starts, kind) -> dict[str, Batch]:
     rows = {"mixed": [0, 3, 16, 2], "images": [8, 5, 10, 4], "text": [40, 19]}
     loader = Loader(
         tokenised(toy, kind, starts[kind]).open(toy.store),
-        [np.array(one) for one in rows.values()],
+        [np.array(numbers) for numbers in rows.values()],
         image_token=parts.model.config.image_token_id,
         pad=parts.tokenizer.pad_token_id,
         pictures=FromFiles(toy.pool.open(toy.store), parts.processor),
@@ -104,10 +104,10 @@ def own_inputs(kind: str, parts: LoadedModel, images: list[Image.Image]) -> dict
     if kind not in TILED:
         return {"pixel_values": parts.processor(images)}
     own = parts.processor.own
-    given = images if kind == "onevision" else [[image] for image in images]
-    held = own(given, return_tensors="pt")
+    nested = images if kind == "onevision" else [[image] for image in images]
+    encoded = own(nested, return_tensors="pt")
     names = ("pixel_values", "image_sizes", "pixel_attention_mask")
-    return {name: held[name] for name in names if name in held}
+    return {name: encoded[name] for name in names if name in encoded}
 
 
 def pictured(toy: Toy, batch: Batch) -> list[Image.Image]:
@@ -120,11 +120,11 @@ def pictured(toy: Toy, batch: Batch) -> list[Image.Image]:
 def test_hidden_states_and_logits_equal_those_of_transformers(toy, kind, parts, batch):
     features, sizes = seen(parts, batch)
     ours = hidden_states(parts.model, batch.ids, batch.mask, features, sizes=sizes)
-    shown = own_inputs(kind, parts, pictured(toy, batch)) if batch.pictures else {}
-    given = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), **shown}
-    theirs = parts.model.model(**given).last_hidden_state
+    image_inputs = own_inputs(kind, parts, pictured(toy, batch)) if batch.pictures else {}
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), **image_inputs}
+    theirs = parts.model.model(**inputs).last_hidden_state
     torch.testing.assert_close(ours[batch.mask], theirs[batch.mask], rtol=1e-5, atol=1e-5)
-    logits = parts.model(**given).logits
+    logits = parts.model(**inputs).logits
     torch.testing.assert_close(
         parts.model.lm_head(ours)[batch.mask], logits[batch.mask], rtol=1e-5, atol=1e-5
     )
@@ -137,15 +137,15 @@ def test_packed_rows_give_the_hidden_states_and_the_loss_of_padded_ones(parts, b
     packed = pack(batch)
     assert packed.ids.shape == (1, int(batch.mask.sum()))
     with configured(parts.model, Hardware(packing=True)):
-        found = [
+        packed_and_padded = [
             call(parts.model, packed.ids, packed.mask, *more, features, sizes=sizes,
                  lengths=packed.lengths)
             for call, more in ((hidden_states, ()), (answer_loss, (packed.labels,)))
         ]  # fmt: skip
     hidden = hidden_states(parts.model, batch.ids, batch.mask, features, sizes=sizes)
-    torch.testing.assert_close(found[0][0], hidden[batch.mask], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(packed_and_padded[0][0], hidden[batch.mask], rtol=1e-5, atol=1e-5)
     loss = answer_loss(parts.model, batch.ids, batch.mask, batch.labels, features, sizes=sizes)
-    torch.testing.assert_close(found[1], loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(packed_and_padded[1], loss, rtol=1e-5, atol=0)
 
 
 def test_layers_that_would_not_tell_flash_attention_where_rows_end_are_refused(models, monkeypatch):
@@ -159,9 +159,9 @@ def test_layers_that_would_not_tell_flash_attention_where_rows_end_are_refused(m
 def test_the_loss_equals_that_of_transformers(toy, kind, parts, batch):
     features, sizes = seen(parts, batch)
     ours = answer_loss(parts.model, batch.ids, batch.mask, batch.labels, features, sizes=sizes)
-    shown = own_inputs(kind, parts, pictured(toy, batch)) if batch.pictures else {}
+    image_inputs = own_inputs(kind, parts, pictured(toy, batch)) if batch.pictures else {}
     theirs = parts.model(
-        input_ids=batch.ids, attention_mask=batch.mask.long(), labels=batch.labels, **shown
+        input_ids=batch.ids, attention_mask=batch.mask.long(), labels=batch.labels, **image_inputs
     ).loss
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
 
@@ -171,10 +171,10 @@ def test_the_picture_changes_the_answer(parts, batches):
     """Or all of the above would say nothing about the image step."""
     batch = batches["images"]
     features, sizes = seen(parts, batch)
-    one = hidden_states(parts.model, batch.ids, batch.mask, features, sizes=sizes)
-    other = hidden_states(parts.model, batch.ids, batch.mask, -features, sizes=sizes)
+    hidden = hidden_states(parts.model, batch.ids, batch.mask, features, sizes=sizes)
+    negated = hidden_states(parts.model, batch.ids, batch.mask, -features, sizes=sizes)
     answered = batch.labels != IGNORED
-    assert (one - other)[answered].abs().max() > 1e-3
+    assert (hidden - negated)[answered].abs().max() > 1e-3
 
 
 @torch.no_grad()
@@ -183,8 +183,8 @@ def test_an_image_has_as_many_tokens_as_the_model_has_features_for_it(kind, part
     height, width = size
     rng = np.random.default_rng(height * width)
     image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-    shown = own_inputs(kind, parts, [image])
-    theirs = torch.cat(list(parts.model.get_image_features(**shown).pooler_output))
+    image_inputs = own_inputs(kind, parts, [image])
+    theirs = torch.cat(list(parts.model.get_image_features(**image_inputs).pooler_output))
     counted = int((parts.layout.tokens(size) == FEATURE).sum())
     assert counted == len(theirs)
     pictures = parts.processor.pictures([image])
@@ -196,8 +196,8 @@ def test_an_image_has_as_many_tokens_as_the_model_has_features_for_it(kind, part
 
 def test_images_differ_in_length_where_they_differ_in_size(models):
     """Or the tests of lengths would be of constants."""
-    for kind, held in models.items():
-        lengths = {len(held.layout.tokens(size)) for size in SIZES}
+    for kind, loaded in models.items():
+        lengths = {len(loaded.layout.tokens(size)) for size in SIZES}
         assert len(lengths) > 4 if kind in TILED else lengths == {9}
 
 
@@ -211,21 +211,21 @@ def test_onevision_counts_as_its_processor_does(models, size):
     stand_in._get_unpadded_features = LlavaOnevisionProcessor._get_unpadded_features.__get__(
         stand_in
     )
-    wanted = LlavaOnevisionProcessor._get_number_of_features(stand_in, *size, 21, 21)  # type: ignore[arg-type]
-    assert len(models["onevision"].layout.tokens(size)) == wanted
+    expected = LlavaOnevisionProcessor._get_number_of_features(stand_in, *size, 21, 21)  # type: ignore[arg-type]
+    assert len(models["onevision"].layout.tokens(size)) == expected
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_idefics3_s_ids_are_those_of_its_processor(models, size):
     """Marks, newlines and the text around the image, as the processor tokenises them at once."""
-    held = models["idefics3"]
-    processor = Idefics3Processor(held.processor.own, held.tokenizer, image_seq_len=9)
+    loaded = models["idefics3"]
+    processor = Idefics3Processor(loaded.processor.own, loaded.tokenizer, image_seq_len=9)
     image = Image.new("RGB", (size[1], size[0]), (50, 90, 200))
     text = "<|im_start|>User:<image>What is drawn?<end_of_utterance>\nAssistant:"
-    wanted = processor(text=text, images=image)["input_ids"][0]
-    prompt = held.encoder(tiny.SMOL).prompt("What is drawn?", image=held.layout.tokens(size))
-    shown = np.where(prompt.image == FEATURE, held.model.config.image_token_id, prompt.image)
-    assert np.insert(prompt.ids, prompt.image_at, shown).tolist() == wanted
+    expected = processor(text=text, images=image)["input_ids"][0]
+    prompt = loaded.encoder(tiny.SMOL).prompt("What is drawn?", image=loaded.layout.tokens(size))
+    image_ids = np.where(prompt.image == FEATURE, loaded.model.config.image_token_id, prompt.image)
+    assert np.insert(prompt.ids, prompt.image_at, image_ids).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -245,24 +245,24 @@ def test_the_grid_of_tiles_is_the_processor_s(models, size, longest, tile):
     own = copy.deepcopy(models["idefics3"].processor.own)
     own.size, own.max_image_size = {"longest_edge": longest}, {"longest_edge": tile}
     image = Image.new("RGB", (size[1], size[0]))
-    found = own([[image]], return_row_col_info=True, do_pad=False)
+    grid_info = own([[image]], return_row_col_info=True, do_pad=False)
     layout = Tiles(length=9, tile=tile, longest=longest, split=True, tokenizer=None, literal=None)
-    assert layout.grid(size) == (found["rows"][0][0], found["cols"][0][0])
+    assert layout.grid(size) == (grid_info["rows"][0][0], grid_info["cols"][0][0])
 
 
 def test_an_image_that_is_not_split_is_one_tile(models):
-    held = models["smolvlm"].layout
+    layout = models["smolvlm"].layout
     whole = Tiles(
-        length=9, tile=24, longest=72, split=False, tokenizer=held.tokenizer, literal=None
+        length=9, tile=24, longest=72, split=False, tokenizer=layout.tokenizer, literal=None
     )
-    marks = held.tokenizer.convert_tokens_to_ids(["<fake_token_around_image>", "<global-img>"])
-    wanted = [*marks, *[FEATURE] * 9, marks[0]]
-    assert whole.tokens((101, 37)).tolist() == wanted
+    marks = layout.tokenizer.convert_tokens_to_ids(["<fake_token_around_image>", "<global-img>"])
+    expected = [*marks, *[FEATURE] * 9, marks[0]]
+    assert whole.tokens((101, 37)).tolist() == expected
     small = Tiles(
-        length=9, tile=24, longest=None, split=True, tokenizer=held.tokenizer, literal=None
+        length=9, tile=24, longest=None, split=True, tokenizer=layout.tokenizer, literal=None
     )
-    assert small.tokens((24, 23)).tolist() == wanted
-    assert len(small.tokens((25, 23))) > len(wanted)
+    assert small.tokens((24, 23)).tolist() == expected
+    assert len(small.tokens((25, 23))) > len(expected)
 
 
 def test_every_row_s_image_has_the_length_of_its_picture(toy, kind, starts, parts):
@@ -273,16 +273,16 @@ def test_every_row_s_image_has_the_length_of_its_picture(toy, kind, starts, part
             assert (table.image_at[row], table.image_lengths[row]) == (-1, 0)
             assert len(table[row].image) == 0
             continue
-        shown = parts.image_tokens(examples.image_path(row))
-        assert table[row].image.tolist() == shown.tolist()
-        assert table.image_lengths[row] == len(shown)
-        assert table.lengths[row] == len(table[row]) == len(shown) + table.text_lengths[row]
+        image_ids = parts.image_tokens(examples.image_path(row))
+        assert table[row].image.tolist() == image_ids.tolist()
+        assert table.image_lengths[row] == len(image_ids)
+        assert table.lengths[row] == len(table[row]) == len(image_ids) + table.text_lengths[row]
     assert len(set(table.image_lengths.tolist())) > (4 if kind in TILED else 1)
 
 
 def test_only_the_tower_is_frozen(parts):
     freeze_tower(parts.model)
-    frozen = {name for name, one in parts.model.named_parameters() if not one.requires_grad}
+    frozen = {name for name, weight in parts.model.named_parameters() if not weight.requires_grad}
     assert frozen
     assert all("vision_tower" in name or "vision_model" in name for name in frozen)
     between = [
@@ -290,11 +290,11 @@ def test_only_the_tower_is_frozen(parts):
     ]
     assert 1 <= len(between) <= 5
     assert not frozen & set(between)
-    inside = {id(one) for one in language_model(parts.model).parameters()}
+    inside = {id(weight) for weight in language_model(parts.model).parameters()}
     rest = [
         name
-        for name, one in parts.model.named_parameters()
-        if id(one) not in inside and name not in frozen and name not in between
+        for name, weight in parts.model.named_parameters()
+        if id(weight) not in inside and name not in frozen and name not in between
     ]
     assert rest in ([], ["lm_head.weight"])  # tied, or a head of its own
 
@@ -304,10 +304,10 @@ def test_a_batch_of_text_keeps_the_connector_in_the_graph(parts, batches):
     freeze_tower(parts.model)
     parts.model.zero_grad()
     answer_loss(parts.model, batch.ids, batch.mask, batch.labels, None).backward()
-    for name, one in parts.model.named_parameters():
+    for name, weight in parts.model.named_parameters():
         if in_connector(parts.model, name):
-            assert one.grad is not None, name
-            assert not one.grad.any(), name
+            assert weight.grad is not None, name
+            assert not weight.grad.any(), name
     parts.model.zero_grad()
 
 
@@ -318,13 +318,13 @@ def test_models_run_on_fused_attention(parts):
 
 @torch.no_grad()
 def test_tiles_without_the_sizes_of_their_images_are_refused(models):
-    held = models["onevision"]
-    pictures = held.processor.pictures([Image.new("RGB", (30, 20))])
-    features = tower_features(held.model, pictures["pixels"])
+    loaded = models["onevision"]
+    pictures = loaded.processor.pictures([Image.new("RGB", (30, 20))])
+    features = tower_features(loaded.model, pictures["pixels"])
     with pytest.raises(ValueError, match="need the images' sizes"):
-        embed(held.model, torch.zeros((1, 3), dtype=torch.long), features)
+        embed(loaded.model, torch.zeros((1, 3), dtype=torch.long), features)
     with pytest.raises(ValueError, match="follows from an image's size"):
-        held.layout.tokens(None)
+        loaded.layout.tokens(None)
     with pytest.raises(ValueError, match="follows from an image's size"):
         models["smolvlm"].layout.tokens(None)
 
@@ -339,7 +339,7 @@ def test_the_phi_template_is_the_release_s(models, toy):
 
     The numbers 31 and 607 of the release are those of cl100k's merges and 576 patches.
     """
-    held = models["stablelm"]
+    loaded = models["stablelm"]
     rounds = [("What is drawn?", "a disc"), ("Sure?", "yes")]
     rendered = tiny.PHI.render(rounds, image=False)[0][0]
     assert rendered == (
@@ -347,19 +347,19 @@ def test_the_phi_template_is_the_release_s(models, toy):
         "gives helpful, detailed, and polite answers to the user's questions. USER: What is drawn? "
         "ASSISTANT: a disc<|endoftext|>USER: Sure? ASSISTANT: yes<|endoftext|>"
     )
-    tokens = held.encoder(tiny.PHI).conversation(rounds, image=held.layout.tokens(None))
-    token = held.model.config.image_token_id
+    tokens = loaded.encoder(tiny.PHI).conversation(rounds, image=loaded.layout.tokens(None))
+    token = loaded.model.config.image_token_id
     ids = np.insert(tokens.ids, tokens.image_at, np.where(tokens.image == FEATURE, token, 0))
     spots = np.flatnonzero(ids == token)
-    prefix = held.tokenizer(tiny.PHI.system + " USER: ").input_ids
+    prefix = loaded.tokenizer(tiny.PHI.system + " USER: ").input_ids
     assert spots[0] == len(prefix)  # 31 with StableLM's own tokenizer
     assert ids[: spots[0]].tolist() == prefix
     assert spots.tolist() == list(range(spots[0], spots[0] + 9))
-    behind = held.tokenizer.decode(ids[spots[-1] + 1 :])
+    behind = loaded.tokenizer.decode(ids[spots[-1] + 1 :])
     assert behind.startswith("\nWhat is drawn? ASSISTANT: a disc<|endoftext|>USER: Sure?")
-    said = [held.tokenizer.decode(tokens.ids[tokens.labelled])]
-    assert said == [" a disc<|endoftext|> yes<|endoftext|>"]
-    assert held.tokenizer.bos_token is None
+    answers_read = [loaded.tokenizer.decode(tokens.ids[tokens.labelled])]
+    assert answers_read == [" a disc<|endoftext|> yes<|endoftext|>"]
+    assert loaded.tokenizer.bos_token is None
 
 
 @pytest.mark.parametrize(
@@ -386,19 +386,19 @@ def test_the_published_models_templates(template, with_image, without):
     rounds = [("A?", "b"), ("C?", "d")]
     chunks, answers = template.render(rounds, image=True)
     assert "<image>".join(chunks) == with_image
-    said = [chunks[at][start:stop] for at, start, stop in answers]
-    assert said == [template.behind_assistant + word + template.eos for word in ("b", "d")]
+    replies = [chunks[at][start:stop] for at, start, stop in answers]
+    assert replies == [template.behind_assistant + word + template.eos for word in ("b", "d")]
     assert template.render(rounds, image=False)[0] == [without]
     assert with_image.startswith("<image>".join(template.prompt("A?", image=True)))
 
 
 def test_the_templates_of_the_configuration_are_those_tested_here(compose):
-    wanted = {
+    templates = {
         "tinyllava_stablelm": tiny.PHI,
         "llava_onevision_05b": tiny.CHATML,
         "smolvlm_256m": tiny.SMOL,
     }
-    for name, template in wanted.items():
+    for name, template in templates.items():
         proxy = build(compose(f"proxy={name}").proxy)
         assert proxy.template == template
         assert not proxy.cache_vision
@@ -410,17 +410,17 @@ def test_the_templates_of_the_configuration_are_those_tested_here(compose):
 @pytest.mark.parametrize("kind", ["idefics3", "stablelm"])
 def test_an_image_token_that_a_conversation_names_is_text(models, kind):
     """Or a row without an image would ask for features."""
-    held, said = models[kind], "Où est <image> ? <image><image>"
+    loaded, question = models[kind], "Où est <image> ? <image><image>"
     template = tiny.SMOL if kind == "idefics3" else tiny.PHI
-    image = held.layout.tokens((30, 20))
-    for shown in (None, image):
-        tokens = held.encoder(template).conversation([(said, "là <image>")], image=shown)
-        assert held.model.config.image_token_id not in tokens.ids
-        whole = held.tokenizer.decode(tokens.ids)
-        assert said in whole
-        answer = held.tokenizer.decode(tokens.ids[tokens.labelled])
+    image = loaded.layout.tokens((30, 20))
+    for image_ids in (None, image):
+        tokens = loaded.encoder(template).conversation([(question, "là <image>")], image=image_ids)
+        assert loaded.model.config.image_token_id not in tokens.ids
+        whole = loaded.tokenizer.decode(tokens.ids)
+        assert question in whole
+        answer = loaded.tokenizer.decode(tokens.ids[tokens.labelled])
         assert answer == f" là <image>{template.eos}"
-    assert (held.layout.literal == "<image>") == (kind in TILED)
+    assert (loaded.layout.literal == "<image>") == (kind in TILED)
 
 
 def test_llava_s_layout_looks_at_no_image():

@@ -67,7 +67,9 @@ def fitted(toy: Toy, table: TokenTable, tmp_path_factory) -> Callable[..., tuple
             label="fit", pad=parts.tokenizer.pad_token_id,
         )  # fmt: skip
         trained = {
-            name: one.detach() for name, one in model.named_parameters() if one.requires_grad
+            name: weight.detach()
+            for name, weight in model.named_parameters()
+            if weight.requires_grad
         }
         return losses(out), trained
 
@@ -83,7 +85,7 @@ def plain(fitted) -> tuple[Curve, Weights]:
 def test_recomputation_changes_no_bit(fitted, plain, share):
     curve, trained = fitted(checkpointing=share)
     assert curve == plain[0]
-    assert all(torch.equal(trained[name], held) for name, held in plain[1].items())
+    assert all(torch.equal(trained[name], weight) for name, weight in plain[1].items())
 
 
 @pytest.mark.parametrize(
@@ -102,21 +104,21 @@ def test_recomputation_changes_no_bit(fitted, plain, share):
 )
 def test_the_loss_is_the_same_however_it_is_computed(fitted, hardware):
     """Without dropout: what is drawn for a packed batch has another shape."""
-    (curve, trained), (wanted, weights) = fitted(dropout=0.0, **hardware), fitted(dropout=0.0)
+    (curve, trained), (expected, weights) = fitted(dropout=0.0, **hardware), fitted(dropout=0.0)
     assert len(curve) == 6
-    for mine, theirs in zip(curve, wanted, strict=True):
+    for mine, theirs in zip(curve, expected, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)
-    moved = {name: held for name, held in weights.items() if "lora_B" in name}  # zero at first
-    for name, held in moved.items():
-        scale = float(held.abs().max())
-        torch.testing.assert_close(trained[name] / scale, held / scale, rtol=0, atol=0.02)
+    moved = {name: weight for name, weight in weights.items() if "lora_B" in name}  # zero at first
+    for name, weight in moved.items():
+        scale = float(weight.abs().max())
+        torch.testing.assert_close(trained[name] / scale, weight / scale, rtol=0, atol=0.02)
 
 
 def test_a_fit_in_bfloat16_runs_packed(fitted):
     recipe = dataclasses.replace(RECIPE, precision="bf16-mixed", token_mean="step", clip=1.0)
     curve, trained = fitted(recipe=recipe, packing=True, checkpointing=1.0, logit_rows=5)
     assert np.isfinite([row["loss"] for row in curve]).all()
-    assert {held.dtype for held in trained.values()} == {torch.float32}
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
 
 
 def test_tasks_of_a_slurm_job_are_no_ranks(fitted, plain, tmp_path, monkeypatch):
@@ -124,8 +126,8 @@ def test_tasks_of_a_slurm_job_are_no_ranks(fitted, plain, tmp_path, monkeypatch)
     (tmp_path / "srun").write_text("#!/bin/sh\n")
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    for name, held in {"NTASKS": "4", "JOB_NAME": "xmas", "JOB_ID": "7", "PROCID": "0"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", held)
+    for name, value in {"NTASKS": "4", "JOB_NAME": "xmas", "JOB_ID": "7", "PROCID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     curve, _ = fitted()
     assert curve == plain[0]
 
@@ -151,13 +153,13 @@ def test_a_batch_is_packed_by_hand():
         image_length=torch.tensor([2, 0]),
         pictures={},
     )
-    found = pack(batch)
-    assert found.ids.tolist() == [[1, 9, 9, 5, 6, 2, 3]]
-    assert found.labels.tolist() == [[IGNORED, IGNORED, IGNORED, 5, 6, IGNORED, 3]]
-    assert found.lengths.tolist() == [5, 2]
-    assert found.image_start.tolist() == [1, -1]
-    assert found.mask.all()
-    assert positions(found.lengths).tolist() == [0, 1, 2, 3, 4, 0, 1]
+    packed = pack(batch)
+    assert packed.ids.tolist() == [[1, 9, 9, 5, 6, 2, 3]]
+    assert packed.labels.tolist() == [[IGNORED, IGNORED, IGNORED, 5, 6, IGNORED, 3]]
+    assert packed.lengths.tolist() == [5, 2]
+    assert packed.image_start.tolist() == [1, -1]
+    assert packed.mask.all()
+    assert positions(packed.lengths).tolist() == [0, 1, 2, 3, 4, 0, 1]
     turned = pack(dataclasses.replace(batch, **{name: getattr(batch, name).flip(0) for name in
         ("ids", "mask", "labels", "image_start")}))  # fmt: skip
     assert turned.image_start.tolist() == [-1, 3]
@@ -188,12 +190,12 @@ def test_packed_rows_do_not_see_each_other(toy, table, parts, one_call_up_to, sh
                 lengths=lengths,
             )[0]  # fmt: skip
 
-        each = [pack(batch_of(toy, table, parts, [row])) for row in rows]
-        alone = torch.cat([hidden(one, one.lengths) for one in each])
-        found = hidden(together, together.lengths)
-        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
+        singles = [pack(batch_of(toy, table, parts, [row])) for row in rows]
+        alone = torch.cat([hidden(single, single.lengths) for single in singles])
+        hidden_together = hidden(together, together.lengths)
+        torch.testing.assert_close(hidden_together, alone, rtol=1e-5, atol=1e-5)
         across = hidden(together, together.lengths.sum()[None])
-        assert not torch.allclose(across, found, atol=1e-2)
+        assert not torch.allclose(across, hidden_together, atol=1e-2)
 
 
 def test_rows_in_one_call_have_the_gradients_of_a_call_each(
@@ -201,7 +203,7 @@ def test_rows_in_one_call_have_the_gradients_of_a_call_each(
 ):
     freeze_tower(parts.model)
     batch = pack(batch_of(toy, table, parts, [0, 3, 2, 16]))
-    calls, found = [], []
+    calls, gradients = [], []
     attend = varlen_attention.sdpa_attention_forward
     monkeypatch.setattr(
         varlen_attention,
@@ -217,8 +219,8 @@ def test_rows_in_one_call_have_the_gradients_of_a_call_each(
                 parts.model, batch.ids, batch.mask, batch.labels, features_of(parts.model, batch),
                 lengths=batch.lengths,
             ).backward()  # fmt: skip
-            found.append(
-                [one.grad.clone() for one in parts.model.parameters() if one.requires_grad]
+            gradients.append(
+                [weight.grad.clone() for weight in parts.model.parameters() if weight.requires_grad]
             )
     layers = parts.model.config.text_config.num_hidden_layers
     assert [len(shape) for shape in calls] == [4] * (4 * layers + layers)
@@ -226,15 +228,15 @@ def test_rows_in_one_call_have_the_gradients_of_a_call_each(
     assert {(shape[0], shape[2]) for shape in calls[4 * layers :]} == {
         (4, int(batch.lengths.max()))
     }
-    for one, each in zip(*found, strict=True):
-        torch.testing.assert_close(one, each, rtol=1e-4, atol=1e-6)
+    for apart, joined in zip(*gradients, strict=True):
+        torch.testing.assert_close(apart, joined, rtol=1e-4, atol=1e-6)
 
 
 def test_logits_exist_in_parts_only_and_give_the_same_gradients(toy, table, parts):
     freeze_tower(parts.model)
     batch = batch_of(toy, table, parts, [0, 3, 2, 16])
-    seen: list[int] = []
-    parts.model.lm_head.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    sizes: list[int] = []
+    parts.model.lm_head.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
 
     def gradients(logit_rows: int | None) -> tuple[float, Weights]:
         parts.model.zero_grad()
@@ -244,17 +246,19 @@ def test_logits_exist_in_parts_only_and_give_the_same_gradients(toy, table, part
         )  # fmt: skip
         loss.backward()
         named = parts.model.named_parameters()
-        return loss.item(), {name: one.grad.clone() for name, one in named if one.requires_grad}
+        return loss.item(), {
+            name: weight.grad.clone() for name, weight in named if weight.requires_grad
+        }
 
-    loss, wanted = gradients(None)
-    answers = seen.pop()
+    loss, expected = gradients(None)
+    answers = sizes.pop()
     assert answers > 21
-    found, parted = gradients(7)
-    assert found == pytest.approx(loss, rel=1e-6)
-    assert len(seen) == 2 * -(-answers // 7)  # and once more on the way back
-    assert max(seen) == 7
-    for name, held in wanted.items():
-        torch.testing.assert_close(parted[name], held, rtol=1e-4, atol=1e-6)
+    parted_loss, parted = gradients(7)
+    assert parted_loss == pytest.approx(loss, rel=1e-6)
+    assert len(sizes) == 2 * -(-answers // 7)  # and once more on the way back
+    assert max(sizes) == 7
+    for name, gradient in expected.items():
+        torch.testing.assert_close(parted[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_only_blocks_of_the_language_model_are_recomputed_and_all_is_undone(parts):
@@ -262,15 +266,15 @@ def test_only_blocks_of_the_language_model_are_recomputed_and_all_is_undone(part
     before = language.config._attn_implementation
     hardware = Hardware(checkpointing=0.5, packing=True, compile="eager")
     with configured(parts.model, hardware):
-        assert [one.gradient_checkpointing for one in language.layers] == [True, False]
+        assert [module.gradient_checkpointing for module in language.layers] == [True, False]
         assert language.config._attn_implementation == "xmas_packed"
-        assert all(one._compiled_call_impl is not None for one in language.layers)
-        looking = [one for one in tower(parts.model).modules() if hasattr(one, "layers")]
+        assert all(module._compiled_call_impl is not None for module in language.layers)
+        looking = [module for module in tower(parts.model).modules() if hasattr(module, "layers")]
         assert looking
-        assert not any(one.gradient_checkpointing for own in looking for one in own.layers)
+        assert not any(module.gradient_checkpointing for own in looking for module in own.layers)
         assert not parts.model.get_input_embeddings()._forward_hooks
-    assert not any(one.gradient_checkpointing for one in language.layers)
-    assert not any(one._compiled_call_impl for one in language.layers)
+    assert not any(module.gradient_checkpointing for module in language.layers)
+    assert not any(module._compiled_call_impl for module in language.layers)
     assert language.config._attn_implementation == before
 
 
@@ -295,23 +299,27 @@ def test_micro_batches_go_to_ranks_in_turn_and_the_rest_weighs_nothing():
     batches = [np.array([number]) for number in range(5)]
     whole = BatchPlan(batches, [1.0] * 5)
     shares = [whole.share(rank, 3) for rank in range(3)]
-    assert [[int(one[0]) for one in share.batches] for share in shares] == [[0, 3], [1, 4], [2, 4]]
+    assert [[int(batch[0]) for batch in share.batches] for share in shares] == [
+        [0, 3],
+        [1, 4],
+        [2, 4],
+    ]
     assert [share.weights for share in shares] == [[1, 1], [1, 1], [1, 0]]
     assert whole.share(0, 1) == whole
 
 
 def test_the_mean_of_a_step_weighs_micro_batches_by_their_answers(table):
     recipe = dataclasses.replace(RECIPE, token_mean="step")
-    found = plan_batches(table, np.arange(ROWS), recipe, seed=0)
+    plan = plan_batches(table, np.arange(ROWS), recipe, seed=0)
     order = plan_batches(table, np.arange(ROWS), RECIPE, seed=0)
-    assert all(np.array_equal(*two) for two in zip(found.batches, order.batches, strict=True))
+    assert all(np.array_equal(*two) for two in zip(plan.batches, order.batches, strict=True))
     assert order.weights == [1.0] * 11
-    counts = [sum(table.answers(int(row)) for row in batch) for batch in found.batches]
+    counts = [sum(table.answers(int(row)) for row in batch) for batch in plan.batches]
     for start in range(0, 11, 2):
         step = counts[start : start + 2]
-        wanted = [2 * count / sum(step) for count in step]
-        assert found.weights[start : start + 2] == pytest.approx(wanted)
-    assert found.weights[10] == 2  # alone in a step of two
+        expected = [2 * count / sum(step) for count in step]
+        assert plan.weights[start : start + 2] == pytest.approx(expected)
+    assert plan.weights[10] == 2  # alone in a step of two
 
 
 def without_labels(table: TokenTable, rows: Any) -> TokenTable:
@@ -336,7 +344,7 @@ def test_micro_batches_without_a_label_weigh_nothing(
     assert weights[0] == (1 if mean == "micro_batch" else 2)
     curve, trained = fitted(recipe=recipe, dropout=0.0, read=masked, packing=packing)
     assert "3 of 11 microbatches have no labelled token, the first is 1, rows" in caplog.text
-    assert all(bool(torch.isfinite(held).all()) for held in trained.values())
+    assert all(bool(torch.isfinite(weight).all()) for weight in trained.values())
     assert [row["step"] for row in curve] == [1, 2, 3, 4, 5, 6]
     assert [row["answer_tokens"] == row["loss"] == 0 for row in curve].index(True) == 3
     batch = batch_of(toy, table, parts, batches[0].tolist())
@@ -395,7 +403,7 @@ def test_a_run_whose_images_show_nothing_stops_at_its_first_batch(
     whole = toy.vision.pictures(toy.store)
 
     def flat(rows: list[int]) -> dict[str, torch.Tensor]:
-        return {name: torch.full_like(held, value) for name, held in whole(rows).items()}
+        return {name: torch.full_like(pixels, value) for name, pixels in whole(rows).items()}
 
     with pytest.raises(ValueError, match=said):
         fit_on(table, toy, parts, tmp_path, pictures=flat)
@@ -443,12 +451,12 @@ def test_a_checkpoint_may_be_a_folder(tmp_path: Path):
     assert checkpoint_at(place) is None
     for text in ("one", "two"):
         write_atomically(place, write(text))
-        assert [held.name for held in place.iterdir()] == [text]
+        assert [file.name for file in place.iterdir()] == [text]
         assert checkpoint_at(place) == str(place)
     place.rename(former_of(place))  # killed between two renames
     assert checkpoint_at(place) == str(former_of(place))
     write_atomically(place, write("three"))
-    assert [held.name for held in tmp_path.iterdir()] == ["last.ckpt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
     former_of(place).mkdir()
     remove_checkpoint(place)
     assert not list(tmp_path.iterdir())

@@ -105,9 +105,11 @@ def loss(model: nn.Module) -> torch.Tensor:
 def test_a_forward_pass_is_what_torch_counts(text):
     model = small(text)
     with torch.no_grad():
-        found = counted(lambda: loss(model))
+        measured = counted(lambda: loss(model))
     shape = shape_of(model.config)
-    assert flops.forward(shape, LOAD, towers=ROWS, fused=False) == pytest.approx(found, rel=0.005)
+    assert flops.forward(shape, LOAD, towers=ROWS, fused=False) == pytest.approx(
+        measured, rel=0.005
+    )
 
 
 @pytest.mark.parametrize("text", ["llama", "tied", "phi"])
@@ -116,11 +118,11 @@ def test_a_full_training_step_is_what_torch_counts(text, checkpointing):
     """Half of three blocks is two of them."""
     model = small(text).train()
     with configured(model, Hardware(checkpointing=checkpointing)):
-        found = counted(lambda: loss(model).backward())
-    said = flops.fit(
+        measured = counted(lambda: loss(model).backward())
+    formula = flops.fit(
         shape_of(model.config), LOAD, towers=ROWS, checkpointing=checkpointing, fused=False
     )
-    assert said == pytest.approx(found, rel=0.005)
+    assert formula == pytest.approx(measured, rel=0.005)
 
 
 @pytest.mark.parametrize("checkpointing", [0.0, 0.5, 1.0])
@@ -129,18 +131,18 @@ def test_a_training_step_with_lora_is_what_torch_counts(checkpointing):
     adapted = with_lora(model, Lora(rank=7, alpha=14, dropout=0.0)).train()
     shape = shape_of(model.config)
     with configured(adapted, Hardware(checkpointing=checkpointing)):
-        found = counted(lambda: loss(adapted).backward())
-    said = flops.fit(shape, LOAD, towers=ROWS, rank=7, checkpointing=checkpointing, fused=False)
-    assert said == pytest.approx(found, rel=0.005)
+        measured = counted(lambda: loss(adapted).backward())
+    formula = flops.fit(shape, LOAD, towers=ROWS, rank=7, checkpointing=checkpointing, fused=False)
+    assert formula == pytest.approx(measured, rel=0.005)
 
 
 def test_cached_features_cost_no_tower():
     model = small()
     shape = shape_of(model.config)
     with torch.no_grad():
-        found = counted(lambda: tower_features(model, torch.ones(ROWS, 3, 77, 77)))
-    cost = [flops.fit(shape, LOAD, towers=seen) for seen in (0, ROWS)]
-    assert cost[1] - cost[0] == pytest.approx(found, rel=0.005)
+        measured = counted(lambda: tower_features(model, torch.ones(ROWS, 3, 77, 77)))
+    cost = [flops.fit(shape, LOAD, towers=images) for images in (0, ROWS)]
+    assert cost[1] - cost[0] == pytest.approx(measured, rel=0.005)
 
 
 def test_answering_is_what_torch_counts():
@@ -150,17 +152,17 @@ def test_answering_is_what_torch_counts():
 
     @torch.no_grad()
     def answer():
-        seen = model.model.language_model(input_ids=ids, use_cache=True)
-        model.lm_head(seen.last_hidden_state[:, -1])
+        outputs = model.model.language_model(input_ids=ids, use_cache=True)
+        model.lm_head(outputs.last_hidden_state[:, -1])
         for _ in range(new):
-            seen = model.model.language_model(
-                input_ids=ids[:, :1], past_key_values=seen.past_key_values, use_cache=True
+            outputs = model.model.language_model(
+                input_ids=ids[:, :1], past_key_values=outputs.past_key_values, use_cache=True
             )
-            model.lm_head(seen.last_hidden_state[:, -1])
+            model.lm_head(outputs.last_hidden_state[:, -1])
 
     prompts = Load(ROWS, LOAD.tokens, LOAD.squares)
-    said = flops.generation(shape, prompts, towers=0, new=new, fused=False)
-    assert said == pytest.approx(counted(answer), rel=0.01)  # the new keys are left out
+    formula = flops.generation(shape, prompts, towers=0, new=new, fused=False)
+    assert formula == pytest.approx(counted(answer), rel=0.01)  # the new keys are left out
 
 
 def test_a_scan_is_a_forward_pass_without_its_end_and_the_metric():
@@ -201,19 +203,19 @@ def test_training_two_towers_is_what_torch_counts():
     ids = torch.full((batch, length), 2)
 
     def step():
-        seen = model(input_ids=ids, pixel_values=torch.ones(batch, 3, 35, 35))
-        told = head(seen.vision_model_output.last_hidden_state[:, 1:].mean(dim=1))
+        outputs = model(input_ids=ids, pixel_values=torch.ones(batch, 3, 35, 35))
+        logits = head(outputs.vision_model_output.last_hidden_state[:, 1:].mean(dim=1))
         positive = torch.eye(batch, dtype=torch.bool)
-        (contrastive(seen.logits_per_image, positive) + told.sum()).backward()
+        (contrastive(outputs.logits_per_image, positive) + logits.sum()).backward()
 
-    said = flops.two_towers(
+    formula = flops.two_towers(
         Tower(3, width, 4 * width, 49, 5),
         Tower(1, width, 4 * width, length, 0, class_token=False),
         pictures=batch,
         batch=batch,
         vocabulary=vocabulary,
     )
-    assert said == pytest.approx(counted(step), rel=0.02)
+    assert formula == pytest.approx(counted(step), rel=0.02)
 
 
 # --- by hand ---
@@ -241,8 +243,8 @@ def test_a_shared_prefix_is_counted_once_an_image():
 
 def test_clusters_and_spectra_by_hand():
     assert flops.kmeans(7, 3, 5, iterations=2) == 2 * 7 * 3 * 5 * 3
-    found = flops.spectra(np.array([2.0, 11.0]), columns=5)
-    assert found == pytest.approx(2 * 2 * 5 * 2 + 4 / 3 * 8 + 2 * 11 * 5 * 5 + 4 / 3 * 125)
+    cost = flops.spectra(np.array([2.0, 11.0]), columns=5)
+    assert cost == pytest.approx(2 * 2 * 5 * 2 + 4 / 3 * 8 + 2 * 11 * 5 * 5 + 4 / 3 * 125)
 
 
 # --- shapes ---
@@ -251,7 +253,9 @@ def test_clusters_and_spectra_by_hand():
 def test_parameters_are_those_of_the_model():
     for text in ("llama", "tied"):
         model = small(text)
-        assert shape_of(model.config).parameters == sum(one.numel() for one in model.parameters())
+        assert shape_of(model.config).parameters == sum(
+            weight.numel() for weight in model.parameters()
+        )
 
 
 @pytest.mark.parametrize(
@@ -280,8 +284,8 @@ def test_shapes_of_other_families_have_their_parameters(config):
 
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    found = sum(one.numel() for one in model.parameters())
-    assert shape_of(config).parameters == pytest.approx(found, rel=0.02)  # biases
+    parameters = sum(weight.numel() for weight in model.parameters())
+    assert shape_of(config).parameters == pytest.approx(parameters, rel=0.02)  # biases
 
 
 def test_image_tokens_are_the_patches_or_what_they_fold_into():
@@ -387,15 +391,15 @@ def test_activations_are_what_autograd_keeps(sizes, bits):
         head_dim=head_dim,
     )  # fmt: skip
     model = LlamaModel(config)
-    weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
-    matrices = [one.shape for one in model.parameters() if one.ndim == 2]
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    matrices = [weight.shape for weight in model.parameters() if weight.ndim == 2]
     casts = {*matrices, *[torch.Size(reversed(shape)) for shape in matrices]}  # 16-bit copies
-    kept: dict[int, torch.Tensor] = {}
+    saved: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         place = tensor.untyped_storage().data_ptr()
         if place not in weights and tensor.shape not in casts:
-            kept[place] = tensor
+            saved[place] = tensor
         return tensor
 
     hidden = torch.ones(ROWS, LENGTH, width, requires_grad=True)
@@ -404,10 +408,10 @@ def test_activations_are_what_autograd_keeps(sizes, bits):
         torch.autocast("cpu", torch.bfloat16, enabled=bits == 16),
     ):
         out = model(inputs_embeds=hidden, use_cache=False).last_hidden_state
-    found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     assert out.requires_grad
-    said = memory.activations(Decoder.of(config), ROWS * LENGTH, bits=bits)
-    assert said == pytest.approx(found, rel=0.15)
+    formula = memory.activations(Decoder.of(config), ROWS * LENGTH, bits=bits)
+    assert formula == pytest.approx(measured, rel=0.15)
 
 
 def test_activations_of_recomputed_blocks_by_hand():
@@ -415,21 +419,21 @@ def test_activations_of_recomputed_blocks_by_hand():
     assert memory.block(decoder) == 5 * 8 + 3 * 6 + 4 * 3 + 4 * 11 == 114
     shares = {0.0: 5 * 456, 0.5: 2 * 456 + 3 * 32, 0.9: 456 + 5 * 32, 1.0: 456 + 5 * 32}
     for share, bytes_of_a_token in shares.items():
-        found = memory.activations(decoder, 10, bits=32, checkpointing=share)
-        assert found == 10 * bytes_of_a_token
+        size = memory.activations(decoder, 10, bits=32, checkpointing=share)
+        assert size == 10 * bytes_of_a_token
 
 
 def test_what_is_trained_is_what_lora_trains():
     model = small()
     shape = shape_of(model.config)
-    whole = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    whole = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     assert memory.trained(shape) == whole
     adapted = with_lora(model, Lora(rank=7, alpha=14))
-    thin = sum(one.numel() for one in adapted.parameters() if one.requires_grad)
+    thin = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     assert memory.trained(shape, 7) == thin
 
 
 def test_a_full_fit_holds_sixteen_bytes_a_parameter():
     shape = dataclasses.replace(TINYLLAVA, tower=Tower(0, 8, 0, 0, 0, class_token=False))
-    held = memory.of_fit(shape, tokens=0, answers=0, bits=32)
-    assert held == pytest.approx(16 * shape.parameters, rel=1e-6)
+    size = memory.of_fit(shape, tokens=0, answers=0, bits=32)
+    assert size == pytest.approx(16 * shape.parameters, rel=1e-6)

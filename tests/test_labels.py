@@ -119,10 +119,10 @@ def test_the_metaspace_tokenizer_is_of_llama_s_kind(legacy):
 def test_labels_cover_exactly_the_answers_and_their_end_marks(encoder, name, image):
     rounds = CONVERSATIONS[name]
     tokens = encoder.conversation(rounds, image=IMAGE if image else None)
-    wanted = [f" {answer}</s>" for _, answer in rounds if answer]
-    found = [encoder.tokenizer.decode(tokens.ids[run]) for run in runs(tokens.labelled)]
-    assert len(found) == len(wanted)
-    for text, answer in zip(found, wanted, strict=True):
+    expected = [f" {answer}</s>" for _, answer in rounds if answer]
+    labelled_texts = [encoder.tokenizer.decode(tokens.ids[run]) for run in runs(tokens.labelled)]
+    assert len(labelled_texts) == len(expected)
+    for text, answer in zip(labelled_texts, expected, strict=True):
         assert answer in (text, " " + text)  # Llama's decoder strips one space in front
     end = encoder.tokenizer.eos_token_id
     assert all(tokens.ids[run][-1] == end for run in runs(tokens.labelled))
@@ -212,19 +212,19 @@ def test_a_conversation_without_an_answer_has_no_labels(encoder):
 def test_labels_are_those_of_llava_s_arithmetic(tokenizers, kind, name, image):
     """Where it loses a conversation, it is kept here, and lost under strict parity."""
     rounds = CONVERSATIONS[name]
-    tokenizer, shown = tokenizers[kind], IMAGE if image else None
+    tokenizer, image_ids = tokenizers[kind], IMAGE if image else None
     counted = counted_by_llava(tokenizer, rounds, image=image)
-    found = Encoder(tokenizer, Template()).conversation(rounds, image=shown)
-    strict = Encoder(tokenizer, Template(strict_parity=True)).conversation(rounds, image=shown)
-    assert found.labelled.any()
-    assert strict.ids.tolist() == found.ids.tolist()
+    encoded = Encoder(tokenizer, Template()).conversation(rounds, image=image_ids)
+    strict = Encoder(tokenizer, Template(strict_parity=True)).conversation(rounds, image=image_ids)
+    assert encoded.labelled.any()
+    assert strict.ids.tolist() == encoded.ids.tolist()
     assert (counted is None) == (name in ("roles in the text", "end marks in the question"))
     if counted is None:
         assert not strict.labelled.any()
         return
-    placed = np.insert(found.labelled, found.image_at, False) if image else found.labelled
+    placed = np.insert(encoded.labelled, encoded.image_at, False) if image else encoded.labelled
     assert placed.tolist() == counted
-    assert strict.labelled.tolist() == found.labelled.tolist()
+    assert strict.labelled.tolist() == encoded.labelled.tolist()
 
 
 def counted_by_llava(tokenizer, rounds, *, image: bool) -> list[bool] | None:
@@ -236,8 +236,8 @@ def counted_by_llava(tokenizer, rounds, *, image: bool) -> list[bool] | None:
     lost = alone - 1 - (behind - len(tokenizer("a").input_ids) - 1)
     text = f"{VICUNA_SYSTEM} "
     for number, (question, answer) in enumerate(rounds):
-        asked = ("<image>\n" if image and number == 0 else "") + question
-        text += f"USER: {asked} ASSISTANT:" + (f" {answer}</s>" if answer else "")
+        opening = ("<image>\n" if image and number == 0 else "") + question
+        text += f"USER: {opening} ASSISTANT:" + (f" {answer}</s>" if answer else "")
 
     def length(part: str) -> int:
         chunks = part.split("<image>") if image else [part]
@@ -245,14 +245,14 @@ def counted_by_llava(tokenizer, rounds, *, image: bool) -> list[bool] | None:
 
     labelled = np.ones(length(text), dtype=bool)
     labelled[0], at = False, 1
-    for number, each in enumerate(text.split("</s>")):
-        parts = each.split(" ASSISTANT: ")
+    for number, turn in enumerate(text.split("</s>")):
+        parts = turn.split(" ASSISTANT: ")
         if len(parts) != 2:
             break
         shorter = lost if number else 0
-        asked = length(parts[0] + " ASSISTANT: ") - 2 - shorter
-        labelled[at : at + asked] = False
-        at += length(each) - shorter
+        opening = length(parts[0] + " ASSISTANT: ") - 2 - shorter
+        labelled[at : at + opening] = False
+        at += length(turn) - shorter
     labelled[at:] = False
     return labelled.tolist() if at == len(labelled) else None
 
@@ -278,15 +278,15 @@ def test_an_image_opens_the_question_that_shows_it(encoder):
         f"{front}USER: Hello? ASSISTANT: hi</s>USER: ",
         "\nWhat is drawn? ASSISTANT: a fig</s>USER: Sure? ASSISTANT: yes</s>",
     ]
-    said = [chunks[at][start:stop] for at, start, stop in answers]
-    assert said == [" hi</s>", " a fig</s>", " yes</s>"]
+    replies = [chunks[at][start:stop] for at, start, stop in answers]
+    assert replies == [" hi</s>", " a fig</s>", " yes</s>"]
     tokens = encoder.conversation(rounds, image=IMAGE, image_round=1)
     assert tokens.image_at > np.flatnonzero(tokens.labelled)[0]
     assert len(runs(tokens.labelled)) == 3
 
 
 def pool_of(folder, *conversations: list[str], image: bool = False) -> Pool:
-    records = [{"id": n, "conversations": turns(*said)} for n, said in enumerate(conversations)]
+    records = [{"id": n, "conversations": turns(*texts)} for n, texts in enumerate(conversations)]
     if image:
         for record in records:
             record["image"] = "a.png"
@@ -301,9 +301,9 @@ def test_the_round_of_an_image_is_found_in_the_pool(toy: Toy, tmp_path):
     table = Tokenised(pool, toy.start.tokenizer, TEMPLATE, 16).open(toy.store)
     encoder = Tokenised(pool, toy.start.tokenizer, TEMPLATE, 16).encoder(toy.store)
     rounds = [("Hello?", "hi"), ("What?", "a fig")]
-    wanted = encoder.conversation(rounds, image=Fixed(16).tokens(None), image_round=1)
-    assert table[0].ids.tolist() == wanted.ids.tolist()
-    assert table.image_at[0] == wanted.image_at > 10
+    expected = encoder.conversation(rounds, image=Fixed(16).tokens(None), image_round=1)
+    assert table[0].ids.tolist() == expected.ids.tolist()
+    assert table.image_at[0] == expected.image_at > 10
 
 
 def test_rows_without_an_answer_are_told_and_left_out_of_fits(
@@ -319,13 +319,13 @@ def test_rows_without_an_answer_are_told_and_left_out_of_fits(
     assert "2 of 4 rows have no answer within max_length 120, first row 1" in caplog.text
     assert table.answered.tolist() == [True, False, False, True]
     assert (table.lengths > 0).all()
-    seen = dataclasses.replace(
+    proxy = dataclasses.replace(
         toy.proxy, pool=pool, cache_vision=False, max_length=120, snapshots=1
     )
-    assert seen.steps(toy.store) == [1]
-    (row,) = losses(toy.store.get(seen))
-    wanted = sum(int(table[each].labelled.sum()) for each in (0, 3))
-    assert row["answer_tokens"] == wanted
+    assert proxy.steps(toy.store) == [1]
+    (row,) = losses(toy.store.get(proxy))
+    expected = sum(int(table[row].labelled.sum()) for row in (0, 3))
+    assert row["answer_tokens"] == expected
 
 
 def test_a_pool_without_any_answer_is_refused(toy: Toy, tmp_path):
@@ -349,13 +349,13 @@ def test_captions_are_labelled_whole_and_have_no_prompt(tokenizer):
 
 def test_beside_captions_conversations_without_an_image_are_a_chat(tokenizer):
     rounds, chat = [("What?", "gold"), ("Sure?", "yes")], Template(system="Be brief.")
-    found, wanted = (
-        Encoder(tokenizer, each).conversation(rounds, image=None)
-        for each in (Plain(chat=chat), chat)
+    captions, chatted = (
+        Encoder(tokenizer, template).conversation(rounds, image=None)
+        for template in (Plain(chat=chat), chat)
     )
-    assert found.ids.tolist() == wanted.ids.tolist()
-    assert found.labelled.tolist() == wanted.labelled.tolist()
-    assert found.image_at == -1
+    assert captions.ids.tolist() == chatted.ids.tolist()
+    assert captions.labelled.tolist() == chatted.labelled.tolist()
+    assert captions.image_at == -1
 
 
 def test_the_token_table_holds_what_the_encoder_gives(toy: Toy):
@@ -365,16 +365,16 @@ def test_the_token_table_holds_what_the_encoder_gives(toy: Toy):
     assert len(table) == ROWS
     assert tuple(np.flatnonzero(table.image_at < 0)) == TEXT_ONLY
     for row in range(ROWS):
-        shown = None if row in TEXT_ONLY else Fixed(16).tokens(None)
-        wanted = encoder.conversation(examples.conversation(row), image=shown)
-        held = table[row]
-        assert held.image.tolist() == wanted.image.tolist()
-        assert table.image_lengths[row] == len(held.image) == 16 * (row not in TEXT_ONLY)
-        assert held.ids.tolist() == wanted.ids.tolist()
-        assert held.labelled.tolist() == wanted.labelled.tolist()
-        assert held.image_at == wanted.image_at == table.image_at[row]
-        assert table.text_lengths[row] == len(wanted.ids)
-        assert table.lengths[row] == len(wanted.ids) + 16 * (row not in TEXT_ONLY)
+        image_ids = None if row in TEXT_ONLY else Fixed(16).tokens(None)
+        expected = encoder.conversation(examples.conversation(row), image=image_ids)
+        stored = table[row]
+        assert stored.image.tolist() == expected.image.tolist()
+        assert table.image_lengths[row] == len(stored.image) == 16 * (row not in TEXT_ONLY)
+        assert stored.ids.tolist() == expected.ids.tolist()
+        assert stored.labelled.tolist() == expected.labelled.tolist()
+        assert stored.image_at == expected.image_at == table.image_at[row]
+        assert table.text_lengths[row] == len(expected.ids)
+        assert table.lengths[row] == len(expected.ids) + 16 * (row not in TEXT_ONLY)
     assert len(set(table.lengths.tolist())) > 7  # or batches would say nothing about padding
 
 

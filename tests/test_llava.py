@@ -42,7 +42,7 @@ def batches(toy: Toy, parts: LoadedModel) -> dict[str, Batch]:
     rows = {"mixed": [0, 3, 16, 2], "images": [8, 5, 10], "text": [40, 19]}
     loader = Loader(
         toy.proxy.tokens().open(toy.store),
-        [np.array(one) for one in rows.values()],
+        [np.array(numbers) for numbers in rows.values()],
         image_token=parts.model.config.image_token_index,
         pad=parts.tokenizer.pad_token_id,
         pictures=FromFiles(toy.pool.open(toy.store), parts.processor),
@@ -103,8 +103,8 @@ def test_gradients_equal_those_of_transformers(parts, batches):
         parameters,
     )
     assert len(ours) > 10
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-7)
+    for mine, transformers_own in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, transformers_own, rtol=1e-3, atol=1e-7)
 
 
 @torch.no_grad()
@@ -162,13 +162,13 @@ def test_a_batch_of_text_keeps_the_projector_in_the_graph(parts, batches):
 
 def test_image_tokens_take_the_projected_features_in_the_order_of_the_rows(parts, batches):
     batch = batches["mixed"]
-    found = embed(parts.model, batch.ids, features(parts, batch))
+    embedded = embed(parts.model, batch.ids, features(parts, batch))
     spots = batch.ids == parts.model.config.image_token_index
     assert spots.sum(dim=1).tolist() == [16, 0, 16, 16]
     projected = parts.model.model.multi_modal_projector(features(parts, batch))
-    assert torch.equal(found[spots], projected.flatten(0, 1))
+    assert torch.equal(embedded[spots], projected.flatten(0, 1))
     words = parts.model.get_input_embeddings()(batch.ids[~spots])
-    assert torch.equal(found[~spots], words)
+    assert torch.equal(embedded[~spots], words)
 
 
 def test_a_mismatch_of_image_tokens_and_features_is_refused(parts, batches):
@@ -187,12 +187,12 @@ def test_a_batch_without_labels_has_no_loss_and_keeps_every_parameter_in_the_gra
     batch, trained = batches[name], list(parts.model.model.language_model.parameters())
     trained += [*parts.model.model.multi_modal_projector.parameters(), parts.model.lm_head.weight]
     nothing = torch.full_like(batch.labels, IGNORED)
-    seen = features(parts, batch) if name == "mixed" else None
+    shown_features = features(parts, batch) if name == "mixed" else None
     parts.model.zero_grad()
-    loss = answer_loss(parts.model, batch.ids, batch.mask, nothing, seen, logit_rows=2)
+    loss = answer_loss(parts.model, batch.ids, batch.mask, nothing, shown_features, logit_rows=2)
     assert loss.item() == 0
     loss.backward()
-    assert all(one.grad is not None and not one.grad.any() for one in trained)
+    assert all(weight.grad is not None and not weight.grad.any() for weight in trained)
     parts.model.zero_grad()
 
 
@@ -201,15 +201,15 @@ def test_the_loss_is_a_mean_over_the_tokens_of_the_batch_not_of_its_rows(parts, 
 
     def loss(rows: list[int]) -> torch.Tensor:
         pixels = batch.pictures["pixels"][rows]
-        seen = tower_features(parts.model, pixels)
+        image_features = tower_features(parts.model, pixels)
         return answer_loss(
-            parts.model, batch.ids[rows], batch.mask[rows], batch.labels[rows], seen
+            parts.model, batch.ids[rows], batch.mask[rows], batch.labels[rows], image_features
         ).detach()
 
     counts = (batch.labels != IGNORED).sum(dim=1)
     assert len(set(counts.tolist())) > 1
-    each = torch.stack([loss([row]) for row in range(3)])
-    torch.testing.assert_close(loss([0, 1, 2]), (each * counts).sum() / counts.sum())
+    row_losses = torch.stack([loss([row]) for row in range(3)])
+    torch.testing.assert_close(loss([0, 1, 2]), (row_losses * counts).sum() / counts.sum())
 
 
 def square_reference(image: Image.Image, size: int) -> np.ndarray:
@@ -234,18 +234,18 @@ def square_reference(image: Image.Image, size: int) -> np.ndarray:
 )
 def test_images_become_squares_as_llava_makes_them(size, mode):
     rng = np.random.default_rng(sum(size))
-    drawn = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    image = drawn.convert(mode)
-    found = SquareImages(24)([image])
-    assert found.shape == (1, 3, 24, 24)
-    assert found.dtype == torch.float32
-    assert np.array_equal(found[0].numpy(), square_reference(image, 24))  # bit for bit
+    picture = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    image = picture.convert(mode)
+    square = SquareImages(24)([image])
+    assert square.shape == (1, 3, 24, 24)
+    assert square.dtype == torch.float32
+    assert np.array_equal(square[0].numpy(), square_reference(image, 24))  # bit for bit
 
 
 def test_the_ground_of_a_square_is_the_mean_colour():
     wide = Image.new("RGB", (40, 8), (255, 255, 255))
-    found = SquareImages(40)([wide])[0].permute(1, 2, 0).numpy()
-    colours = found * np.array(CLIP_STD) + np.array(CLIP_MEAN)
+    square = SquareImages(40)([wide])[0].permute(1, 2, 0).numpy()
+    colours = square * np.array(CLIP_STD) + np.array(CLIP_MEAN)
     assert np.allclose(colours[:16], np.array([122, 116, 104]) / 255, atol=1e-6)
     assert np.allclose(colours[16:24], 1, atol=1e-6)
     assert np.allclose(colours[24:], np.array([122, 116, 104]) / 255, atol=1e-6)
@@ -280,9 +280,9 @@ def test_a_saved_model_is_loaded_as_it_was(toy, parts, batches):
     again = load(toy.store.get(toy.start))
     assert not again.model.training
     assert again.processor.size == 32
-    one, other = parts.model.state_dict(), again.model.state_dict()
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    before, after = parts.model.state_dict(), again.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_start_point_s_tower_is_the_one_that_was_trained(toy, parts):

@@ -50,12 +50,12 @@ def projector(width: int = 24, hidden: int = 48, prefix: str = "model.mm_project
 def folder(tmp_path_factory) -> Path:
     """A Llama, a CLIP and a projector as three places on a disk."""
     place = tmp_path_factory.mktemp("llava15")
-    held = tiny.tokenizer()
+    tokenizer = tiny.tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        tiny.language("llama", len(held)).save_pretrained(place / "language")
+        tiny.language("llama", len(tokenizer)).save_pretrained(place / "language")
         tiny.clip().save_pretrained(place / "tower")
-    held.save_pretrained(place / "language")
+    tokenizer.save_pretrained(place / "language")
     (place / "projector").mkdir()
     torch.save(projector(), place / "projector" / "mm_projector.bin")
     pretrained = {"model_type": "llava", "tune_mm_mlp_adapter": True}
@@ -84,27 +84,27 @@ def target(toy: Toy, start) -> Target:
 
 def test_every_weight_of_the_three_parts_is_in_the_assembled_model(toy: Toy, folder, start):
     parts = load(toy.store.get(start))
-    held = parts.model.state_dict()
+    weights = parts.model.state_dict()
     language = AutoModelForCausalLM.from_pretrained(folder / "language").state_dict()
     tower = CLIPModel.from_pretrained(folder / "tower").vision_model.state_dict()
-    wanted = {f"model.vision_tower.{name}": one for name, one in tower.items()}
-    wanted |= {
-        name if "lm_head" in name else f"model.language_{name}": one
-        for name, one in language.items()
+    expected = {f"model.vision_tower.{name}": weight for name, weight in tower.items()}
+    expected |= {
+        name if "lm_head" in name else f"model.language_{name}": weight
+        for name, weight in language.items()
     }
     linear = {"0": "linear_1", "2": "linear_2"}
-    for name, one in projector(prefix="").items():
+    for name, weight in projector(prefix="").items():
         number, rest = name.split(".")
-        wanted[f"model.multi_modal_projector.{linear[number]}.{rest}"] = one
-    assert held.keys() == wanted.keys()
-    for name, one in wanted.items():
-        assert held[name].dtype == torch.float16
-        assert torch.equal(held[name][: len(one)], one.half()), name
-    lines, tokens = len(held["lm_head.weight"]), len(parts.tokenizer)
+        expected[f"model.multi_modal_projector.{linear[number]}.{rest}"] = weight
+    assert weights.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert weights[name].dtype == torch.float16
+        assert torch.equal(weights[name][: len(weight)], weight.half()), name
+    lines, tokens = len(weights["lm_head.weight"]), len(parts.tokenizer)
     assert (parts.model.config.image_token_id, lines % 64) == (tokens, 0)
     assert lines >= tokens + 2  # the image's line and the pad's
-    assert not held["lm_head.weight"][tokens:].any()
-    assert not held["model.language_model.embed_tokens.weight"][tokens:].any()
+    assert not weights["lm_head.weight"][tokens:].any()
+    assert not weights["model.language_model.embed_tokens.weight"][tokens:].any()
     assert (parts.processor.size, parts.processor.aspect) == (21, "pad")
 
 
@@ -117,19 +117,19 @@ def test_the_assembled_model_gives_the_logits_of_its_parts_by_hand(toy: Toy, fol
     tower = CLIPModel.from_pretrained(folder / "tower").vision_model.eval()
     layers = projector(prefix="")
     pixels = torch.randn(2, 3, 21, 21, generator=torch.Generator().manual_seed(1))
-    seen = tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
-    shown = torch.nn.functional.gelu(seen @ layers["0.weight"].T + layers["0.bias"])
-    shown = shown @ layers["2.weight"].T + layers["2.bias"]
+    image_features = tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+    projected = torch.nn.functional.gelu(image_features @ layers["0.weight"].T + layers["0.bias"])
+    projected = projected @ layers["2.weight"].T + layers["2.bias"]
     text = torch.tensor([[5, 9, 12, 30, 7], [44, 8, 21, 3, 60]])
     embedded = language.get_input_embeddings()(text)
-    by_hand = torch.cat([embedded[:, :2], shown, embedded[:, 2:]], dim=1)
-    wanted = language(inputs_embeds=by_hand).logits
+    by_hand = torch.cat([embedded[:, :2], projected, embedded[:, 2:]], dim=1)
+    expected = language(inputs_embeds=by_hand).logits
     image = torch.full((2, 9), parts.model.config.image_token_id)
     ids = torch.cat([text[:, :2], image, text[:, 2:]], dim=1)
-    found = parts.model(input_ids=ids, pixel_values=pixels).logits
-    torch.testing.assert_close(found[..., : wanted.shape[-1]], wanted, rtol=1e-5, atol=1e-5)
-    assert not found[..., wanted.shape[-1] :].any()
-    assert wanted.std() > 0.1
+    logits = parts.model(input_ids=ids, pixel_values=pixels).logits
+    torch.testing.assert_close(logits[..., : expected.shape[-1]], expected, rtol=1e-5, atol=1e-5)
+    assert not logits[..., expected.shape[-1] :].any()
+    assert expected.std() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -140,14 +140,14 @@ def test_a_projector_is_read_under_any_prefix_and_in_both_formats(
     toy, start, tmp_path, prefix, suffix
 ):
     file = tmp_path / f"mm_projector.{suffix}"
-    held = projector(prefix=prefix) | {"model.embed_tokens.weight": torch.zeros(2, 2)}
-    torch.save(held, file) if suffix == "bin" else save_file(held, file)
-    wanted = load(toy.store.get(start)).model.model.multi_modal_projector.state_dict()
+    weights = projector(prefix=prefix) | {"model.embed_tokens.weight": torch.zeros(2, 2)}
+    torch.save(weights, file) if suffix == "bin" else save_file(weights, file)
+    expected = load(toy.store.get(start)).model.model.multi_modal_projector.state_dict()
     for place in (file, tmp_path):
         assert projector_file(place) == file
-        other = dataclasses.replace(start, projector=Source(str(place)))
-        found = load(toy.store.get(other)).model.model.multi_modal_projector.state_dict()
-        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        renamed = dataclasses.replace(start, projector=Source(str(place)))
+        read = load(toy.store.get(renamed)).model.model.multi_modal_projector.state_dict()
+        assert all(torch.equal(read[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ def test_a_projector_is_read_under_any_prefix_and_in_both_formats(
 )
 def test_a_projector_of_other_models_is_refused(toy: Toy, start, tmp_path, held, message):
     torch.save(held, tmp_path / "mm_projector.bin")
-    other = dataclasses.replace(start, projector=Source(str(tmp_path)))
+    foreign = dataclasses.replace(start, projector=Source(str(tmp_path)))
     with pytest.raises(ValueError, match=message):
-        toy.store.get(other)
+        toy.store.get(foreign)
 
 
 def test_a_folder_without_a_projector_is_named(tmp_path):
@@ -195,8 +195,8 @@ def test_parts_of_a_tuned_llava_are_refused_unless_told(toy, target, tmp_path, p
     with pytest.raises(ValueError, match=r"was tuned on instructions: .*target\.from_tuned=true"):
         toy.store.get(dataclasses.replace(target, start=start))
     if part == "projector":
-        told = dataclasses.replace(target, start=start, from_tuned=True)
-        assert (toy.store.get(told) / "adapter").is_dir()
+        allowed = dataclasses.replace(target, start=start, from_tuned=True)
+        assert (toy.store.get(allowed) / "adapter").is_dir()
 
 
 def test_a_whole_model_is_refused_unless_told(toy: Toy, target, tmp_path):
@@ -220,9 +220,9 @@ def test_pretrained_parts_and_the_demo_s_start_are_not_tuned(toy: Toy, start, fo
 
 
 def test_random_weights_need_no_file(toy: Toy, target, tmp_path):
-    drawn = Assembled(Source("lmsys/vicuna-7b-v1.5"), Source("openai/clip-vit-large-patch14-336"))
+    random = Assembled(Source("lmsys/vicuna-7b-v1.5"), Source("openai/clip-vit-large-patch14-336"))
     config = FULL_SIZE["llava15_7b"]()
-    assert drawn.shape().parameters == pytest.approx(config_parameters("llava15_7b"), rel=1e-3)
+    assert random.shape().parameters == pytest.approx(config_parameters("llava15_7b"), rel=1e-3)
     assert config.text_config.vocab_size == 32064
     tokenizer = TrainedTokenizer([toy.pool], vocabulary=400)
     small = dataclasses.replace(target.start, drawn=tokenizer)  # sizes of folders, not their files
@@ -259,27 +259,27 @@ def stepped(toy: Toy, target: Target, batch) -> tuple[torch.nn.Module, set[str]]
     """A model behind one optimiser step as a fit takes it, and the names that changed."""
     model = trainable(load(toy.store.get(target.start)).model, target.lora, RECIPE.precision)
     with torch.no_grad():
-        for name, one in model.named_parameters():
+        for name, weight in model.named_parameters():
             if "lora_B" in name:
-                one.normal_(0, 0.1)  # at zero the other half would get no gradient
-    before = {name: one.detach().clone() for name, one in model.state_dict().items()}
+                weight.normal_(0, 0.1)  # at zero the other half would get no gradient
+    before = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     module = FitModule(model, RECIPE, steps=2, seed=0)
     module.on_fit_start()
-    made = module.configure_optimizers()
-    for group in made["optimizer"].param_groups:
+    configured = module.configure_optimizers()
+    for group in configured["optimizer"].param_groups:
         group["lr"] = 1e-2  # the warm-up's first is zero
     with torch.autocast("cpu", torch.bfloat16):
         loss = module.training_step(batch, 0)
     loss.backward()
-    made["optimizer"].step()
+    configured["optimizer"].step()
     after = model.state_dict()
-    return model, {name for name, one in before.items() if not torch.equal(one, after[name])}
+    return model, {name for name, weight in before.items() if not torch.equal(weight, after[name])}
 
 
 def test_one_step_of_lora_changes_these_tensors_and_no_others(toy: Toy, target, batch):
     model, changed = stepped(toy, target, batch)
     base = "base_model.model.model"
-    wanted = {
+    expected = {
         f"{base}.language_model.layers.{layer}.{block}.{linear}.lora_{half}.default.weight"
         for layer in range(3)
         for half in "AB"
@@ -290,7 +290,7 @@ def test_one_step_of_lora_changes_these_tensors_and_no_others(toy: Toy, target, 
         for number in (1, 2)
         for kind in ("weight", "bias")
     }
-    assert changed == wanted
+    assert changed == expected
     check_types(model)
 
 
@@ -301,36 +301,36 @@ def test_one_step_in_full_changes_all_but_the_tower(toy: Toy, target, batch):
         *(f"mlp.{name}" for name in LINEAR[4:]),
     ]
     blocks += ["input_layernorm", "post_attention_layernorm"]
-    wanted = {
+    expected = {
         f"model.language_model.layers.{at}.{name}.weight" for at in range(3) for name in blocks
     }
-    wanted |= {"model.language_model.embed_tokens.weight", "model.language_model.norm.weight"}
-    wanted |= {
+    expected |= {"model.language_model.embed_tokens.weight", "model.language_model.norm.weight"}
+    expected |= {
         f"model.multi_modal_projector.linear_{number}.{kind}"
         for number in (1, 2)
         for kind in ("weight", "bias")
     } | {"lm_head.weight"}
-    assert changed == wanted
+    assert changed == expected
     check_types(model)
 
 
 def check_types(model: torch.nn.Module) -> None:
     """Trainables in float32 with a gradient, the rest in bfloat16 without; so the whole tower."""
-    for name, one in model.named_parameters():
-        assert one.requires_grad == (one.grad is not None), name
-        assert one.dtype == (torch.float32 if one.requires_grad else torch.bfloat16), name
+    for name, weight in model.named_parameters():
+        assert weight.requires_grad == (weight.grad is not None), name
+        assert weight.dtype == (torch.float32 if weight.requires_grad else torch.bfloat16), name
     tower = list(unwrap(model).model.vision_tower.parameters())
     assert len(tower) > 20
-    assert not any(one.requires_grad for one in tower)
+    assert not any(weight.requires_grad for weight in tower)
 
 
 def test_no_gradient_reaches_the_tower_s_output(toy: Toy, target, batch):
     model = trainable(load(toy.store.get(target.start)).model, target.lora, RECIPE.precision)
-    seen = tower_features(model, batch.pictures["pixels"])
-    assert not seen.requires_grad
+    image_features = tower_features(model, batch.pictures["pixels"])
+    assert not image_features.requires_grad
     with torch.autocast("cpu", torch.bfloat16):
-        answer_loss(model, batch.ids, batch.mask, batch.labels, seen).backward()
-    assert seen.grad is None
+        answer_loss(model, batch.ids, batch.mask, batch.labels, image_features).backward()
+    assert image_features.grad is None
 
 
 @pytest.mark.parametrize(
@@ -339,8 +339,10 @@ def test_no_gradient_reaches_the_tower_s_output(toy: Toy, target, batch):
 )
 def test_what_is_frozen_has_the_precision_s_type(toy: Toy, target, precision, dtype):
     model = trainable(load(toy.store.get(target.start)).model, target.lora, precision)
-    assert {one.dtype for one in model.parameters() if not one.requires_grad} == {dtype}
-    assert {one.dtype for one in model.parameters() if one.requires_grad} == {torch.float32}
+    assert {weight.dtype for weight in model.parameters() if not weight.requires_grad} == {dtype}
+    assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {
+        torch.float32
+    }
 
 
 def test_a_fit_in_full_is_kept_and_loaded(toy: Toy, target):
@@ -356,11 +358,11 @@ def test_a_fit_in_full_is_kept_and_loaded(toy: Toy, target):
 
 def test_an_adapter_is_merged_with_one_rounding(toy: Toy, target):
     """W + B A s in float64, rounded to the stored type once."""
-    held = load_file(toy.store.get(target) / "adapter" / "adapter_model.safetensors")
+    adapter = load_file(toy.store.get(target) / "adapter" / "adapter_model.safetensors")
     before = load(toy.store.get(target.start)).model.state_dict()
     after = target.load(toy.store).model.state_dict()
     name = "model.language_model.layers.1.mlp.down_proj"
-    a, b = (held[f"base_model.model.{name}.lora_{half}.weight"].double() for half in "AB")
+    a, b = (adapter[f"base_model.model.{name}.lora_{half}.weight"].double() for half in "AB")
     exact = before[f"{name}.weight"].double() + 8 / 4 * b @ a
     wrong = (after[f"{name}.weight"] != exact.to(torch.float16)).float().mean()
     assert after[f"{name}.weight"].dtype == torch.float16
@@ -372,7 +374,7 @@ def test_an_adapter_is_merged_with_one_rounding(toy: Toy, target):
 
 
 def config_parameters(name: str) -> int:
-    return sum(one.numel() for one in unbuilt(FULL_SIZE[name]()).parameters())
+    return sum(weight.numel() for weight in unbuilt(FULL_SIZE[name]()).parameters())
 
 
 @pytest.mark.parametrize(
@@ -382,38 +384,42 @@ def config_parameters(name: str) -> int:
 def test_targets_at_full_size_train_as_many_numbers_as_llava_s(name, whole, lora):
     """The start of the layout, LoRA's 319,815,680 and the projector's 20,979,712 of 7B."""
     model = unbuilt(FULL_SIZE[name]())
-    assert sum(one.numel() for one in model.parameters()) == whole
+    assert sum(weight.numel() for weight in model.parameters()) == whole
     adapted = trainable(model, Lora(), "bf16-mixed")
-    trains = {name: one for name, one in adapted.named_parameters() if one.requires_grad}
-    between = sum(one.numel() for name, one in trains.items() if "projector" in name)
-    assert sum(one.numel() for one in trains.values()) - between == lora
+    trains = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
+    between = sum(weight.numel() for name, weight in trains.items() if "projector" in name)
+    assert sum(weight.numel() for weight in trains.values()) - between == lora
     if name == "llava15_7b":
         assert between == 20_979_712
-    assert {one.device.type for one in adapted.parameters()} == {"meta"}
-    assert {one.dtype for one in trains.values()} == {torch.float32}
+    assert {weight.device.type for weight in adapted.parameters()} == {"meta"}
+    assert {weight.dtype for weight in trains.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("name", "size"), [("llava15_7b", "7b"), ("llava15_13b", "13b")])
 def test_the_official_start_and_recipe(name, size, compose):
     """LLaVA `scripts/v1_5/finetune_lora.sh`."""
-    found = build(compose(f"target={name}").target)
-    assert isinstance(found, Target)
-    assert isinstance(found.start, Assembled)
-    assert found.start.language.name == f"lmsys/vicuna-{size}-v1.5"
-    assert found.start.vision.name == "openai/clip-vit-large-patch14-336"
-    assert found.start.projector is not None
-    assert found.start.projector.name == (
+    official = build(compose(f"target={name}").target)
+    assert isinstance(official, Target)
+    assert isinstance(official.start, Assembled)
+    assert official.start.language.name == f"lmsys/vicuna-{size}-v1.5"
+    assert official.start.vision.name == "openai/clip-vit-large-patch14-336"
+    assert official.start.projector is not None
+    assert official.start.projector.name == (
         f"liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-{size}-v1.5"
     )
-    assert (found.start.feature_layer, found.start.aspect, found.start.drawn) == (-2, "pad", None)
-    assert found.lora == Lora(128, 256, 0.05)
-    assert found.recipe == Recipe(
+    assert (official.start.feature_layer, official.start.aspect, official.start.drawn) == (
+        -2,
+        "pad",
+        None,
+    )
+    assert official.lora == Lora(128, 256, 0.05)
+    assert official.recipe == Recipe(
         rate=2e-4, projector_rate=2e-5, batch=128, micro_batch=16, epochs=1, warmup=0.03,
         weight_decay=0.0, clip=None, precision="bf16-mixed",
     )  # fmt: skip
-    assert found.recipe.steps(665_298) == 5_198
-    assert found.max_length == 2048  # not the demo's
-    assert found.template.system == VICUNA_SYSTEM
+    assert official.recipe.steps(665_298) == 5_198
+    assert official.max_length == 2048  # not the demo's
+    assert official.template.system == VICUNA_SYSTEM
 
 
 def test_the_other_recipes(compose):
@@ -431,20 +437,20 @@ def test_the_other_recipes(compose):
 def test_hardware_and_the_name_of_the_weights_alone_are_no_identity(compose):
     cfgs = [compose("target=llava15_7b", *more) for more in ([], ["hardware=h200"])]
     assert len({key(build(cfg.target)) for cfg in cfgs}) == 1
-    drawn = build(compose("target=llava15_7b", "target.weights=random").target)
-    assert isinstance(drawn.start.drawn, TrainedTokenizer)
-    assert drawn.start.drawn.vocabulary == 32000
-    assert key(drawn) != key(build(cfgs[0].target))
+    random = build(compose("target=llava15_7b", "target.weights=random").target)
+    assert isinstance(random.start.drawn, TrainedTokenizer)
+    assert random.start.drawn.vocabulary == 32000
+    assert key(random) != key(build(cfgs[0].target))
 
 
 @pytest.mark.parametrize("name", ["llava15_7b", "llava15_13b"])
 def test_random_weights_are_estimated_without_any_file(name, tmp_path, compose):
     cfg = compose(f"target={name}", "target.weights=random", "goal=estimate", "hardware=h200")
-    found = build(cfg.estimate)
-    assert isinstance(found, Estimate)
-    said = found.make(build(compose(f"store.root={tmp_path / 'store'}").store))
-    assert "LoRA of rank 128" in said
-    assert "random weights in the store, float16" in said
+    estimate = build(cfg.estimate)
+    assert isinstance(estimate, Estimate)
+    page = estimate.make(build(compose(f"store.root={tmp_path / 'store'}").store))
+    assert "LoRA of rank 128" in page
+    assert "random weights in the store, float16" in page
     assert not (tmp_path / "store").exists()
 
 
@@ -458,18 +464,18 @@ def test_the_first_stage_trains_the_projector_alone_and_a_target_starts_from_it(
     assert len(curve) == 6
     assert curve[-1]["loss"] < curve[0]["loss"]
     learnt = load_file(toy.store.get(stage) / "mm_projector.safetensors")
-    assert {name: tuple(one.shape) for name, one in learnt.items()} == {
-        name: tuple(one.shape) for name, one in projector().items()
+    assert {name: tuple(weight.shape) for name, weight in learnt.items()} == {
+        name: tuple(weight.shape) for name, weight in projector().items()
     }
-    assert {one.dtype for one in learnt.values()} == {torch.float32}
-    made = Made(stage, "mm_projector.safetensors")
-    whole = dataclasses.replace(target.start, projector=made)
+    assert {weight.dtype for weight in learnt.values()} == {torch.float32}
+    projector_file = Made(stage, "mm_projector.safetensors")
+    whole = dataclasses.replace(target.start, projector=projector_file)
     before = load(toy.store.get(blank)).model.state_dict()
     after = load(toy.store.get(whole)).model.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name in before if "multi_modal_projector" in name}
-    found = after["model.multi_modal_projector.linear_2.weight"]
-    assert torch.equal(found, learnt["model.mm_projector.2.weight"].half())
+    bias_free = after["model.multi_modal_projector.linear_2.weight"]
+    assert torch.equal(bias_free, learnt["model.mm_projector.2.weight"].half())
     assert whole.tuned(toy.store) is None
     for computed in (blank, stage, stage.tokens(), whole):
         assert recorded(toy.store, computed) == declared(computed)
@@ -477,10 +483,12 @@ def test_the_first_stage_trains_the_projector_alone_and_a_target_starts_from_it(
 
 def test_the_first_stage_trains_nothing_else(toy: Toy, target):
     model = projector_alone(load(toy.store.get(target.start)).model, "bf16-mixed")
-    trains = {name for name, one in model.named_parameters() if one.requires_grad}
+    trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert len(trains) == 4
     assert all("multi_modal_projector" in name for name in trains)
-    assert {one.dtype for one in model.parameters() if not one.requires_grad} == {torch.bfloat16}
+    assert {weight.dtype for weight in model.parameters() if not weight.requires_grad} == {
+        torch.bfloat16
+    }
 
 
 @pytest.mark.parametrize("name", ["llava15_7b", "llava15_13b"])
@@ -509,5 +517,5 @@ def test_the_official_first_stage(name, tmp_path, compose):
     assert recipe.steps(558_128) == 2_181
     assert isinstance(stage.template, Plain)
     assert stage.max_length == 2048
-    said = build(cfg.estimate).make(build(cfg.store))
-    assert "the projector alone learns" in said
+    page = build(cfg.estimate).make(build(cfg.store))
+    assert "the projector alone learns" in page

@@ -54,10 +54,10 @@ def place(request, tmp_path, monkeypatch) -> None:
 
 
 def test_a_new_file_is_found_without_a_list(place):
-    found = families.families()
-    assert set(found) == {*families.FAMILIES, "vipllava"}
-    assert isinstance(found["vipllava"], families.Family)
-    assert isinstance(found["vipllava"], families.Exportable)
+    discovered = families.families()
+    assert set(discovered) == {*families.FAMILIES, "vipllava"}
+    assert isinstance(discovered["vipllava"], families.Family)
+    assert isinstance(discovered["vipllava"], families.Exportable)
 
 
 def test_a_family_that_two_modules_define_is_refused(monkeypatch):

@@ -80,13 +80,15 @@ def test_a_fit_and_its_scans_end_well(toy: Toy, folder, kind):
 )
 def test_each_proxy_is_built_at_full_size_without_weights(name, whole, language, tower):
     model = unbuilt(FULL_SIZE[name]())
-    assert {one.device.type for one in model.parameters()} == {"meta"}
-    assert sum(one.numel() for one in model.parameters()) == whole
-    inside = {id(one): one for one in language_model(model).parameters()}
-    inside |= {id(one): one for one in model.lm_head.parameters()}  # once, where it is tied
-    assert sum(one.numel() for one in inside.values()) == language
-    seen = unwrap(model).get_submodule(family_of(model.config).tower)
-    assert sum(one.numel() for one in seen.parameters()) == tower
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
+    assert sum(weight.numel() for weight in model.parameters()) == whole
+    inside = {id(weight): weight for weight in language_model(model).parameters()}
+    inside |= {
+        id(weight): weight for weight in model.lm_head.parameters()
+    }  # once, where it is tied
+    assert sum(weight.numel() for weight in inside.values()) == language
+    vision = unwrap(model).get_submodule(family_of(model.config).tower)
+    assert sum(weight.numel() for weight in vision.parameters()) == tower
 
 
 @pytest.mark.parametrize("name", [name for name in FULL_SIZE if name != "qwen25_vl_3b"])
@@ -103,8 +105,8 @@ def test_each_proxy_takes_a_training_step_at_full_size_without_weights(name):
         features = tower_features(model, torch.empty(3, 3, side, side, device="meta"))
     sizes = torch.tensor([[side, 2 * side]])  # an image as a whole, its left and right half
     projected = family.project(model, features, sizes)
-    asked = torch.zeros(1, 57, dtype=torch.long, device="meta")
-    inputs = torch.cat([projected[None], model.get_input_embeddings()(asked)], dim=1)
+    ids = torch.zeros(1, 57, dtype=torch.long, device="meta")
+    inputs = torch.cat([projected[None], model.get_input_embeddings()(ids)], dim=1)
     whole = torch.ones(1, 1, inputs.shape[1], inputs.shape[1], dtype=torch.bool, device="meta")
     hidden = language_model(model)(  # with a mask made, or transformers would look at numbers
         inputs_embeds=inputs, attention_mask=whole, use_cache=False
@@ -112,13 +114,13 @@ def test_each_proxy_takes_a_training_step_at_full_size_without_weights(name):
     assert hidden.shape == inputs.shape
     logits = model.lm_head(hidden[0, -19:])
     assert logits.shape == (19, model.config.text_config.vocab_size)
-    torch.nn.functional.cross_entropy(logits, asked[0, :19]).backward()
-    trained = [one for one in model.parameters() if one.requires_grad]
-    assert all(one.grad is not None for one in trained)
+    torch.nn.functional.cross_entropy(logits, ids[0, :19]).backward()
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    assert all(weight.grad is not None for weight in trained)
     optimizer = torch.optim.AdamW(trained)
     optimizer.step()
-    moments = sum(held["exp_avg"].numel() for held in optimizer.state.values())
-    assert moments == sum(one.numel() for one in trained) > 1e8
+    moments = sum(state["exp_avg"].numel() for state in optimizer.state.values())
+    assert moments == sum(weight.numel() for weight in trained) > 1e8
 
 
 @pytest.mark.parametrize(
@@ -139,15 +141,15 @@ def test_a_scan_runs_in_the_precision_it_is_measured_in(toy: Toy, tmp_path):
     recipe = dataclasses.replace(RECIPE, precision="bf16-mixed")
     halved = dataclasses.replace(toy.proxy, recipe=recipe)
     model = load(toy.store.get(toy.start)).model
-    for fitted, wanted in ((toy.proxy, torch.float32), (halved, torch.bfloat16)):
+    for fitted, precision in ((toy.proxy, torch.float32), (halved, torch.bfloat16)):
         stage = dataclasses.replace(toy.trajectories, proxy=fitted)
-        assert Measuring(stage, toy.store, tmp_path).scan(model).precision == wanted
+        assert Measuring(stage, toy.store, tmp_path).scan(model).precision == precision
 
 
 def test_full_size_images_have_the_published_numbers_of_tokens():
-    held = tiny.tokenizer()
+    tokenizer = tiny.tokenizer()
     config = FULL_SIZE["tinyllava_stablelm"]()
-    assert len(FAMILIES["llava"].layout(config, None, held).tokens(None)) == 576
+    assert len(FAMILIES["llava"].layout(config, None, tokenizer).tokens(None)) == 576
     grids = anyres(FULL_SIZE["llava_onevision_05b"]())
     assert (grids.tile, grids.side, grids.most) == (384, 27, 9)
     assert grids.grid((384, 384)) == (1, 1)
@@ -159,7 +161,9 @@ def test_full_size_images_have_the_published_numbers_of_tokens():
         do_resize=True,
         do_image_splitting=True,
     )
-    tiles = FAMILIES["idefics3"].layout(FULL_SIZE["smolvlm_256m"](), SimpleNamespace(own=own), held)
+    tiles = FAMILIES["idefics3"].layout(
+        FULL_SIZE["smolvlm_256m"](), SimpleNamespace(own=own), tokenizer
+    )
     assert tiles.grid((480, 640)) == (3, 4)
     assert sum(tiles.tokens((480, 640)) == -1) == 13 * 64
     assert sum(tiles.tokens((500, 500)) == -1) == 17 * 64
@@ -167,16 +171,16 @@ def test_full_size_images_have_the_published_numbers_of_tokens():
 
 def test_the_release_s_recipe_and_start(compose):
     """XMAS release, `train_stablelm.sh`."""
-    found = build(compose("proxy=tinyllava_stablelm").proxy)
-    assert isinstance(found.start, Assembled)
-    assert found.start.language.name == "stabilityai/stablelm-2-zephyr-1_6b"
-    assert found.start.vision.name == "openai/clip-vit-large-patch14-336"
-    assert (found.start.feature_layer, found.start.aspect) == (-2, "crop")
-    recipe = found.recipe
+    proxy = build(compose("proxy=tinyllava_stablelm").proxy)
+    assert isinstance(proxy.start, Assembled)
+    assert proxy.start.language.name == "stabilityai/stablelm-2-zephyr-1_6b"
+    assert proxy.start.vision.name == "openai/clip-vit-large-patch14-336"
+    assert (proxy.start.feature_layer, proxy.start.aspect) == (-2, "crop")
+    recipe = proxy.recipe
     assert (recipe.rate, recipe.projector_rate, recipe.weight_decay) == (2e-5, 2e-5, 0)
     assert (recipe.batch, recipe.micro_batch, recipe.epochs, recipe.warmup) == (32, 8, 1, 0.03)
     assert recipe.steps(665_298) == 20_791
-    assert found.max_length == 2048
+    assert proxy.max_length == 2048
     changed = compose("proxy=tinyllava_stablelm", "proxy.start.language.name=/else")
     assert build(changed.proxy).start.language == Source("/else")
 
@@ -207,12 +211,14 @@ def test_an_assembled_model_holds_both_models_and_a_random_connector(toy: Toy, t
     language = AutoModelForCausalLM.from_pretrained(tmp_path / "language").state_dict()
     tower = CLIPModel.from_pretrained(tmp_path / "tower").vision_model.state_dict()
     rows = len(tiny.tokenizer())
-    for name, wanted in language.items():
+    for name, weight in language.items():
         place = name if name.startswith("lm_head") else f"model.language_{name}"
-        found = parts.model.state_dict()[place]
-        assert torch.equal(found[: len(wanted)] if len(wanted) == rows else found, wanted), name
-    for name, wanted in tower.items():
-        assert torch.equal(parts.model.state_dict()[f"model.vision_tower.{name}"], wanted), name
+        assembled_weight = parts.model.state_dict()[place]
+        assert torch.equal(
+            assembled_weight[: len(weight)] if len(weight) == rows else assembled_weight, weight
+        ), name
+    for name, weight in tower.items():
+        assert torch.equal(parts.model.state_dict()[f"model.vision_tower.{name}"], weight), name
     assert len(language) > 20
     assert len(tower) > 20
     connector = parts.model.model.multi_modal_projector.requires_grad_(False)
@@ -225,17 +231,17 @@ def test_an_assembled_model_holds_both_models_and_a_random_connector(toy: Toy, t
     assert parts.model.get_output_embeddings().weight is parts.model.get_input_embeddings().weight
     assert parts.tokenizer.pad_token_id == parts.tokenizer.eos_token_id
     assert parts.processor.aspect == "crop"
-    other = load(toy.store.get(dataclasses.replace(start, seed=1)))
-    changed = other.model.model.multi_modal_projector.linear_1.weight
+    reseeded = load(toy.store.get(dataclasses.replace(start, seed=1)))
+    changed = reseeded.model.model.multi_modal_projector.linear_1.weight
     assert not torch.equal(changed, connector.linear_1.weight)
 
 
 def test_language_models_and_towers_that_do_not_fit_are_refused(toy: Toy, tmp_path):
     start = tiny.start("stablelm", tmp_path)
-    held = tiny.tokenizer()
+    tokenizer = tiny.tokenizer()
     phi = tmp_path / "phi"
-    tiny.language("phi", len(held)).save_pretrained(phi)
-    held.save_pretrained(phi)
+    tiny.language("phi", len(tokenizer)).save_pretrained(phi)
+    tokenizer.save_pretrained(phi)
     with pytest.raises(ValueError, match="no place for this one's bias"):
         toy.store.get(dataclasses.replace(start, language=Source(str(phi))))
     with pytest.raises(ValueError, match="not a CLIP"):

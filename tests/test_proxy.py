@@ -49,12 +49,12 @@ def alone(toy: Toy, fresh) -> Store:
 
 
 def digests(folder: Path, pattern: str) -> dict[str, str]:
-    found = {
+    files = {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.glob(pattern))
     }
-    assert found, pattern
-    return found
+    assert files, pattern
+    return files
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_a_step_that_an_interrupted_attempt_measured_is_kept(toy: Toy, fresh, pr
     image = np.delete(values, TEXT_ONLY, axis=0)
     assert (image[:, 1] == 7).all()
     assert np.isnan(values[list(TEXT_ONLY)]).all()
-    wanted = np.load(probed.get(toy.trajectories) / "values.npy")
-    assert np.array_equal(values[:, [0, 2]], wanted[:, [0, 2]], equal_nan=True)
+    expected = np.load(probed.get(toy.trajectories) / "values.npy")
+    assert np.array_equal(values[:, [0, 2]], expected[:, [0, 2]], equal_nan=True)
 
 
 def test_trajectories_hold_values_a_snapshot_and_move(toy: Toy):
@@ -143,13 +143,13 @@ def test_trajectories_hold_values_a_snapshot_and_move(toy: Toy):
 def test_statistics_of_every_snapshot_are_written(toy: Toy):
     folder = toy.store.get(toy.trajectories)
     values = np.load(folder / "values.npy").astype(np.float64)
-    found = json.loads((folder / "statistics.json").read_text())
-    assert list(found) == ["1", "4", "6"]
+    written = json.loads((folder / "statistics.json").read_text())
+    assert list(written) == ["1", "4", "6"]
     image = np.delete(values, TEXT_ONLY, axis=0)
-    assert found["4"]["rows"] == len(image)
-    median = found["4"]["quantiles"]["sigma2"]["0.5"]
+    assert written["4"]["rows"] == len(image)
+    median = written["4"]["quantiles"]["sigma2"]["0.5"]
     assert median == pytest.approx(np.median(image[:, 1, 1]))
-    assert 0 < found["4"]["r2_length"]["sum"] <= 1
+    assert 0 < written["4"]["r2_length"]["sum"] <= 1
     with (folder / "statistics.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["step"] for line in lines] == ["1", "4", "6"]
@@ -168,12 +168,12 @@ def test_statistics_go_to_the_logger(toy: Toy, fresh, probed, tmp_path, fitted):
     assert digests(folder, "values.npy") == digests(probed.get(toy.trajectories), "values.npy")
     with (tmp_path / "metrics.csv").open() as file:
         lines = [line for line in csv.DictReader(file) if line["attention/sum/0.5"]]
-    wanted = json.loads((folder / "statistics.json").read_text())
-    assert [line["step"] for line in lines] == list(wanted)
+    written = json.loads((folder / "statistics.json").read_text())
+    assert [line["step"] for line in lines] == list(written)
     for line in lines:
-        found = wanted[line["step"]]
-        assert float(line["attention/sum/0.5"]) == pytest.approx(found["quantiles"]["sum"]["0.5"])
-        assert float(line["attention/sum/r2_length"]) == pytest.approx(found["r2_length"]["sum"])
+        summary = written[line["step"]]
+        assert float(line["attention/sum/0.5"]) == pytest.approx(summary["quantiles"]["sum"]["0.5"])
+        assert float(line["attention/sum/r2_length"]) == pytest.approx(summary["r2_length"]["sum"])
 
 
 def test_other_singular_values_of_the_same_proxy_train_nothing(toy: Toy):
@@ -200,17 +200,17 @@ def test_a_probe_is_no_part_of_a_proxy_s_identity(toy: Toy):
 def test_snapshots_hold_what_trains_and_nothing_else(toy: Toy):
     folder = toy.store.get(toy.proxy)
     start = load(toy.store.get(toy.start)).model
-    before = {name: one.detach() for name, one in start.named_parameters()}
+    before = {name: weight.detach() for name, weight in start.named_parameters()}
     trained = {name for name in before if "vision_tower" not in name}
     steps = [load_file(folder / f"steps/{step}/trained.safetensors") for step in (1, 4, 6)]
-    for held in steps:
-        assert set(held) == trained
+    for snapshot in steps:
+        assert set(snapshot) == trained
     used = [name for name in trained if "norm" not in name]
-    for one, other in itertools.pairwise(steps):
-        assert not any(torch.equal(one[name], other[name]) for name in used)
+    for earlier, later in itertools.pairwise(steps):
+        assert not any(torch.equal(earlier[name], later[name]) for name in used)
     again = toy.proxy.load(toy.store, 4).model
-    for name, one in again.named_parameters():
-        assert torch.equal(one, steps[1][name] if name in trained else before[name]), name
+    for name, weight in again.named_parameters():
+        assert torch.equal(weight, steps[1][name] if name in trained else before[name]), name
 
 
 def test_the_loss_file_has_one_line_an_optimiser_step(toy: Toy):
@@ -240,13 +240,15 @@ def test_the_first_loss_is_the_start_point_s(toy: Toy):
         pictures=toy.vision.pictures(toy.store),
     )
     with torch.no_grad():
-        found = [
+        batch_losses = [
             answer_loss(
-                parts.model, one.ids, one.mask, one.labels, features_of(parts.model, one)
+                parts.model, batch.ids, batch.mask, batch.labels, features_of(parts.model, batch)
             ).item()
-            for one in loader
+            for batch in loader
         ]
-    assert losses(toy.store.get(toy.proxy))[0]["loss"] == pytest.approx(np.mean(found), rel=1e-5)
+    assert losses(toy.store.get(toy.proxy))[0]["loss"] == pytest.approx(
+        np.mean(batch_losses), rel=1e-5
+    )
 
 
 def proxy_with(toy: Toy, **options) -> Proxy:
@@ -257,16 +259,16 @@ def proxy_with(toy: Toy, **options) -> Proxy:
 
 def test_the_loss_falls_over_twenty_steps(toy: Toy):
     longer = proxy_with(toy, epochs=4, snapshots=1)
-    found = [row["loss"] for row in losses(toy.store.get(longer))]
-    assert len(found) == 22
-    assert np.mean(found[-3:]) < np.mean(found[:3]) - 1
+    curve = [row["loss"] for row in losses(toy.store.get(longer))]
+    assert len(curve) == 22
+    assert np.mean(curve[-3:]) < np.mean(curve[:3]) - 1
 
 
 def test_pictures_from_files_give_the_same_fit_as_cached_ones(toy: Toy):
     cached = losses(toy.store.get(toy.proxy))
     read = losses(toy.store.get(dataclasses.replace(toy.proxy, cache_vision=False)))
-    for one, other in zip(cached, read, strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
+    for cached_row, read_row in zip(cached, read, strict=True):
+        assert cached_row == pytest.approx(read_row, rel=1e-4)
 
 
 def test_a_fit_leaves_the_caller_s_random_numbers_alone(toy: Toy):
@@ -277,8 +279,8 @@ def test_a_fit_leaves_the_caller_s_random_numbers_alone(toy: Toy):
 
 
 def test_another_seed_gives_another_fit(toy: Toy):
-    other = dataclasses.replace(toy.proxy, seed=1)
-    assert digests(toy.store.get(other), "loss.csv") != digests(
+    reseeded = dataclasses.replace(toy.proxy, seed=1)
+    assert digests(toy.store.get(reseeded), "loss.csv") != digests(
         toy.store.get(toy.proxy), "loss.csv"
     )
 

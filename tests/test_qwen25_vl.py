@@ -46,12 +46,12 @@ def start(tmp_path_factory) -> Published:
 
 def made(folder: Path) -> Published:
     """Patches of 4 pixels, windows of 3 x 3 tokens, head dimension 16 in three axes."""
-    held = tiny.tokenizer("<|im_end|>")
-    held.add_special_tokens({"additional_special_tokens": VISION})
-    starts, ends, image, video = held.convert_tokens_to_ids(VISION)
+    tokenizer = tiny.tokenizer("<|im_end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": VISION})
+    starts, ends, image, video = tokenizer.convert_tokens_to_ids(VISION)
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": len(held), "hidden_size": 48, "intermediate_size": 56,
+            "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 56,
             "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 1,
             "max_position_embeddings": 2048, "initializer_range": 0.1,
             "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": 0,
@@ -70,7 +70,7 @@ def made(folder: Path) -> Published:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
-    held.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     own = Qwen2VLImageProcessorPil(patch_size=4, min_pixels=64, max_pixels=4000)
     own.save_pretrained(folder)
     return Published(Source(str(folder)))
@@ -99,7 +99,7 @@ def batches(toy: Toy, parts, target) -> dict[str, Batch]:
     rows = {"mixed": [0, 3, 16, 2], "images": [8, 5, 10, 4], "text": [40, 19]}
     loader = Loader(
         target.tokens().open(toy.store),
-        [np.array(one) for one in rows.values()],
+        [np.array(numbers) for numbers in rows.values()],
         image_token=parts.model.config.image_token_id,
         pad=parts.tokenizer.pad_token_id,
         pictures=FromFiles(toy.pool.open(toy.store), parts.processor),
@@ -115,13 +115,13 @@ def batch(request, batches) -> Batch:
 def own_inputs(parts: LoadedModel, batch: Batch) -> dict[str, torch.Tensor]:
     """What the model's own forward takes."""
     config = parts.model.config
-    given = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
     if batch.pictures:
         grid = batch.pictures["sizes"] // config.vision_config.patch_size
-        given["pixel_values"] = batch.pictures["pixels"]
-        given["image_grid_thw"] = torch.nn.functional.pad(grid, (1, 0), value=1)
-        given["mm_token_type_ids"] = (batch.ids == config.image_token_id).int()
-    return given
+        inputs["pixel_values"] = batch.pictures["pixels"]
+        inputs["image_grid_thw"] = torch.nn.functional.pad(grid, (1, 0), value=1)
+        inputs["mm_token_type_ids"] = (batch.ids == config.image_token_id).int()
+    return inputs
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -129,12 +129,12 @@ def test_an_image_has_as_many_tokens_as_its_processor_and_the_model_give(parts, 
     height, width = size
     rng = np.random.default_rng(height * width)
     image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-    found = parts.processor.own([image], return_tensors="pt")
+    inputs = parts.processor.own([image], return_tensors="pt")
     tokens = parts.layout.tokens(size)
     marks = parts.tokenizer.convert_tokens_to_ids(VISION[:2])
     assert [tokens[0], tokens[-1]] == marks
-    assert (tokens == FEATURE).sum() == len(tokens) - 2 == found["image_grid_thw"].prod() // 4
-    theirs = parts.model.get_image_features(**found).pooler_output
+    assert (tokens == FEATURE).sum() == len(tokens) - 2 == inputs["image_grid_thw"].prod() // 4
+    theirs = parts.model.get_image_features(**inputs).pooler_output
     assert len(torch.cat(list(theirs))) == len(tokens) - 2
 
 
@@ -153,8 +153,8 @@ def test_full_size_pictures_have_the_published_numbers_of_tokens(compose):
 
 def test_windows_by_hand():
     """5 x 4 tokens in windows of 3 x 3, then a picture of one window behind them."""
-    wanted = [0, 1, 2, 4, 5, 6, 8, 9, 10, 3, 7, 11, 12, 13, 14, 16, 17, 18, 15, 19, 20, 21]
-    assert window_order(torch.tensor([[5, 4], [1, 2]]), 3).tolist() == wanted
+    expected = [0, 1, 2, 4, 5, 6, 8, 9, 10, 3, 7, 11, 12, 13, 14, 16, 17, 18, 15, 19, 20, 21]
+    assert window_order(torch.tensor([[5, 4], [1, 2]]), 3).tolist() == expected
 
 
 def test_positions_by_hand():
@@ -162,11 +162,11 @@ def test_positions_by_hand():
     config = build_config(image=9)
     ids = torch.tensor([[5, 6, 9, 9, 9, 9, 9, 9, 7, 8], [5, 6, 7, 8, 0, 0, 0, 0, 0, 0]])
     mask = ids != 0
-    found = Qwen25Vl().positions(config, ids, mask, torch.tensor([[56, 84]]))
-    assert found[0, 0].tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 5, 6]
-    assert found[1, 0].tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6]
-    assert found[2, 0].tolist() == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
-    assert found[:, 1, :4].tolist() == [[0, 1, 2, 3]] * 3
+    positions = Qwen25Vl().positions(config, ids, mask, torch.tensor([[56, 84]]))
+    assert positions[0, 0].tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 5, 6]
+    assert positions[1, 0].tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6]
+    assert positions[2, 0].tolist() == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
+    assert positions[:, 1, :4].tolist() == [[0, 1, 2, 3]] * 3
 
 
 def build_config(image: int) -> Qwen2_5_VLConfig:
@@ -176,17 +176,17 @@ def build_config(image: int) -> Qwen2_5_VLConfig:
 
 
 def test_positions_are_those_of_the_model(parts, batch):
-    given = own_inputs(parts, batch)
-    found = Qwen25Vl().positions(
+    inputs = own_inputs(parts, batch)
+    positions = Qwen25Vl().positions(
         parts.model.config, batch.ids, batch.mask, batch.pictures.get("sizes")
     )
     if batch.pictures:
-        del given["pixel_values"]
-        wanted, _ = parts.model.model.get_rope_index(**given)
-        assert len(set(wanted[1][batch.mask].tolist())) > 20
+        del inputs["pixel_values"]
+        expected, _ = parts.model.model.get_rope_index(**inputs)
+        assert len(set(expected[1][batch.mask].tolist())) > 20
     else:
-        wanted = (batch.mask.long().cumsum(1) - 1)[None].expand(3, -1, -1)
-    assert torch.equal(found[:, batch.mask], wanted[:, batch.mask])
+        expected = (batch.mask.long().cumsum(1) - 1)[None].expand(3, -1, -1)
+    assert torch.equal(positions[:, batch.mask], expected[:, batch.mask])
 
 
 @torch.no_grad()
@@ -211,9 +211,9 @@ def test_without_the_three_axes_the_numbers_are_others(parts, batches):
     flat = torch.stack([sizes[:, 0] // sizes[:, 0] * 8, sizes.prod(dim=1) // 8], dim=1)
     positions = Qwen25Vl().positions(parts.model.config, batch.ids, batch.mask, flat)
     embedded = parts.model.get_input_embeddings()(batch.ids)
-    given = {"inputs_embeds": embedded, "attention_mask": batch.mask.long()}
-    plain = parts.model.model.language_model(**given).last_hidden_state
-    others = parts.model.model.language_model(**given, position_ids=positions).last_hidden_state
+    inputs = {"inputs_embeds": embedded, "attention_mask": batch.mask.long()}
+    plain = parts.model.model.language_model(**inputs).last_hidden_state
+    others = parts.model.model.language_model(**inputs, position_ids=positions).last_hidden_state
     assert (plain - others)[batch.mask].abs().max() > 1e-2
     assert ours.shape == plain.shape
 
@@ -223,8 +223,8 @@ def test_the_rendered_text_is_the_repository_s(parts, template):
         [("What?", "A fig."), ("Sure?", "Yes.")], image=parts.layout.tokens((16, 16))
     )
     token = parts.model.config.image_token_id
-    shown = np.where(tokens.image == FEATURE, token, tokens.image)
-    ids = np.insert(tokens.ids, tokens.image_at, shown)
+    image_ids = np.where(tokens.image == FEATURE, token, tokens.image)
+    ids = np.insert(tokens.ids, tokens.image_at, image_ids)
     assert parts.tokenizer.decode(ids) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
         "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>What?<|im_end|>\n"
@@ -240,7 +240,7 @@ def test_lora_and_the_merger_train_and_the_rest_of_the_tower_does_not(toy, targe
     features, sizes = features_of(model, batch), batch.pictures["sizes"]
     with torch.autocast("cpu", torch.bfloat16):
         answer_loss(model, batch.ids, batch.mask, batch.labels, features, sizes=sizes).backward()
-    trains = {name for name, one in model.named_parameters() if one.requires_grad}
+    trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
     between = {name for name in trains if "merger" in name}
     assert {name.rpartition("default.")[2] for name in between} == {
         "ln_q.weight", "mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias",
@@ -250,12 +250,12 @@ def test_lora_and_the_merger_train_and_the_rest_of_the_tower_does_not(toy, targe
     assert len(trains - between) == 3 * 7 * 2
     assert all("language_model" in name for name in trains - between)
     blocks = list(unwrap(model).model.visual.blocks.parameters())
-    assert not any(one.requires_grad for one in blocks)
-    for name, one in model.named_parameters():
-        assert one.requires_grad == (one.grad is not None), name
-        assert one.dtype == (torch.float32 if one.requires_grad else torch.bfloat16), name
+    assert not any(weight.requires_grad for weight in blocks)
+    for name, weight in model.named_parameters():
+        assert weight.requires_grad == (weight.grad is not None), name
+        assert weight.dtype == (torch.float32 if weight.requires_grad else torch.bfloat16), name
     full = trainable(load(toy.store.get(target.start)).model, None, RECIPE.precision)
-    frozen = {name for name, one in full.named_parameters() if not one.requires_grad}
+    frozen = {name for name, weight in full.named_parameters() if not weight.requires_grad}
     assert frozen
     assert all("visual" in name and "merger" not in name for name in frozen)
 
@@ -291,12 +291,12 @@ def test_a_scan_without_its_positions_is_refused(toy: Toy, start, parts, templat
 
 def test_it_is_built_at_full_size_without_weights(compose):
     model = unbuilt(FULL_SIZE["qwen25_vl_3b"]())
-    whole = {id(one): one.numel() for one in model.parameters()}
+    whole = {id(weight): weight.numel() for weight in model.parameters()}
     assert sum(whole.values()) == 3_754_622_976  # hub
     shape = build(compose("target=qwen25_vl_3b").target).start.shape()
     assert shape.parameters == pytest.approx(3_754_622_976, rel=0.01)
     assert shape.image_tokens == 17 * 23
-    assert {one.device.type for one in model.parameters()} == {"meta"}
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
 
 
 def test_random_weights_are_estimated_and_built_without_any_file(
@@ -305,9 +305,9 @@ def test_random_weights_are_estimated_and_built_without_any_file(
     cfg = compose("target=qwen25_vl_3b", "target.weights=random", "hardware=h200")
     assert isinstance(build(cfg.estimate), Estimate)
     assert "random weights" in build(cfg.estimate).make(build(cfg.store))
-    drawn = dataclasses.replace(
+    random = dataclasses.replace(
         start, drawn=toy.tokenizer, images={"patch_size": 4, "min_pixels": 64, "max_pixels": 4000}
     )
-    parts = load(toy.store.get(drawn))
+    parts = load(toy.store.get(random))
     assert parts.model.config.model_type == "qwen2_5_vl"
     assert len(parts.layout.tokens((16, 16))) == 6

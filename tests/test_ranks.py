@@ -26,29 +26,29 @@ SELDOM = 600.0  # seconds between checkpoints: none is written
 @pytest.fixture(scope="module")
 def run(toy: Toy, server: Server, tmp_path_factory) -> Callable[..., Path]:
     """Runs a job to its end, the same one once; gives the folder with its store."""
-    held: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
 
     def make(job: str, **options) -> Path:
         name = job + json.dumps(options, sort_keys=True)
-        if name not in held:
-            held[name] = root = tmp_path_factory.mktemp("ranks")
+        if name not in folders:
+            folders[name] = root = tmp_path_factory.mktemp("ranks")
             shared(toy, root)
             code = server.run(toy, root, job, **({"seconds": SELDOM} | options))
             assert code == 0, (root / "said.log").read_text()
-        return held[name]
+        return folders[name]
 
     return make
 
 
 def gradients(root: Path) -> list[tuple[dict[str, torch.Tensor], int]]:
     """Of every optimiser step, and how many of them were cut over the distributed."""
-    found = []
+    files = []
     for path in sorted((root / "gradients").iterdir(), key=lambda path: int(path.stem)):
         with safe_open(path, "pt") as file:
-            found.append(
+            files.append(
                 ({name: file.get_tensor(name) for name in file.keys()}, int(file.metadata()["cut"]))  # noqa: SIM118
             )
-    return found
+    return files
 
 
 def compare(one: Path, other: Path, steps: int, tolerance: float) -> None:
@@ -56,10 +56,12 @@ def compare(one: Path, other: Path, steps: int, tolerance: float) -> None:
     assert len(first) == len(second) == steps
     for (mine, _), (theirs, _) in zip(first, second, strict=True):
         assert mine.keys() == theirs.keys()
-        assert any(bool(held.any()) for held in mine.values())
-        for name, held in mine.items():
-            scale = float(held.abs().max()) + 1e-12
-            torch.testing.assert_close(theirs[name] / scale, held / scale, rtol=0, atol=tolerance)
+        assert any(bool(gradient.any()) for gradient in mine.values())
+        for name, gradient in mine.items():
+            scale = float(gradient.abs().max()) + 1e-12
+            torch.testing.assert_close(
+                theirs[name] / scale, gradient / scale, rtol=0, atol=tolerance
+            )
 
 
 def curve(root: Path, kind: str) -> list[dict[str, float]]:
@@ -71,10 +73,10 @@ def curve(root: Path, kind: str) -> list[dict[str, float]]:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_ranks_give_the_gradients_of_one_process_that_accumulates(run, job, strategy):
     """Text-only micro-batches, dropout, an epoch of an odd number of micro-batches included."""
-    one, two = run(job), run(job, world=2, hardware={"strategy": strategy})
-    compare(one, two, steps=11 if job == "proxy" else 6, tolerance=1e-6)
-    assert all((cut > 0) == (strategy == "fsdp2") for _, cut in gradients(two))
-    for mine, theirs in zip(curve(one, job), curve(two, job), strict=True):
+    single, double = run(job), run(job, world=2, hardware={"strategy": strategy})
+    compare(single, double, steps=11 if job == "proxy" else 6, tolerance=1e-6)
+    assert all((cut > 0) == (strategy == "fsdp2") for _, cut in gradients(double))
+    for mine, theirs in zip(curve(single, job), curve(double, job), strict=True):
         assert theirs == pytest.approx(mine, rel=1e-6)
 
 
@@ -94,31 +96,31 @@ def test_micro_batches_without_a_label_are_passed_by_two_ranks(run, mean):
     """A row a micro-batch, with an image or of text alone; one of three weighs nothing."""
     masked = {"recipe": {"epochs": 1, "micro_batch": 1, "token_mean": mean}}
     masked["masked"] = [row for row in range(ROWS) if row % 3 == 0]
-    one, two = run("proxy", **masked), run("proxy", world=2, **masked)
-    compare(one, two, steps=6, tolerance=2e-5)
-    for mine, theirs in zip(curve(one, "proxy"), curve(two, "proxy"), strict=True):
+    single, double = run("proxy", **masked), run("proxy", world=2, **masked)
+    compare(single, double, steps=6, tolerance=2e-5)
+    for mine, theirs in zip(curve(single, "proxy"), curve(double, "proxy"), strict=True):
         assert theirs == pytest.approx(mine, rel=1e-5)
         assert 0 < mine["loss"] < 10
 
 
 def test_ranks_share_a_scan_that_the_store_is_asked_for(run):
     """Through clusters, which rank 0 makes alone and calls the other one for their trajectories."""
-    one, two = run("groups"), run("groups", world=2)
-    shares = [done(two, f"scanned-{rank}") for rank in (0, 1)]
+    single, double = run("groups"), run("groups", world=2)
+    shares = [done(double, f"scanned-{rank}") for rank in (0, 1)]
     assert min(shares) > 0
-    assert sum(shares) == done(one, "scanned-None")
-    mine, theirs = results(one, "trajectories"), results(two, "trajectories")
+    assert sum(shares) == done(single, "scanned-None")
+    mine, theirs = results(single, "trajectories"), results(double, "trajectories")
     assert mine.keys() == theirs.keys()
     for name in ("values.npy", "reasons.npy"):
-        held = [next((root / "trajectories").glob(f"[!.]*/{name}")) for root in (one, two)]
-        assert held[0].read_bytes() == held[1].read_bytes()
+        files = [next((root / "trajectories").glob(f"[!.]*/{name}")) for root in (single, double)]
+        assert files[0].read_bytes() == files[1].read_bytes()
     assert not [
-        left for kind in ("proxy", "trajectories", "clusters") for left in drafts(two / kind)
+        draft for kind in ("proxy", "trajectories", "clusters") for draft in drafts(double / kind)
     ]
 
 
 def drafts(folder: Path) -> list[Path]:
-    return [left for left in folder.glob(".*") if left.suffix != ".lock"]
+    return [draft for draft in folder.glob(".*") if draft.suffix != ".lock"]
 
 
 def test_what_all_ranks_open_is_made_by_one_and_leaves_no_draft(toy, server, tmp_path):
@@ -135,15 +137,15 @@ def test_what_all_ranks_open_is_made_by_one_and_leaves_no_draft(toy, server, tmp
 
 
 def test_ranks_share_the_questions_of_a_benchmark(toy, server, tmp_path_factory):
-    found = {}
+    files = {}
     for world in (1, 2):
         root = tmp_path_factory.mktemp("score")
         toy.store.get(toy.target())
         shared(toy, root, "target")
         assert server.run(toy, root, "score", world=world) == 0, (root / "said.log").read_text()
-        found[world] = next((root / "score").glob("[!.]*/answers.jsonl")).read_bytes()
+        files[world] = next((root / "score").glob("[!.]*/answers.jsonl")).read_bytes()
         assert done(root, "answered") == 20
-    assert found[1] == found[2]
+    assert files[1] == files[2]
 
 
 @pytest.mark.parametrize(("job", "call"), [("target", 4), ("target", 5), ("proxy", 8)])
@@ -194,9 +196,9 @@ def test_what_rank_0_cannot_make_ends_the_others(toy, server, tmp_path):
     (root / "tokens").unlink()
     (root / "tokens").write_text("no folder")
     assert server.run(toy, root, "proxy", world=2, alone=True) != 0  # nobody kills rank 1
-    said = (root / "said.log").read_text()
-    assert "FileExistsError" in said  # of rank 0
-    assert "rank 0 could not make tokens" in said or "rank 0 has ended" in said
+    log = (root / "said.log").read_text()
+    assert "FileExistsError" in log  # of rank 0
+    assert "rank 0 could not make tokens" in log or "rank 0 has ended" in log
 
 
 def test_as_many_processes_as_devices_have_to_be_started(toy: Toy, tmp_path):

@@ -62,8 +62,10 @@ class Interrupted(Callback):
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step:
-            (kept,) = (one for one in trainer.callbacks if isinstance(one, Checkpoints))
-            kept.save(trainer)
+            (checkpoints,) = (
+                callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)
+            )
+            checkpoints.save(trainer)
             raise InterruptedError
 
 

@@ -33,9 +33,9 @@ def adapted(toy: Toy):
 
 @pytest.fixture(scope="module")
 def target(toy: Toy) -> Target:
-    made = toy.target()
-    toy.store.get(made)
-    return made
+    fitted = toy.target()
+    toy.store.get(fitted)
+    return fitted
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +59,18 @@ def batch(toy: Toy):
 
 def test_lora_sits_in_every_linear_layer_of_the_language_model_only(adapted):
     names = {name.split(".lora_A")[0] for name, _ in adapted.named_parameters() if "lora_A" in name}
-    wanted = {
+    expected = {
         f"base_model.model.model.language_model.layers.{layer}.{block}.{part}"
         for layer in (0, 1)
         for part in PARTS
         for block in ["self_attn" if part in PARTS[:4] else "mlp"]
     }
-    assert names == wanted
+    assert names == expected
     assert not any("lora" in name and "vision_tower" in name for name, _ in adapted.named_modules())
 
 
 def test_lora_and_projector_train_in_float32_and_all_else_is_frozen(adapted):
-    trained = {name: one for name, one in adapted.named_parameters() if one.requires_grad}
+    trained = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
     projector = {name for name in trained if "multi_modal_projector" in name}
     assert {name.rsplit("default.")[1] for name in projector} == {
         *("linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias"),
@@ -78,64 +78,72 @@ def test_lora_and_projector_train_in_float32_and_all_else_is_frozen(adapted):
     lora = {name for name in trained if ".lora_A." in name or ".lora_B." in name}
     assert len(lora) == 2 * 2 * 7
     assert projector | lora == set(trained)
-    assert {one.dtype for one in trained.values()} == {torch.float32}
-    frozen = {name: one for name, one in adapted.named_parameters() if not one.requires_grad}
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+    frozen = {
+        name: weight for name, weight in adapted.named_parameters() if not weight.requires_grad
+    }
     for part in ("vision_tower", "embed_tokens", "norm", "base_layer"):
         assert any(part in name for name in frozen), part
     assert not adapted.get_base_model().lm_head.weight.requires_grad
-    assert {one.dtype for one in frozen.values()} == {torch.bfloat16}
+    assert {weight.dtype for weight in frozen.values()} == {torch.bfloat16}
 
 
 def test_the_projector_has_its_own_rate(toy: Toy, adapted):
     recipe = dataclasses.replace(RECIPE, rate=2e-4, projector_rate=2e-5)
-    made = FitModule(adapted, recipe, steps=10, seed=0).configure_optimizers()["optimizer"]
-    language, projector = made.param_groups
+    optimizer = FitModule(adapted, recipe, steps=10, seed=0).configure_optimizers()["optimizer"]
+    language, projector = optimizer.param_groups
     assert (language["initial_lr"], projector["initial_lr"]) == (2e-4, 2e-5)
     assert len(projector["params"]) == 4
     assert len(language["params"]) == 28
-    ours = {id(one) for one in adapted.parameters() if one.requires_grad}
-    assert {id(one) for group in made.param_groups for one in group["params"]} == ours
+    ours = {id(weight) for weight in adapted.parameters() if weight.requires_grad}
+    assert {id(weight) for group in optimizer.param_groups for weight in group["params"]} == ours
 
 
 def test_the_warm_up_is_rounded_up_and_the_cosine_ends_at_zero(adapted):
     module = FitModule(adapted, RECIPE, steps=70, seed=0)  # 3 % are 2.1 steps
-    made = module.configure_optimizers()
+    configured = module.configure_optimizers()
     rates = []
     for _ in range(71):
-        rates.append(made["optimizer"].param_groups[0]["lr"])
-        made["optimizer"].step()
-        made["lr_scheduler"]["scheduler"].step()
-    wanted = [RECIPE.rate * step / 3 for step in range(3)]
-    wanted += [RECIPE.rate * (1 + math.cos(math.pi * at / 67)) / 2 for at in range(68)]
-    np.testing.assert_allclose(rates, wanted, atol=1e-12)
+        rates.append(configured["optimizer"].param_groups[0]["lr"])
+        configured["optimizer"].step()
+        configured["lr_scheduler"]["scheduler"].step()
+    expected = [RECIPE.rate * step / 3 for step in range(3)]
+    expected += [RECIPE.rate * (1 + math.cos(math.pi * at / 67)) / 2 for at in range(68)]
+    np.testing.assert_allclose(rates, expected, atol=1e-12)
     assert rates[70] == 0
 
 
 def test_lora_s_dropout_is_on_in_a_fit_and_frozen_parts_draw_nothing(toy: Toy, batch):
     adapted = with_lora(load(toy.store.get(toy.start)).model, Lora(4, 8, dropout=0.5))
     with torch.no_grad():
-        for name, one in adapted.named_parameters():
+        for name, weight in adapted.named_parameters():
             if "lora_B" in name:
-                one.normal_(0, 0.5)  # they start at zero, where dropout would not show
+                weight.normal_(0, 0.5)  # they start at zero, where dropout would not show
     FitModule(adapted, RECIPE, steps=1, seed=0).on_fit_start()
-    drawn = {name for name, one in adapted.named_modules() if isinstance(one, torch.nn.Dropout)}
-    assert len(drawn) == 2 * 7
-    assert all(adapted.get_submodule(name).training for name in drawn)
-    assert not any(one.training for one in adapted.get_base_model().model.vision_tower.modules())
+    dropouts = {
+        name for name, module in adapted.named_modules() if isinstance(module, torch.nn.Dropout)
+    }
+    assert len(dropouts) == 2 * 7
+    assert all(adapted.get_submodule(name).training for name in dropouts)
+    assert not any(
+        module.training for module in adapted.get_base_model().model.vision_tower.modules()
+    )
     with torch.no_grad():
-        found = {
+        hidden = {
             answer_loss(
                 adapted, batch.ids, batch.mask, batch.labels, features_of(adapted, batch)
             ).item()
             for _ in range(3)
         }
-    assert len(found) == 3
+    assert len(hidden) == 3
 
 
 def test_the_rate_of_dropout_changes_the_result(toy: Toy, weights):
-    other = toy.store.get(toy.target(lora=Lora(4, 8, dropout=0.0)))
-    held = load_file(other / "adapter" / "adapter_model.safetensors")
-    assert not any(torch.equal(weights[name], held[name]) for name in weights if "lora_B" in name)
+    without_dropout = toy.store.get(toy.target(lora=Lora(4, 8, dropout=0.0)))
+    adapter = load_file(without_dropout / "adapter" / "adapter_model.safetensors")
+    assert not any(
+        torch.equal(weights[name], adapter[name]) for name in weights if "lora_B" in name
+    )
 
 
 def test_only_the_projector_and_lora_are_saved(weights):
@@ -151,7 +159,7 @@ def test_only_the_projector_and_lora_are_saved(weights):
 def test_the_projector_moved_away_from_its_start(toy: Toy, weights):
     start = load(toy.store.get(toy.start)).model.model.multi_modal_projector
     for name, parameter in start.named_parameters():
-        (saved,) = [one for full, one in weights.items() if full.endswith(name)]
+        (saved,) = [weight for full, weight in weights.items() if full.endswith(name)]
         assert not torch.equal(saved, parameter), name
 
 
@@ -172,17 +180,17 @@ def test_the_adapter_loads_in_plain_peft_and_merged_it_answers_alike(toy: Toy, t
     before = LlavaForConditionalGeneration.from_pretrained(place).eval()
     assert (logits(before, batch) - logits(merged, batch)).abs().max() > 0.1
     with torch.no_grad():
-        found = [
+        mean_losses = [
             answer_loss(model, batch.ids, batch.mask, batch.labels, features_of(model, batch))
             for model in (adapter, merged)
         ]
-    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*mean_losses, rtol=1e-5, atol=1e-5)
 
 
 def test_the_loaded_model_has_the_trained_projector(toy: Toy, target, weights):
     projector = target.load(toy.store).model.model.multi_modal_projector
     for name, parameter in projector.named_parameters():
-        (saved,) = [one for full, one in weights.items() if full.endswith(name)]
+        (saved,) = [weight for full, weight in weights.items() if full.endswith(name)]
         assert torch.equal(saved, parameter), name
 
 
@@ -197,18 +205,18 @@ def test_frozen_weights_stay_as_they_were(toy: Toy, target):
 
 
 def test_a_target_sees_the_rows_of_its_subset_and_no_others(toy: Toy, target, monkeypatch):
-    seen: list[int] = []
+    rows_seen: list[int] = []
     original = FitModule.training_step
 
     def watched(self, batch, batch_idx):
-        seen.extend(batch.rows.tolist())
+        rows_seen.extend(batch.rows.tolist())
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(FitModule, "training_step", watched)
-    other = toy.target(seed=6)
-    folder = toy.store.get(other)
-    chosen = other.subset.chosen(toy.store)
-    assert sorted(seen) == chosen.tolist()
+    reseeded = toy.target(seed=6)
+    folder = toy.store.get(reseeded)
+    chosen = reseeded.subset.chosen(toy.store)
+    assert sorted(rows_seen) == chosen.tolist()
     table = toy.proxy.tokens().open(toy.store)
     cost = json.loads((folder / "cost.json").read_text())
     assert cost == {"rows": 23, "tokens": int(table.lengths[chosen].sum())}
@@ -216,25 +224,25 @@ def test_a_target_sees_the_rows_of_its_subset_and_no_others(toy: Toy, target, mo
 
 
 def test_the_result_depends_on_the_subset(toy: Toy, target, weights):
-    other = toy.target(toy.subset(Full()))
-    assert key(other) != key(target)
-    held = load_file(toy.store.get(other) / "adapter" / "adapter_model.safetensors")
+    full = toy.target(toy.subset(Full()))
+    assert key(full) != key(target)
+    adapter = load_file(toy.store.get(full) / "adapter" / "adapter_model.safetensors")
     lora = [name for name in weights if "lora_B" in name]
-    assert not any(torch.equal(weights[name], held[name]) for name in lora)
+    assert not any(torch.equal(weights[name], adapter[name]) for name in lora)
 
 
 def test_the_same_target_in_another_store_is_the_same_bit_for_bit(toy: Toy, weights, tmp_path):
     again = shared(toy, tmp_path).get(toy.target())
     assert again.parent.parent == tmp_path
-    held = load_file(again / "adapter" / "adapter_model.safetensors")
-    assert held.keys() == weights.keys()
-    assert all(torch.equal(held[name], weights[name]) for name in weights)
+    adapter = load_file(again / "adapter" / "adapter_model.safetensors")
+    assert adapter.keys() == weights.keys()
+    assert all(torch.equal(adapter[name], weights[name]) for name in weights)
 
 
 def test_the_seed_draws_adapters_order_and_dropout(toy: Toy, target, weights):
-    other = toy.store.get(toy.target(seed=5))
-    held = load_file(other / "adapter" / "adapter_model.safetensors")
-    assert not any(torch.equal(weights[name], held[name]) for name in weights if "lora_" in name)
+    reseeded = toy.store.get(toy.target(seed=5))
+    adapter = load_file(reseeded / "adapter" / "adapter_model.safetensors")
+    assert not any(torch.equal(weights[name], adapter[name]) for name in weights if "lora_" in name)
 
 
 @pytest.mark.parametrize("policy", ["texts", "images"])
@@ -247,15 +255,17 @@ def test_subsets_of_one_kind_train(toy: Toy, policy):
         subset = toy.subset(Full(), rows=ROWS - len(TEXT_ONLY), text_only="exclude")
     folder = toy.store.get(toy.target(subset))
     assert np.isfinite([row["loss"] for row in losses(folder)]).all()
-    held = load_file(folder / "adapter" / "adapter_model.safetensors")
+    adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
     start = load(toy.store.get(toy.start)).model.model.multi_modal_projector
     for name, parameter in start.named_parameters():
-        (saved,) = [one for full, one in held.items() if full.endswith(name)]
+        (saved,) = [weight for full, weight in adapter.items() if full.endswith(name)]
         assert torch.equal(saved, parameter) == (policy == "texts"), name
 
 
 def test_pictures_from_files_are_the_default_and_give_the_same(toy: Toy, target):
     read = toy.target(cache_vision=False)
     assert key(read) != key(target)
-    one, other = losses(toy.store.get(target)), losses(toy.store.get(read))
-    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in other], rel=1e-4)
+    cached_curve, read_curve = losses(toy.store.get(target)), losses(toy.store.get(read))
+    assert [row["loss"] for row in cached_curve] == pytest.approx(
+        [row["loss"] for row in read_curve], rel=1e-4
+    )

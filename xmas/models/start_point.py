@@ -36,7 +36,7 @@ class StartPoint(Stage):
         return layout_of(store.get(self))
 
     def shape(self) -> Shape:
-        """The model in numbers, before it is there.
+        """The model in numbers, before it is built.
 
         Raises ShapelessError: its configuration is not on this machine.
         """

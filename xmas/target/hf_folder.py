@@ -24,7 +24,7 @@ PAD = "<pad>"
 
 
 def hub_name(name: str, config: PreTrainedConfig) -> str:
-    """What a weight is called in the hub's folders, which every version of transformers and vLLM
+    """The name of a weight in the hub's folders, which every version of transformers and vLLM
     reads.
 
     Raises ValueError: the family does not say how its models, or this part of them, are named.

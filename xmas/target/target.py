@@ -1,4 +1,4 @@
-"""The target: a LLaVA fine-tuned on a subset, with LoRA or in full."""
+"""The target: a vision-language model fine-tuned on a subset, with LoRA or in full."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ class Target(ModelOnPool, Stage):
     """
 
     kind: ClassVar[str] = "target"
-    version: ClassVar[int] = 3  # under mixed precisions what is frozen has 16 bits
+    version: ClassVar[int] = 3  # under mixed precisions frozen weights have 16 bits
     together: ClassVar[bool] = True
 
     subset: Subset
@@ -51,7 +51,7 @@ class Target(ModelOnPool, Stage):
     lora: Lora | None = dataclasses.field(default_factory=Lora)  # null: all but the tower
     template: Template = dataclasses.field(default_factory=Template)
     seed: int = 0
-    cache_vision: bool = False  # tower features once for all, on disk: for small images
+    cache_vision: bool = False  # tower features computed once and kept on disk: for small images
     max_length: int = 2048  # tokens of a row, the image counted
     from_tuned: bool = False  # start from a model that is tuned on instructions already
     weights: str = volatile("published")  # what the configuration calls those of `start`

@@ -83,7 +83,7 @@ class FittedOnPool(SeesPool, Protocol):
 
 
 class ModelOnPool:
-    """How a model with the fields of `OnPool` sees its pool."""
+    """Tokens and images of the pool for a model with the fields of `OnPool`."""
 
     def tokens(self: OnPool) -> Tokenised:
         """All conversations of the pool as token ids."""

@@ -1,4 +1,4 @@
-"""The proxy: a small LVLM fitted to the pool, its weights kept at several steps."""
+"""The proxy: a small vision-language model fitted to the pool, its weights saved at snapshots."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -35,16 +35,16 @@ class Proxy(ModelOnPool, Stage):
     start: StartPoint
     recipe: Recipe
     template: Template = dataclasses.field(default_factory=Template)
-    snapshots: int = 7  # steps whose weights are kept, project page of XMAS
+    snapshots: int = 7  # steps whose weights are saved; project page of XMAS
     seed: int = 0
-    cache_vision: bool = True  # tower features once for all, on disk
+    cache_vision: bool = True  # tower features computed once and kept on disk
     max_length: int = 2048  # tokens of a row, the image counted
     hardware: Hardware = volatile(default_factory=Hardware)
     callbacks: Sequence[Callback] = volatile(())  # of the fit, in addition to its own
     logger: Logger | None = volatile(None)  # of the fit; null: the store's journal
 
     def steps(self, store: Store) -> list[int]:
-        """The optimiser steps whose weights are kept."""
+        """The optimiser steps whose weights are saved."""
         rows = int(self.tokens().open(store).answered.sum())
         return schedule(self.recipe.steps(rows), self.snapshots)
 

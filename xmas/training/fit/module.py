@@ -43,14 +43,14 @@ class FitModule(LightningModule):
         self.steps = steps
         self.seed = seed
         self.logit_rows = logit_rows
-        self.strict_loading = False  # checkpoints hold trainables only
+        self.strict_loading = False  # checkpoints have trainable weights only
 
     def on_fit_start(self) -> None:
         self.model.train()
         for module in self.model.modules():
             weights = list(module.parameters())  # none in LoRA's dropout, which stays on
             if weights and not any(weight.requires_grad for weight in weights):
-                module.eval()  # a frozen tower has no dropout to draw
+                module.eval()  # no dropout in a frozen tower
 
     def configure_model(self) -> None:
         """Shard the weights over the devices, where the strategy asks for it."""
@@ -59,7 +59,7 @@ class FitModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         number = self._number(batch_idx)
-        torch.manual_seed(hash((self.seed, number, 0)) % 2**63)  # whichever rank has it
+        torch.manual_seed(hash((self.seed, number, 0)) % 2**63)  # the same on any rank
 
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss of a microbatch."""

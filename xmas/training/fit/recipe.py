@@ -80,13 +80,13 @@ class Hardware:
     strategy: str = volatile("auto")  # ddp, fsdp2, deepspeed_stage_2, or another of Lightning's
     workers: int = volatile(0)  # processes that load batches, on each device
     prefetch: int = volatile(2)  # batches that each of them is ahead
-    checkpoint_seconds: float = volatile(600.0)  # between two of an unfinished fit
+    checkpoint_seconds: float = volatile(600.0)  # between two checkpoints of an unfinished fit
     packing: bool = volatile(False)  # rows of a microbatch in one sequence, without padding
-    attention: str | None = volatile(None)  # sdpa, flash_attention_2; null: as the model has it
+    attention: str | None = volatile(None)  # sdpa, flash_attention_2; null: the model's default
     checkpointing: float = volatile(0.0)  # share of the language model's blocks that are recomputed
     logit_rows: int | None = volatile(None)  # answer tokens whose logits exist at once; null: all
     compile: str | None = volatile(None)  # torch.compile's backend for the blocks: inductor
-    device: Device | None = volatile(None)  # what each of them is, for estimates
+    device: Device | None = volatile(None)  # model of each of them, for estimates
 
     @property
     def world(self) -> int:

@@ -90,7 +90,7 @@ class FirstBatches(Callback):
 
 @contextmanager
 def memory_advice(recipe: Recipe, hardware: Hardware) -> Iterator[None]:
-    """Raises MemoryError instead of torch's own error; says which settings to change."""
+    """Convert torch's out-of-memory errors to MemoryError with the settings to change."""
     try:
         yield
     except RuntimeError as error:
@@ -101,7 +101,7 @@ def memory_advice(recipe: Recipe, hardware: Hardware) -> Iterator[None]:
 
 
 def advice(recipe: Recipe, hardware: Hardware) -> str:
-    """What needs less memory, the cheapest first; only what is not set already."""
+    """Settings that need less memory, the cheapest first; only those not set already."""
     steps = []
     if hardware.logit_rows is None:
         steps.append("hardware.logit_rows=1024 (the same loss, logits part by part)")

@@ -33,7 +33,7 @@ def strategy_of(hardware: Hardware) -> Strategy | str:
             "hardware.nodes to what was started"
         )
     if hardware.strategy == "auto" and world > 1:
-        return "ddp"  # where nothing is unused: text-only batches keep the connector in the graph
+        return "ddp"  # no unused parameters: text-only batches keep the connector in the graph
     if hardware.strategy != "fsdp2":
         return hardware.strategy
     return ModelParallelStrategy(

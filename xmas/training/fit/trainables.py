@@ -12,7 +12,7 @@ from xmas.models.vlm import freeze_tower, in_connector, language_model, unwrap
 if TYPE_CHECKING:
     from peft import PeftModel
 
-HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of what is frozen
+HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # type of frozen weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ FILE = "mm_projector.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class FirstStage(ModelOnPool, Stage):
-    """`mm_projector.safetensors`, named as LLaVA names it, and `loss.csv`: for those who do not
-    have LLaVA's own file.
+    """`mm_projector.safetensors`, named as LLaVA names it, and `loss.csv`: to use where
+    LLaVA's own file is not at hand.
 
     Source: LLaVA `scripts/v1_5/pretrain.sh`, 558k captions.
     """
@@ -33,7 +33,7 @@ class FirstStage(ModelOnPool, Stage):
     template: Plain = dataclasses.field(default_factory=Plain)
     max_length: int = 2048  # tokens of a row, the image counted
     seed: int = 0
-    cache_vision: bool = False  # tower features once for all, on disk: for small images
+    cache_vision: bool = False  # tower features computed once and kept on disk: for small images
     hardware: Hardware = volatile(default_factory=Hardware)
 
     def compute(self, store: Store, out: Path) -> None:

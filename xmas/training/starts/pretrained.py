@@ -56,7 +56,7 @@ class SmallLlava(StartPoint):
         return [self.towers, self.towers.tokenizer]
 
     def shape(self) -> Shape:
-        """The model in numbers, before it is there."""
+        """The model in numbers, before it is built."""
         towers, head_dim = self.towers, self.hidden // self.heads
         vocabulary = _padded(towers.tokenizer.vocabulary)
         return Shape(
@@ -145,7 +145,7 @@ class Pretrained(ModelOnPool, StartPoint):
         return self.start.tokenizer
 
     def shape(self) -> Shape:
-        """The model in numbers, before it is there."""
+        """The model in numbers, before it is built."""
         return self.tower.shape()
 
     @property

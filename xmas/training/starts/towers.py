@@ -70,7 +70,7 @@ class TwoTower(Stage):
             max_length=self.text_length,
             return_tensors="pt",
         )
-        # The pooled text state is the first end mark's; a cut text gets one.
+        # The text's features are those of the first end mark; a truncated text gets one.
         tokens["input_ids"][:, -1] = torch.where(
             tokens["attention_mask"][:, -1] == 1, tokenizer.eos_token_id, tokens["input_ids"][:, -1]
         )
@@ -132,9 +132,9 @@ class TwoTower(Stage):
         same: Tensor,
         out: Path,
     ) -> CLIPModel:
-        """Train; the state of every finished epoch is kept until the stage is done."""
+        """Train; a checkpoint after every epoch is kept until the stage is finished."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        # One product over all heads and pictures: torch's kernel for CPUs makes one for each.
+        # Eager: one product over all heads and images, where torch's CPU kernel has one for each.
         model.set_attn_implementation("eager")
         model.to(device).train()  # pyright: ignore[reportArgumentType]  # wrapper asks for `self`
         vocabulary = cast("CLIPTextConfig", model.config.text_config).vocab_size
@@ -165,7 +165,7 @@ class TwoTower(Stage):
             unit="image",
             initial=first * len(pixels),
         ) as progress:
-            loss = torch.tensor(torch.nan)  # of no batch
+            loss = torch.tensor(torch.nan)  # before the first batch
             for epoch in range(first, self.epochs):
                 order = np.random.default_rng((self.seed, epoch)).permutation(len(pixels))
                 for start in range(0, len(order), self.batch):

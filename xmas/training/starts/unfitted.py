@@ -14,12 +14,12 @@ from xmas.training.model_on_pool import ModelOnPool
 
 @dataclasses.dataclass(frozen=True)
 class Unfitted(ModelOnPool):
-    """What a proxy or a target with these fields is before its first step."""
+    """A proxy or a target with these fields before its first step."""
 
     pool: Pool
     start: StartPoint
     template: Template = dataclasses.field(default_factory=Template)
-    cache_vision: bool = False  # tower features once for all, on disk: for small images
+    cache_vision: bool = False  # tower features computed once and kept on disk: for small images
     max_length: int = 2048  # tokens of a row, the image counted
     hardware: Hardware = volatile(default_factory=Hardware)
 

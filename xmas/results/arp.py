@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any, TypeVar
 
+import numpy as np
+
 from xmas.evaluation.facts import known
 
 ALL = "ARP"  # over all benchmarks of the leaderboard
@@ -32,7 +34,7 @@ def named_averages() -> dict[str, tuple[str, ...]]:
     }
 
 
-Score = TypeVar("Score")  # a float, or an array of bootstrap draws
+Score = TypeVar("Score", float, np.ndarray)  # a score, or an array of its bootstrap draws
 Gaps = Mapping[int, Mapping[str, str]]  # by seed, benchmarks without a score; the text says why
 
 
@@ -67,9 +69,9 @@ def relative_scores(
     scores: Mapping[str, Score], reference: Mapping[str, Score]
 ) -> dict[str, Score]:
     """Scores in per cent of the reference's, on the benchmarks that the reference has."""
-    percent: Any = {name: (score, reference[name]) for name, score in scores.items()
-                    if name in reference}  # fmt: skip
-    return {name: 100 * score / whole for name, (score, whole) in percent.items()}
+    return {
+        name: 100 * score / reference[name] for name, score in scores.items() if name in reference
+    }
 
 
 def arps(

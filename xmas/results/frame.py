@@ -1,4 +1,4 @@
-"""The scores of a store as a DataFrame; `xmas.results.table` has their means and intervals."""
+"""The scores of a store as a DataFrame; `Table.frame` has their means and intervals."""
 
 import dataclasses
 from typing import Any
@@ -6,14 +6,18 @@ from typing import Any
 from xmas.results.score_records import Run, runs
 from xmas.store import Store
 
-_NESTED = ("settings", "measured", "config")  # told apart by the table, no columns
+_NESTED = ("settings", "measured", "config")  # no columns: the table compares them
 
 
 def scores(store: Store) -> Any:
     """A pandas DataFrame, one line a score: selector, budget, seed, benchmark, score and so on.
 
-    `score` is NaN where a score is invalid; `invalid` says why. Raises TableError: a file of the
-    store lacks a key.
+    `score` is NaN where a score is invalid; `invalid` says why. The mean score of every selector:
+
+        scores(Store("store")).groupby(["selector", "budget", "benchmark"]).score.mean()
+
+    Raises:
+        TableError: a file of the store lacks a key.
     """
     import pandas
 

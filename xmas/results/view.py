@@ -5,7 +5,7 @@ the CSV, and in the report. `notes` are the sentences below the tables, `grids` 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 from xmas.results.arp import ALL
 from xmas.results.evidence import Evidence, Line
@@ -56,7 +56,7 @@ class Column:
     unit: str = ""
     format: str | Callable[[Line], TextCell | str] = "{}"
     interval: Callable[[Line], Interval | None] | None = None
-    notes: Callable[[Evidence], Sequence[str]] = lambda evidence: ()
+    notes: Callable[[Evidence], Iterable[str]] = lambda evidence: ()
     tables: tuple[str, ...] = (SUMMARY,)
 
     @property

@@ -23,15 +23,21 @@ from xmas.store.index import ResultIndex
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What `goal=table` makes. Not a stage: the store is read each time."""
+    """What `goal=table` makes. Not a stage: the store is read each time.
 
-    pool: str | None = None  # the name of the only one to show
-    selector: str | Sequence[str] | None = None  # the only ones; the reference stays
-    experiment: str | None = None  # only what `goal=scores experiment=...` asked for
-    protocol: str | None = None  # only answers made so, e.g. "batch 1"
+    ARP of the selectors, from Python:
+
+        lines = Table(selector=["random", "xmas"]).frame(Store("store"))
+        lines[lines.benchmark == "ARP"][["selector", "budget", "relative", "missing"]]
+    """
+
+    pool: str | None = None  # show only the pool of this name
+    selector: str | Sequence[str] | None = None  # show only these, and the reference
+    experiment: str | None = None  # show only what `goal=scores experiment=...` asked for
+    protocol: str | None = None  # show only answers generated with it, e.g. "batch 1"
     intervals: bool = False  # in every cell; the CSV always has them
     draws: int = 2000  # of the bootstrap
-    seed: int = 0  # of its draws
+    seed: int = 0  # of the bootstrap's random generator
 
     def make(self, store: Store) -> str:
         """Write `table.md`, `table.csv` and `table.tex` into the store; the Markdown and the paths.

@@ -1,4 +1,4 @@
-"""Pictures from files, and how they become pixels for a tower."""
+"""Read images from files, and turn them into the pixels of a vision tower."""
 
 import io
 import json
@@ -14,27 +14,32 @@ FILE = "images.json"  # in a model folder: size and aspect of `SquareImages`
 
 @runtime_checkable
 class Processor(Protocol):
-    """Pictures to what a batch holds of them."""
+    """Turns images into the tensors of a batch."""
 
     def pictures(self, images: list[Image.Image]) -> dict[str, Tensor]:
-        """`pixels` (tiles, 3, height, width) of all images, one behind the other.
+        """The tensors of some images.
 
-        Where the tiles of an image are put together by its size, `sizes` (images, 2): height and
-        width, pixels.
+        `pixels` (tiles, 3, height, width): the tiles of all images, in order. `sizes` (images, 2),
+        height and width in pixels, where the model arranges tiles by the size of the image.
         """
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what is needed to make the same processor again."""
+        """Write the files from which the same processor can be loaded."""
         ...
 
 
 class SquareImages:
     """A square of `size` pixels from an image, normalised as CLIP was trained.
 
-    `aspect` pad: padded to a square with the mean colour, then resized: LLaVA's `expand2square`,
-    bit for bit. `aspect` crop: shortest edge resized, the rest of the longer one cut off on both
-    sides: CLIP's own way, and what TinyLLaVA calls "square".
+    Args:
+        size: of a side of the square, in pixels.
+        aspect: `pad`: padded to a square with the mean colour, then resized: LLaVA's
+            `expand2square`, bit for bit. `crop`: shortest edge resized, then cropped at the centre:
+            CLIP's preprocessing, and what TinyLLaVA calls "square".
+
+    Raises:
+        ValueError: another `aspect`.
     """
 
     def __init__(self, size: int, aspect: str = "pad") -> None:
@@ -50,10 +55,10 @@ class SquareImages:
         self._background = tuple(int(mean * 255) for mean in self._clip.image_mean)
 
     def __call__(self, images: list[Image.Image]) -> Float[Tensor, "images 3 size size"]:
-        coloured = [image.convert("RGB") for image in images]
+        rgb = [image.convert("RGB") for image in images]
         if self.aspect == "pad":
-            coloured = [self._square(image) for image in coloured]
-        return self._clip(coloured, return_tensors="pt")["pixel_values"]
+            rgb = [self._square(image) for image in rgb]
+        return self._clip(rgb, return_tensors="pt")["pixel_values"]
 
     def pictures(self, images: list[Image.Image]) -> dict[str, Tensor]:
         return {"pixels": self(images)}
@@ -72,7 +77,11 @@ class SquareImages:
 
 
 def open_image(image: Path | bytes) -> Image.Image:
-    """A decoded picture. Raises ValueError: missing, truncated, or no picture; names the file."""
+    """The decoded image of a file or its bytes, in RGB.
+
+    Raises:
+        ValueError: the file is missing, truncated or no image; names it.
+    """
     try:
         with _opened(image) as opened:
             return opened.convert("RGB")
@@ -81,9 +90,10 @@ def open_image(image: Path | bytes) -> Image.Image:
 
 
 def image_size(image: Path | bytes) -> tuple[int, int]:
-    """Height and width in pixels, read from the head of the file alone.
+    """Height and width in pixels, from the header of the file.
 
-    Raises ValueError: the file is missing or no picture.
+    Raises:
+        ValueError: the file is missing or no image; names it.
     """
     try:
         with _opened(image) as opened:

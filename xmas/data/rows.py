@@ -1,4 +1,4 @@
-"""The rows of an opened pool, whatever its file format: what the rest of the package reads."""
+"""The rows of an opened pool of any file format, as the rest of the package reads them."""
 
 import abc
 from array import array

@@ -1,8 +1,8 @@
-"""Benchmark files of the demo, in the official formats, from drawings that nobody trained on.
+"""Benchmark files of the demo, in the official formats, from drawings that no model is trained on.
 
-A folder a benchmark, laid out like the official downloads, so that the scorers read the demo and
-the real files alike. What is held out: glyph families, shades, sizes, handwritten digits, and pairs
-of word and font (`xmas.demo.material`).
+One folder per benchmark, laid out like the official download, so that the scorers read the demo and
+the real files alike. Held out are glyph families, shades, sizes, handwritten digits, and pairs of
+word and font (`xmas.demo.material`).
 """
 
 import shutil
@@ -30,47 +30,60 @@ Writer = Callable[[Path, Material, int, np.random.Generator], None]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """How the files of one benchmark are drawn, and what a question of them has on average."""
+class Spec:
+    """How the files of one benchmark are written, and their averages per question.
+
+    Args:
+        write: writes a number of questions into a folder.
+        scale: this number, as a multiple of `DemoBench.questions`.
+        questions: in the files, for each of that number.
+        with_image: share of the questions that have an image, counted at 300 questions.
+        images: distinct images per question, counted at 300 questions.
+    """
 
     write: Writer
-    scale: float  # what the writer is asked for, as a multiple of DemoBench.questions
-    questions: int = 1  # for each of those
-    with_image: float = 1.0  # share of the questions
-    images: float = 1.0  # distinct ones a question; counted at 300, as is `with_image`
+    scale: float
+    questions: int = 1
+    with_image: float = 1.0
+    images: float = 1.0
 
 
 WRITERS = {
-    "gqa": Drawn(gqa, 2.0),
-    "pope": Drawn(pope, 1.0, questions=3, images=1 / 12),  # one for each of its categories
-    "mme": Drawn(mme, 2.0, images=1 / 2),
-    "mmbench": Drawn(mmbench, 2.0, images=0.32),  # rows: a question has one for each option
-    "mmbench_cn": Drawn(_mmbench_cn, 1 / 3, images=0.32),
-    "sqa": Drawn(sqa, 1 / 3, with_image=0.67, images=0.67),
-    "textvqa": Drawn(textvqa, 1 / 3, images=0.5),
-    "vqav2_val": Drawn(vqav2, 1 / 3, images=0.55),
-    "vizwiz_val": Drawn(vizwiz, 1 / 3),
-    "llava_wild": Drawn(llava_wild, 0.2),
-    "mmvet": Drawn(mmvet, 0.2),
+    "gqa": Spec(gqa, 2.0),
+    "pope": Spec(pope, 1.0, questions=3, images=1 / 12),  # one for each of its categories
+    "mme": Spec(mme, 2.0, images=1 / 2),
+    "mmbench": Spec(mmbench, 2.0, images=0.32),  # rows: a question has one for each option
+    "mmbench_cn": Spec(_mmbench_cn, 1 / 3, images=0.32),
+    "sqa": Spec(sqa, 1 / 3, with_image=0.67, images=0.67),
+    "textvqa": Spec(textvqa, 1 / 3, images=0.5),
+    "vqav2_val": Spec(vqav2, 1 / 3, images=0.55),
+    "vizwiz_val": Spec(vizwiz, 1 / 3),
+    "llava_wild": Spec(llava_wild, 0.2),
+    "mmvet": Spec(mmvet, 0.2),
 }
 
 
 @dataclass(frozen=True)
 class DemoBench(Stage):
-    """A folder for each benchmark of `WRITERS`; `questions` sets the scale."""
+    """A folder for each benchmark of `WRITERS`.
+
+    Args:
+        concepts: the number of things that may be drawn, as in the pool: others are not asked for.
+        questions: the scale of all benchmarks.
+    """
 
     kind: ClassVar[str] = "demo_bench"
     version: ClassVar[int] = 5
 
     seed: int = 0
-    concepts: int = 150  # the pool's: what it does not name is not asked for
+    concepts: int = 150
     questions: int = 300
 
     def compute(self, store: Store, out: Path) -> None:
         of = material(self.concepts, held_out=True)
-        listed = bar(WRITERS.items(), label="draw the demo benchmarks", unit="benchmark")
-        for number, (name, drawn) in enumerate(listed):
-            shutil.rmtree(out / name, ignore_errors=True)  # what an interrupted attempt left
+        specs = bar(WRITERS.items(), label="draw the demo benchmarks", unit="benchmark")
+        for number, (name, spec) in enumerate(specs):
+            shutil.rmtree(out / name, ignore_errors=True)  # of an interrupted attempt
             (out / name).mkdir()
             rng = np.random.default_rng([self.seed, 1000 + number])
-            drawn.write(out / name, of, max(1, int(drawn.scale * self.questions)), rng)
+            spec.write(out / name, of, max(1, int(spec.scale * self.questions)), rng)

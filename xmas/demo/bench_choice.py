@@ -33,13 +33,13 @@ def mmbench(
         if len(rows) >= count:
             break
         scene, turn = fact(kind, of, rng)
-        listed = ask.options(turn.answer, kind, of, int(rng.integers(2, 5)), rng)
+        choices = ask.options(turn.answer, kind, of, int(rng.integers(2, 5)), rng)
         image = _base64(scene)
-        for turned in range(len(listed)):
-            options = listed[turned:] + listed[:turned]
+        for rotation in range(len(choices)):
+            options = choices[rotation:] + choices[:rotation]
             rows.append(
                 {
-                    "index": first + turned * _ROTATION,
+                    "index": first + rotation * _ROTATION,
                     "question": _in_chinese(turn, scene) if chinese else turn.question,
                     **dict(zip("ABCD", options, strict=False)),
                     "answer": "ABCD"[options.index(turn.answer)],
@@ -54,7 +54,7 @@ def mmbench(
     with (out / name).open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, MMBENCH_COLUMNS, delimiter="\t", lineterminator="\n")
         table.writeheader()
-        table.writerows(sorted(rows, key=lambda each: each["index"]))
+        table.writerows(sorted(rows, key=lambda line: line["index"]))
 
 
 def _in_chinese(turn: Turn, scene: Scene) -> str:
@@ -78,7 +78,7 @@ def _base64(scene: Scene) -> str:
 
 def sqa(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
     """`count` questions, every third without a picture, some with a hint."""
-    problems, asked = {}, []
+    problems, questions = {}, []
     for number in range(count):
         pid = str(number + 1)
         if number % 3 == 2:
@@ -111,23 +111,23 @@ def sqa(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
         lines += [turn.question]
         lines += [f"{letter}. {text}" for letter, text in zip("ABCD", choices, strict=False)]
         lines += [] if scene is None else ["<image>"]
-        said = [
+        turns = [
             {"from": "human", "value": "\n".join(lines)},
             {"from": "gpt", "value": f"The answer is {'ABCD'[answer]}."},
         ]
         image = {} if scene is None else {"image": f"{pid}/image.png"}
-        asked.append({"id": pid, **image, "conversations": said})
+        questions.append({"id": pid, **image, "conversations": turns})
     write_json(out / "problems.json", problems)
     write_json(
         out / "pid_splits.json", {"train": [], "val": [], "test": [], "demo": list(problems)}
     )
-    write_json(out / "llava_test_CQM-A.json", asked)
+    write_json(out / "llava_test_CQM-A.json", questions)
 
 
 def _sum(rng: np.random.Generator) -> tuple[Turn, list[str]]:
     """A sum with its answer and two wrong ones."""
-    one, other = (int(number) for number in rng.integers(0, 10, 2))
-    choices = [str(one + other + off) for off in (0, 1, 2)]
-    turned = int(rng.integers(3))
-    turn = Turn("text", f"What is {one} plus {other}?", choices[0])
-    return turn, choices[turned:] + choices[:turned]
+    first, second = (int(number) for number in rng.integers(0, 10, 2))
+    choices = [str(first + second + off) for off in (0, 1, 2)]
+    rotation = int(rng.integers(3))
+    turn = Turn("text", f"What is {first} plus {second}?", choices[0])
+    return turn, choices[rotation:] + choices[:rotation]

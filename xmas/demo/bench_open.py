@@ -1,8 +1,7 @@
-"""LLaVA-Bench and MM-Vet over held-out drawings: answers that a judge reads.
+"""LLaVA-Bench and MM-Vet over held-out drawings: answers that a judge grades.
 
-The references are ours, made from the scene, and so is the judge's rule; the folder's README says
-so. File names stay those of
-the official packs, so that whatever reads these reads the demo.
+The references, made from the scene, and the judge's rule are ours, as the folder's README says.
+File names are those of the official packs, so that one reader serves both.
 """
 
 from pathlib import Path
@@ -30,18 +29,18 @@ else. Give your reasons behind it. Which of the two came first must not count.""
 
 
 def llava_wild(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
-    """Three questions a picture (conversation, detail, complex), about `count` in all."""
+    """Three questions per picture (conversation, detail, complex), about `count` in all."""
     (out / "images").mkdir()
-    asked, contexts, references = [], [], []
+    questions, contexts, references = [], [], []
     for number in range(1, max(1, count // 3) + 1):
         scene, image = draw.two(of, rng), f"{number:03d}.png"
         draw.save(scene, out / "images" / image)
-        told = _told(scene)
-        contexts.append({"id": f"{number:03d}", "image": image, "caption": told})
+        caption = _description(scene)
+        contexts.append({"id": f"{number:03d}", "image": image, "caption": caption})
         first, second = scene.items
         rounds = (
             ("conv", ask.colour(first, rng).question, f"The {first.name} is {first.colour}."),
-            ("detail", "Describe this image in detail.", told),
+            ("detail", "Describe this image in detail.", caption),
             (
                 "complex",
                 f"Could the {second.name} be mistaken for the {first.name}? Explain.",
@@ -50,8 +49,8 @@ def llava_wild(out: Path, of: Material, count: int, rng: np.random.Generator) ->
             ),
         )
         for category, question, answer in rounds:
-            question_id = len(asked)
-            asked.append(row(question_id, image, question, category))
+            question_id = len(questions)
+            questions.append(row(question_id, image, question, category))
             references.append(
                 {
                     "question_id": question_id,
@@ -62,16 +61,16 @@ def llava_wild(out: Path, of: Material, count: int, rng: np.random.Generator) ->
                     "text": answer,
                 }
             )
-    write_lines(out / "questions.jsonl", asked)
+    write_lines(out / "questions.jsonl", questions)
     write_lines(out / "context.jsonl", contexts)
     write_lines(out / "answers_gpt4.jsonl", references)
     rule = {"role": "Assistant", "prompt": _RULE}
     categories = ("conv", "detail", "complex")
-    write_json(out / "rule.json", {f"llava_bench_{each}": rule for each in categories})
+    write_json(out / "rule.json", {f"llava_bench_{name}": rule for name in categories})
     (out / "README.md").write_text(_README)
 
 
-def _told(scene: Scene) -> str:
+def _description(scene: Scene) -> str:
     assert scene.relation is not None  # it has two things
     first, second = (a(f"{item.colour} {item.name}") for item in scene.items)
     where = {"left": "to the left of", "above": "above"}[scene.relation]
@@ -79,9 +78,9 @@ def _told(scene: Scene) -> str:
 
 
 def mmvet(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
-    """`count` questions with the abilities they need."""
+    """`count` questions, each with the abilities that it needs."""
     (out / "images").mkdir()
-    asked, truth = [], {}
+    questions, truth = [], {}
     abilities = {
         "naming": ["rec"],
         "colour": ["rec"],
@@ -95,7 +94,7 @@ def mmvet(out: Path, of: Material, count: int, rng: np.random.Generator) -> None
         scene, turn = fact(kind, of, rng)
         image = f"v1_{number}.png"
         draw.save(scene, out / "images" / image)
-        asked.append(row(number, image, turn.question))
+        questions.append(row(number, image, turn.question))
         truth[f"v1_{number}"] = {
             "imagename": image,
             "question": turn.question,
@@ -103,5 +102,5 @@ def mmvet(out: Path, of: Material, count: int, rng: np.random.Generator) -> None
             "imagesource": "xmas.demo",
             "capability": abilities[kind],
         }
-    write_lines(out / "llava-mm-vet.jsonl", asked)
+    write_lines(out / "llava-mm-vet.jsonl", questions)
     write_json(out / "mm-vet.json", truth)

@@ -1,7 +1,7 @@
 """POPE and MME over held-out drawings: is it there, how many, where, which colour, which word.
 
-Adversarial POPE asks for what looks most like a thing in the picture: drawings have no habits of
-standing together as objects in photographs do, which POPE's own rule counts.
+Adversarial POPE asks for the thing that looks most like one in the picture. POPE's own rule counts
+which objects occur together in photographs; things in drawings occur together at random.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ _POPE_STEP = 10_000_000  # between the ids of two categories in LLaVA's file
 MME_TASKS = ("existence", "count", "position", "color", "OCR")
 
 
-ALIKE = {  # colours that are easily taken for one another
+ALIKE = {  # colours that are easily confused
     "red": "orange pink",
     "orange": "red yellow",
     "yellow": "orange green",
@@ -36,7 +36,7 @@ ALIKE = {  # colours that are easily taken for one another
 def pope(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
     """`count` questions of each category, two yes and two no for every picture.
 
-    Of a single thing its colour and what it is are asked for, of two things both colours.
+    A single thing is asked for by colour and by name, two things by their colours.
     """
     scenes = [
         draw.two(of, rng) if number % 2 else draw.one(of, pick(of.concepts, rng), rng)
@@ -54,49 +54,49 @@ def pope(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
     (out / "images").mkdir()
     for scene, image in zip(scenes, images, strict=True):
         draw.save(scene, out / "images" / image)
-    asked = []
+    questions = []
     for step, category in enumerate(("adversarial", "popular", "random"), start=1):
         labels = []
         for scene, image in zip(scenes, images, strict=True):
-            shown = {
+            present = {
                 "thing": [item.name for item in scene.items],
                 "colour": [item.colour for item in scene.items],
             }
-            taken: list[str] = []
-            for what in ("colour", "thing" if len(scene.items) == 1 else "colour"):
-                there = next(name for name in shown[what] if name not in taken)
-                near = ALIKE[there].split() if what == "colour" else alike[there]
-                other = {
-                    "adversarial": near,
-                    "popular": popular[what],
-                    "random": shuffled(COLOURS if what == "colour" else of.concepts, rng),
+            used: list[str] = []
+            for aspect in ("colour", "thing" if len(scene.items) == 1 else "colour"):
+                present_name = next(name for name in present[aspect] if name not in used)
+                similar = ALIKE[present_name].split() if aspect == "colour" else alike[present_name]
+                candidates = {
+                    "adversarial": similar,
+                    "popular": popular[aspect],
+                    "random": shuffled(COLOURS if aspect == "colour" else of.concepts, rng),
                 }[category]
-                rest = shuffled(COLOURS, rng) if what == "colour" else []
-                absent_one = next(
-                    name for name in (*other, *rest) if name not in (*shown[what], *taken)
+                rest = shuffled(COLOURS, rng) if aspect == "colour" else []
+                absent_name = next(
+                    name for name in (*candidates, *rest) if name not in (*present[aspect], *used)
                 )
-                taken += [there, absent_one]
-                for name, label in ((there, "yes"), (absent_one, "no")):
-                    told = f"something {name}" if what == "colour" else a(name)
+                used += [present_name, absent_name]
+                for name, label in ((present_name, "yes"), (absent_name, "no")):
+                    subject = f"something {name}" if aspect == "colour" else a(name)
                     labels.append(
                         {
                             "question_id": len(labels) + 1,
                             "image": image,
-                            "text": f"Is there {told} in the image?",
+                            "text": f"Is there {subject} in the image?",
                             "label": label,
                         }
                     )
         write_lines(out / "coco" / f"coco_pope_{category}.json", labels)
-        asked += [
+        questions += [
             row(
-                step * _POPE_STEP + each["question_id"],
-                each["image"],
-                each["text"] + SHORT,
+                step * _POPE_STEP + label_row["question_id"],
+                label_row["image"],
+                label_row["text"] + SHORT,
                 category,
             )
-            for each in labels
+            for label_row in labels
         ]
-    write_lines(out / "llava_pope_test.jsonl", asked)
+    write_lines(out / "llava_pope_test.jsonl", questions)
 
 
 def look_alikes(of: Material, count: int) -> dict[str, list[str]]:
@@ -106,25 +106,25 @@ def look_alikes(of: Material, count: int) -> dict[str, list[str]]:
         board = np.zeros((24, 24))
         for mark in of.marks("icon", name):
             ink = np.asarray(mask_of(mark, 24), dtype=float) / 255
-            top, left = (24 - ink.shape[0]) // 2, (24 - ink.shape[1]) // 2
-            board[top : top + ink.shape[0], left : left + ink.shape[1]] += ink
+            line, column = (24 - ink.shape[0]) // 2, (24 - ink.shape[1]) // 2
+            board[line : line + ink.shape[0], column : column + ink.shape[1]] += ink
         boards.append((board / np.linalg.norm(board)).ravel())
     likeness = np.stack(boards) @ np.stack(boards).T
     np.fill_diagonal(likeness, -1)
     order = np.argsort(-likeness, axis=1, kind="stable")[:, :count]
     return {
-        name: [of.concepts[int(other)] for other in others]
-        for name, others in zip(of.concepts, order, strict=True)
+        name: [of.concepts[int(index)] for index in indices]
+        for name, indices in zip(of.concepts, order, strict=True)
     }
 
 
 def mme(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
     """Five tasks of MME, about `count` questions in all: two a picture, the first true.
 
-    The tasks lie flat, picture and text side by side, as these five do in MME's release.
+    Picture and text of a question are in one folder per task, as for these five in MME's release.
     """
     release = out / "MME_Benchmark_release_version"
-    asked = []
+    questions = []
     for task in MME_TASKS:
         (release / task).mkdir(parents=True)
         for number in range(1, max(1, count // (2 * len(MME_TASKS))) + 1):
@@ -137,8 +137,8 @@ def mme(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
             ]
             (release / task / f"{number:06d}.txt").write_text("".join(lines))
             place = f"{task}/{image}"
-            asked += [row(place, place, question + SHORT, task) for question in (true, false)]
-    write_lines(out / "llava_mme.jsonl", asked)
+            questions += [row(place, place, question + SHORT, task) for question in (true, false)]
+    write_lines(out / "llava_mme.jsonl", questions)
 
 
 def _true_and_false(task: str, of: Material, rng: np.random.Generator) -> tuple[Scene, str, str]:
@@ -146,15 +146,15 @@ def _true_and_false(task: str, of: Material, rng: np.random.Generator) -> tuple[
     if task == "OCR":
         scene = draw.written(of, "word", rng)
         word = scene.items[0].name
-        other = pick([each for each in WORDS if each != word], rng)
-        said = 'Is the word in the picture "{}"?'
-        return scene, said.format(word), said.format(other)
+        wrong = pick([name for name in WORDS if name != word], rng)
+        wording = 'Is the word in the picture "{}"?'
+        return scene, wording.format(word), wording.format(wrong)
     if task == "count":
         count = int(rng.integers(1, 10))
         scene = several(of, count, rng)
-        other = pick([each for each in range(1, 10) if each != count], rng)
+        wrong_count = pick([number for number in range(1, 10) if number != count], rng)
         thing = scene.items[0].name
-        return scene, _there_are(count, thing), _there_are(other, thing)
+        return scene, _there_are(count, thing), _there_are(wrong_count, thing)
     if task == "position":
         scene = draw.two(of, rng)
         assert scene.relation is not None  # it has two things
@@ -164,17 +164,17 @@ def _true_and_false(task: str, of: Material, rng: np.random.Generator) -> tuple[
         else:
             first, second = second, first
             where = {"left": "on the right side of", "above": "below"}[scene.relation]
-        said = "Is the {} {} the {}?"
-        return scene, said.format(first, where, second), said.format(second, where, first)
+        wording = "Is the {} {} the {}?"
+        return scene, wording.format(first, where, second), wording.format(second, where, first)
     scene = draw.two(of, rng) if rng.integers(2) else draw.one(of, pick(of.concepts, rng), rng)
     item = pick(scene.items, rng)
     if task == "color":
-        other = pick([each for each in COLOURS if each != item.colour], rng)
-        said = "Is the color of the {} {}?"
-        return scene, said.format(item.name, item.colour), said.format(item.name, other)
-    other = absent({each.name for each in scene.items}, of, rng)
-    said = "Is there {} in this image?"
-    return scene, said.format(a(item.name)), said.format(a(other))
+        wrong = pick([tint for tint in COLOURS if tint != item.colour], rng)
+        wording = "Is the color of the {} {}?"
+        return scene, wording.format(item.name, item.colour), wording.format(item.name, wrong)
+    wrong = absent({item.name for item in scene.items}, of, rng)
+    wording = "Is there {} in this image?"
+    return scene, wording.format(a(item.name)), wording.format(a(wrong))
 
 
 def _there_are(count: int, thing: str) -> str:

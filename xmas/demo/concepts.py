@@ -1,8 +1,8 @@
-"""The everyday things that are drawn, and the names their glyphs have in the icon fonts.
+"""The everyday things that are drawn, and the names of their glyphs in the icon fonts.
 
-Behind every thing stand the names to look up; `ri:home` counts in that family only, a bare name in
-all. The list was checked by eye: fonts differ in what they call a football or a flashlight. Names
-are single words, and none is another's synonym.
+A thing, a colon, and the glyph names to look up: `ri:home` in that family only, a bare name in all.
+The glyphs were checked visually, since fonts differ in what they call a football or a flashlight.
+Names of things are single words without synonyms in the list.
 """
 
 GLYPH_NAMES = """

@@ -29,14 +29,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture before it is drawn. `relation` says where the first of two items stands."""
+    """The content of a picture; `relation` is the place of the first of two items."""
 
     items: tuple[Item, ...]
     background: str
     relation: str | None = None  # left, above
 
     def describe(self) -> dict:
-        """What is in it, as plain data."""
+        """The content as plain data."""
         return {
             "kind": self.items[0].mark.kind,
             "names": [item.name for item in self.items],
@@ -51,7 +51,7 @@ class Scene:
 
 
 def pick(options, rng: np.random.Generator):
-    """One of `options`, each as likely."""
+    """One of `options`, at random."""
     return options[int(rng.integers(len(options)))]
 
 
@@ -60,7 +60,7 @@ def shuffled(options, rng: np.random.Generator) -> list:
 
 
 def _along(low: int, high: int, step: int, rng: np.random.Generator) -> int:
-    """A place in [low, high] on the grid: `step` beside a multiple of four."""
+    """A place in [low, high] on the grid: a multiple of four plus `step`."""
     first = low + (step - low) % 4
     return first if first > high else pick(range(first, high + 1, 4), rng)
 
@@ -74,19 +74,19 @@ def _place(
     rng: np.random.Generator,
 ) -> Item:
     """A mark somewhere in `box` (left, top, right, bottom)."""
-    left, top, right, bottom = box
+    x_min, y_min, x_max, y_max = box
     size = pick(sizes, rng)
-    first = left + (of.step - left) % 4
-    while first + mask_of(mark, size).width > right:  # long words are set smaller
+    first = x_min + (of.step - x_min) % 4
+    while first + mask_of(mark, size).width > x_max:  # long words are set smaller
         size -= 4
     wide, high = mask_of(mark, size).size
-    x = _along(left, right - wide, of.step, rng)
-    y = _along(top, bottom - high, of.step, rng)
+    x = _along(x_min, x_max - wide, of.step, rng)
+    y = _along(y_min, y_max - high, of.step, rng)
     return Item(mark, colour, pick(of.shades(colour), rng), size, x, y)
 
 
 def one(of: Material, name: str, rng: np.random.Generator, *, colour: str | None = None) -> Scene:
-    """A single thing, large and near the middle: four patches a side leave little room to move."""
+    """A single thing, large and near the middle: with four patches per side it has little room."""
     mark = pick(of.marks("icon", name), rng)
     colour = colour or pick(COLOURS, rng)
     item = _place(mark, (4, 4, 60, 60), of.sizes(48, 56), colour, of, rng)
@@ -94,7 +94,7 @@ def one(of: Material, name: str, rng: np.random.Generator, *, colour: str | None
 
 
 def two(of: Material, rng: np.random.Generator, *, colours: tuple[str, str] | None = None) -> Scene:
-    """Two different things beside or above each other, of different colours."""
+    """Two different things of different colours, one left of or above the other."""
     first, second = shuffled(of.concepts, rng)[:2]
     tints = colours or shuffled(COLOURS, rng)[:2]
     relation = pick(("left", "above"), rng)
@@ -114,7 +114,7 @@ def several(
 ) -> Scene:
     """`count` equal drawings of a thing, one to nine, in the cells of a grid.
 
-    Here the places are as free as the cells allow, on both sides of the split.
+    Places are any that the cells allow, on both sides of the split.
     """
     mark = pick(of.marks("icon", name), rng)
     colour = colour or pick(COLOURS, rng)
@@ -125,9 +125,9 @@ def several(
     wide, high = mask_of(mark, size).size
     items = []
     for place in sorted(int(cell) for cell in rng.permutation(grid * grid)[:count]):
-        left, top = place % grid * cell, place // grid * cell
-        x = left + int(rng.integers(1, cell - wide))
-        y = top + int(rng.integers(1, cell - high))
+        cell_x, cell_y = place % grid * cell, place // grid * cell
+        x = cell_x + int(rng.integers(1, cell - wide))
+        y = cell_y + int(rng.integers(1, cell - high))
         items.append(Item(mark, colour, shade, size, x, y))
     return Scene(tuple(items), pick(of.backgrounds(), rng))
 
@@ -135,7 +135,7 @@ def several(
 def written(of: Material, kind: str, rng: np.random.Generator, *, name: str | None = None) -> Scene:
     """A handwritten digit or a printed word."""
     name = name or pick(DIGITS if kind == "digit" else WORDS, rng)
-    colour = pick([each for each in COLOURS if each not in ("yellow", "pink")], rng)
+    colour = pick([tint for tint in COLOURS if tint not in ("yellow", "pink")], rng)
     sizes = of.sizes(48, 56) if kind == "digit" else of.sizes(20, 28)
     box = (4, 4, 60, 60) if kind == "digit" else (1, 1, 63, 63)
     item = _place(pick(of.marks(kind, name), rng), box, sizes, colour, of, rng)
@@ -143,7 +143,7 @@ def written(of: Material, kind: str, rng: np.random.Generator, *, name: str | No
 
 
 def nearly(scene: Scene, of: Material, rng: np.random.Generator) -> Scene:
-    """A scene of one item again: the same drawing a step away, in another shade of its colour."""
+    """A near-copy of a scene of one item: the drawing shifted, in another shade of its colour."""
     (item,) = scene.items
     ink = mask_of(item.mark, item.size).size
     x, y = (
@@ -163,7 +163,7 @@ def picture(scene: Scene) -> Image.Image:
 
 
 def save(scene: Scene, path: Path) -> None:
-    """Write the picture of a scene, as PNG or JPEG as the name says."""
+    """Write the picture of a scene, as PNG or JPEG by the suffix of `path`."""
     if path.suffix == ".jpg":
         picture(scene).save(path, quality=95, subsampling=0)
     else:

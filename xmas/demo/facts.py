@@ -43,12 +43,12 @@ def several(of: Material, count: int, rng: np.random.Generator) -> Scene:
 
 
 def ten_answers(turn: Turn, of: Material, rng: np.random.Generator) -> list[str]:
-    """What ten annotators said: mostly all the same, else up to three say something else."""
+    """The answers of ten annotators: mostly all equal, else up to three are different."""
     answer = turn.answer.lower()
     others = int(rng.integers(1, 4)) if rng.random() < 0.3 else 0
     if turn.kind not in ("naming", "colour", "counting", "digit", "word"):
         return [answer] * 10
-    (wrong,) = (each for each in ask.options(answer, turn.kind, of, 2, rng) if each != answer)
+    (wrong,) = (option for option in ask.options(answer, turn.kind, of, 2, rng) if option != answer)
     return [answer] * (10 - others) + [wrong] * others
 
 
@@ -60,9 +60,10 @@ def row(question_id: str | int, image: str, text: str, category: str = "default"
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSON lines."""
     path.write_text(
-        "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows), encoding="utf-8"
+        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in rows), encoding="utf-8"
     )
 
 
-def write_json(path: Path, found: Any) -> None:
-    path.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file."""
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")

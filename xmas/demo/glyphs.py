@@ -1,8 +1,8 @@
-"""Glyphs of everyday things out of the icon fonts that `qtawesome` installs.
+"""Glyphs of everyday things from the icon fonts that `qtawesome` installs.
 
-Phosphor is held out: nobody trains on its drawings, so a benchmark made of them asks for what a
-thing looks like and not for a remembered glyph. Versions 5 and 6 of a font are near-copies and
-therefore on the same side. The fonts are read as files: importing `qtawesome` needs Qt.
+Phosphor is held out: no model is trained on its drawings, so a benchmark of them tests what a thing
+looks like and not a memorised glyph. Versions 5 and 6 of a font are near-copies and therefore on
+the same side of the split. The fonts are read as files: importing `qtawesome` needs Qt.
 """
 
 import functools
@@ -24,7 +24,7 @@ class Family:
     """A font as `qtawesome` 1.4.2 has it, and how it marks the variants of a name."""
 
     name: str
-    prefix: str  # what stands before the colon in GLYPH_NAMES
+    prefix: str  # before the colon in GLYPH_NAMES
     file: str
     version: str
     variants: tuple[str, ...] = ("",)
@@ -55,7 +55,7 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Glyph:
-    """One drawing of a thing: where it comes from and its code in the font."""
+    """One drawing of a thing: its font and its code there."""
 
     concept: str
     family: str
@@ -68,17 +68,17 @@ def folder_of(package: str) -> Path:
 
     Raises ModuleNotFoundError: it is not installed.
     """
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
             f"{package} is not installed; the demo draws from its files: pip install {package}"
         )
-    return Path(next(iter(found.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def family(name: str) -> Family:
     """The family of that name."""
-    return next(each for each in FAMILIES if each.name == name)
+    return next(entry for entry in FAMILIES if entry.name == name)
 
 
 @functools.cache
@@ -90,41 +90,44 @@ def _charmap(charmap: str) -> dict[str, int]:
 @functools.cache
 def glyphs() -> dict[str, tuple[Glyph, ...]]:
     """Every thing with all its glyphs, training families first, in a fixed order."""
-    found: dict[str, tuple[Glyph, ...]] = {}
+    by_concept: dict[str, tuple[Glyph, ...]] = {}
     for line in GLYPH_NAMES.replace("\n  ", " ").strip().splitlines():
         concept, aliases = line.split(": ")
-        found[concept] = tuple(_lookup(concept, aliases.split()))
-    return found
+        by_concept[concept] = tuple(_lookup(concept, aliases.split()))
+    return by_concept
 
 
 def _lookup(concept: str, aliases: Sequence[str]) -> list[Glyph]:
-    taken = []
-    for each in FAMILIES:
-        codes = _charmap(each.charmap)
-        seen = set()
+    matches = []
+    for entry in FAMILIES:
+        codes = _charmap(entry.charmap)
+        codes_used = set()
         for alias in aliases:
             prefix, _, name = alias.rpartition(":")
-            if prefix not in ("", each.prefix):
+            if prefix not in ("", entry.prefix):
                 continue
-            for variant in each.variants:
+            for variant in entry.variants:
                 code = codes.get(name + variant)
-                if code is not None and code not in seen:  # fonts hold aliases of one glyph
-                    seen.add(code)
-                    taken.append(Glyph(concept, each.name, name + variant, code))
-    return taken
+                if (
+                    code is not None and code not in codes_used
+                ):  # fonts have several names for a glyph
+                    codes_used.add(code)
+                    matches.append(Glyph(concept, entry.name, name + variant, code))
+    return matches
 
 
 @functools.cache
 def concepts(count: int) -> tuple[str, ...]:
     """The first `count` things that have three training drawings and one held-out drawing.
 
-    Raises ValueError: there are not so many, or fewer than questions about absent things need.
+    Raises ValueError: `count` is more than can be drawn, or under 12: questions about absent
+    things need as many.
     """
     drawable = [
         name
         for name, drawings in glyphs().items()
-        if sum(family(each.family).held_out for each in drawings) >= 1
-        and sum(not family(each.family).held_out for each in drawings) >= 3
+        if sum(family(glyph.family).held_out for glyph in drawings) >= 1
+        and sum(not family(glyph.family).held_out for glyph in drawings) >= 3
     ]
     if not 12 <= count <= len(drawable):
         raise ValueError(f"{count} concepts asked for; between 12 and {len(drawable)} can be drawn")
@@ -134,7 +137,7 @@ def concepts(count: int) -> tuple[str, ...]:
 @functools.cache
 def drawings(concept: str, held_out: bool) -> tuple[Glyph, ...]:
     """The glyphs of a thing on one side of the split."""
-    return tuple(each for each in glyphs()[concept] if family(each.family).held_out == held_out)
+    return tuple(glyph for glyph in glyphs()[concept] if family(glyph.family).held_out == held_out)
 
 
 @functools.cache

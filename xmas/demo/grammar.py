@@ -1,6 +1,6 @@
 """Articles and plurals of the things that are drawn."""
 
-# Nobody counts these, and no article stands before them.
+# Not countable, and without an article.
 NO_ARTICLE = frozenset("cutlery rain wind fire lightning wine wifi".split())
 ODD_PLURALS = {
     "dice": "dice",
@@ -13,7 +13,7 @@ ODD_PLURALS = {
 
 
 def plural(thing: str) -> str:
-    """The name of several of a thing."""
+    """The plural of a thing's name."""
     if thing in ODD_PLURALS:
         return ODD_PLURALS[thing]
     if thing.endswith(("s", "x", "ch", "sh")):

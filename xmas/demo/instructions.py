@@ -10,7 +10,7 @@ from xmas.demo.material import COLOURS, DIGITS, WORDS, Material
 from xmas.evaluation.protocol import LETTER, SHORT
 
 NUMBERS = "zero one two three four five six seven eight nine".split()
-_BESIDE = {"left": ("left of", "right of"), "above": ("above", "below")}
+_RELATIONS = {"left": ("left of", "right of"), "above": ("above", "below")}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def called(item: Item) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One sentence without a full stop that says everything that was drawn."""
+    """One sentence without a full stop that describes all of a scene."""
     first = scene.items[0]
     if first.mark.kind == "digit":
         return pick(
@@ -52,80 +52,82 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     opening = pick(("", "", "a picture of ", "there is "), rng)
     if scene.relation is not None:
         second = scene.items[1]
-        one, other = (a(f"{item.colour} {item.name}") for item in (first, second))
-        there, back = _BESIDE[scene.relation]
-        told = pick((f"{one} {there} {other}", f"{other} {back} {one}"), rng)
+        first_named, second_named = (a(f"{item.colour} {item.name}") for item in (first, second))
+        there, back = _RELATIONS[scene.relation]
+        content = pick(
+            (f"{first_named} {there} {second_named}", f"{second_named} {back} {first_named}"), rng
+        )
     elif len(scene.items) > 1:
         opening = opening.replace("is", "are") if opening == "there is " else opening
-        told = f"{NUMBERS[len(scene.items)]} {first.colour} {plural(first.name)}"
+        content = f"{NUMBERS[len(scene.items)]} {first.colour} {plural(first.name)}"
     else:
-        told = a(f"{first.colour} {first.name}")
-    return opening + told
+        content = a(f"{first.colour} {first.name}")
+    return opening + content
 
 
 def describing(scene: Scene, rng: np.random.Generator) -> Turn:
-    asked = ("Describe the picture briefly.", "What is in this picture?", "Describe the image.")
-    return Turn("captioning", pick(asked, rng), caption(scene, rng), suffix="")
+    wordings = ("Describe the picture briefly.", "What is in this picture?", "Describe the image.")
+    return Turn("captioning", pick(wordings, rng), caption(scene, rng), suffix="")
 
 
 def naming(scene: Scene, rng: np.random.Generator) -> Turn:
-    """What the only kind of thing in the picture is."""
-    asked = (
+    """A question for the only kind of thing in the picture."""
+    wordings = (
         "What is this?",
         "What is shown in the image?",
         "Which object is this?",
         "What object is in the picture?",
     )
-    return Turn("naming", pick(asked, rng), scene.items[0].name)
+    return Turn("naming", pick(wordings, rng), scene.items[0].name)
 
 
 def colour(item: Item, rng: np.random.Generator) -> Turn:
     what = called(item)
-    asked = (
+    wordings = (
         f"What color is the {what}?",
         f"What is the color of the {what}?",
         f"Which color is the {what}?",
     )
-    return Turn("colour", pick(asked, rng), item.colour)
+    return Turn("colour", pick(wordings, rng), item.colour)
 
 
 def counting(scene: Scene, rng: np.random.Generator) -> Turn:
     several = plural(scene.items[0].name)
-    asked = (
+    wordings = (
         f"How many {several} are there?",
         f"How many {several} are in the image?",
         f"What is the number of {several}?",
     )
-    return Turn("counting", pick(asked, rng), str(len(scene.items)))
+    return Turn("counting", pick(wordings, rng), str(len(scene.items)))
 
 
 def reading(scene: Scene, rng: np.random.Generator) -> Turn:
     """The word or the digit of the picture."""
     kind = scene.items[0].mark.kind
-    asked = {
+    wordings = {
         "word": ("What word is written here?", "What does the text say?", "Which word is shown?"),
         "digit": ("Which digit is this?", "What number is written here?", "What digit is shown?"),
     }[kind]
-    return Turn(kind, pick(asked, rng), scene.items[0].name)
+    return Turn(kind, pick(wordings, rng), scene.items[0].name)
 
 
 def spatial(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """Three questions on where the two things of a scene stand, in any order."""
+    """Three questions about the places of the two things of a scene, in any order."""
     assert scene.relation is not None  # it has two things
     first, second = (item.name for item in scene.items)
-    there, back = _BESIDE[scene.relation]
+    there, back = _RELATIONS[scene.relation]
     sides = {"left": "left or right", "above": "above or below"}[scene.relation]
-    side, (one, other) = pick(
+    side, (thing, reference) = pick(
         ((there, (first, second)), (back, (second, first))), rng
-    )  # `one` stands on `side` of `other`
+    )  # `thing` is on `side` of `reference`
     says_yes = bool(rng.integers(2))
-    asked, against = (one, other) if says_yes else (other, one)
+    subject, against = (thing, reference) if says_yes else (reference, thing)
     of = "of " if scene.relation == "left" else ""
-    beside = pick((side, f"on the {side.removesuffix(' of')} side of"), rng) if of else side
+    relation = pick((side, f"on the {side.removesuffix(' of')} side of"), rng) if of else side
     turns = [
-        Turn("spatial", f"What is {side} the {other}?", one),
-        Turn("spatial", f"Is the {one} {sides} {of}the {other}?", side.removesuffix(" of")),
-        Turn("spatial", f"Is the {asked} {beside} the {against}?", "Yes" if says_yes else "No"),
+        Turn("spatial", f"What is {side} the {reference}?", thing),
+        Turn("spatial", f"Is the {thing} {sides} {of}the {reference}?", side.removesuffix(" of")),
+        Turn("spatial", f"Is the {subject} {relation} the {against}?", "Yes" if says_yes else "No"),
     ]
     return shuffled(turns, rng)
 
@@ -133,39 +135,39 @@ def spatial(scene: Scene, rng: np.random.Generator) -> list[Turn]:
 def presence(scene: Scene, of: Material, rng: np.random.Generator, *, there: bool) -> Turn:
     """Whether a colour or, less often, a thing is in the picture; the answer is Yes if `there`.
 
-    Mostly colours: to compare eight of them is something that a small model learns from some
-    thousand questions, to compare 150 things is not.
+    Mostly colours: a small model learns to compare eight colours from some thousand questions, but
+    not to compare 150 things.
     """
     if rng.random() < 0.85:
         return tinted(scene, rng, there=there)
     names = {item.name for item in scene.items}
     thing = pick(sorted(names), rng) if there else absent(names, of, rng)
-    asked = (
+    wordings = (
         f"Is there {a(thing)} in the image?",
         f"Is there {a(thing)}?",
         f"Is {a(thing)} shown?",
     )
-    return Turn("presence", pick(asked, rng), "Yes" if there else "No")
+    return Turn("presence", pick(wordings, rng), "Yes" if there else "No")
 
 
 def tinted(scene: Scene, rng: np.random.Generator, *, there: bool) -> Turn:
     """Whether anything in the picture has a colour; the answer is Yes if `there`."""
     tints = sorted({item.colour for item in scene.items})
-    tint = pick(tints if there else [each for each in COLOURS if each not in tints], rng)
-    asked = f"Is there something {tint}{pick((' in the image', ''), rng)}?"
-    return Turn("presence", asked, "Yes" if there else "No")
+    tint = pick(tints if there else [name for name in COLOURS if name not in tints], rng)
+    question = f"Is there something {tint}{pick((' in the image', ''), rng)}?"
+    return Turn("presence", question, "Yes" if there else "No")
 
 
 def claim(item: Item, rng: np.random.Generator, *, true: bool) -> Turn:
-    """Whether an item has a colour that is named.
+    """Whether an item has the colour that the question names.
 
-    Of colours alone: what else could be claimed a small model cannot check, and guessing makes it
-    forget how to.
+    Colours only: a small model cannot check other claims, and guessing makes it forget how to check
+    colours.
     """
-    tint = item.colour if true else pick([each for each in COLOURS if each != item.colour], rng)
+    tint = item.colour if true else pick([name for name in COLOURS if name != item.colour], rng)
     what = called(item)
-    asked = (f"Is the {what} {tint}?", f"Is the color of the {what} {tint}?")
-    return Turn("claim", pick(asked, rng), "Yes" if true else "No")
+    wordings = (f"Is the {what} {tint}?", f"Is the color of the {what} {tint}?")
+    return Turn("claim", pick(wordings, rng), "Yes" if true else "No")
 
 
 def absent(names: set[str], of: Material, rng: np.random.Generator) -> str:
@@ -186,7 +188,7 @@ def options(
         "digit": DIGITS,
         "word": WORDS,
     }[kind]
-    others = [each for each in shuffled(choices, rng) if each != answer]
+    others = [option for option in shuffled(choices, rng) if option != answer]
     return shuffled([answer, *others[: count - 1]], rng)
 
 
@@ -194,7 +196,7 @@ def choice(turn: Turn, of: Material, rng: np.random.Generator, count: int | None
     """The same question with `count` lettered options, or two to four."""
     count = int(rng.integers(2, 5)) if count is None else count
     listed = options(turn.answer, turn.kind, of, count, rng)
-    lines = "".join(f"\n{letter}. {each}" for letter, each in zip("ABCD", listed, strict=False))
+    lines = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", listed, strict=False))
     letter = "ABCD"[listed.index(turn.answer)]
     return Turn("choice", turn.question + lines, letter, suffix=LETTER)
 
@@ -211,19 +213,20 @@ _OPPOSITES = [
 def text_only(of: Material, rng: np.random.Generator) -> Turn:
     """A question that needs no picture."""
     kind = pick(("sum", "opposite", "spelling", "larger", "colour"), rng)
-    one, other = (int(number) for number in rng.integers(0, 10, 2))
+    first, second = (int(number) for number in rng.integers(0, 10, 2))
     if kind == "sum":
-        return Turn("text", f"What is {one} plus {other}?", str(one + other), suffix="")
+        return Turn("text", f"What is {first} plus {second}?", str(first + second), suffix="")
     if kind == "opposite":
-        said, meant = shuffled(pick(_OPPOSITES, rng), rng)
-        return Turn("text", f"What is the opposite of {said}?", meant, suffix="")
+        word, opposite = shuffled(pick(_OPPOSITES, rng), rng)
+        return Turn("text", f"What is the opposite of {word}?", opposite, suffix="")
     if kind == "spelling":
         word = pick(WORDS, rng)
         return Turn("text", f"How do you spell {word}?", " ".join(word), suffix="")
     if kind == "larger":
-        other = other if other != one else (one + 1) % 10
-        asked = f"Which number is larger, {one} or {other}?"
-        return Turn("text", asked, str(max(one, other)), suffix="")
+        second = second if second != first else (first + 1) % 10
+        question = f"Which number is larger, {first} or {second}?"
+        return Turn("text", question, str(max(first, second)), suffix="")
     tint, thing = pick(COLOURS, rng), pick(of.concepts, rng)
-    first, second = shuffled((tint, thing), rng)
-    return Turn("text", f"Which of these is a color, {first} or {second}?", tint, suffix="")
+    former, latter = shuffled((tint, thing), rng)
+    question = f"Which of these is a color, {former} or {latter}?"
+    return Turn("text", question, tint, suffix="")

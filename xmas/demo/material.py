@@ -1,8 +1,8 @@
 """What pictures are made of, split in two: one side to train on, one held out for the benchmarks.
 
-Everything a tower could remember instead of understand is split: glyph families, shades of a
-colour, sizes, offsets of the grid things stand on, handwritten digits, and which word is set in
-which font. What a question is about (things, colour names, digits, words) is the same on both.
+Everything a tower could memorise is split: glyph families, shades of a colour, sizes, offsets of
+the grid of places, handwritten digits, and pairs of word and font. The subjects of questions
+(things, colour names, digits, words) are the same on both sides.
 """
 
 import functools
@@ -35,7 +35,7 @@ WORDS = tuple(
     "light music paper".split()
 )
 FONTS = (None, "DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono-Bold")
-_EVERY = 5  # one in so many digits of a class, and pairs of word and font, is held out
+_EVERY = 5  # every fifth digit of a class, and pair of word and font, is held out
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Material:
 
     @property
     def step(self) -> int:
-        """Where things stand: multiples of four, or two pixels beside them."""
+        """The offset of places and sizes: multiples of four to train on, plus two if held out."""
         return 2 if self.held_out else 0
 
     def sizes(self, low: int, high: int) -> range:
-        """Sizes from `low` to `high`: every fourth, or two pixels beside them."""
+        """Every fourth size from `low` to `high`, from `low` + 2 if held out."""
         return range(low + self.step, high + 1, 4)
 
     def shades(self, colour: str) -> list[str]:

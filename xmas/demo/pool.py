@@ -1,8 +1,8 @@
 """The demo pool: a small instruction set with the faults of a large one.
 
 Its sources differ in size by a factor of six, some things are named far more often than others,
-many drawings are near-copies, some images are asked about twice, and a few rows have no image. What
-was repeated on purpose is written to `truth.jsonl`, which no selector reads.
+many drawings are near-copies, some images have two rows, and a few rows have no image. The
+repetitions are recorded in `truth.jsonl`, which no selector reads.
 """
 
 import json
@@ -26,9 +26,21 @@ from xmas.store.progress import bar
 
 @dataclass(frozen=True)
 class DemoPool(Stage):
-    """`pool.json`, `truth.jsonl` beside it, and to pretrain on captions, drills, lessons, reviews.
+    """The demo's pool, and the pools that its start point is pretrained on.
 
-    The drawings are in `images/`; what one pretrains on is about those of the captions.
+    Writes `pool.json` and `truth.jsonl`; to pretrain on, `captions.json`, `drills.json`,
+    `lessons.json` and `reviews.json`, about the drawings of the captions; all drawings in
+    `images/`.
+
+    Args:
+        rows: of the pool.
+        captions: pretraining pairs, each about another drawing.
+        dialogues: pretraining conversations about scenes described in words, in `captions.json`.
+        drills: pretraining comparisons, mostly of single things described in words.
+        lessons: pretraining comparisons, mostly about the captions' drawings of single things.
+        reviews: pretraining questions of more kinds about the captions' drawings.
+        recalls: in `reviews.json`, one question each, for the name or the whole content.
+        concepts: everyday things that are drawn.
     """
 
     kind: ClassVar[str] = "demo_pool"
@@ -36,15 +48,15 @@ class DemoPool(Stage):
 
     seed: int = 0
     rows: int = 8000
-    captions: int = 20000  # pretraining pairs, each with a drawing of its own
-    dialogues: int = 2000  # pretraining conversations about scenes told in words, with the captions
-    drills: int = 12000  # pretraining comparisons, mostly of single things told in words
-    lessons: int = 7000  # pretraining comparisons, mostly with captions' drawings of single things
-    reviews: int = 6500  # pretraining questions of more kinds about captions' drawings
-    recalls: int = 4000  # among them, one question each, for the name or all that is drawn
-    concepts: int = 150  # everyday things
+    captions: int = 20000
+    dialogues: int = 2000
+    drills: int = 12000
+    lessons: int = 7000
+    reviews: int = 6500
+    recalls: int = 4000
+    concepts: int = 150
 
-    held_out: ClassVar[bool] = False  # side of the material that is drawn
+    held_out: ClassVar[bool] = False  # side of the material
 
     def compute(self, store: Store, out: Path) -> None:
         of = material(self.concepts, held_out=self.held_out)
@@ -53,23 +65,23 @@ class DemoPool(Stage):
             for number, (source, count) in enumerate(make.sizes(self.rows).items()):
                 rng = np.random.default_rng([self.seed, number])
                 (out / "images" / source).mkdir(parents=True, exist_ok=True)
-                drawn = make.rows_of(source, count, of, rng)
-                for row in drawn:
+                of_source = make.rows_of(source, count, of, rng)
+                for row in of_source:
                     if row.scene is not None and row.asked_again_of is None:
                         draw.save(row.scene, out / "images" / row.image)
                     progress.update(1)
-                rows.append(drawn)
+                rows.append(of_source)
             self._write(rows, out)
             self._pretraining(of, out, progress)
 
     def _pretraining(self, of: Material, out: Path, progress: Any) -> None:
-        """Captions and dialogues, drills, lessons and reviews, to be learned in this order.
+        """Captions and dialogues, drills, lessons and reviews, to be trained on in this order.
 
-        LLaVA starts from Vicuna, which can say yes and no and choose a letter. A language model
-        that starts from nothing learns that in drills about single things told in words. Lessons
-        ask the same with an image, of colours only, and some of it in words still: what compares
-        words then comes to compare with images. Without drills whether choices are learned, with
-        an image, is a matter of chance. Reviews bring back what all this lets it forget.
+        LLaVA starts from Vicuna, which answers yes or no and chooses a letter. A randomly
+        initialised language model learns this in drills about single things described in words.
+        Lessons ask the same with an image, about colours only, and partly still in words: the
+        comparison of words then carries over to images. Without drills it depends on chance whether
+        choices about an image are learned. Reviews repeat what the model forgets meanwhile.
         """
         rng = np.random.default_rng([self.seed, len(SHARES)])
         (out / "images" / "captions").mkdir(exist_ok=True)
@@ -77,8 +89,8 @@ class DemoPool(Stage):
         for number in range(self.captions):
             scene, image = make.any_scene(of, rng), f"captions/{number:06d}.png"
             draw.save(scene, out / "images" / image)
-            told = Turn("caption", "", ask.caption(scene, rng), suffix="")
-            captions.append(record(f"{number:06d}", [told], image))
+            turn = Turn("caption", "", ask.caption(scene, rng), suffix="")
+            captions.append(record(f"{number:06d}", [turn], image))
             scenes.append((scene, image))
             progress.update(1)
         icons = [
@@ -103,18 +115,18 @@ class DemoPool(Stage):
             record(f"recall-{number:06d}", [make.recall(scene, rng)], image)
             for number, (scene, image) in enumerate(scenes[: self.recalls])
         ]
-        written = {"captions": captions, "drills": drills, "lessons": lessons, "reviews": reviews}
-        for name, rows in written.items():
+        files = {"captions": captions, "drills": drills, "lessons": lessons, "reviews": reviews}
+        for name, rows in files.items():
             (out / f"{name}.json").write_text(json.dumps(rows, indent=0))
 
     def _dialogue(self, number: int, of: Material, rng: np.random.Generator) -> dict[str, Any]:
-        """Questions about a scene told in words, mostly those of the drills."""
+        """Questions about a scene described in words, mostly those of the drills."""
         if rng.random() < 2 / 3:
             scene = draw.one(of, draw.pick(of.concepts, rng), rng)
             turns = make.lesson(scene, of, rng, two=1 / 3)[:4]
         else:
             scene, turns = make.comparing(of, rng)
-        return record(f"dialogue-{number:06d}", make.told(scene, turns, rng), None)
+        return record(f"dialogue-{number:06d}", make.in_words(scene, turns, rng), None)
 
     def _drill(
         self,
@@ -123,30 +135,30 @@ class DemoPool(Stage):
         of: Material,
         rng: np.random.Generator,
     ) -> dict[str, Any]:
-        """A lesson in words; one in fifty describes a drawing, lest that is forgotten."""
+        """A lesson in words; every fiftieth describes a drawing, or the model forgets how to."""
         name = f"drill-{number:06d}"
         if number % 50 == 0:
             scene, image = draw.pick(scenes, rng)
             return record(name, [ask.describing(scene, rng)], image)
         scene = draw.one(of, draw.pick(of.concepts, rng), rng)
         turns = make.lesson(scene, of, rng, choices=0.65, two=0.7)[:4]
-        return record(name, make.told(scene, turns, rng), None)
+        return record(name, make.in_words(scene, turns, rng), None)
 
     def _lesson(
         self, number: int, scene: Scene, image: str, of: Material, rng: np.random.Generator
     ) -> dict[str, Any]:
-        """A lesson with an image, or one time of five in words."""
+        """A lesson with an image, or in one of five cases in words."""
         in_words = rng.random() < 0.2
         if in_words:
             scene = draw.one(of, draw.pick(of.concepts, rng), rng)
         turns = make.lesson(scene, of, rng, choices=0.7)
         if in_words:
-            return record(f"lesson-{number:06d}", make.told(scene, turns, rng), None)
+            return record(f"lesson-{number:06d}", make.in_words(scene, turns, rng), None)
         return record(f"lesson-{number:06d}", turns, image)
 
     def _write(self, by_source: list[list[Row]], out: Path) -> None:
         """Pool and truth, the rows of all sources mixed."""
-        rows = [row for drawn in by_source for row in drawn]
+        rows = [row for of_source in by_source for row in of_source]
         order = np.random.default_rng([self.seed, len(SHARES) + 1]).permutation(len(rows))
         rows = [rows[place] for place in order]
         position = {id(row): place for place, row in enumerate(rows)}
@@ -158,10 +170,10 @@ class DemoPool(Stage):
 
 @dataclass(frozen=True)
 class UnseenPool(DemoPool):
-    """The same from the other side of the material: what the demo's benchmarks are drawn from.
+    """A demo pool of the held-out material, from which the demo's benchmarks are drawn.
 
-    Other icon families, handwriting, shades, sizes and places: a pool to carry over to what was
-    trained on the demo's. Never one to train on and then score on the demo's benchmarks.
+    It has other icon families, handwriting, shades, sizes and places, to transfer selectors trained
+    on the demo pool to. Models that train on it must not be scored on the demo's benchmarks.
     """
 
     held_out: ClassVar[bool] = True

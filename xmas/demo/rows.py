@@ -1,7 +1,7 @@
-"""The rows of the demo pool: which scene each source draws, and what it asks about it.
+"""The rows of the demo pool: the scenes of each source, and the questions about them.
 
 Some things are drawn far more often than others, many rows on naming and colour are near-copies of
-an earlier one, and a few ask again about an earlier row's image. All of it is in a row's `truth`.
+an earlier row, and a few ask again about an earlier row's image. All of it is in a row's `truth`.
 """
 
 from dataclasses import dataclass, replace
@@ -30,14 +30,14 @@ SHARES = {  # of the rows; "text" has no images
     "text": 0.06,
 }
 NEAR_COPIES = 0.35  # of the rows on naming and colour
-LONGER = 0.2  # of the rows have a turn more: most fit into 64 tokens, not all
+LONGER = 0.2  # of the rows have another turn, so that most, but not all fit into 64 tokens
 LESSONS_AGAIN, DIRECT = 0.3, 0.6  # of the reviews
-CLAIMED = 0.3  # of the rows on colour name one and ask whether it is so
+CLAIMED = 0.3  # of the rows on colour name a colour, and ask whether it is right
 ASKED_AGAIN = 0.05  # of the rows with an image show the image of an earlier row
 
 
 def sizes(rows: int) -> dict[str, int]:
-    """Rows of every source; what rounding leaves over goes to the largest."""
+    """The number of rows of every source; the remainder of rounding goes to the largest."""
     counts = {source: int(share * rows) for source, share in SHARES.items()}
     counts["naming"] += rows - sum(counts.values())
     return counts
@@ -52,8 +52,8 @@ class Row:
     turns: list[Turn]
     scene: Scene | None = None
     image_first: bool = True
-    copy_of: "Row | None" = None  # its scene is nearly the one of that row
-    asked_again_of: "Row | None" = None  # its image is the one of that row
+    copy_of: "Row | None" = None  # its scene is nearly that of the other row
+    asked_again_of: "Row | None" = None  # its image is that of the other row
 
     @property
     def stem(self) -> str:
@@ -80,8 +80,8 @@ class Row:
 def record(
     row_id: str, turns: list[Turn], image: str | None, *, image_first: bool = True
 ) -> dict[str, Any]:
-    """A row in LLaVA's format: image and suffix stand with the first question only."""
-    said = []
+    """A row in LLaVA's format: image and suffix are in the first question only."""
+    conversation = []
     for number, turn in enumerate(turns):
         question = turn.question
         if number == 0:
@@ -89,8 +89,15 @@ def record(
             if image is not None:
                 parts = [part for part in (IMAGE_PLACEHOLDER, question) if part]
                 question = "\n".join(parts if image_first else parts[::-1])
-        said += [{"from": "human", "value": question}, {"from": "gpt", "value": turn.answer}]
-    return {"id": row_id, **({} if image is None else {"image": image}), "conversations": said}
+        conversation += [
+            {"from": "human", "value": question},
+            {"from": "gpt", "value": turn.answer},
+        ]
+    return {
+        "id": row_id,
+        **({} if image is None else {"image": image}),
+        "conversations": conversation,
+    }
 
 
 def rows_of(source: str, count: int, of: Material, rng: np.random.Generator) -> list[Row]:
@@ -159,59 +166,59 @@ def lesson(
 ) -> list[Turn]:
     """Yes-or-no questions, or choices of a single thing's colour, about the colours of a scene.
 
-    A share `choices` of those about single things are choices, and a share `two` of these has two
-    options, the others three or four: whether the last option is right says all about two, so that
-    with too many of them more are never learned.
+    A share `choices` of those about single things are choices. A share `two` of these has two
+    options, the others three or four: of two options it is enough to check the last one, so with
+    too many of these a model never learns to compare more.
     """
     first = scene.items[0]
     if len(scene.items) > 1 or rng.random() >= choices:
-        known = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
-        return [ask.tinted(scene, rng, there=there) for there in known]
+        answers = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
+        return [ask.tinted(scene, rng, there=there) for there in answers]
     counts = np.where(rng.random(5) < two, 2, rng.integers(3, 5, 5))
     return [ask.choice(ask.colour(first, rng), of, rng, int(count)) for count in counts]
 
 
-def told(scene: Scene, turns: list[Turn], rng: np.random.Generator) -> list[Turn]:
-    """The same turns for a row without an image: the scene's caption stands where it would."""
+def in_words(scene: Scene, turns: list[Turn], rng: np.random.Generator) -> list[Turn]:
+    """The same turns for a row without an image: the scene's caption takes its place."""
     first = replace(turns[0], question=f"{ask.caption(scene, rng)}\n{turns[0].question}")
     return [first, *turns[1:]]
 
 
 def review(scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
-    """A lesson once more, or what else is asked about a scene: directly, or as choices.
+    """A lesson again, or the other questions about a scene: directly, or as choices.
 
-    Once comparing with the image is learned, other questions do it no harm.
+    A model that has learned to compare with the image is not harmed by other questions.
     """
-    first, which = scene.items[0], rng.random()
-    if first.mark.kind == "icon" and which < LESSONS_AGAIN:
+    first, share = scene.items[0], rng.random()
+    if first.mark.kind == "icon" and share < LESSONS_AGAIN:
         return lesson(scene, of, rng, two=1 / 3)
     fact = _distinct(scene, rng)
-    if which < LESSONS_AGAIN + DIRECT:
+    if share < LESSONS_AGAIN + DIRECT:
         return shuffled([fact, ask.colour(first, rng), _claim(scene, rng)], rng)
-    asked = ask.colour(first, rng) if rng.random() < 0.5 else fact
-    return [ask.choice(asked, of, rng) for _ in range(3)]
+    question = ask.colour(first, rng) if rng.random() < 0.5 else fact
+    return [ask.choice(question, of, rng) for _ in range(3)]
 
 
 def recall(scene: Scene, rng: np.random.Generator) -> Turn:
-    """What a single thing is; a description of what has no one name."""
+    """The name of a single thing; a description of any other scene."""
     single = len(scene.items) == 1 and scene.items[0].mark.kind == "icon"
     return ask.naming(scene, rng) if single else ask.describing(scene, rng)
 
 
 def any_scene(of: Material, rng: np.random.Generator, *, icons: bool = False) -> Scene:
-    """Mostly single things, some pairs, some counts, some digits and words, or `icons` alone."""
-    which = rng.random() * (0.85 if icons else 1)
-    if which < 0.65:
+    """Mostly single things, some pairs, counts, digits and words; no digits or words if `icons`."""
+    share = rng.random() * (0.85 if icons else 1)
+    if share < 0.65:
         return draw.one(of, pick(of.concepts, rng), rng)
-    if which < 0.77:
+    if share < 0.77:
         return draw.two(of, rng)
-    if which < 0.85:
+    if share < 0.85:
         return draw.several(of, _countable(of, rng), int(rng.integers(2, 10)), rng)
-    return draw.written(of, "digit" if which < 0.94 else "word", rng)
+    return draw.written(of, "digit" if share < 0.94 else "word", rng)
 
 
 def _turns(source: str, scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
-    """What a row of that source asks about its scene: one to three turns."""
+    """The questions of a row of that source about its scene: one to three turns."""
     first = scene.items[0]
     if source == "captioning":
         return [ask.describing(scene, rng)]
@@ -225,8 +232,8 @@ def _turns(source: str, scene: Scene, of: Material, rng: np.random.Generator) ->
     if source == "choice":
         return [ask.choice(_fact(scene, rng), of, rng)]
     if source == "presence":
-        known = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
-        return [ask.presence(scene, of, rng, there=there) for there in known]
+        answers = [bool(answer) for answer in rng.permutation([0, 0, 0, 1, 1, 1])]
+        return [ask.presence(scene, of, rng, there=there) for there in answers]
     main = {
         "naming": lambda: ask.naming(scene, rng),
         "colour": lambda: ask.colour(first, rng),
@@ -246,7 +253,7 @@ def _claim(scene: Scene, rng: np.random.Generator) -> Turn:
 
 
 def _distinct(scene: Scene, rng: np.random.Generator) -> Turn:
-    """What tells a scene from others beside its first colour."""
+    """A question for what distinguishes a scene from others, other than its first colour."""
     if scene.items[0].mark.kind != "icon":
         return ask.reading(scene, rng)
     if scene.relation is not None:

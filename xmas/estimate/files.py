@@ -40,7 +40,7 @@ def _(stage: DemoPool, scene: Scene) -> Work:
 
 @work.register
 def _(stage: DemoBench, scene: Scene) -> Work:
-    drawn = stage.questions * sum(drawn.scale for drawn in WRITERS.values())
+    drawn = stage.questions * sum(spec.scale for spec in WRITERS.values())
     return Work("benchmark files", core_seconds=_DRAW * drawn, disk=_DRAWN * drawn)
 
 

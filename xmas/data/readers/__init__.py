@@ -28,7 +28,7 @@ class Reader(Protocol):
 
 
 def names() -> list[str]:
-    """The formats that there are."""
+    """The names of all formats."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 

@@ -29,12 +29,12 @@ class Writer(Protocol):
 
 
 def names() -> list[str]:
-    """The formats that there are."""
+    """The names of all formats."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def writer_of(name: str) -> Writer:
-    """The writer called `name`. Raises ValueError: there is none."""
+    """The writer called `name`. Raises ValueError: no such format."""
     if name not in names():
         raise ValueError(
             f"subset.write names {name!r}, which is no format; there are {', '.join(names())}. "

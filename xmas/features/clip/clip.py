@@ -66,7 +66,7 @@ class ClipEmbeddings(Stage):
         """
         if self.clip is None:
             raise ValueError(
-                "features.clip.clip is null, as this start trains no CLIP of its own: "
+                "features.clip.clip is null, since this start point trains no CLIP: "
                 "take one of the hub with features@features.clip=clip_released, or clip_folder"
             )
         examples = self.pool.open(store)

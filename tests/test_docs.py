@@ -45,15 +45,18 @@ def commands(page: Path) -> list[tuple[str, ...]]:
     lines += re.findall(r"`(xmas [^`…]*)`", prose)
     for table in re.findall(r"^\| option \|.*?\n\n", prose, re.MULTILINE | re.DOTALL):
         options = re.findall(r"^\| `(.+?)`", table, re.MULTILINE)
-        lines += [f"xmas hardware=one_gpu {option}" for option in options]
+        lines += [" ".join(["xmas hardware=one_gpu", *options])]
     calls = [re.match(r"(?:(?:srun )?torchrun .* -m )?xmas( .*|)$", line) for line in lines]
     return [tuple(shlex.split(call[1], comments=True)) for call in calls if call]
 
 
-COMMANDS = [
+COMMANDS = [  # each once, with the files of a page that has it
     pytest.param(page, command, id=f"{page.stem}: {' '.join(command)}")
-    for page in PAGES
-    for command in dict.fromkeys(commands(page))
+    for command, page in {
+        command: page
+        for page in sorted(PAGES, key=lambda page: len(files_of(page)))
+        for command in commands(page)
+    }.items()
 ]
 
 

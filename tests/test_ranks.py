@@ -110,7 +110,13 @@ def test_ranks_share_a_scan_that_the_store_is_asked_for(run):
     assert min(shares) > 0
     assert sum(shares) == done(single, "scanned-None")
     mine, theirs = results(single, "trajectories"), results(double, "trajectories")
+    for root in (single, double):  # scans inside the fit are counted for the trajectories
+        (place,) = (root / "trajectories").glob("[!.]*")
+        scans = json.loads((place / "scan_seconds.json").read_text())
+        assert json.loads((place / "meta.json").read_text())["seconds"] >= sum(scans.values()) > 0
     assert mine.keys() == theirs.keys()
+    for kind in ("proxy", "trajectories"):  # recorded by rank 0, which all of them follow
+        assert mine[f"{kind}/inputs"] == theirs[f"{kind}/inputs"] != ""
     for name in ("values.npy", "reasons.npy"):
         files = [next((root / "trajectories").glob(f"[!.]*/{name}")) for root in (single, double)]
         assert files[0].read_bytes() == files[1].read_bytes()

@@ -39,7 +39,8 @@ def empty(toy: Toy, tmp_path_factory) -> Callable[[], Path]:
 
 
 def results(root: Path, job: str) -> dict[str, str]:
-    """The sha256 of every file of the finished results of a job, but for records of time.
+    """The sha256 of every file of the finished results of a job, but for records of time; their
+    inputs.
 
     An adapter names the folder of its base model, which lies in another store each time.
     """
@@ -55,6 +56,9 @@ def results(root: Path, job: str) -> dict[str, str]:
         if file.is_file() and file.name not in TIMES
     }
     assert len({name.split("/")[0] for name in found}) in (0, len(kinds))
+    for kind in kinds:
+        for path in (root / kind).glob("[!.]*/meta.json"):
+            found[f"{kind}/inputs"] = " ".join(sorted(json.loads(path.read_text())["inputs"]))
     return found
 
 

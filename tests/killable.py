@@ -259,6 +259,7 @@ def in_ranks(store: Store, wanted: Stage, count: int, root: Path) -> None:
     """Compute a stage in several processes of a group, into its draft; rank 0 ends last."""
     draft = store.path(wanted).with_name(f".{store.path(wanted).name}")
     draft.mkdir(parents=True, exist_ok=True)
+    (draft / "attempts.json").write_text(json.dumps({"seconds": 0, "inputs": []}))
     children = []
     for rank in range(1, count):
         if (child := os.fork()) == 0:

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import json
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +29,15 @@ from xmas.data.rows import PoolError
 from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.estimate import Estimate
-from xmas.estimate.asked import Asked, asked
 from xmas.estimate.assumed import Assumed
-from xmas.estimate.bill import Item
 from xmas.estimate.census import count
-from xmas.estimate.fits import fit_work
 from xmas.estimate.page import render
-from xmas.estimate.passes import scan_load
-from xmas.estimate.plan import stages
-from xmas.estimate.work import Scene, Work, work
+from xmas.estimate.per_stage.fits import fit_work
+from xmas.estimate.per_stage.forward_passes import scan_load
+from xmas.estimate.planned_stages import planned_stages
+from xmas.estimate.question_counts import QuestionCounts, count_questions
+from xmas.estimate.stage_estimates import StageEstimate
+from xmas.estimate.work import Context, Work, work
 from xmas.evaluation.benchmarks.gqa import Gqa
 from xmas.evaluation.benchmarks.sqa import Sqa
 from xmas.evaluation.quick import Quick
@@ -67,8 +67,8 @@ def empty(tmp_path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
-def scene(store: Store, *tokens: Tokenised, hardware: Hardware = CPU) -> Scene:
-    return Scene(store, hardware, Assumed(), tokens)
+def context(store: Store, *tokens: Tokenised, hardware: Hardware = CPU) -> Context:
+    return Context(store, hardware, Assumed(), tokens)
 
 
 def estimate(toy, goal: Stage, hardware: Hardware = CPU) -> Estimate:
@@ -130,28 +130,28 @@ def test_the_plan_is_what_is_asked_of_the_store(toy, tmp_path, monkeypatch, name
         return get(self, stage)
 
     monkeypatch.setattr(Store, "get", noted)
-    planned = {(stage.kind, key(stage)) for stage in stages(goal)}
+    planned = {(stage.kind, key(stage)) for stage in planned_stages(goal)}
     store.get(goal)
-    of_the_start = {(each.kind, key(each)) for each in stages(toy.start)}
+    of_the_start = {(each.kind, key(each)) for each in planned_stages(toy.start)}
     assert set(asked) <= planned
     assert planned - set(asked) <= of_the_start  # was there, so nothing of it was asked for
-    for stage in stages(goal):
+    for stage in planned_stages(goal):
         if store.path(stage).exists():
             assert recorded(store, stage) == declared(stage), type(stage).__name__
 
 
 def test_the_plan_of_a_start_has_all_that_the_session_made_for_it(toy):
     toy.store.get(toy.start)
-    assert all(toy.store.path(stage).exists() for stage in stages(toy.start))
+    assert all(toy.store.path(stage).exists() for stage in planned_stages(toy.start))
 
 
 def test_a_budget_in_tokens_is_planned_without_a_fit_and_counted_in_rows(toy, empty):
     subset = toy.subset(Random(), fraction=None, tokens=600, counted=toy.proxy)
-    kinds = [each.kind for each in stages(subset)]
+    kinds = [each.kind for each in planned_stages(subset)]
     assert kinds[-2:] == ["tokens", "subset"]
     assert "proxy" not in kinds
     lengths = toy.proxy.tokens().open(toy.store).text_lengths
-    seen = scene(toy.store, toy.proxy.tokens())
+    seen = context(toy.store, toy.proxy.tokens())
     rows = int(600 / lengths.mean())
     assert 2 < rows < ROWS
     assert work(subset, seen).what == f"{rows} rows cut and copied"
@@ -163,40 +163,51 @@ def test_a_budget_in_tokens_is_planned_without_a_fit_and_counted_in_rows(toy, em
 
 def test_rankings_have_the_names_of_their_selectors(toy):
     ranking = Ranking(toy.pool, Semdedup(toy.clusters, toy.clusters))
-    assert work(ranking, scene(toy.store)).what == f"semdedup ranks {ROWS} rows"
+    assert work(ranking, context(toy.store)).what == f"semdedup ranks {ROWS} rows"
     ranking = Ranking(toy.pool, RandomInClusters(toy.clusters))
-    assert work(ranking, scene(toy.store)).what == f"random_in_clusters ranks {ROWS} rows"
+    assert work(ranking, context(toy.store)).what == f"random_in_clusters ranks {ROWS} rows"
 
 
 def test_scores_plan_every_benchmark_for_target_and_reference(toy):
     gqa = Gqa(*(Made(DemoBench(), name) for name in ("a", "b", "c")), count=None)
     goal = Scores({"gqa": gqa}, toy.target(), Reference(toy.target(), seeds=(3, 5)))
-    planned = stages(goal)
+    planned = planned_stages(goal)
     kinds = [stage.kind for stage in planned]
     assert kinds.count("score") == kinds.count("target") == 3
     assert kinds.count("demo_bench") == kinds.count("pretrained") == 1
     assert kinds[-1] == "scores"
     seeds = [stage.target.seed for stage in planned if isinstance(stage, Score)]
     assert seeds == [3, 5, 0]
-    quick = [one for one in stages(dataclasses.replace(goal, quick=9)) if isinstance(one, Score)]
+    quick = [
+        one for one in planned_stages(dataclasses.replace(goal, quick=9)) if isinstance(one, Score)
+    ]
     assert [score.benchmark for score in quick] == [Quick(gqa, 9)] * 3
 
 
 def test_images_are_checked_where_no_features_are_kept(toy):
     cached, read = (dataclasses.replace(toy.proxy, cache_vision=it) for it in (True, False))
-    of_pool = {type(stage) for stage in stages(cached)} - {type(stage) for stage in stages(read)}
+    of_pool = {type(stage) for stage in planned_stages(cached)} - {
+        type(stage) for stage in planned_stages(read)
+    }
     assert of_pool == set()  # the start keeps features in both
-    assert not any(isinstance(stage, CheckedImages) for stage in stages(cached))
-    assert any(isinstance(stage, CheckedImages) for stage in stages(read))
+    assert not any(isinstance(stage, CheckedImages) for stage in planned_stages(cached))
+    assert any(isinstance(stage, CheckedImages) for stage in planned_stages(read))
+
+
+def subclasses(cls: type) -> Iterator[type]:
+    for inner in cls.__subclasses__():
+        yield inner
+        yield from subclasses(inner)
 
 
 def test_every_stage_says_what_it_costs():
     for module in pkgutil.walk_packages(xmas.__path__, "xmas."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    kinds = [each for each in Stage.__subclasses__() if each.__module__.startswith("xmas.")]
-    assert len(kinds) >= 17
-    unknown = [each.__name__ for each in kinds if work.dispatch(each) is work.dispatch(object)]
+    types = list(subclasses(Stage))
+    concrete = [cls for cls in types if cls.__module__.startswith("xmas.") and hasattr(cls, "kind")]
+    assert len(concrete) >= 35
+    unknown = [cls.__name__ for cls in concrete if work.dispatch(cls) is work.dispatch(object)]
     assert unknown == []
 
 
@@ -319,7 +330,7 @@ def test_a_fit_counts_the_pads_of_its_own_batches(toy):
 
     def found(recipe=RECIPE, **hardware) -> Work:
         return fit_work(
-            "it", scene(toy.store, tokens), tokens, shape, recipe, rows=ROWS, cached=True,
+            "it", context(toy.store, tokens), tokens, shape, recipe, rows=ROWS, cached=True,
             hardware=dataclasses.replace(HARDWARE, **hardware),
         )  # fmt: skip
 
@@ -343,7 +354,7 @@ def test_a_fit_counts_the_pads_of_its_own_batches(toy):
 def test_hardware_packs_and_recomputes_in_every_fit(toy):
     """One configuration's `hardware` in the proxy, the start point and the target."""
     hard = dataclasses.replace(HARDWARE, packing=True, checkpointing=1.0)
-    known = scene(toy.store, toy.proxy.tokens())
+    known = context(toy.store, toy.proxy.tokens())
     for stage in (toy.proxy, toy.start, toy.target()):
         plain = work(stage, known)
         packed = work(dataclasses.replace(stage, hardware=hard), known)
@@ -378,7 +389,7 @@ def test_disk_is_about_what_is_written(toy):
             for file in folder.rglob("*")
             if file.is_file() and file.name not in skipped
         )
-        said = work(stage, scene(toy.store, tokens, toy.start.tokens()))
+        said = work(stage, context(toy.store, tokens, toy.start.tokens()))
         assert said.disk == pytest.approx(written, rel=0.35, abs=8000), stage.kind
 
 
@@ -386,7 +397,7 @@ def test_prefixes_are_shared_where_images_are_asked_about_often(toy):
     census = count(toy.pool, toy.proxy.tokens(), toy.store, Assumed())
     load, text = scan_load(census, toy.start.shape(), MAX_LENGTH)
     assert load.images == len(text) == ROWS - len(TEXT_ONLY)
-    said = work(toy.trajectories, scene(toy.store, toy.proxy.tokens()))
+    said = work(toy.trajectories, context(toy.store, toy.proxy.tokens()))
     assert "prefixes shared by 2.62 rows an image" in said.what
     assert load.sharing(16, 34 / 13).tokens == pytest.approx(load.tokens - (34 - 13) * 16)
 
@@ -394,8 +405,8 @@ def test_prefixes_are_shared_where_images_are_asked_about_often(toy):
 def test_a_scan_is_priced_in_the_bits_it_runs_in(toy, empty):
     recipe = dataclasses.replace(toy.proxy.recipe, precision="bf16-mixed")
     proxy = dataclasses.replace(toy.proxy, recipe=recipe)
-    half = work(dataclasses.replace(toy.trajectories, proxy=proxy), scene(empty))
-    full = work(toy.trajectories, scene(empty))
+    half = work(dataclasses.replace(toy.trajectories, proxy=proxy), context(empty))
+    full = work(toy.trajectories, context(empty))
     assert (half.bits, full.bits) == (16, 32)
     assert half.flops == full.flops
 
@@ -403,10 +414,10 @@ def test_a_scan_is_priced_in_the_bits_it_runs_in(toy, empty):
 def test_a_fitted_proxy_is_scanned_in_one_pass_over_the_images(toy, empty):
     read = dataclasses.replace(toy.proxy, cache_vision=False)
     stage = dataclasses.replace(toy.trajectories, proxy=read)
-    fresh, cached = (work(each, scene(empty)) for each in (stage, toy.trajectories))
+    fresh, cached = (work(each, context(empty)) for each in (stage, toy.trajectories))
     place = empty.path(read)
     place.mkdir(parents=True)
-    fitted = work(stage, scene(empty))
+    fitted = work(stage, context(empty))
     assert cached.core_seconds == 0
     assert fresh.core_seconds == pytest.approx(3 * fitted.core_seconds)
     assert fresh.flops - cached.flops == pytest.approx(3 * (fitted.flops - cached.flops))
@@ -415,19 +426,21 @@ def test_a_fitted_proxy_is_scanned_in_one_pass_over_the_images(toy, empty):
 def test_questions_are_official_configured_or_counted(empty, tmp_path):
     made = DemoBench(questions=10)
     gqa = Gqa(Made(made, "q.jsonl"), Made(made, "a.json"), Made(made, "images"))
-    assert asked(gqa, empty) == Asked(12578, 12578, 398, "(official)")
+    assert count_questions(gqa, empty) == QuestionCounts(12578, 12578, 398, "(official)")
     drawn = dataclasses.replace(gqa, count=None)
-    assert asked(drawn, empty) == Asked(20, 20, 20, "(as configured)")
+    assert count_questions(drawn, empty) == QuestionCounts(20, 20, 20, "(as configured)")
     sqa = Sqa("absent.json", "absent.json", "absent.json", ".")
-    assert asked(sqa, empty) == Asked(4241, 2017, 2017, "(official)")
+    assert count_questions(sqa, empty) == QuestionCounts(4241, 2017, 2017, "(official)")
     rows = [{"question_id": str(n), "text": "Red?", "image": f"{n % 3}.png"} for n in range(7)]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "a.json").write_text("{}")
     own = Gqa(str(tmp_path / "q.jsonl"), str(tmp_path / "a.json"), str(tmp_path), count=None)
-    assert asked(own, empty) == Asked(7, 7, 3, "(counted)")
-    assert asked(Quick(own, 5), empty) == Asked(5, 5, 3, "(drawn)")  # 3 (1 - (2/7)^(7/3)) = 2.84
-    assert asked(Quick(own, 2), empty) == Asked(2, 2, 2, "(drawn)")  # 3 (1 - (5/7)^(7/3)) = 1.63
-    assert asked(Quick(own, 9), empty) == Asked(7, 7, 3, "(drawn)")
+    assert count_questions(own, empty) == QuestionCounts(7, 7, 3, "(counted)")
+    # 3 (1 - (2/7)^(7/3)) = 2.84 images
+    assert count_questions(Quick(own, 5), empty) == QuestionCounts(5, 5, 3, "(drawn)")
+    # 3 (1 - (5/7)^(7/3)) = 1.63 images
+    assert count_questions(Quick(own, 2), empty) == QuestionCounts(2, 2, 2, "(drawn)")
+    assert count_questions(Quick(own, 9), empty) == QuestionCounts(7, 7, 3, "(drawn)")
 
 
 def test_an_image_passes_the_tower_once_however_often_it_is_asked_about(toy, tmp_path, empty):
@@ -439,10 +452,10 @@ def test_an_image_passes_the_tower_once_however_often_it_is_asked_about(toy, tmp
         rows = [{"question_id": str(n), "text": "?", "image": f"{n % images}"} for n in range(7)]
         (tmp_path / f"{images}.jsonl").write_text("\n".join(map(json.dumps, rows)))
         own = Gqa(str(tmp_path / f"{images}.jsonl"), str(tmp_path / "a.json"), ".", count=None)
-        found[images] = work(Score(own, toy.target()), scene(empty))
+        found[images] = work(Score(own, toy.target()), context(empty))
     assert found[7].flops - found[3].flops == pytest.approx(flops.tower(shape.tower, 4))
     assert found[3].core_seconds == pytest.approx(3 * Assumed().decode)
-    sqa = work(Score(Sqa("a", "a", "a", "."), toy.target()), scene(empty))
+    sqa = work(Score(Sqa("a", "a", "a", "."), toy.target()), context(empty))
     assert sqa.core_seconds == pytest.approx(2017 * Assumed().decode)
     load = flops.Load(
         4241, 4241 * 64 + 2017 * 16, 2224 * 64**2 + 2017 * 80**2, images=2017
@@ -499,8 +512,8 @@ def test_files_that_are_not_there_are_no_fault(toy, empty):
 
 
 def test_what_does_not_fit_is_said(toy, empty):
-    item = Item(toy.proxy, Work("it", flops=1e15, device=90e9, disk=1e18), _gpu(), "to do")
-    text = render("it", [item], scene(empty, hardware=_gpu()), 1e15)
+    item = StageEstimate(toy.proxy, Work("it", flops=1e15, device=90e9, disk=1e18), _gpu(), "to do")
+    text = render("it", [item], context(empty, hardware=_gpu()), 1e15)
     assert "TOO LARGE: proxy wants 90.0 GB on a device of 80 GB" in text
     assert "DISK TOO SMALL" in text
     assert "90.0 GB" in lines(text)["proxy"][0]
@@ -553,7 +566,7 @@ def test_the_release_s_proxy_would_be_too_large_for_a_small_card(empty):
     tokens = Tokenised(Pool("absent.json", "."), "nowhere", image=576)
     recipe = dataclasses.replace(RECIPE, batch=32, micro_batch=8, precision="bf16-mixed")
     said = fit_work(
-        "it", scene(empty), tokens, TINYLLAVA, recipe, rows=665_298, cached=False,
+        "it", context(empty), tokens, TINYLLAVA, recipe, rows=665_298, cached=False,
         hardware=Hardware(workers=8),
     )  # fmt: skip
     assert said.device > 30e9

@@ -14,7 +14,7 @@ from offline import offline_runs
 from toy import Toy, declared, losses, picture_name, recorded, shared
 
 from xmas.cli.command import logged
-from xmas.estimate.plan import stages
+from xmas.estimate.planned_stages import planned_stages
 from xmas.evaluation.protocol import Question, Scored
 from xmas.evaluation.scores import Generation, Reference, Scores
 from xmas.results.logger import Journal
@@ -125,7 +125,7 @@ def test_offline_runs_are_read_back_in_one_group_each_result_once(sweep):
 
 def test_a_suite_asks_for_what_it_declares(sweep):
     store, _, goals = sweep
-    for stage in [each for goal in goals for each in stages(goal)]:
+    for stage in [each for goal in goals for each in planned_stages(goal)]:
         assert recorded(store, stage) == declared(stage), type(stage).__name__
 
 

@@ -14,9 +14,9 @@ from xmas.cli.config import build
 from xmas.data.pool import Pool
 from xmas.estimate import flops
 from xmas.estimate.assumed import Assumed
-from xmas.estimate.losses import answers_load
-from xmas.estimate.plan import stages
-from xmas.estimate.work import Scene, work
+from xmas.estimate.per_stage.losses import answers_load
+from xmas.estimate.planned_stages import planned_stages
+from xmas.estimate.work import Context, work
 from xmas.features.losses.answer_scorer import ScorerSettings
 from xmas.features.losses.answers import Answers
 from xmas.features.losses.loss_clusters import LossClusters
@@ -310,13 +310,13 @@ def test_the_estimate_of_answers_is_about_what_is_done(toy, tmp_path):
     toy.store.get(toy.proxy)
     store = shared(toy, tmp_path, "proxy")
     stage = Answers(toy.proxy, ScorerSettings(batch_tokens=512, shard_rows=11))
-    planned = stages(stage)
+    planned = planned_stages(stage)
     assert {"proxy", "tokens", "vision", "answers"} <= {each.kind for each in planned}
-    scene = Scene(store, toy.proxy.hardware, Assumed(), (toy.proxy.tokens(),))
-    told = work(stage, scene)
+    context = Context(store, toy.proxy.hardware, Assumed(), (toy.proxy.tokens(),))
+    told = work(stage, context)
     with FlopCounterMode(display=False) as counter:
         folder = store.get(stage)
-    census, shape = scene.census(toy.proxy.tokens()), shape_of(toy.proxy.start)
+    census, shape = context.census(toy.proxy.tokens()), shape_of(toy.proxy.start)
     seen, blind = (answers_load(census, 16, 256, images=images) for images in (True, False))
     unseen = flops.attention(shape.decoder, 3 * seen.squares + blind.squares)
     assert 0.02 * told.flops < unseen < 0.3 * told.flops
@@ -329,7 +329,7 @@ def test_the_estimate_of_answers_is_about_what_is_done(toy, tmp_path):
 def test_every_selector_by_losses_is_planned_whole(toy, toy_selector):
     fits = {"learnability": 1, "necessity": 0, "perplexity": 1, "s2l": 1}
     for name, proxies in fits.items():
-        kinds = [stage.kind for stage in stages(Ranking(toy.pool, toy_selector(name)))]
+        kinds = [stage.kind for stage in planned_stages(Ranking(toy.pool, toy_selector(name)))]
         assert kinds.count("proxy") == proxies
         assert kinds.count("tokens") >= 1
         assert kinds[-1] == "ranking"

@@ -9,7 +9,7 @@ from test_estimate import estimate, lines
 from test_report import put, train
 from toy import Toy, declared, shared
 
-from xmas.estimate.plan import stages
+from xmas.estimate.planned_stages import planned_stages
 from xmas.results.measured_costs import measured_cost, selected_by
 from xmas.results.table import Table
 from xmas.selection.methods.full import Full
@@ -69,7 +69,7 @@ def test_no_fit_is_charged_that_was_not_asked_for(own, selector):
     charged = selected_by(index, describe(target))
     assert {result.kind for result in charged.values()} == charged_kinds(selector)
     assert cost.selection == pytest.approx(sum(result.seconds for result in charged.values()))
-    assert charged.keys() <= {own.store.path(stage).name for stage in stages(subset)}
+    assert charged.keys() <= {own.store.path(stage).name for stage in planned_stages(subset)}
 
     table = Table().frame(own.store)
     of_arp = table[(table["benchmark"] == "ARP") & (table["selector"] == name_of(selector))]
@@ -80,7 +80,7 @@ def test_no_fit_is_charged_that_was_not_asked_for(own, selector):
 
 def test_no_fit_is_estimated_that_is_not_declared(own, selector):
     ranking = Ranking(own.pool, selector, 0)
-    assert "proxy" not in {stage.kind for stage in stages(ranking)}
+    assert "proxy" not in {stage.kind for stage in planned_stages(ranking)}
     shown = lines(estimate(own, ranking).make(own.store))
     assert "ranking" in shown
     assert "proxy" not in shown

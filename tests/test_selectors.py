@@ -18,7 +18,7 @@ from toy import ROWS, TEXT_ONLY, Toy, declared, recorded
 
 from xmas.cli.config import build, folder
 from xmas.data.pool import Pool
-from xmas.estimate import stages  # with what every stage needs
+from xmas.estimate.planned_stages import planned_stages  # with what every stage needs
 from xmas.features.clustering.kmeans import Clusters
 from xmas.features.clustering.spherical import Spherical
 from xmas.features.trajectories import Trajectories
@@ -212,7 +212,7 @@ def test_what_is_asked_of_the_store_is_declared(toy, any_selector):
     """By the selector and by every stage it rests on; the estimate follows what is declared."""
     subset = Subset(Ranking(toy.pool, any_selector), rows=17)
     toy.store.get(subset)
-    for stage in stages(subset):
+    for stage in planned_stages(subset):
         assert recorded(toy.store, stage) == declared(stage), type(stage).__name__
 
 
@@ -260,7 +260,7 @@ EXACT = {"aum", "coincide", "el2n", "full", "learnability", "necessity", "perple
 @pytest.mark.parametrize("name", RESOLVED)
 def test_every_selector_looks_at_its_own_features_in_its_own_clusters(compose, name):
     selector = build(compose("~experiment", f"selector={name}").selector)
-    needed = stages(Ranking(Pool("/dev/null", "."), selector))
+    needed = planned_stages(Ranking(Pool("/dev/null", "."), selector))
     kinds = {stage.kind for stage in needed}
     feature, k = RESOLVED[name]
     wanted = {feature, UNDER.get(str(feature))} - {None}

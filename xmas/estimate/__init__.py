@@ -1,16 +1,16 @@
 """The estimate: what a goal will cost, stage by stage, before anything runs.
 
-Costs are computed from what is configured and what can be counted in seconds; nothing is made,
-trained or decoded. What is assumed is said below the table.
+Costs are computed from the configuration and from counts that take seconds; nothing is computed,
+trained or decoded. The assumptions are listed below the table.
 """
 
 import dataclasses
 
 from xmas.estimate.assumed import Assumed
-from xmas.estimate.bill import estimated_work, itemise
 from xmas.estimate.page import render
-from xmas.estimate.plan import stages
-from xmas.estimate.work import Scene
+from xmas.estimate.planned_stages import planned_stages
+from xmas.estimate.stage_estimates import estimate_stages, estimated_work
+from xmas.estimate.work import Context
 from xmas.evaluation.scores import Reference
 from xmas.models.chat.tokens import Tokenised
 from xmas.store import Stage, Store
@@ -19,23 +19,26 @@ from xmas.training.fit.recipe import Hardware
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What `goal=estimate` makes. Not a stage: the store is looked at each time."""
+    """The page of `goal=estimate`. Not a stage: it depends on what is in the store today."""
 
     of: str  # the name of the goal
-    goal: object  # what has that name
-    reference: Reference  # whose training on all rows is the measure of every cost
-    hardware: Hardware  # of stages that name none
+    goal: object  # the node of that name
+    reference: Reference  # costs are shown relative to its training on all rows
+    hardware: Hardware  # of stages without a `hardware` field
     assumed: Assumed = dataclasses.field(default_factory=Assumed)
 
     def make(self, store: Store) -> str:
-        """The table and what it rests on.
+        """The table of costs and its assumptions, as text.
 
-        Raises ValueError: the goal is no stage, or the hardware does not say what it is.
+        Raises:
+            ValueError: the goal is not a stage, or `hardware.device` is not given.
         """
         if not isinstance(self.goal, Stage):
-            raise ValueError(f"estimate.of={self.of} is no stage; try scores, subset or proxy")
-        planned, full = stages(self.goal), self.reference.targets()[0]
-        tokens = [each for each in [*planned, *stages(full)] if isinstance(each, Tokenised)]
-        scene = Scene(store, self.hardware, self.assumed, tuple(tokens))
-        whole = estimated_work(full, scene)
-        return render(self.of, itemise(planned, scene), scene, whole.flops if whole else 0.0)
+            raise ValueError(f"estimate.of={self.of} is not a stage; try scores, subset or proxy")
+        planned, full = planned_stages(self.goal), self.reference.targets()[0]
+        stages = [*planned, *planned_stages(full)]
+        tokens = [stage for stage in stages if isinstance(stage, Tokenised)]
+        context = Context(store, self.hardware, self.assumed, tuple(tokens))
+        work = estimated_work(full, context)
+        estimates = estimate_stages(planned, context)
+        return render(self.of, estimates, context, work.flops if work else 0.0)

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xmas.estimate import memory
-from xmas.estimate.bill import Item
-from xmas.estimate.work import Scene
+from xmas.estimate.stage_estimates import StageEstimate
+from xmas.estimate.work import Context
 
 _HEADER = ["stage", "what it does", "FLOPs", "of full", "time", "disk", "host", "device", "state"]
 _LEFT = (0, 1, 8)  # columns of text
 _BIG = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
-def render(name: str, items: list[Item], scene: Scene, whole: float) -> str:
+def render(name: str, items: list[StageEstimate], context: Context, whole: float) -> str:
     """The estimate of the goal `name`; `whole` are the FLOPs of a fine-tune on all rows."""
     due = [item for item in items if item.due]
     grid = [_HEADER, *[_line(item, whole) for item in items]]
@@ -28,20 +28,20 @@ def render(name: str, items: list[Item], scene: Scene, whole: float) -> str:
     ]
     rule = "-" * max(map(len, table))
     parts = [table[0], rule, *table[1:-2], rule, *table[-2:]]
-    notes = [f"- {note}" for note in _notes(items, scene)]
+    notes = [f"- {note}" for note in _notes(items, context)]
     first = f"{_kind(due[0])}: {_said(due[0])}" if due else "nothing, all of it is in the store"
     return "\n".join([f"Estimate of goal={name}", "", *parts, "", *notes, "", f"next: {first}"])
 
 
-def _kind(item: Item) -> str:
+def _kind(item: StageEstimate) -> str:
     return item.stage.kind
 
 
-def _said(item: Item) -> str:
+def _said(item: StageEstimate) -> str:
     return "?" if item.work is None else item.work.what
 
 
-def _line(item: Item, whole: float) -> list[str]:
+def _line(item: StageEstimate, whole: float) -> list[str]:
     state = item.state
     if item.measured is not None:
         state = f"in store, took {item.measured:,.0f} s"
@@ -61,7 +61,7 @@ def _line(item: Item, whole: float) -> list[str]:
     ]
 
 
-def _total(name: str, items: list[Item], whole: float) -> list[str]:
+def _total(name: str, items: list[StageEstimate], whole: float) -> list[str]:
     known = [item.work for item in items if item.work is not None]
     flops = sum(work.flops for work in known)
     return [
@@ -77,7 +77,7 @@ def _total(name: str, items: list[Item], whole: float) -> list[str]:
     ]
 
 
-def host(item: Item) -> float:
+def host(item: StageEstimate) -> float:
     """Peak bytes of host memory, the process itself counted."""
     if item.work is None:
         return memory.PROCESS
@@ -85,22 +85,22 @@ def host(item: Item) -> float:
     return own + item.work.device if _on_cpu(item) else own
 
 
-def _device_peak(items: list[Item]) -> str:
+def _device_peak(items: list[StageEstimate]) -> str:
     peaks = [item.work.device for item in items if item.work is not None and not _on_cpu(item)]
     return _bytes(max(peaks, default=0.0))
 
 
-def _on_cpu(item: Item) -> bool:
+def _on_cpu(item: StageEstimate) -> bool:
     return item.hardware.accelerator == "cpu"
 
 
-def _notes(items: list[Item], scene: Scene) -> Iterator[str]:
+def _notes(items: list[StageEstimate], context: Context) -> Iterator[str]:
     """What was counted, what is assumed, and what will not fit."""
     yield (
         "computed: FLOPs, disk and memory, from the stages' fields and the counts below; "
         "`of full`: FLOPs beside those of the target's training on all rows"
     )
-    for census in scene.counted.values():
+    for census in context.counted.values():
         yield (
             f"pool {census.name}: {census.rows:,} rows, {census.images:,} different images, "
             f"{census.text.mean():.0f} text tokens a row, {census.answers.mean():.0f} of them "
@@ -116,12 +116,12 @@ def _notes(items: list[Item], scene: Scene) -> Iterator[str]:
                 f"passes {device.forward:g}: assumed"
             )
     if any(item.stage.kind == "score" for item in items):
-        said = scene.assumed
+        said = context.assumed
         yield f"scores: prompts of {said.question:g} text tokens, {said.answer:g} new ones: assumed"
-    yield from _warnings(items, scene)
+    yield from _warnings(items, context)
 
 
-def _warnings(items: list[Item], scene: Scene) -> Iterator[str]:
+def _warnings(items: list[StageEstimate], context: Context) -> Iterator[str]:
     due = [(item, item.work) for item in items if item.due and item.work is not None]
     for item, work in due:
         device = item.hardware.device
@@ -131,7 +131,7 @@ def _warnings(items: list[Item], scene: Scene) -> Iterator[str]:
                 f"{device.memory:g} GB; lower its micro_batch, or take another hardware="
             )
     if due:
-        place = Path(scene.store.root).absolute()
+        place = Path(context.store.root).absolute()
         while not place.exists():
             place = place.parent
         free = shutil.disk_usage(place).free
@@ -139,7 +139,7 @@ def _warnings(items: list[Item], scene: Scene) -> Iterator[str]:
         wanted = sum(work.disk for _, work in due) + scratch
         level = "DISK TOO SMALL" if wanted > free else "disk"
         yield (
-            f"{level}: {_big(free)}B free at {scene.store.root}; a fit keeps up to "
+            f"{level}: {_big(free)}B free at {context.store.root}; a fit keeps up to "
             f"{_big(scratch)}B more until it is done"
         )
     unknown = sorted({item.stage.kind for item in items if item.work is None})

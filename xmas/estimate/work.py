@@ -50,7 +50,7 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
+class Context:
     """What costs depend on beside the stage itself; pools are counted once each."""
 
     store: Store
@@ -80,6 +80,6 @@ class Scene:
 
 
 @functools.singledispatch
-def work(stage: Stage, scene: Scene) -> Work | None:
+def work(stage: Stage, context: Context) -> Work | None:
     """What a stage costs; None where nobody has said."""
     return None

@@ -214,6 +214,9 @@ class SubsetFiles(Stage):
     subset: Subset
     format: str
 
+    def inputs(self) -> list[Stage]:
+        return [self.subset, *nearest_stages(self.subset.ranking.pool)]
+
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: there is no such format, or a row cannot be said in it."""
         examples = self.subset.ranking.pool.open(store)

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from xmas.estimate import flops, memory
 from xmas.estimate.assumed import Census
 from xmas.estimate.flops import Load
-from xmas.estimate.work import Scene, Work, work
+from xmas.estimate.work import Context, Work, work
 from xmas.models.assembled import Assembled
 from xmas.models.chat.batches import micro_batches, modality_length_order
 from xmas.models.chat.tokens import Tokenised
@@ -31,18 +31,18 @@ def bits(precision: str) -> int:
     return 32 if "32" in precision else 16
 
 
-def chosen(subset: Subset, scene: Scene) -> int:
+def chosen(subset: Subset, context: Context) -> int:
     """Rows of a subset, before it is cut; of one in tokens, as many as have the pool's mean."""
     if subset.tokens is not None and subset.counted is not None:
-        pool = scene.census(subset.counted.tokens())
+        pool = context.census(subset.counted.tokens())
         return min(pool.rows, int(subset.tokens / float(pool.text.mean())))
-    pool = scene.census(subset.ranking.pool)
+    pool = context.census(subset.ranking.pool)
     return budget_of(pool.rows, fraction=subset.fraction, rows=subset.rows)
 
 
 def fit_work(
     what: str,
-    scene: Scene,
+    context: Context,
     tokens: Tokenised,
     shape: Shape,
     recipe: Recipe,
@@ -58,7 +58,7 @@ def fit_work(
     The rows of a subset are taken to be as long as the pool's. Without a cache every image is
     decoded and seen by the tower each time its row comes.
     """
-    census = scene.census(tokens)
+    census = context.census(tokens)
     lengths = census.lengths(shape.image_tokens, tokens.max_length)
     order = modality_length_order(
         lengths,
@@ -113,8 +113,8 @@ def padded(lengths: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
 
 
 @work.register
-def _(stage: TwoTower, scene: Scene) -> Work:
-    census = scene.census(stage.captions)
+def _(stage: TwoTower, context: Context) -> Work:
+    census = context.census(stage.captions)
     vision, text = two_towers(stage, census)
     seen = stage.epochs * census.images
     parameters = vision.parameters + text.parameters + stage.tokenizer.vocabulary * stage.width
@@ -146,13 +146,13 @@ def two_towers(stage: TwoTower, census: Census) -> tuple[Tower, Tower]:
 
 
 @work.register
-def _(stage: SmallLlava, scene: Scene) -> Work:
+def _(stage: SmallLlava, context: Context) -> Work:
     size = 4.0 * stage.shape().parameters
     return Work("an untrained LLaVA around the tower", disk=size, host=2 * size)
 
 
 @work.register
-def _(stage: Assembled | Published, scene: Scene) -> Work:
+def _(stage: Assembled | Published, context: Context) -> Work:
     size = size_of(stage.dtype) * stage.shape().parameters
     origin = "published" if stage.drawn is None else "random"
     return Work(f"{origin} weights in the store, {stage.dtype}", disk=size, host=2 * size)
@@ -164,35 +164,35 @@ def size_of(dtype: str) -> float:
 
 
 @work.register
-def _(stage: Pretrained, scene: Scene) -> Work:
+def _(stage: Pretrained, context: Context) -> Work:
     shape, tokens = stage.shape(), stage.tokens()
-    census = scene.census(tokens)
+    census = context.census(tokens)
     found = fit_work(
         f"the start learns {census.rows:,} rows of {census.name}, {stage.recipe.epochs} epochs",
-        scene, tokens, shape, stage.recipe, rows=census.rows, cached=True,
+        context, tokens, shape, stage.recipe, rows=census.rows, cached=True,
         hardware=stage.hardware,
     )  # fmt: skip
     return dataclasses.replace(found, disk=4.0 * shape.parameters)
 
 
 @work.register
-def _(stage: FirstStage, scene: Scene) -> Work:
+def _(stage: FirstStage, context: Context) -> Work:
     tokens = stage.tokens()
-    rows = scene.census(tokens).rows
+    rows = context.census(tokens).rows
     return fit_work(
         f"the projector alone learns {rows:,} rows",
-        scene, tokens, stage.start.shape(), stage.recipe, rows=rows, cached=stage.cache_vision,
+        context, tokens, stage.start.shape(), stage.recipe, rows=rows, cached=stage.cache_vision,
         hardware=stage.hardware, rank=0, halved=True,
     )  # fmt: skip
 
 
 @work.register
-def _(stage: Proxy, scene: Scene) -> Work:
+def _(stage: Proxy, context: Context) -> Work:
     tokens = stage.tokens()
-    rows = scene.census(tokens).rows
+    rows = context.census(tokens).rows
     found = fit_work(
         f"the proxy learns {rows:,} rows, keeps {stage.snapshots} snapshots",
-        scene, tokens, shape_of(stage.start), stage.recipe, rows=rows, cached=stage.cache_vision,
+        context, tokens, shape_of(stage.start), stage.recipe, rows=rows, cached=stage.cache_vision,
         hardware=stage.hardware,
     )  # fmt: skip
     return dataclasses.replace(found, disk=found.disk * snapshots(stage, rows))
@@ -204,14 +204,14 @@ def snapshots(proxy: Proxy, rows: int) -> int:
 
 
 @work.register
-def _(stage: Target, scene: Scene) -> Work:
-    rows = chosen(stage.subset, scene)
+def _(stage: Target, context: Context) -> Work:
+    rows = chosen(stage.subset, context)
     shape = shape_of(stage.start)
     rank = None if stage.lora is None else stage.lora.rank
     how = "in full" if rank is None else f"LoRA of rank {rank}"
     found = fit_work(
         f"the target learns {rows:,} rows, {how}",
-        scene, stage.tokens(), shape, stage.recipe, halved=True,
+        context, stage.tokens(), shape, stage.recipe, halved=True,
         rows=rows, cached=stage.cache_vision, hardware=stage.hardware, rank=rank,
     )  # fmt: skip
     kept = found.disk if rank is not None else found.disk * bits(stage.recipe.precision) / 32
@@ -220,6 +220,6 @@ def _(stage: Target, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: Export, scene: Scene) -> Work:
+def _(stage: Export, context: Context) -> Work:
     size = size_of(stage.dtype) * shape_of(stage.target.start).parameters
     return Work(f"the target in one piece, {stage.dtype}", disk=size, host=2 * size)

@@ -3,9 +3,9 @@
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.estimate import flops
-from xmas.estimate.concepts import of_mmd
-from xmas.estimate.fits import chosen
-from xmas.estimate.work import CORE, Scene, Work, work
+from xmas.estimate.per_stage.activations import of_mmd
+from xmas.estimate.per_stage.fits import chosen
+from xmas.estimate.work import CORE, Context, Work, work
 from xmas.evaluation.judge.reviews import Reviews
 from xmas.evaluation.rescore import Rescore
 from xmas.evaluation.scores import Scores
@@ -17,7 +17,7 @@ from xmas.selection.methods.coincide import Coincide
 from xmas.selection.methods.length import Length
 from xmas.selection.protocol import name_of
 from xmas.selection.ranking import Ranking
-from xmas.selection.subset import Subset
+from xmas.selection.subset import Subset, SubsetFiles
 
 _DRAW = 0.0004  # seconds to draw and write an image of the demo, measured
 _DRAWN = 1800  # bytes of one, measured
@@ -26,7 +26,7 @@ _INDEX = 720  # bytes of a row while a pool is opened, measured with paths of 35
 
 
 @work.register
-def _(stage: DemoPool, scene: Scene) -> Work:
+def _(stage: DemoPool, context: Context) -> Work:
     images = stage.rows + stage.captions
     records = 315 * stage.rows + 167 * stage.captions + 551 * stage.dialogues
     records += 570 * stage.drills + 751 * stage.lessons + 519 * stage.reviews + 225 * stage.recalls
@@ -39,14 +39,14 @@ def _(stage: DemoPool, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: DemoBench, scene: Scene) -> Work:
+def _(stage: DemoBench, context: Context) -> Work:
     drawn = stage.questions * sum(spec.scale for spec in WRITERS.values())
     return Work("benchmark files", core_seconds=_DRAW * drawn, disk=_DRAWN * drawn)
 
 
 @work.register
-def _(stage: TrainedTokenizer, scene: Scene) -> Work:
-    letters = sum(scene.census(pool).size for pool in stage.pools)
+def _(stage: TrainedTokenizer, context: Context) -> Work:
+    letters = sum(context.census(pool).size for pool in stage.pools)
     return Work(
         f"a tokenizer from {letters / 1e6:,.0f} MB of text",
         core_seconds=letters * 1e-7,
@@ -56,8 +56,8 @@ def _(stage: TrainedTokenizer, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: Tokenised, scene: Scene) -> Work:
-    census = scene.census(stage)
+def _(stage: Tokenised, context: Context) -> Work:
+    census = context.census(stage)
     text = census.scale * float(census.text.sum())
     return Work(
         f"{census.rows:,} rows of {census.name} as {text / 1e6:,.2f} M tokens",
@@ -68,8 +68,8 @@ def _(stage: Tokenised, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: CheckedImages, scene: Scene) -> Work:
-    census = scene.census(stage.pool)
+def _(stage: CheckedImages, context: Context) -> Work:
+    census = context.census(stage.pool)
     return Work(
         f"{census.images:,} images of {census.name} decoded",
         core_seconds=census.images * census.decode,
@@ -79,8 +79,8 @@ def _(stage: CheckedImages, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: Ranking, scene: Scene) -> Work:
-    rows = scene.census(stage.pool).rows
+def _(stage: Ranking, context: Context) -> Work:
+    rows = context.census(stage.pool).rows
     selector = stage.selector
     seconds = 0.0
     if isinstance(selector, Length):
@@ -96,9 +96,9 @@ def _(stage: Ranking, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: Subset, scene: Scene) -> Work:
-    census = scene.census(stage.ranking.pool)
-    rows = chosen(stage, scene)
+def _(stage: Subset, context: Context) -> Work:
+    census = context.census(stage.ranking.pool)
+    rows = chosen(stage, context)
     return Work(
         f"{rows:,} rows cut and copied",
         disk=(8.0 + census.size / census.rows) * rows,
@@ -107,16 +107,27 @@ def _(stage: Subset, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: Reviews, scene: Scene) -> Work:
+def _(stage: SubsetFiles, context: Context) -> Work:
+    census = context.census(stage.subset.ranking.pool)
+    rows = chosen(stage.subset, context)
+    return Work(
+        f"{rows:,} rows written as {stage.format}",
+        disk=census.size / census.rows * rows,
+        host=float(_INDEX * census.rows),
+    )
+
+
+@work.register
+def _(stage: Reviews, context: Context) -> Work:
     asked = len(stage.asked)
     return Work(f"{asked:,} questions to a judge, at the judge's price", disk=4000.0 * asked)
 
 
 @work.register
-def _(stage: Rescore | Submission, scene: Scene) -> Work:
+def _(stage: Rescore | Submission, context: Context) -> Work:
     return Work("answers that are there already")
 
 
 @work.register
-def _(stage: Scores, scene: Scene) -> Work:
+def _(stage: Scores, context: Context) -> Work:
     return Work("the scores side by side", disk=2000.0)

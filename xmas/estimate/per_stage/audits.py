@@ -1,6 +1,6 @@
 """What an audit costs: hashes of images and texts, near duplicates, one page of numbers."""
 
-from xmas.estimate.work import Scene, Work, work
+from xmas.estimate.work import Context, Work, work
 from xmas.results.audit import Audit
 from xmas.results.audit.duplicates import Duplicates
 from xmas.results.audit.images import ImageHashes
@@ -11,8 +11,8 @@ _PAIR = 9e-6  # seconds of a core to look for a row's near ones, the same record
 
 
 @work.register
-def _(stage: ImageHashes, scene: Scene) -> Work:
-    census = scene.census(stage.pool)
+def _(stage: ImageHashes, context: Context) -> Work:
+    census = context.census(stage.pool)
     return Work(
         f"{census.images:,} images hashed",
         core_seconds=census.images * census.decode,
@@ -21,8 +21,8 @@ def _(stage: ImageHashes, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: Texts, scene: Scene) -> Work:
-    rows = scene.census(stage.pool).rows
+def _(stage: Texts, context: Context) -> Work:
+    rows = context.census(stage.pool).rows
     return Work(
         f"words of {rows:,} rows sketched",
         core_seconds=_SKETCH * rows,
@@ -32,8 +32,8 @@ def _(stage: Texts, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: Duplicates, scene: Scene) -> Work:
-    rows = scene.census(stage.pool).rows
+def _(stage: Duplicates, context: Context) -> Work:
+    rows = context.census(stage.pool).rows
     return Work(
         f"duplicates among {rows:,} rows",
         core_seconds=_PAIR * rows,
@@ -43,5 +43,5 @@ def _(stage: Duplicates, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: Audit, scene: Scene) -> Work:
+def _(stage: Audit, context: Context) -> Work:
     return Work("the subset beside its pool", disk=4000.0)

@@ -4,9 +4,9 @@ import numpy as np
 
 from xmas.estimate import flops, memory
 from xmas.estimate.assumed import Census
-from xmas.estimate.fits import bits, snapshots
 from xmas.estimate.flops import Load
-from xmas.estimate.work import CORE, Scene, Work, work
+from xmas.estimate.per_stage.fits import bits, snapshots
+from xmas.estimate.work import CORE, Context, Work, work
 from xmas.features.losses.answers import COLUMNS, Answers
 from xmas.features.losses.loss_clusters import LossClusters
 from xmas.features.losses.questions import QuestionEmbeddings
@@ -42,10 +42,10 @@ def answers_load(census: Census, image_tokens: int, longest: int, *, images: boo
 
 
 @work.register
-def _(stage: Answers, scene: Scene) -> Work:
+def _(stage: Answers, context: Context) -> Work:
     """All snapshots in one pass with images, then the last one without them."""
     model, tokens = stage.model, stage.model.tokens()
-    census, shape = scene.census(tokens), shape_of(model.start)
+    census, shape = context.census(tokens), shape_of(model.start)
     steps = steps_of(stage, census.rows)
     seen, blind = (
         answers_load(census, shape.image_tokens, tokens.max_length, images=images)
@@ -71,8 +71,8 @@ def _(stage: Answers, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: LossClusters, scene: Scene) -> Work:
-    census = scene.census(stage.answers.model.tokens())
+def _(stage: LossClusters, context: Context) -> Work:
+    census = context.census(stage.answers.model.tokens())
     steps = steps_of(stage.answers, census.rows)
     return Work(
         f"k-means, {stage.k:,} clusters of losses{' in every source' * stage.per_source}",
@@ -83,9 +83,9 @@ def _(stage: LossClusters, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: QuestionEmbeddings, scene: Scene) -> Work:
+def _(stage: QuestionEmbeddings, context: Context) -> Work:
     """Of an encoder as large as all-MiniLM-L6-v2, whichever is named."""
-    census = scene.census(stage.pool)
+    census = context.census(stage.pool)
     tokens = _ASKED * census.scale * float(census.text.sum())
     return Work(
         f"first questions of {census.rows:,} rows embedded",

@@ -3,10 +3,10 @@
 import functools
 
 from xmas.estimate import flops
-from xmas.estimate.clip import halves
-from xmas.estimate.concepts import width
-from xmas.estimate.losses import ENCODED
-from xmas.estimate.work import CORE, Scene, Work, work
+from xmas.estimate.per_stage.activations import width
+from xmas.estimate.per_stage.clip import halves
+from xmas.estimate.per_stage.losses import ENCODED
+from xmas.estimate.work import CORE, Context, Work, work
 from xmas.features.activations import Activations
 from xmas.features.clip.clip_rows import ClipRows
 from xmas.features.clustering.kmeans import Clusters
@@ -18,37 +18,37 @@ from xmas.store import Stage
 
 
 @functools.singledispatch
-def numbers(features: Stage, scene: Scene) -> tuple[float, int] | None:
+def numbers(features: Stage, context: Context) -> tuple[float, int] | None:
     """How many rows have a feature, and its numbers a row; None where nobody has said."""
     return None
 
 
 @numbers.register
-def _(features: Trajectories, scene: Scene) -> tuple[float, int]:
-    census = scene.census(features.proxy.tokens())
+def _(features: Trajectories, context: Context) -> tuple[float, int]:
+    census = context.census(features.proxy.tokens())
     return census.pictured, features.proxy.snapshots * features.spectra.k
 
 
 @numbers.register
-def _(features: Activations | LastLayer, scene: Scene) -> tuple[float, int]:
-    return float(scene.census(features.proxy.tokens()).rows), width(features)
+def _(features: Activations | LastLayer, context: Context) -> tuple[float, int]:
+    return float(context.census(features.proxy.tokens()).rows), width(features)
 
 
 @numbers.register
-def _(features: ClipRows, scene: Scene) -> tuple[float, int]:
-    census = scene.census(features.clip.pool)
+def _(features: ClipRows, context: Context) -> tuple[float, int]:
+    census = context.census(features.clip.pool)
     rows = census.rows if features.combine == "text" else census.pictured
-    return rows, halves(features.clip.clip, scene)[2] * (2 if features.combine == "concat" else 1)
+    return rows, halves(features.clip.clip, context)[2] * (2 if features.combine == "concat" else 1)
 
 
 @numbers.register
-def _(features: QuestionEmbeddings, scene: Scene) -> tuple[float, int]:
-    return float(scene.census(features.pool).rows), ENCODED
+def _(features: QuestionEmbeddings, context: Context) -> tuple[float, int]:
+    return float(context.census(features.pool).rows), ENCODED
 
 
 @work.register
-def _(stage: Clusters, scene: Scene) -> Work | None:
-    known = numbers(stage.features, scene)
+def _(stage: Clusters, context: Context) -> Work | None:
+    known = numbers(stage.features, context)
     if known is None:
         return None
     points, each = known
@@ -63,8 +63,8 @@ def _(stage: Clusters, scene: Scene) -> Work | None:
 
 
 @work.register
-def _(stage: Spherical, scene: Scene) -> Work | None:
-    known = numbers(stage.features, scene)
+def _(stage: Spherical, context: Context) -> Work | None:
+    known = numbers(stage.features, context)
     if known is None:
         return None
     points, each = known

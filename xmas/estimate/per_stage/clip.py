@@ -1,8 +1,8 @@
 """What CLIP's features and OnceSelect cost: embeddings, a small classifier, its labels."""
 
 from xmas.estimate import flops
-from xmas.estimate.fits import bits, two_towers
-from xmas.estimate.work import CORE, Scene, Work, work
+from xmas.estimate.per_stage.fits import bits, two_towers
+from xmas.estimate.work import CORE, Context, Work, work
 from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.clip.clip_model import PretrainedClip
 from xmas.features.clip.clip_rows import ClipRows
@@ -17,10 +17,10 @@ from xmas.training.starts.towers import TwoTower
 _TURNS = 2.0  # of a row, at least: a question and its answer
 
 
-def halves(clip: Stage | None, scene: Scene) -> tuple[Tower, Tower, int]:
+def halves(clip: Stage | None, context: Context) -> tuple[Tower, Tower, int]:
     """Vision and text tower of a CLIP, and the width of its vectors. Raises ShapelessError."""
     if isinstance(clip, TwoTower):
-        return *two_towers(clip, scene.census(clip.captions)), clip.width
+        return *two_towers(clip, context.census(clip.captions)), clip.width
     if not isinstance(clip, PretrainedClip):
         raise ShapelessError(f"{type(clip).__name__} is no CLIP whose size is known")
     config = config_of(Source(clip.name, clip.revision))
@@ -37,15 +37,15 @@ def halves(clip: Stage | None, scene: Scene) -> tuple[Tower, Tower, int]:
 
 
 @work.register
-def _(stage: PretrainedClip, scene: Scene) -> Work:
-    vision, text, _ = halves(stage, scene)
+def _(stage: PretrainedClip, context: Context) -> Work:
+    vision, text, _ = halves(stage, context)
     return Work("a published CLIP", disk=4.0 * (vision.parameters + text.parameters))
 
 
 @work.register
-def _(stage: ClipEmbeddings, scene: Scene) -> Work:
-    vision, text, width = halves(stage.clip, scene)
-    census = scene.census(stage.pool)
+def _(stage: ClipEmbeddings, context: Context) -> Work:
+    vision, text, width = halves(stage.clip, context)
+    census = context.census(stage.pool)
     size = bits(stage.precision)
     parameters = vision.parameters + text.parameters
     seen = max(stage.image_batch * vision.tokens, stage.text_batch * text.tokens)
@@ -62,15 +62,15 @@ def _(stage: ClipEmbeddings, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: ClipRows, scene: Scene) -> Work:
-    rows = scene.census(stage.clip.pool).rows
-    width = halves(stage.clip.clip, scene)[2] * (2 if stage.combine == "concat" else 1)
+def _(stage: ClipRows, context: Context) -> Work:
+    rows = context.census(stage.clip.pool).rows
+    width = halves(stage.clip.clip, context)[2] * (2 if stage.combine == "concat" else 1)
     return Work(f"a vector of {width:,} for each of {rows:,} rows", disk=2.0 * width * rows)
 
 
 @work.register
-def _(stage: OnceSelect, scene: Scene) -> Work:
-    census, width = scene.census(stage.clip.pool), 2 * halves(stage.clip.clip, scene)[2]
+def _(stage: OnceSelect, context: Context) -> Work:
+    census, width = context.census(stage.clip.pool), 2 * halves(stage.clip.clip, context)[2]
     points = census.pictured
     if stage.per_centroid is not None:
         points = min(points, float(stage.per_centroid * stage.k))
@@ -83,6 +83,6 @@ def _(stage: OnceSelect, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: PseudoLabels, scene: Scene) -> Work:
-    rows = scene.census(stage.clip.pool).rows
+def _(stage: PseudoLabels, context: Context) -> Work:
+    rows = context.census(stage.clip.pool).rows
     return Work(f"{rows:,} rows labelled by the network", disk=12.0 * rows)

@@ -5,11 +5,11 @@ import math
 import numpy as np
 
 from xmas.estimate import flops, memory
-from xmas.estimate.asked import asked
 from xmas.estimate.assumed import Census
-from xmas.estimate.fits import bits, snapshots
 from xmas.estimate.flops import Load
-from xmas.estimate.work import Scene, Work, work
+from xmas.estimate.per_stage.fits import bits, snapshots
+from xmas.estimate.question_counts import count_questions
+from xmas.estimate.work import Context, Work, work
 from xmas.evaluation.scores import Score
 from xmas.features.trajectories import Trajectories
 from xmas.models.shape import Shape, shape_of
@@ -21,8 +21,8 @@ _SHARED_FROM = 0.05  # of a scan's tokens; the engine shares prefixes where that
 
 
 @work.register
-def _(stage: VisionFeatures, scene: Scene) -> Work:
-    census = scene.census(stage.pool)
+def _(stage: VisionFeatures, context: Context) -> Work:
+    census = context.census(stage.pool)
     shape = shape_of(stage.start)
     numbers = shape.tiles * shape.tower.patches * shape.tower.width
     return Work(
@@ -36,10 +36,10 @@ def _(stage: VisionFeatures, scene: Scene) -> Work:
 
 
 @work.register
-def _(stage: Trajectories, scene: Scene) -> Work:
+def _(stage: Trajectories, context: Context) -> Work:
     """In one pass from saved snapshots; a proxy yet to be fitted is scanned at each, on the way."""
     proxy, tokens = stage.proxy, stage.proxy.tokens()
-    census, shape = scene.census(tokens), shape_of(proxy.start)
+    census, shape = context.census(tokens), shape_of(proxy.start)
     steps = snapshots(proxy, census.rows)
     load, text = scan_load(census, shape, proxy.max_length)
     each = census.pictured / max(1, census.images)
@@ -48,7 +48,7 @@ def _(stage: Trajectories, scene: Scene) -> Work:
         load, how = shared, f", prefixes shared by {each:.2f} rows an image"
     else:
         how = ""
-    passes = 1 if scene.made(proxy) else steps
+    passes = 1 if context.made(proxy) else steps
     towers = 0 if proxy.cache_vision else passes * census.images
     decoded = 0.0 if proxy.cache_vision else passes * census.images * census.decode
     metric = census.scale * flops.spectra(text, shape.image_tokens)
@@ -99,28 +99,28 @@ def scan_load(census: Census, shape: Shape, longest: int) -> tuple[Load, np.ndar
 
 
 @work.register
-def _(stage: Score, scene: Scene) -> Work:
+def _(stage: Score, context: Context) -> Work:
     """An image passes the tower once, also for several questions."""
-    found = asked(stage.benchmark, scene.store)
+    counts = count_questions(stage.benchmark, context.store)
     shape = shape_of(stage.target.start)
-    new = min(scene.assumed.answer, stage.benchmark.max_new_tokens)
-    blind = scene.assumed.question
+    new = min(context.assumed.answer, stage.benchmark.max_new_tokens)
+    blind = context.assumed.question
     length = blind + shape.image_tokens
     load = Load(
-        rows=found.questions,
-        tokens=found.pictured * length + (found.questions - found.pictured) * blind,
-        squares=found.pictured * length**2 + (found.questions - found.pictured) * blind**2,
-        images=found.pictured,
+        rows=counts.questions,
+        tokens=counts.pictured * length + (counts.questions - counts.pictured) * blind,
+        squares=counts.pictured * length**2 + (counts.questions - counts.pictured) * blind**2,
+        images=counts.pictured,
     )
     precision, batch = bits(stage.generation.precision), stage.generation.batch
-    steps = math.ceil(found.questions / batch) * (new + 1)
+    steps = math.ceil(counts.questions / batch) * (new + 1)
     return Work(
-        f"{stage.benchmark.name}: {found.questions:,} questions {found.how}",
-        flops=flops.generation(shape, load, towers=found.images, new=new),
+        f"{stage.benchmark.name}: {counts.questions:,} questions {counts.how}",
+        flops=flops.generation(shape, load, towers=counts.images, new=new),
         bits=precision,
         traffic=steps * shape.decoder.parameters * precision / 8,
-        core_seconds=found.images * scene.assumed.decode,
-        disk=float(_LINE * found.questions),
+        core_seconds=counts.images * context.assumed.decode,
+        disk=float(_LINE * counts.questions),
         host=4.0 * shape.parameters,
         device=memory.of_generation(shape, tokens=batch * (length + new), bits=precision),
     )

@@ -1,9 +1,9 @@
 """What COINCIDE and its baselines cost: looks at a whole pool, kernels inside clusters."""
 
 from xmas.estimate import flops
-from xmas.estimate.fits import bits
 from xmas.estimate.flops import Load
-from xmas.estimate.work import Scene, Work, work
+from xmas.estimate.per_stage.fits import bits
+from xmas.estimate.work import Context, Work, work
 from xmas.features.activations import Activations
 from xmas.features.last_layer import LastLayer
 from xmas.models.shape import shape_of
@@ -17,10 +17,10 @@ def width(stage: Activations | LastLayer) -> int:
 
 
 @work.register
-def _(stage: Activations | LastLayer, scene: Scene) -> Work:
+def _(stage: Activations | LastLayer, context: Context) -> Work:
     """The whole stream up to the last layer that is read; pads are left out."""
     proxy = stage.proxy
-    census, shape = scene.census(proxy.tokens()), shape_of(proxy.start)
+    census, shape = context.census(proxy.tokens()), shape_of(proxy.start)
     lengths = census.lengths(shape.image_tokens, proxy.max_length).astype(float)
     load = Load(
         rows=len(lengths), tokens=float(lengths.sum()), squares=float((lengths**2).sum())

@@ -1,0 +1,76 @@
+"""The estimated costs of the stages of a goal, each with its state in the store."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+from xmas.data.rows import PoolError
+from xmas.estimate.per_stage import work
+from xmas.estimate.work import Context, Work
+from xmas.models.shape import ShapelessError
+from xmas.store import Stage, key
+from xmas.training.fit.recipe import Hardware
+
+_listed: set[tuple[str, str, str]] = set()  # by the jobs of this process: a sweep shares stages
+
+
+@dataclasses.dataclass(frozen=True)
+class StageEstimate:
+    """A stage, its estimated costs and its state.
+
+    `state`: "to do", "begun", "files absent" (an input file is missing, so it has no key yet), "in
+    store", or "shared" with an earlier job of the sweep.
+    """
+
+    stage: Stage
+    work: Work | None  # None: unknown
+    hardware: Hardware
+    state: str
+    measured: float | None = None  # seconds it took, if it is in the store
+
+    @property
+    def device_seconds(self) -> float:
+        """Wall time times the number of devices; of the host if no device is used."""
+        if self.work is None:
+            return 0.0
+        devices = self.hardware.devices if self.work.flops else 1
+        return self.work.seconds(self.hardware) * devices
+
+    @property
+    def due(self) -> bool:
+        """Whether it would be computed now."""
+        return self.state in ("to do", "begun", "files absent")
+
+
+def estimate_stages(stages: Iterable[Stage], context: Context) -> list[StageEstimate]:
+    """One estimate for every stage, in the given order."""
+    return [_estimate(stage, context) for stage in stages]
+
+
+def estimated_work(stage: Stage, context: Context) -> Work | None:
+    """What a stage costs; None if its type has no cost function, or its model no known shape."""
+    try:
+        return work(stage, context)
+    except ShapelessError:
+        return None
+
+
+def _estimate(stage: Stage, context: Context) -> StageEstimate:
+    hardware = getattr(stage, "hardware", None)
+    if hardware is None or hardware.device is None:
+        hardware = context.hardware
+    costs = estimated_work(stage, context)
+    try:
+        folder = context.store.path(stage)
+    except (OSError, PoolError):  # its identity is the content of files that are not there
+        return StageEstimate(stage, costs, hardware, "files absent")
+    meta = folder / "meta.json"
+    if meta.exists():
+        seconds = json.loads(meta.read_text())["seconds"]
+        return StageEstimate(stage, costs, hardware, "in store", seconds)
+    name = (context.store.root, stage.kind, key(stage))
+    if name in _listed:
+        return StageEstimate(stage, costs, hardware, "shared")
+    _listed.add(name)
+    begun = folder.with_name(f".{folder.name}").exists()
+    return StageEstimate(stage, costs, hardware, "begun" if begun else "to do")

@@ -533,7 +533,7 @@ def test_a_start_without_a_shape_is_left_out_by_name(toy, empty):
 
 
 def test_a_goal_that_is_no_stage_is_refused(toy):
-    with pytest.raises(ValueError, match=r"estimate\.of=it is no stage"):
+    with pytest.raises(ValueError, match=r"estimate\.of=it is not a stage"):
         dataclasses.replace(estimate(toy, toy.subset()), goal=None).make(toy.store)
 
 

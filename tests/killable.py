@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,7 @@ from xmas.training.fit.recipe import Hardware
 from xmas.training.fit.sharding import full_weight
 from xmas.training.proxy import Proxy
 
-HANGS = 200  # seconds; a job that takes longer says where it stands and ends
+HANGS = 800  # seconds; a job that takes longer says where it hangs and ends, before pytest does
 LONG = dataclasses.replace(RECIPE, epochs=2)  # 22 micro-batches in twos: 11 optimiser steps
 
 
@@ -139,13 +140,19 @@ def mask(rows: list[int]) -> None:
     TokenTable.__init__ = without
 
 
-def count(log: Path, holder: Any, name: str) -> None:
-    """Leave a byte in a file for every call."""
+def count(log: Path, holder: Any, name: str, lingers: int | None = None) -> None:
+    """Leave a byte in a file for every call.
+
+    Calls after the first `lingers` in the file take a second longer each, so that a kill from
+    outside arrives before the end, however late the killer is woken.
+    """
     original = getattr(holder, name)
 
     def counted(*given: Any, **options: Any) -> Any:
         with log.open("ab") as file:
             file.write(b".")
+        if lingers is not None and log.stat().st_size > lingers:
+            time.sleep(1)
         return original(*given, **options)
 
     setattr(holder, name, counted)
@@ -237,9 +244,10 @@ def work(given: dict[str, Any]) -> None:
     faulthandler.dump_traceback_later(HANGS, exit=True)
     keep_gradients(root)
     mask(given.get("masked", []))
+    lingers = given.get("lingers", {})
     count(root / f"scanned-{os.environ.get('RANK')}.log", Scan, "_values")
-    count(root / "steps.log", FitModule, "training_step")
-    count(root / "answered.log", generating, "_line")
+    count(root / "steps.log", FitModule, "training_step", lingers.get("steps"))
+    count(root / "answered.log", generating, "_line", lingers.get("answered"))
     count(root / "looks.log", Activations, "features")
     count(root / "read.log", AnswerScorer, "_values")
     if given["dies"] is not None and int(os.environ.get("RANK", 0)) == given.get("world", 1) - 1:

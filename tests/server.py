@@ -50,5 +50,5 @@ class Server:
 
     def close(self) -> None:
         self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.wait()
         self.process.stdout.close()

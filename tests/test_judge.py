@@ -30,7 +30,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def judge(fake: FakeJudge | None, **changes) -> Judge:
     url = "http://127.0.0.1:9/v1" if fake is None else fake.url
-    given = {"model": "fake", "base_url": url, "key_variable": VARIABLE, "timeout": 5.0}
+    given = {"model": "fake", "base_url": url, "key_variable": VARIABLE, "timeout": 120.0}
     return Judge(**{**given, **changes})
 
 
@@ -115,7 +115,7 @@ def test_no_more_requests_are_on_their_way_than_allowed(tmp_path):
     three = threading.Barrier(3)
 
     def together(body, before):
-        three.wait(timeout=30)
+        three.wait(timeout=300)
         return "8 9"
 
     with FakeJudge(together) as fake:
@@ -159,7 +159,7 @@ def test_the_model_and_all_that_is_sent_make_the_identity_but_not_the_way_there(
         Fault(200, '{"choices": [{"message": {"content": 7}}]}'),
         Fault(200, '{"choices": [{"mess'),
         Fault(200, completion("cut"), headers={"Content-Length": "9999"}),
-        Fault(200, completion("late"), delay=1.0),
+        Fault(200, completion("late"), delay=5.0),
     ],
     ids=lambda fault: f"{fault.status} {fault.body[:20]}",
 )
@@ -170,7 +170,7 @@ def test_what_may_pass_is_tried_again(tmp_path, monkeypatch, caplog, fault: Faul
         return fault if before < 2 else "8 9"
 
     with FakeJudge(twice_wrong) as fake, caplog.at_level(logging.WARNING):
-        of = judge(fake, timeout=0.3 if fault.delay else 5.0)
+        of = judge(fake, timeout=1.5 if fault.delay else 120.0)
         folder = Store(str(tmp_path)).get(reviews(of, 1))
     assert lines(folder / "reviews.jsonl")[0]["content"] == "8 9"
     assert len(fake.requests) == 3
@@ -281,7 +281,7 @@ def test_replies_on_their_way_are_kept_when_another_fails(tmp_path):
 
     def first_fails(body, before):
         if prompt_of(body) in ("prompt 0", "prompt 1", "prompt 2"):
-            sent.wait(timeout=30)  # before any of them is replied to
+            sent.wait(timeout=300)  # before any of them is replied to
         if prompt_of(body) == "prompt 0":
             return Fault(400, "no")
         return Fault(body=completion("8 9"), delay=0.1)
@@ -330,7 +330,7 @@ def test_killed_and_resumed_the_file_is_the_same_and_nothing_is_asked_twice(tmp_
         with partial.open("a") as file:
             file.write('{"question_id": 7, "ru')  # torn in the middle of a line
         resumed = start(tmp_path / "killed", fake, VARIABLE)
-        assert resumed.wait(timeout=60) == 0
+        assert resumed.wait() == 0
         again = [  # requests of the killed one may still come in
             prompt_of(body)
             for body, headers in zip(fake.requests, fake.headers, strict=True)

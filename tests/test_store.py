@@ -201,7 +201,7 @@ def test_processes_that_ask_at_once_compute_once(store, text):
     for one in asking:
         one.start()
     for one in asking:
-        one.join(timeout=60)
+        one.join()
     assert [one.exitcode for one in asking] == [0, 0, 0, 0]
     assert computations(slow) == 1
     assert store.path(slow).exists()
@@ -382,7 +382,7 @@ def test_a_killed_attempt_has_left_what_it_asked_for(store, text):
     stage = Asking((text,), kills=True)
     process = multiprocessing.get_context("spawn").Process(target=Store.get, args=(store, stage))
     process.start()
-    process.join(timeout=60)
+    process.join()
     assert process.exitcode == -signal.SIGKILL
     (store.path(stage).with_name(f".{key(stage)}") / "0.txt").touch()
     assert inputs(store, Asking((text,))) == [name(text)]

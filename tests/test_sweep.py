@@ -45,7 +45,6 @@ def sweep(marks: Path, toy: Toy, *arguments: str) -> subprocess.CompletedProcess
         env=os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
     )
 
 

@@ -336,12 +336,16 @@ def test_meta_says_what_was_made_and_by_what(store, text):
 def test_seconds_of_a_stage_leave_out_those_it_asked_for(store, text):
     inner = dataclasses.replace(text, seconds=0.4)
     outer = Reader(Made(inner, "text.txt"), before=inner, seconds=0.1)
+    started = time.monotonic()
+    store.get(outer)
+    whole = time.monotonic() - started
     spent = {
         stage.kind: json.loads((store.get(stage) / "meta.json").read_text())["seconds"]
         for stage in (outer, inner)
     }
-    assert 0.1 <= spent["reader"] < 0.3
-    assert 0.4 <= spent["text"] < 0.6
+    assert spent["reader"] >= 0.1
+    assert spent["text"] >= 0.4
+    assert sum(spent.values()) < whole + 0.01  # no second is counted twice
 
 
 def name(stage: Stage) -> str:
@@ -368,13 +372,15 @@ def test_inputs_and_seconds_of_interrupted_attempts_are_kept(store, text):
         store.get(Asking((first, second), fails=True))
     draft = store.path(Asking((first, second)))
     draft = draft.with_name(f".{draft.name}")
-    assert {path.name for path in draft.iterdir()} == {"attempts.json", "error.txt"}
+    assert {path.name for path in draft.iterdir()} == {"attempts.json", "error.txt", "stage.json"}
     (draft / "0.txt").touch()  # the next attempt takes this up and does not ask again
-    started = time.monotonic()
+    attempts = json.loads((draft / "attempts.json").read_text())
+    assert attempts["seconds"] >= 0.2
+    (draft / "attempts.json").write_text(json.dumps(attempts | {"seconds": 1000.2}))
     done = store.get(Asking((first, second)))
     meta = json.loads((done / "meta.json").read_text())
     assert meta["inputs"] == [name(first), name(second)]
-    assert meta["seconds"] >= 0.2 > time.monotonic() - started
+    assert meta["seconds"] >= 1000.2
     assert {path.name for path in done.iterdir()} == {"meta.json", "0.txt"}
 
 
@@ -398,22 +404,25 @@ def test_a_draft_of_the_time_before_inputs_were_recorded_is_resumed_without(stor
     done = store.get(Steps())
     meta = json.loads((done / "meta.json").read_text())
     assert "inputs" not in meta
-    assert 7.7 <= meta["seconds"] < 8.5
+    assert 7.7 <= meta["seconds"] < 100
     assert not (done / "seconds.json").exists()
     assert not (done / "attempts.json").exists()
 
 
 def test_work_that_another_stage_calls_counts_for_the_one_that_waits(store, text):
     scan = Called(text)
+    started = time.monotonic()
     store.get(scan)
+    whole = time.monotonic() - started
     seconds, recorded = {}, {}
     for stage in (scan, Calling(), text):
         meta = json.loads((store.path(stage) / "meta.json").read_text())
         seconds[stage.kind], recorded[stage.kind] = meta["seconds"], meta["inputs"]
     assert recorded == {"called": [name(Calling()), name(text)], "calling": [], "text": []}
-    assert 0.3 <= seconds["called"] < 0.5
-    assert 0.1 <= seconds["calling"] < 0.25
-    assert 0.4 <= seconds["text"] < 0.6
+    assert seconds["called"] >= 0.3
+    assert seconds["calling"] >= 0.1
+    assert seconds["text"] >= 0.4
+    assert sum(seconds.values()) < whole + 0.01  # no second is counted twice
 
 
 def test_results_are_the_finished_ones_in_the_order_of_their_folders(store, text):

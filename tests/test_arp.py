@@ -1,9 +1,22 @@
 """ARPs by name, and ranks."""
 
+import functools
+
+import numpy as np
 import pytest
 
 from xmas.evaluation.facts import known
-from xmas.results.arp import averages, mean_ranks, named_averages, notes_on_averages, ranks
+from xmas.results.arp import (
+    arps,
+    averages,
+    mean_ranks,
+    named_averages,
+    notes_on_averages,
+    ranks,
+    reasons,
+    reference_means,
+    relative_scores,
+)
 
 TEN = tuple("vqav2 gqa vizwiz sqa textvqa pope mme mmbench mmbench_cn llava_wild".split())
 SEVEN = tuple("gqa sqa textvqa pope mme mmbench mmbench_cn".split())
@@ -48,3 +61,33 @@ def test_mean_ranks_leave_out_rows_that_lack_a_benchmark():
     scores = [{"a": 3.0, "b": 1.0}, {"a": 2.0, "b": 4.0}, {"a": 9.0}, {"a": 1.0, "b": 3.0}]
     # a: 1, 2, -, 3; b: 3, 1, -, 2
     assert mean_ranks(scores, ["a", "b"]) == pytest.approx({0: 2, 1: 1.5, 3: 2.5})
+
+
+def test_an_average_is_over_relative_scores_of_all_its_benchmarks_or_does_not_exist():
+    reference = reference_means({"gqa": [58.0, 62.0], "mme": [1400.0, None], "pope": [0.0]})
+    assert reference == {"gqa": 60.0, "mme": 1400.0}  # pope cannot be divided by
+    relative = relative_scores({"gqa": 54.0, "mme": 1120.0, "pope": 5.0}, reference)
+    assert relative == pytest.approx({"gqa": 90.0, "mme": 80.0})
+    over = averages(("gqa", "mme"))
+    assert arps(relative, over) == pytest.approx({"ARP": 85.0, "ARP w/o": 90.0})
+    assert arps({"mme": 80.0}, over) == {}
+    assert arps(relative, averages(("gqa", "mme", "pope"))) == {}  # "ARP w/o" is over pope as well
+
+
+def test_draws_are_averaged_as_scores_are():
+    draws = {"gqa": np.array([90.0, 80.0]), "mme": np.array([70.0, 60.0])}
+    means = arps(draws, averages(("gqa", "mme")), functools.partial(np.mean, axis=0))
+    assert means["ARP"].tolist() == [80.0, 70.0]
+    assert means["ARP w/o"].tolist() == [90.0, 80.0]
+
+
+def test_reasons_name_the_seed_and_the_benchmarks_of_that_average_alone():
+    gaps = {0: {"mme": ""}, 1: {"gqa": "invalid: 3 of 60 reviews", "mme": ""}}
+    assert reasons(("gqa", "mme"), gaps, ()) == [
+        "seed 0 has no score on mme",
+        "seed 1 has no score on gqa (invalid: 3 of 60 reviews), mme",
+    ]
+    assert reasons(("gqa",), gaps, ("pope",)) == [
+        "seed 1 has no score on gqa (invalid: 3 of 60 reviews)"
+    ]
+    assert reasons(("pope",), {}, ("pope",)) == ["no reference score above 0 on pope"]

@@ -147,8 +147,11 @@ def test_a_missing_benchmark_is_a_gap_and_costs_the_arp(store, filled):
 
 def test_without_a_reference_there_is_no_arp(store, add):
     add("random", "gqa", 30)
-    text = first(shown(store)[0])
+    text, lines = shown(store)
+    text = first(text)
     assert f"| random   |   20 % | 1,600 |     1 | 30.0 |   {GAP} |" in text
+    missing = {line["benchmark"]: line["missing"] for line in lines}
+    assert missing == {"gqa": "", "ARP": "no reference score above 0 on gqa"}
     assert "- No ARP: no reference score above 0 on gqa; train the target on the whole pool" in text
 
 

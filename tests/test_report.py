@@ -628,6 +628,12 @@ def test_scores_that_do_not_compare_are_logged_without_an_arp_and_say_why(
     logged = json.loads(summary.read_text())
     assert logged["summary"]["score/gqa"] == 40.0
     assert "gqa: scores of different num do not compare" in logged["missing"]["ARP"]
+    other.write_text("{}")  # another run's record lacks its keys
+    shutil.rmtree(tmp_path / "logged")
+    Csv(str(tmp_path / "logged"), "g").enter(incomplete)
+    logged = json.loads(summary.read_text())
+    assert logged["summary"]["score/gqa"] == 40.0
+    assert "neither run.json nor score.json has" in logged["missing"]["ARP"]
 
 
 def test_a_column_is_added_in_one_place_and_shown_everywhere(toy, monkeypatch):

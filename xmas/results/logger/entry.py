@@ -156,19 +156,22 @@ def _scores(result: Result, store: Store) -> _Content:
 def _relative(scores: set[str], store: Store) -> tuple[dict[str, Number], dict[str, str]]:
     """Relative scores and every ARP of one training, in the leaderboard of its store.
 
-    As in the table, ARP is over all benchmarks that anybody in the leaderboard was scored on. The
-    second part says by its name why an ARP is missing.
+    As in the table, ARP is over all benchmarks that any row of the leaderboard was scored on.
 
     Args:
         scores: keys of the training's scores.
+
+    Returns:
+        The numbers by name, and by the name of an average that is missing, why.
     """
-    records = runs(store)
-    own = [run for run in records if Path(run.folder).name in scores]
-    shared = {(run.pool, run.reference_group, run.protocol) for run in own}
-    comparable = [run for run in records if (run.pool, run.reference_group, run.protocol) in shared]
     try:
-        boards = leaderboards(comparable)
-    except TableError as error:
+        records = runs(store)
+        own = [run for run in records if Path(run.folder).name in scores]
+        groups = {(run.pool, run.reference_group, run.protocol) for run in own}
+        boards = leaderboards(
+            run for run in records if (run.pool, run.reference_group, run.protocol) in groups
+        )
+    except TableError as error:  # of any score in the store; it must not stop the training
         return {}, {ALL: str(error)}
     for board in boards:
         for row in board.rows:

@@ -1,4 +1,4 @@
-"""Stages and the store that keeps their results."""
+"""Stages, and the store that keeps their results."""
 
 from xmas.store.atomic import former_of as former_of
 from xmas.store.atomic import partial_of as partial_of

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, also when the process dies while it writes them."""
+"""Files and folders that are complete or absent, even if a process dies while writing them."""
 
 import shutil
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a file or folder next to `path`, then rename it: whole or absent."""
+    """Let `write` write a file or folder next to `path`, then rename it to `path`."""
     partial = partial_of(path)
     if partial.is_dir():
         shutil.rmtree(partial)
@@ -15,7 +15,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Rename a file or folder that is whole to `path`, where a former one may be.
+    """Rename a complete file or folder to `path`, replacing one that is there.
 
     A folder cannot replace another one in one step: the former is moved aside until it can.
     """

@@ -1,8 +1,8 @@
-"""This process among those that were started together, and how rank 0 leads the others.
+"""The ranks of a torchrun job: which one this process is, and how rank 0 leads the others.
 
-torchrun starts the same command on every device; its environment says which rank a process is. Work
-that ranks do together is told by rank 0 through torchrun's own key-value store, not through a
-process group: waiting there has no time limit, so ranks may wait hours for what rank 0 does alone.
+torchrun starts the same command on every device; its environment says which rank a process is. Rank
+0 sends what all ranks compute together through torchrun's key-value store, not through a process
+group: there waiting has no time limit, and ranks may wait hours for a stage of rank 0 alone.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-PATIENCE = timedelta(days=30)  # that a rank waits for another; one that dies ends all (torchrun)
+PATIENCE = timedelta(days=30)  # a rank waits for another; torchrun ends all ranks if one dies
 
 
 def launched() -> bool:
@@ -22,18 +22,19 @@ def launched() -> bool:
 
 
 class _Work:
-    """Whether all ranks do the same now; if not, rank 0 works alone."""
+    """Whether all ranks compute the same now; otherwise rank 0 computes alone."""
 
     shared = True
 
 
 def shared() -> bool:
+    """Whether all ranks compute the same now."""
     return _Work.shared
 
 
 @contextlib.contextmanager
 def sharing(shared: bool) -> Iterator[None]:
-    """Rank 0: what follows is done by all, or by it alone while the others wait."""
+    """On rank 0: the block is computed by all ranks, or by rank 0 alone while the others wait."""
     before = _Work.shared
     _Work.shared = shared
     try:
@@ -43,7 +44,7 @@ def sharing(shared: bool) -> Iterator[None]:
 
 
 def place() -> tuple[int, int]:
-    """The rank of this process, and how many work together now."""
+    """The rank of this process, and the number of ranks that compute together now."""
     if launched():
         if not shared():
             return 0, 1
@@ -56,7 +57,7 @@ def place() -> tuple[int, int]:
 
 
 def leads() -> bool:
-    """Whether this is the process that writes and speaks for all."""
+    """Whether this is rank 0, which writes files and log lines for all."""
     return not launched() or os.environ["RANK"] == "0"
 
 
@@ -66,61 +67,61 @@ def local() -> int:
 
 
 def barrier() -> None:
-    """Wait until all ranks that work together are here."""
+    """Wait until all ranks that compute together have called this."""
     if launched():
         if shared():
-            _channel().meet()
+            _channel().barrier()
     elif place()[1] > 1:
         from torch import distributed
 
         distributed.barrier()
 
 
-def tell(message: Any) -> None:
-    """Rank 0: what all others get from their next `hear`."""
-    _channel().tell(message)
+def send(message: Any) -> None:
+    """On rank 0: send a message to all other ranks, which get it from `receive`."""
+    _channel().send(message)
 
 
-def hear() -> Any:
-    """Other ranks: wait for what rank 0 tells next. Raises RuntimeError: rank 0 has ended."""
-    return _channel().hear()
+def receive() -> Any:
+    """On other ranks: wait for the next message of rank 0. Raises RuntimeError: it has ended."""
+    return _channel().receive()
 
 
 class _Channel:
-    """Numbered messages of rank 0, and meetings of all, over a key-value store."""
+    """Numbered messages of rank 0, and barriers of all ranks, over a key-value store."""
 
     def __init__(self) -> None:
         from torch import distributed
 
         torch: Any = distributed  # its stub leaves out what follows
-        held, self.rank, self.world = next(iter(torch.rendezvous("env://", timeout=PATIENCE)))
-        self.held = torch.PrefixStore("xmas", held)
-        self.told, self.met = 0, 0
+        store, self.rank, self.world = next(iter(torch.rendezvous("env://", timeout=PATIENCE)))
+        self.store = torch.PrefixStore("xmas", store)
+        self.messages, self.barriers = 0, 0
 
-    def tell(self, message: Any) -> None:
-        self.held.set(f"told/{self.told}", pickle.dumps(message))
-        self.told += 1
+    def send(self, message: Any) -> None:
+        self.store.set(f"message/{self.messages}", pickle.dumps(message))
+        self.messages += 1
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         from torch.distributed import DistNetworkError
 
-        name = f"told/{self.told}"
-        self.told += 1
+        name = f"message/{self.messages}"
+        self.messages += 1
         try:
-            self.held.wait([name], PATIENCE)
-            return pickle.loads(self.held.get(name))
-        except DistNetworkError as error:  # rank 0 may hold the store
+            self.store.wait([name], PATIENCE)
+            return pickle.loads(self.store.get(name))
+        except DistNetworkError as error:  # the process of rank 0 may serve the store
             raise RuntimeError("rank 0 has ended; its own message says why") from error
 
-    def meet(self) -> None:
-        """Rank 0 leaves last: it may hold the store that the others still read."""
-        here = f"met/{self.met}"
-        self.met += 1
-        self.held.set(f"{here}/{self.rank}", b"")
-        self.held.wait([f"{here}/{rank}" for rank in range(self.world)], PATIENCE)
-        self.held.set(f"{here}/{self.rank}/left", b"")
+    def barrier(self) -> None:
+        """Rank 0 leaves last: its process may serve the store that the others still read."""
+        prefix = f"barrier/{self.barriers}"
+        self.barriers += 1
+        self.store.set(f"{prefix}/{self.rank}", b"")
+        self.store.wait([f"{prefix}/{rank}" for rank in range(self.world)], PATIENCE)
+        self.store.set(f"{prefix}/{self.rank}/left", b"")
         if self.rank == 0:
-            self.held.wait([f"{here}/{rank}/left" for rank in range(self.world)], PATIENCE)
+            self.store.wait([f"{prefix}/{rank}/left" for rank in range(self.world)], PATIENCE)
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """The index of a store's finished results: what each was made from.
 
 A result's `meta.json` names the results that its computation asked the store for, so everything
-behind a score is found without asking any stage, and without its code: results of another version
-of the package can be shown as well.
+that a score was made from is found without the stages' code: results of other versions of the
+package can be shown as well.
 """
 
 import dataclasses
@@ -123,7 +123,7 @@ class ResultIndex:
         `described`: configurations in which the inputs of results that are gone are looked up.
         """
         configs: dict[str, Config] | None = None  # only where a result is gone
-        found: dict[str, Result] = {}
+        results: dict[str, Result] = {}
         visited: set[str] = set()
         pending = list(keys)[::-1]
         while pending:
@@ -132,14 +132,14 @@ class ResultIndex:
                 continue
             visited.add(key)
             if key in self.results:
-                found[key] = self.results[key]
+                results[key] = self.results[key]
                 pending += self.results[key].inputs[::-1]
                 continue
             if configs is None:
                 configs = {key_of(stage): stage for root in described for stage in stages_in(root)}
             if key in configs:
                 pending += [key_of(stage) for stage in stages_of_fields(configs[key])][::-1]
-        return found
+        return results
 
     def result(self, config: Config, what: str) -> Result:
         """Raises AbsentError: it is not there any more."""

@@ -1,8 +1,8 @@
-"""One process at a time, on one host or on many, whatever becomes of the one that was first.
+"""Locks between processes of one host or several, which the death of a holder releases.
 
-The kernel's lock (flock) ends with its holder, however that dies, and is then taken over at once;
-between hosts NFS 4 does the same. Where a file system has no flock there is a lease: its holder
-renews it, and one that was not renewed for a while is taken over, from whatever host.
+The kernel's lock (flock) is released when its holder dies, and NFS 4 does the same between hosts.
+Where a file system has no flock, a lease is used: its holder renews it, and any process on any host
+may take over a lease that was not renewed for `LEASE` seconds.
 """
 
 import _thread
@@ -19,20 +19,25 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
-LEASE = 120.0  # seconds without a sign of life after which a holder counts as dead
+LEASE = 120.0  # seconds without renewal after which a holder counts as dead
 KINDS = ("auto", "flock", "lease")
 _ABSENT = {errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
 def alone(path: Path, *, kind: str = "auto", waiting: Callable[[], object]) -> Iterator[None]:
-    """Hold the lock of `path`; `waiting` is called once if another process has it.
+    """Hold the lock of `path` in a with block; wait while another process has it.
 
-    `kind`: flock, lease, or what the file system has. A file system whose flock is each host's own
-    (Lustre mounted with localflock) looks like one that has it: there, lease must be configured. A
-    holder of a lease that could not renew it, because its host slept, is interrupted.
+    Args:
+        path: of the file or folder; the lock is a file next to it.
+        kind: "flock", "lease", or "auto": flock where the file system has it. A file system whose
+            flock is local to each host (Lustre mounted with localflock) cannot be told apart: it
+            needs "lease". A holder that could not renew its lease, because its host slept, is
+            interrupted.
+        waiting: called once if another process holds the lock.
 
-    Raises ValueError: another kind.
+    Raises:
+        ValueError: `kind` is none of these.
     """
     lock = _lock_of(path, kind)
     try:

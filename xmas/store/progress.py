@@ -1,7 +1,6 @@
-"""Progress of long work: what is done, examples a second, time left.
+"""Progress of long work: units done, units a second, time left.
 
-On a terminal a bar; in a log file a line every ten seconds, so that a scheduler's output stays
-short.
+On a terminal a bar; in a log file a line every ten seconds, so that the log stays short.
 """
 
 import sys
@@ -14,7 +13,7 @@ from xmas.store import distributed
 
 
 class _Lines(tqdm):
-    """A bar for log files: a line at a time, never overwritten."""
+    """A bar for log files: every state is a line, and none is overwritten."""
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
@@ -34,9 +33,14 @@ def bar(
     unit: str = "row",
     initial: int = 0,
 ) -> "tqdm[Any]":
-    """A progress bar over `iterable`, or one to `update` by hand; a context manager.
+    """A progress bar over `iterable`, or without one a context manager with `update(count)`.
 
-    `initial` counts what an interrupted attempt had done.
+    Args:
+        iterable: each of its elements is one unit.
+        total: units of the whole work; None: the length of `iterable`.
+        label: before the bar.
+        unit: singular, e.g. "row".
+        initial: units that an interrupted attempt had done.
     """
     terminal = sys.stderr.isatty()
     return (tqdm if terminal else _Lines)(

@@ -25,16 +25,16 @@ RECORDED_PACKAGES = (
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that can change a result."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in RECORDED_PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the checkout this package runs from, `+` behind it where files differ."""
+    """The commit of the checkout that this package runs from; `+` is appended if files differ."""
     here = Path(__file__).parent
     git = functools.partial(
         subprocess.run, cwd=here, capture_output=True, text=True, check=False, timeout=10
@@ -68,19 +68,21 @@ def finished(folder: Path) -> float:
 
 
 def worked_on(stage: Stage) -> dict[str, Any]:
-    """`device` and `devices`: what a stage is computed on and on how many at once.
+    """`device` and `devices`: what a stage is computed on, and how many of them.
 
-    Under torchrun all that were started, since they wait for a stage that rank 0 makes alone; else
-    as its `hardware` says, or that of a stage it measures; else one. The device is the first GPU of
-    a process that has torch loaded, or the CPU.
+    Under torchrun the number of ranks, since all wait for a stage that rank 0 computes alone;
+    otherwise that of its `hardware` field, or of a stage in its fields that has one; otherwise 1.
+    The device is the first GPU if torch is loaded in the process, or the CPU.
     """
     parts = [stage, *(getattr(stage, field.name) for field in dataclasses.fields(stage))]
-    said = [part.hardware for part in parts if hasattr(part, "hardware")]
-    torch = sys.modules.get("torch")  # who did not load it did not compute on a GPU
-    on_cpu = bool(said) and said[0].accelerator == "cpu"
+    hardware = [part.hardware for part in parts if hasattr(part, "hardware")]
+    torch = sys.modules.get("torch")  # not loaded: nothing was computed on a GPU
+    on_cpu = bool(hardware) and hardware[0].accelerator == "cpu"
     if torch is None or on_cpu or not torch.cuda.is_available():
         name = f"CPU, {os.cpu_count()} cores"
     else:
         name = torch.cuda.get_device_name(0)
-    held = int(os.environ["WORLD_SIZE"]) if distributed.launched() else said[0].world if said else 1
-    return {"device": name, "devices": held}
+    devices = hardware[0].world if hardware else 1
+    if distributed.launched():
+        devices = int(os.environ["WORLD_SIZE"])
+    return {"device": name, "devices": devices}

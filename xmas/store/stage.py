@@ -30,7 +30,7 @@ def volatile(default: Any = dataclasses.MISSING, **options: Any) -> Any:
 
 
 def content(default: Any = dataclasses.MISSING, **options: Any) -> Any:
-    """A dataclass field that holds a file: its identity is the content's sha256, not the path."""
+    """A dataclass field with the path of a file, whose identity is the sha256 of its content."""
     return dataclasses.field(default=default, metadata={"identity": "content"}, **options)
 
 
@@ -44,35 +44,35 @@ class Stage:
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
-    together: ClassVar[bool] = False  # where several ranks run, all call `compute`, else rank 0
+    together: ClassVar[bool] = False  # under torchrun all ranks call `compute`, not rank 0 alone
 
     def inputs(self) -> "Iterable[Stage]":
         """The stages whose results `compute` asks the store for, in any order, repeats allowed.
 
-        By default the nearest stages in the fields; overridden where more are asked for, or a field
-        is held without its result. Estimates follow it. What is known only while `compute` runs, as
-        the reviews of answers, is left out.
+        By default the nearest stages in the fields. Override it if `compute` asks for others, or
+        not for all of them: estimates follow it. Stages that are known only while `compute` runs,
+        as the reviews of answers, are left out.
         """
         return stages_of_fields(self)
 
     def compute(self, store: "Store", out: Path) -> None:
-        """Write the result into `out`, which may hold what an interrupted attempt left there."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it is computed")
+        """Write the result into `out`, which may contain files of an interrupted attempt."""
+        raise NotImplementedError(f"{type(self).__name__} has no method compute; define it")
 
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """A file or folder inside the result of a stage, named where a path could stand."""
+    """A file or folder inside the result of a stage, for fields that take a path."""
 
     stage: Stage
     name: str
 
 
 def nearest_stages(value: Any) -> Iterator[Stage]:
-    """The nearest stages in anything: itself, or in its elements or fields.
+    """The nearest stages in a value: itself, or those in its elements or fields.
 
-    A dataclass that is no stage, such as a selector, may say by a method `inputs()` of its own
-    which stages it asks for, if not for all that it holds.
+    A dataclass that is not a stage, such as a selector, may define `inputs()` as well, if it does
+    not ask for exactly the stages in its fields.
     """
     if isinstance(value, Stage):
         yield value
@@ -103,17 +103,17 @@ def _digest(path: str, size: int, modified: int) -> str:
 
 
 def sha256_of(path: str | Path) -> str:
-    """The sha256 of a file, read once in a process as long as size and time stay.
+    """The sha256 of a file; read once a process unless its size or modification time changes.
 
-    Of a folder: that of the names and hashes of the files in it. Raises FileNotFoundError: there
-    is nothing at `path`.
+    Of a folder: the sha256 of the names and hashes of its files. Raises FileNotFoundError: `path`
+    does not exist.
     """
     if Path(path).is_dir():
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())
         listed = "".join(f"{file.relative_to(path)} {sha256_of(file)}\n" for file in files)
         return hashlib.sha256(listed.encode()).hexdigest()
-    found = os.stat(path)
-    return _digest(str(path), found.st_size, found.st_mtime_ns)
+    status = os.stat(path)
+    return _digest(str(path), status.st_size, status.st_mtime_ns)
 
 
 _STABLE_NAMES = {former: name for name, former in FORMER_NAMES.items()}
@@ -136,14 +136,14 @@ def describe(value: Any) -> Any:
     Raises TypeError: a field is neither plain data nor a dataclass.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = getattr(value, "identity", None)
-        if own is not None:
-            return own()
+        identity = getattr(value, "identity", None)
+        if identity is not None:
+            return identity()
         return described_fields(value)
     if isinstance(value, dict):
-        return {str(name): describe(held) for name, held in value.items()}
+        return {str(name): describe(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [describe(held) for held in value]
+        return [describe(element) for element in value]
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int | float):
@@ -174,15 +174,15 @@ def key(stage: Stage) -> str:
 def digest(described: Any) -> str:
     """Twelve hex digits of an identity as plain data; types count under their former names."""
     plain = json.dumps(described, sort_keys=True)
-    plain = _TYPE.sub(lambda found: _renamed(found, FORMER_NAMES), plain)
+    plain = _TYPE.sub(lambda match: _renamed(match, FORMER_NAMES), plain)
     return hashlib.sha256(plain.encode()).hexdigest()[:12]
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The `meta.json` of a result, whenever it was made, with the type names of today."""
+    """The `meta.json` of a result of any version, with the type names of today."""
     text = path.read_text(encoding="utf-8")
-    return json.loads(_TYPE.sub(lambda found: _renamed(found, _STABLE_NAMES), text))
+    return json.loads(_TYPE.sub(lambda match: _renamed(match, _STABLE_NAMES), text))
 
 
-def _renamed(found: re.Match[str], names: dict[str, str]) -> str:
-    return f'"type": "{names.get(found[1], found[1])}"'
+def _renamed(match: re.Match[str], names: dict[str, str]) -> str:
+    return f'"type": "{names.get(match[1], match[1])}"'

@@ -1,4 +1,4 @@
-"""The store: a result is computed once, and found again by what made it."""
+"""The store: a result is computed once and found again by the identity of its stage."""
 
 import contextlib
 import dataclasses
@@ -24,14 +24,14 @@ from xmas.store.stage import Made, Stage, describe, key, read_meta
 log = logging.getLogger(__name__)
 
 ANNOUNCED = "stage.json"  # in a draft: what it will be
-_AGREED: set[str] = set()  # results that all ranks of this run know to be there
+_AGREED: set[str] = set()  # results that all ranks of this run have found finished
 
 
 @runtime_checkable
 class Journal(Protocol):
-    """Where results are written down once more, for people to look at; see `xmas.results.logger`.
+    """A logger of results, for W&B, TensorBoard or CSV; see `xmas.results.logger`.
 
-    It is no part of any stage: no key and no result depends on it.
+    Not part of any stage: no key and no result depends on it.
     """
 
     def follow(self, stage: Stage) -> Any:
@@ -39,13 +39,13 @@ class Journal(Protocol):
         ...
 
     def enter(self, folder: Path) -> None:
-        """Write down a finished result, unless it stands there already."""
+        """Log a finished result, unless it is logged already."""
         ...
 
 
 @functools.cache
 def _say_reused(kind: str, place: str) -> None:
-    """One line for a result, however often a process asks for it."""
+    """Log one line for a reused result, the first time that a process asks for it."""
     log.info("%-14s %s reused    %s", kind, Path(place).name, place)
 
 
@@ -53,8 +53,8 @@ def _name(stage: Stage) -> str:
     return f"{stage.kind}/{key(stage)}"
 
 
-def _say(stage: Stage, what: str) -> None:
-    log.info("%-14s %s %s", stage.kind, key(stage), what)
+def _say(stage: Stage, event: str) -> None:
+    log.info("%-14s %s %s", stage.kind, key(stage), event)
 
 
 def _announce(stage: Stage, draft: Path) -> None:
@@ -66,10 +66,20 @@ def _announce(stage: Stage, draft: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """Results under `root/<kind>/<key>/`; unfinished ones in hidden draft folders beside them."""
+    """Results in folders `root/<kind>/<key>/`, unfinished ones in hidden folders `.<key>`.
+
+    >>> from xmas import Pool, Ranking, Store
+    >>> from xmas.selection.methods.random import Random
+    >>> store, ranking = Store("results"), Ranking(Pool("mix.json", "images"), Random())
+    >>> folder = store.get(ranking)  # computes the first time, later it is found
+    >>> folder == store.path(ranking)
+    True
+    >>> sorted(path.name for path in folder.iterdir())
+    ['clusters.npy', 'meta.json', 'order.npy', 'row_scores.npy']
+    """
 
     root: str = "store"
-    locks: str = "auto"  # lease: where hosts do not see each other's flock
+    locks: str = "auto"  # or flock, or lease for hosts that do not see each other's flock
     journal: Journal | None = dataclasses.field(default=None, compare=False, repr=False)
     force: str | Sequence[str] | None = dataclasses.field(  # kinds that are computed anew, once
         default=None, compare=False, repr=False
@@ -83,10 +93,12 @@ class Store:
     def get(self, stage: Stage) -> Path:
         """Return the folder with the result of `stage`, computing it if it is not there.
 
-        Processes that ask at once compute once. Ranks that torchrun has started all ask for the
-        same: rank 0 computes, and calls the others where a stage is computed together. A failed or
-        killed attempt leaves its draft, and the next call goes on from there. Raises whatever
-        `stage.compute` raises; the traceback then stands in `error.txt` of the draft as well.
+        Several processes that ask for the same stage compute it once. Under torchrun all ranks ask
+        for the same stages: rank 0 computes, and calls the others for stages that are computed
+        together. A failed or killed attempt leaves its draft; the next call resumes from it.
+
+        Raises:
+            Exception: any that `stage.compute` raises; the draft's `error.txt` has its traceback.
         """
         if Computation.running is not None:
             Computation.running.ask(_name(stage))
@@ -109,9 +121,9 @@ class Store:
         try:
             self._made(stage)
         except BaseException as error:
-            distributed.tell(("failed", repr(error)))
+            distributed.send(("failed", repr(error)))
             raise
-        distributed.tell(("there", None))
+        distributed.send(("finished", None))
 
     def _made(self, stage: Stage) -> Path:
         done = self.path(stage)
@@ -139,7 +151,7 @@ class Store:
         return done
 
     def _there(self, stage: Stage) -> bool:
-        """Whether the result is there and need not be computed anew."""
+        """Whether the result is finished and need not be computed anew."""
         done = self.path(stage)
         if not done.exists():
             return False
@@ -150,46 +162,49 @@ class Store:
         return None if self.journal is None else self.journal.follow(stage)
 
     def counted_for(self, stage: Stage) -> contextlib.AbstractContextManager[None]:
-        """Count the seconds and inputs of the work inside for `stage`, which waits for this one."""
+        """Count the seconds and inputs of the work inside for `stage`, which waits for this one.
+
+        A context manager; see `xmas.store.computation.counted_for`.
+        """
         return counted_for(_name(stage))
 
     def _computed(self, stage: Stage, draft: Path) -> None:
-        """Compute; rank 0 calls the others if they are needed."""
+        """Compute the stage; rank 0 calls the other ranks for one that is computed together."""
         if not distributed.launched():
             return stage.compute(self, draft)
-        if stage.together:  # only where all ask for it, the others have this stage in hand
-            distributed.tell(("compute", None if distributed.shared() else stage))
+        if stage.together:  # the stage is sent along unless all ranks are asking for it
+            distributed.send(("compute", None if distributed.shared() else stage))
         with distributed.sharing(stage.together):
             stage.compute(self, draft)
-            distributed.barrier()  # nobody writes into the draft any more
+            distributed.barrier()  # no rank writes into the draft any more
         return None
 
     def _follow(self, stage: Stage) -> None:
-        """Take part in what rank 0 calls for until the result of `stage` is there.
+        """Compute with rank 0 whenever it calls, until the result of `stage` is finished.
 
-        Rank 0 alone takes the lock and renames. What it computes alone may ask for stages that are
-        computed together; those come with the call.
+        Rank 0 alone takes the lock and renames. A stage that it computes alone may ask for stages
+        that are computed together; those are sent with the call.
         """
-        while (told := distributed.hear())[0] == "compute":
-            called = told[1] or stage
+        while (message := distributed.receive())[0] == "compute":
+            called = message[1] or stage
             called.compute(self, self._draft(called))
             distributed.barrier()
-        if told[0] == "failed":
-            raise RuntimeError(f"rank 0 could not make {stage.kind} {key(stage)}: {told[1]}")
+        if message[0] == "failed":
+            raise RuntimeError(f"rank 0 could not make {stage.kind} {key(stage)}: {message[1]}")
 
     def _draft(self, stage: Stage) -> Path:
         return self.path(stage).with_name(f".{key(stage)}")
 
     def find(self, place: "str | Made") -> Path:
-        """The path of a file or folder: itself, or inside a stage's result, computed if need be."""
+        """The path of a file or folder; one inside a stage's result is computed if it is absent."""
         if isinstance(place, Made):
             return self.get(place.stage) / place.name
         return Path(place).expanduser()
 
     def results(self, kind: str) -> list[tuple[Path, dict[str, Any]]]:
         """Every finished result of a kind with its `meta.json`, in the order of their folders."""
-        found = sorted((Path(self.root) / kind).glob("[!.]*/meta.json"))
-        return [(meta.parent, read_meta(meta)) for meta in found]
+        paths = sorted((Path(self.root) / kind).glob("[!.]*/meta.json"))
+        return [(path.parent, read_meta(path)) for path in paths]
 
     @contextlib.contextmanager
     def _recorded(self, stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
@@ -202,9 +217,9 @@ class Store:
         computation = Computation(_name(stage), draft)
         if resumed:
             computation.resume()
-        _announce(stage, draft)
         try:
             with computation.run():
+                _announce(stage, draft)
                 yield
         except BaseException:
             (draft / "error.txt").write_text(traceback.format_exc())

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from xmas.demo import draw
+from xmas.demo import draw, pretraining
 from xmas.demo import instructions as ask
-from xmas.demo import rows as make
 from xmas.demo.draw import Scene
 from xmas.demo.instructions import Turn
 from xmas.demo.material import Material, material
-from xmas.demo.rows import SHARES, Row, record
+from xmas.demo.rows import SHARES, Row, record, rows_of, sizes
+from xmas.demo.scenes import any_scene
 from xmas.store import Stage, Store
 from xmas.store.progress import bar
 
@@ -62,10 +62,10 @@ class DemoPool(Stage):
         of = material(self.concepts, held_out=self.held_out)
         with bar(total=self.rows + self.captions, label="draw the demo pool") as progress:
             rows = []
-            for number, (source, count) in enumerate(make.sizes(self.rows).items()):
+            for number, (source, count) in enumerate(sizes(self.rows).items()):
                 rng = np.random.default_rng([self.seed, number])
                 (out / "images" / source).mkdir(parents=True, exist_ok=True)
-                of_source = make.rows_of(source, count, of, rng)
+                of_source = rows_of(source, count, of, rng)
                 for row in of_source:
                     if row.scene is not None and row.asked_again_of is None:
                         draw.save(row.scene, out / "images" / row.image)
@@ -87,7 +87,7 @@ class DemoPool(Stage):
         (out / "images" / "captions").mkdir(exist_ok=True)
         captions, scenes = [], []
         for number in range(self.captions):
-            scene, image = make.any_scene(of, rng), f"captions/{number:06d}.png"
+            scene, image = any_scene(of, rng), f"captions/{number:06d}.png"
             draw.save(scene, out / "images" / image)
             turn = Turn("caption", "", ask.caption(scene, rng), suffix="")
             captions.append(record(f"{number:06d}", [turn], image))
@@ -106,13 +106,13 @@ class DemoPool(Stage):
             for number, (scene, image) in zip(range(self.lessons), cycle(icons), strict=False)
         ]
         reviews = [  # of the last drawings: lessons ask about the first
-            record(f"review-{number:06d}", make.review(scene, of, rng), image)
+            record(f"review-{number:06d}", pretraining.review(scene, of, rng), image)
             for number, (scene, image) in islice(
                 enumerate(scenes), max(len(scenes) - self.reviews, 0), None
             )
         ]
         reviews += [
-            record(f"recall-{number:06d}", [make.recall(scene, rng)], image)
+            record(f"recall-{number:06d}", [pretraining.recall(scene, rng)], image)
             for number, (scene, image) in enumerate(scenes[: self.recalls])
         ]
         files = {"captions": captions, "drills": drills, "lessons": lessons, "reviews": reviews}
@@ -123,10 +123,10 @@ class DemoPool(Stage):
         """Questions about a scene described in words, mostly those of the drills."""
         if rng.random() < 2 / 3:
             scene = draw.one(of, draw.pick(of.concepts, rng), rng)
-            turns = make.lesson(scene, of, rng, two=1 / 3)[:4]
+            turns = pretraining.lesson(scene, of, rng, two=1 / 3)[:4]
         else:
-            scene, turns = make.comparing(of, rng)
-        return record(f"dialogue-{number:06d}", make.in_words(scene, turns, rng), None)
+            scene, turns = pretraining.comparing(of, rng)
+        return record(f"dialogue-{number:06d}", pretraining.in_words(scene, turns, rng), None)
 
     def _drill(
         self,
@@ -141,8 +141,8 @@ class DemoPool(Stage):
             scene, image = draw.pick(scenes, rng)
             return record(name, [ask.describing(scene, rng)], image)
         scene = draw.one(of, draw.pick(of.concepts, rng), rng)
-        turns = make.lesson(scene, of, rng, choices=0.65, two=0.7)[:4]
-        return record(name, make.in_words(scene, turns, rng), None)
+        turns = pretraining.lesson(scene, of, rng, choices=0.65, two=0.7)[:4]
+        return record(name, pretraining.in_words(scene, turns, rng), None)
 
     def _lesson(
         self, number: int, scene: Scene, image: str, of: Material, rng: np.random.Generator
@@ -151,9 +151,9 @@ class DemoPool(Stage):
         in_words = rng.random() < 0.2
         if in_words:
             scene = draw.one(of, draw.pick(of.concepts, rng), rng)
-        turns = make.lesson(scene, of, rng, choices=0.7)
+        turns = pretraining.lesson(scene, of, rng, choices=0.7)
         if in_words:
-            return record(f"lesson-{number:06d}", make.in_words(scene, turns, rng), None)
+            return record(f"lesson-{number:06d}", pretraining.in_words(scene, turns, rng), None)
         return record(f"lesson-{number:06d}", turns, image)
 
     def _write(self, by_source: list[list[Row]], out: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 HUMAN, MODEL = 0, 1
-SAID = {"human": (HUMAN,), "gpt": (MODEL,), "all": (HUMAN, MODEL)}
+SPEAKERS = {"human": (HUMAN,), "gpt": (MODEL,), "all": (HUMAN, MODEL)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +46,21 @@ class Embedded:
         vectors[picture >= 0] = self.image[picture[picture >= 0]]
         return vectors
 
-    def texts(self, rows: Int[np.ndarray, " rows"], said: str) -> Float[np.ndarray, "rows d"]:
+    def texts(self, rows: Int[np.ndarray, " rows"], speakers: str) -> Float[np.ndarray, "rows d"]:
         """The mean of every row's turns as a unit vector, float32; NaN on rows without text.
 
         Args:
-            said: the turns that count: human, gpt or all.
+            speakers: whose turns count: human, gpt or all.
 
         Raises:
             ValueError: there are no such turns.
         """
-        if said not in SAID:
-            raise ValueError(f"said {said!r}: expected one of {', '.join(SAID)}")
+        if speakers not in SPEAKERS:
+            raise ValueError(f"said {speakers!r}: expected one of {', '.join(SPEAKERS)}")
         firsts, counts = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         begins = np.cumsum(counts) - counts
         turns = np.arange(counts.sum()) + np.repeat(firsts - begins, counts)
-        count = np.isin(self.roles[turns], SAID[said])
+        count = np.isin(self.roles[turns], SPEAKERS[speakers])
         begins = np.concatenate([[0], np.cumsum(count)])[np.append(begins, len(turns))]
         sums = np.zeros((len(rows), self.width), dtype=np.float32)
         has = np.flatnonzero(np.diff(begins))

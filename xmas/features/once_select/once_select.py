@@ -31,7 +31,7 @@ from xmas.store.progress import bar
 
 log = logging.getLogger(__name__)
 
-SAID = "human"  # the turns that OnceSelect uses: questions, never answers
+SPEAKER = "human"  # the turns that OnceSelect uses: questions, never answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,4 +204,4 @@ def pairs(
     embedded: Embedded, rows: Int[np.ndarray, " rows"]
 ) -> tuple[Float[np.ndarray, "rows d"], Float[np.ndarray, "rows d"]]:
     """The classifier's inputs: the vectors of a row's image and of the mean of its questions."""
-    return embedded.images(rows), embedded.texts(rows, SAID)
+    return embedded.images(rows), embedded.texts(rows, SPEAKER)

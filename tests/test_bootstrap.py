@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from xmas.evaluation.outcomes import Kept
-from xmas.results.statistics import bootstrap
 from xmas.results.statistics.bootstrap import Interval, holm, over_questions, over_seeds, p_value
 
 
@@ -51,11 +50,10 @@ def test_a_term_that_counts_nothing_is_zero():
     assert np.array_equal(drawn, np.zeros((7, 1)))
 
 
-def test_groups_of_questions_spread_as_the_questions_do(monkeypatch):
+def test_groups_of_questions_spread_as_the_questions_do():
     values = rng(1).random(5003)
     alone = over_questions([kept(values)], 4000, rng())  # 2048 groups
-    monkeypatch.setattr(bootstrap, "GROUPS", 10_000)
-    single = over_questions([kept(values)], 4000, rng())
+    single = over_questions([kept(values)], 4000, rng(), groups=10_000)
     assert alone.std() == pytest.approx(single.std(), rel=0.08)
     assert single.std() == pytest.approx(100 * values.std() / 5003**0.5, rel=0.05)
 

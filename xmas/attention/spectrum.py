@@ -27,9 +27,11 @@ def leading(matrices: Float[Tensor, "batch rows columns"], k: int) -> Float[Tens
     return certified(matrices, k)
 
 
-def certified(matrices: Float[Tensor, "batch rows columns"], k: int) -> Float[Tensor, "batch {k}"]:
+def certified(
+    matrices: Float[Tensor, "batch rows columns"], k: int, *, rounds: int = subspace.ROUNDS
+) -> Float[Tensor, "batch {k}"]:
     """By subspace iteration; a matrix whose values it cannot certify is done by `exact`."""
-    values, sure = subspace.leading_eigenvalues(_gram(matrices), k)
+    values, sure = subspace.leading_eigenvalues(_gram(matrices), k, rounds=rounds)
     found = values.clamp_min(0).sqrt().float()
     if not sure.all():
         found[~sure] = exact(matrices[~sure], k)

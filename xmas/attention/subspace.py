@@ -27,7 +27,7 @@ RESOLVED = 1e-9  # of the largest eigenvalue: what float64 leaves of a smaller o
 
 
 def leading_eigenvalues(
-    grams: Float[Tensor, "batch n n"], k: int
+    grams: Float[Tensor, "batch n n"], k: int, *, rounds: int = ROUNDS
 ) -> tuple[Float[Tensor, "batch {k}"], Bool[Tensor, " batch"]]:
     """The `k` largest eigenvalues in descending order, float64, and which matrices are certified.
 
@@ -46,7 +46,7 @@ def leading_eigenvalues(
         raise ValueError(f"k={k} is more than a block of {count} vectors for {size} rows")
     vectors = _orthonormal(grams @ _start(size, count).to(grams.device))
     pairs = _ritz(grams, _orthonormal(grams @ vectors), k)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         if pairs.done[:, :k].all():
             break
         pairs = _ritz(grams, _filtered(grams, pairs), k)

@@ -8,7 +8,7 @@ import dataclasses
 
 from xmas.data.pool import Pool
 from xmas.evaluation.protocol import Benchmark
-from xmas.store import Store
+from xmas.store import Store, versions
 
 IMAGES = ("decode", "exists")
 
@@ -49,7 +49,7 @@ class Doctor:
             raise ValueError(f"doctor.sha256.{unknown[0]}: the suite has no such benchmark")
         for name, benchmark in self.suite.items():
             findings += check_benchmark(name, benchmark, store, self.sha256.get(name, {}))
-        findings += [*check_packages(), *check_devices(), *check_disk(store)]
+        findings += [*check_packages(versions()), *check_devices(), *check_disk(store)]
         report = "\n".join(map(str, findings))
         failed = sum(finding.level == "FAIL" for finding in findings)
         if failed:

@@ -3,18 +3,20 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from xmas.doctor.finding import Finding
-from xmas.store import Store, versions
+from xmas.store import Store
 
 _ROOM = 20  # GB free; with less there is a warning
 
 
-def check_packages() -> Iterator[Finding]:
-    """Report versions; check faiss, the one package of which a build has to be chosen."""
-    packages = versions()
+def check_packages(packages: Mapping[str, str]) -> Iterator[Finding]:
+    """Report versions; check faiss, the one package of which a build has to be chosen.
+
+    packages: the versions of the installed ones, by name.
+    """
     listed = ", ".join(f"{name} {version}" for name, version in packages.items())
     yield Finding("OK", "packages", listed)
     if importlib.util.find_spec("faiss") is None:

@@ -47,16 +47,17 @@ class Interval:
 
 
 def over_questions(
-    runs: Sequence[Kept], draws: int, rng: np.random.Generator
+    runs: Sequence[Kept], draws: int, rng: np.random.Generator, *, groups: int = GROUPS
 ) -> Float[np.ndarray, "draws runs"]:
     """Draws of the scores of runs on one benchmark; every draw weighs the questions anew.
 
     Args:
         runs: outcomes of the same questions in the same order.
+        groups: most groups of questions that have a weight each.
     """
     units, terms = runs[0].gained.shape
-    order = rng.permutation(units) if units > GROUPS else np.arange(units)
-    parts = [_grouped(part, order) for run in runs for part in (run.gained, run.counted)]
+    order = rng.permutation(units) if units > groups else np.arange(units)
+    parts = [_grouped(part, order, groups) for run in runs for part in (run.gained, run.counted)]
     grouped = np.stack(parts, axis=2)
     weights = rng.standard_exponential((draws, len(grouped)), dtype=np.float32)
     scores = np.zeros((draws, len(runs)))
@@ -109,9 +110,9 @@ def holm(p_values: Mapping[int, float]) -> dict[int, float]:
 
 
 def _grouped(
-    part: Float[np.ndarray, "units terms"], order: Int[np.ndarray, " units"]
+    part: Float[np.ndarray, "units terms"], order: Int[np.ndarray, " units"], groups: int
 ) -> Float[np.ndarray, "groups terms"]:
-    """Sums over at most `GROUPS` groups of units in `order`, their sizes equal or one apart."""
-    if len(part) <= GROUPS:
+    """Sums over at most `groups` groups of units in `order`, their sizes equal or one apart."""
+    if len(part) <= groups:
         return part
-    return np.add.reduceat(part[order], np.arange(GROUPS) * len(part) // GROUPS, axis=0)
+    return np.add.reduceat(part[order], np.arange(groups) * len(part) // groups, axis=0)

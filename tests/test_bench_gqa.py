@@ -98,7 +98,7 @@ def test_a_question_without_truth_is_named(gqa):
     with pytest.raises(AnswerError, match=r"truth.json: no truth for question '102'"):
         gqa.score(said("yes", "woman", "yes", "left"), STORE)
     Path(gqa.annotations).write_text("[]")
-    with pytest.raises(AnswerError, match="holds a list, expected an object"):
+    with pytest.raises(AnswerError, match="contains a list, expected an object"):
         gqa.score(said("yes", "woman", "yes", "left"), STORE)
 
 

@@ -131,7 +131,7 @@ def test_missing_doubled_and_foreign_answers_are_refused(tmp_path, change, messa
     [
         ([row("one", ["x", "y"], "A")], "line 2: index 'one' is not a number"),
         ([row(5, ["x", "y"], "A"), row(5, ["y", "x"], "B")], "5 is in the file twice"),
-        ([], "holds nothing"),
+        ([], "has no rows"),
     ],
 )
 def test_a_damaged_table_is_refused(tmp_path, rows, message):
@@ -207,5 +207,5 @@ def test_the_upload_has_the_columns_that_are_left_and_the_answers_in_the_seventh
     assert sheet["C2"].data_type == "s"  # and no formula
     with pytest.raises(AnswerError, match="1 of 2 questions have no answer"):
         write(tmp_path, rows).submit(answers[:1], STORE, tmp_path)
-    with pytest.raises(ValueError, match=r"prediction of 5: .* characters that xlsx cannot hold"):
+    with pytest.raises(ValueError, match=r"prediction of 5: .* characters that xlsx cannot store"):
         write(tmp_path, rows).submit([answers[0], answers[1] | {"text": "\x07"}], STORE, tmp_path)

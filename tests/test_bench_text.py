@@ -115,7 +115,7 @@ def test_rows_that_share_a_key_and_empty_files_are_refused(tmp_path):
     rows = [{"question_id": 1}, {"question_id": 1}]
     with pytest.raises(AnswerError, match="1 is in the file twice"):
         by_key(rows, lambda row: row["question_id"], tmp_path)
-    with pytest.raises(AnswerError, match="holds nothing"):
+    with pytest.raises(AnswerError, match="has no rows"):
         by_key([], lambda row: row["question_id"], tmp_path)
 
 

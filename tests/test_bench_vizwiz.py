@@ -109,7 +109,7 @@ def test_missing_doubled_and_foreign_answers_are_refused(tmp_path, kind, change,
         (lambda rows: rows[1:], "no truth for VizWiz_val_00000000.jpg"),
         (lambda rows: [*rows, rows[1]], "VizWiz_val_00000001.jpg' is in the file twice"),
         (lambda rows: [rows[0] | {"answers": []}, *rows[1:]], "has 0 answers, expected 10"),
-        (lambda rows: {"rows": rows}, "holds a dict, expected a list"),
+        (lambda rows: {"rows": rows}, "contains a dict, expected a list"),
     ],
 )
 def test_damaged_truth_is_refused(tmp_path, change, message):

@@ -143,5 +143,5 @@ def test_outcomes_of_different_questions_are_refused(store, add):
 def test_damaged_outcomes_are_named(store, add):
     folder = add("random", "gqa", 100.0, outcomes=[1, 1, 1])
     (folder / "outcomes.npz").write_bytes(b"PK torn")
-    with pytest.raises(TableError, match=f"{folder.name}/outcomes.npz: no outcomes of questions"):
+    with pytest.raises(TableError, match=f"{folder.name}/outcomes.npz: not a file of outcomes"):
         known(store)

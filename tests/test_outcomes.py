@@ -28,7 +28,7 @@ def test_a_term_is_a_ratio_of_sums_and_a_score_their_weighted_sum():
 def test_outcomes_that_say_another_score_than_the_rule_are_refused():
     outcomes = Outcomes.mean({"a": 1, "b": 0})
     assert Scored(50, 2, {}, outcomes).score == 50
-    with pytest.raises(ValueError, match=r"outcomes say 50.0, the rule says 51"):
+    with pytest.raises(ValueError, match=r"outcomes give a score of 50.0, the rule gives 51"):
         Scored(51, 2, {}, outcomes)
 
 
@@ -53,8 +53,8 @@ def test_a_saved_file_gives_the_same_numbers_and_one_digest_for_the_same_units(t
 
 def test_a_file_that_is_none_is_named(tmp_path):
     (tmp_path / "outcomes.npz").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(ValueError, match=r"outcomes.npz: no outcomes of questions"):
+    with pytest.raises(ValueError, match=r"outcomes.npz: not a file of outcomes"):
         Kept.read(tmp_path / "outcomes.npz")
     np.savez(tmp_path / "other.npz", values=np.zeros(3))
-    with pytest.raises(ValueError, match=r"other.npz: no outcomes of questions.*gained"):
+    with pytest.raises(ValueError, match=r"other.npz: not a file of outcomes.*gained"):
         Kept.read(tmp_path / "other.npz")

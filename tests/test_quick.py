@@ -139,7 +139,7 @@ def test_rows_are_copied_from_each_kind_of_question_file(tmp_path):
     listed.write_text(json.dumps([{"id": "3", "a": 1}, {"id": "4"}, {"id": 5}]))
     copy_rows(listed, tmp_path / "part.json", {"3", "5"}, Sqa.facts)
     assert json.loads((tmp_path / "part.json").read_text()) == [{"id": "3", "a": 1}, {"id": 5}]
-    with pytest.raises(AnswerError, match=r"asked.xlsx: quick draws from questions in .jsonl"):
+    with pytest.raises(AnswerError, match=r"asked.xlsx: quick samples from questions in .jsonl"):
         copy_rows(tmp_path / "asked.xlsx", tmp_path / "part.xlsx", {"3"}, Sqa.facts)
 
 

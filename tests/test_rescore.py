@@ -173,8 +173,8 @@ def test_the_command_names_what_is_wrong_in_one_line(pope, tmp_path):
 @pytest.mark.parametrize(
     ("goal", "message"),
     [
-        (Rescore(), "say of which benchmark, as in benchmark=pope"),
-        (Submission(), "say for which benchmark, as in benchmark=vqav2"),
+        (Rescore(), "name the benchmark, as in benchmark=pope"),
+        (Submission(), "name the benchmark, as in benchmark=vqav2"),
     ],
 )
 def test_what_is_not_said_is_asked_for(goal, message, pope, tmp_path):

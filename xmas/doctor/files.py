@@ -141,8 +141,8 @@ def _format(path: Path) -> str:
 def _missing(path: Path) -> str | None:
     if path.is_file():
         return None
-    others = sorted(other.name for other in path.parent.glob(f"{glob.escape(path.stem)}.*"))
-    return f"missing, but {others[0]} is there: rename it" if others else "missing"
+    similar = sorted(file.name for file in path.parent.glob(f"{glob.escape(path.stem)}.*"))
+    return f"missing, but {similar[0]} is there: rename it" if similar else "missing"
 
 
 def decode_fault(path: Path) -> str | None:

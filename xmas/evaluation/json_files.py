@@ -1,7 +1,7 @@
-"""Rows of question, truth and answer files, checked as they are read.
+"""Reads JSON files of questions, truth and answers, and checks every row.
 
-A key that is missing in a file would show up much later, as an error without a place or as a wrong
-score; here it is named with file, line and value.
+A missing key would otherwise show much later, as an error without a place or as a wrong score; here
+it is named with file, line and value.
 """
 
 import json
@@ -31,25 +31,27 @@ def json_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """Raises AnswerError: the file is not one JSON object."""
-    found = _json(path)
-    if not isinstance(found, dict):
-        raise AnswerError(f"{path}: holds a {type(found).__name__}, expected an object")
-    return found
+    """The object that a JSON file consists of. Raises AnswerError: the file is anything else."""
+    content = _json(path)
+    if not isinstance(content, dict):
+        raise AnswerError(f"{path}: contains a {type(content).__name__}, expected an object")
+    return content
 
 
 def json_rows(path: Path, under: str | None, *keys: str) -> list[dict[str, Any]]:
-    """The list that a JSON file is, or has `under` a key; each row with at least `keys`.
+    """The list that a JSON file consists of (`under` None) or has `under` a key.
+
+    Each row has at least `keys`.
 
     Raises AnswerError: there is no such list, or a row lacks a key; the message names it.
     """
-    found = _json(path) if under is None else json_object(path).get(under)
-    if not isinstance(found, list):
+    rows = _json(path) if under is None else json_object(path).get(under)
+    if not isinstance(rows, list):
         place = "" if under is None else f" under `{under}`"
-        raise AnswerError(f"{path}: holds a {type(found).__name__}{place}, expected a list")
-    for number, row in enumerate(found):
+        raise AnswerError(f"{path}: contains a {type(rows).__name__}{place}, expected a list")
+    for number, row in enumerate(rows):
         with_keys(row, keys, f"{path}: row {number}")
-    return found
+    return rows
 
 
 def _json(path: Path) -> Any:
@@ -63,9 +65,9 @@ def with_keys(row: Any, keys: Iterable[str], where: str) -> dict[str, Any]:
     """`row`, if it is an object that has all `keys`. Raises AnswerError otherwise."""
     missing = [key for key in keys if not isinstance(row, dict) or key not in row]
     if missing:
-        shown = repr(row)
-        shown = shown if len(shown) <= 120 else shown[:117] + "..."
-        raise AnswerError(f"{where} has no `{missing[0]}`: {shown}")
+        text = repr(row)
+        text = text if len(text) <= 120 else text[:117] + "..."
+        raise AnswerError(f"{where} has no `{missing[0]}`: {text}")
     return row
 
 
@@ -88,11 +90,11 @@ def by_key(
     rows: Iterable[dict[str, Any]], key_of: Callable[[dict[str, Any]], Hashable], where: Path
 ) -> dict[Any, dict[str, Any]]:
     """`rows` by their key, in order. Raises AnswerError: there are none, or two share a key."""
-    found: dict[Any, dict[str, Any]] = {}
+    keyed: dict[Any, dict[str, Any]] = {}
     for row in rows:
-        if (key := key_of(row)) in found:
+        if (key := key_of(row)) in keyed:
             raise AnswerError(f"{where}: {key!r} is in the file twice")
-        found[key] = row
-    if not found:
-        raise AnswerError(f"{where}: holds nothing")
-    return found
+        keyed[key] = row
+    if not keyed:
+        raise AnswerError(f"{where}: has no rows")
+    return keyed

@@ -1,13 +1,14 @@
-"""What every question adds to a score, so that the score of any resample of questions is known.
+"""Outcomes: what every question adds to a score, so that any resample of questions can be scored.
 
 The rules of all benchmarks have one form, a weighted sum of ratios of sums:
 
     score = Σ over terms  weight · (Σ over units  gained) / (Σ over units  counted)
 
-A mean over questions is one term that counts 1 a question. POPE has a term for each category: F1 is
-twice the hits by what was said to be there and what is. MME has two a task, accuracy and "both
-right"; a judged ratio gains the model's mark and counts the reference's. A unit is what is drawn
-together: a question, or all that one image of MME or one rotated question of MMBench consists of.
+A mean over questions is one term that counts 1 per question. POPE has a term per category: F1 is
+twice the hits divided by claimed plus present objects. MME has two per task, accuracy and
+accuracy+; a judged ratio gains the model's grade and counts the reference's. A unit is what is
+resampled together: a question, both questions of an image of MME, or all rotations of a question of
+MMBench.
 """
 
 import dataclasses
@@ -23,7 +24,12 @@ from jaxtyping import Float, Shaped
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-    """`gained` and `counted` of every unit by term; `keys` name the units, in a fixed order."""
+    """`gained` and `counted` of every unit by term; `keys` name the units, in a fixed order.
+
+    >>> outcomes = Outcomes.mean({"q1": 1.0, "q2": 0.0})
+    >>> outcomes.score()
+    50.0
+    """
 
     keys: Shaped[np.ndarray, " units"]
     gained: Float[np.ndarray, "units terms"]
@@ -32,7 +38,10 @@ class Outcomes:
 
     @classmethod
     def mean(cls, values: Mapping[Any, float], scale: float = 100.0) -> "Outcomes":
-        """Of a mean over questions, times `scale`; `values` by question, in the file's order."""
+        """A score that is a mean over questions, times `scale`.
+
+        `values` are by question, in the order of the question file.
+        """
         return cls.of({key: {"": (value, 1)} for key, value in values.items()}, {"": scale})
 
     @classmethod
@@ -41,7 +50,7 @@ class Outcomes:
         units: Mapping[Any, Mapping[str, tuple[float, float]]],
         weights: Mapping[str, float],
     ) -> "Outcomes":
-        """(gained, counted) by unit and term; a unit has no part in the terms it does not name."""
+        """A score from (gained, counted) by unit and term; unnamed terms get nothing of a unit."""
         column = {term: number for number, term in enumerate(weights)}
         gained, counted = np.zeros((2, len(units), len(weights)))
         for row, parts in enumerate(units.values()):
@@ -57,7 +66,7 @@ class Outcomes:
         return float(ratios @ self.weights)
 
     def save(self, path: Path) -> None:
-        """As `.npz`; `digest` names the units and their order."""
+        """Write an `.npz` file; `digest` in it identifies the units and their order."""
         digest = hashlib.sha256("\n".join(self.keys.tolist()).encode()).hexdigest()[:16]
         alike = bool((self.counted == self.counted[:1]).all())  # as in every mean
         np.savez_compressed(
@@ -72,7 +81,7 @@ class Outcomes:
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Saved outcomes without their keys; those of equal `digest` belong to the same units."""
+    """Saved outcomes without their keys; equal `digest`s mean the same units."""
 
     digest: str
     gained: Float[np.ndarray, "units terms"]
@@ -88,6 +97,4 @@ class Kept:
                 counted = np.broadcast_to(file["counted"], gained.shape)
                 return cls(str(file["digest"]), gained, counted, weights)
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{path}: no outcomes of questions: {error}; remove the file"
-            ) from error
+            raise ValueError(f"{path}: not a file of outcomes: {error}; remove it") from error

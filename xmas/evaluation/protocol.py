@@ -1,8 +1,8 @@
-"""What a benchmark is: questions for a model, and a rule that scores the answers.
+"""The protocol of benchmarks: questions for a model, and a rule that scores the answers.
 
 A benchmark is a frozen dataclass over files in the official formats, so its identity is their
-content. It never sees the model: answers come as the lines of LLaVA's answer files, whoever made
-them, and are joined by the benchmark's own key, never by position.
+content. It never sees the model: answers come as the lines of LLaVA's answer files, from any
+program, and are joined by the benchmark's own key, never by position.
 """
 
 import dataclasses
@@ -20,23 +20,29 @@ LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One question: what an answer line repeats, the exact prompt, and the picture."""
+    """One question: the exact prompt, the image, and what its answer line repeats."""
 
     question_id: str | int
-    prompt: str  # what stands behind `<image>\n`
-    image: Path | bytes | None  # a file, an encoded image, or none
+    prompt: str  # the text that follows `<image>\n`
+    image: Path | bytes | None  # a file, an encoded image, or None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # more keys of the answer line
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """What a rule gives: the headline number, how many items stand behind it, and the parts.
+    """The result of a rule.
 
-    `outcomes` are what intervals and comparisons are drawn from. Raises ValueError: they say
-    another score.
+    Args:
+        score: the headline number; None: the score is invalid, and `detail["invalid"]` says why.
+        num: questions that the score is over.
+        detail: scores of categories and the like.
+        outcomes: what each question adds to the score, for intervals, comparisons and quick scores.
+
+    Raises:
+        ValueError: the outcomes give another score.
     """
 
-    score: float | None  # None: there is none, and `detail["invalid"]` says why
+    score: float | None
     num: int
     detail: dict[str, Any]
     outcomes: Outcomes | None = None
@@ -44,14 +50,29 @@ class Scored:
     def __post_init__(self) -> None:
         if self.outcomes is None:
             return
-        said = self.outcomes.score()
-        if self.score is None or not math.isclose(said, self.score, rel_tol=1e-9, abs_tol=1e-9):
-            raise ValueError(f"outcomes say {said}, the rule says {self.score}")
+        score = self.outcomes.score()
+        if self.score is None or not math.isclose(score, self.score, rel_tol=1e-9, abs_tol=1e-9):
+            raise ValueError(f"the outcomes give a score of {score}, the rule gives {self.score}")
+
+    def record(self, benchmark: "Benchmark") -> dict[str, Any]:
+        """The content of `score.json`."""
+        return {
+            "benchmark": benchmark.name,
+            "split": benchmark.split,
+            "metric": benchmark.metric,
+            "score": self.score,
+            "num": self.num,
+            "detail": self.detail,
+        }
 
 
 @runtime_checkable
 class Benchmark(Protocol):
-    """The contract: a frozen dataclass whose files are `content()` fields."""
+    """All that a benchmark needs: a frozen dataclass whose files are `content()` fields.
+
+    What else is known of it is optional: `facts` on the class, see `xmas.evaluation.facts`, and a
+    field `count` with the official number of questions.
+    """
 
     @property
     def name(self) -> str: ...
@@ -73,32 +94,31 @@ class Benchmark(Protocol):
         ...
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
-        """The official score of LLaVA answer lines.
+        """The official score of LLaVA answer lines: at least `question_id`, `prompt` and `text`.
 
-        Raises AnswerError: an answer is missing, doubled or foreign; the message names it.
+        Raises AnswerError: an answer is missing, doubled or unknown; the message names it.
         """
         ...
 
 
 @runtime_checkable
 class Judged(Protocol):
-    """A benchmark that needs a judge, which is to be found out before hours of answering."""
+    """A benchmark that needs a judge, which is checked before hours of generation."""
 
     def check(self) -> None:
-        """Raise OSError if there is none that can be asked; the message says what is missing."""
+        """Raise OSError if the judge cannot be asked; the message says what is missing."""
         ...
 
     def prompts(self, answers: list[dict[str, Any]], store: Store) -> dict[Any, str]:
-        """What the judge is asked about every question; nothing is sent.
+        """The judge's prompt about every question, by question id; nothing is sent.
 
-        Raises AnswerError: an answer, or what is known of its question, is missing, doubled or
-        foreign.
+        Raises AnswerError: an answer, or the truth of its question, is missing, doubled or unknown.
         """
         ...
 
 
 class AnswerError(ValueError):
-    """Answers and questions do not fit together; the message names the first that does not."""
+    """Answers, questions and truth do not match; the message names the first that does not."""
 
 
 def join(
@@ -110,27 +130,41 @@ def join(
 ) -> dict[Hashable, str]:
     """The text of the one answer for every expected key.
 
-    Raises AnswerError: a key is missing, stands twice, or was never asked.
+    Args:
+        expected: the keys of all questions.
+        answers: with `text`, in any order.
+        key_of: the key of an answer line.
+        benchmark: for messages.
+
+    Raises:
+        AnswerError: a key has no answer, two answers, or was not asked.
+
+    >>> join(["a", "b"], [{"id": "b", "text": "no"}, {"id": "a", "text": "yes"}],
+    ...      lambda line: line["id"], benchmark="mine")
+    {'b': 'no', 'a': 'yes'}
     """
-    wanted = dict.fromkeys(expected)
-    found: dict[Hashable, str] = {}
+    keys = dict.fromkeys(expected)
+    texts: dict[Hashable, str] = {}
     for number, line in enumerate(answers, start=1):
         name = key_of(line)
-        if name not in wanted:
+        if name not in keys:
             raise AnswerError(f"{benchmark}: line {number} answers {name!r}, which was not asked")
-        if name in found:
+        if name in texts:
             raise AnswerError(f"{benchmark}: line {number} answers {name!r} a second time")
-        found[name] = line["text"]
-    missing = [name for name in wanted if name not in found]
+        texts[name] = line["text"]
+    missing = [name for name in keys if name not in texts]
     if missing:
         raise AnswerError(
-            f"{benchmark}: {len(missing)} of {len(wanted)} questions have no answer, the first is "
+            f"{benchmark}: {len(missing)} of {len(keys)} questions have no answer, the first is "
             f"{missing[0]!r}; an incomplete file is not scored"
         )
-    return found
+    return texts
 
 
 def expect(count: int, expected: int | None, *, what: str, advice: str) -> None:
-    """Raise AnswerError unless `count` is the official number (`None`: any number will do)."""
+    """Raise AnswerError, with `advice` as the remedy, unless `count` is the official number.
+
+    `expected` None accepts any number.
+    """
     if expected is not None and count != expected:
         raise AnswerError(f"{what}: {count} found, {expected} expected; {advice}")

@@ -1,6 +1,7 @@
-"""A part of a benchmark, for sweeps: a fixed, seeded draw of its questions and how sure it is.
+"""Quick scores, for sweeps: a fixed, seeded sample of a benchmark's questions.
 
-Its score has a name of its own, `gqa_quick`, so that no table takes it for the benchmark's.
+The score has another name, as `gqa_quick`, so that no table confuses it with the benchmark's, and a
+standard error.
 """
 
 import csv
@@ -25,16 +26,21 @@ from xmas.store import Store
 class Quick:
     """At least `size` questions of a benchmark, or all it has, scored by its own rule.
 
-    Drawn are units, whose questions count together: all of one `question_id` (both questions of an
-    image of MME), all rotations of one question of MMBench. Where ids name folders, MME's tasks,
-    each gives as many units, since each weighs as much.
+    Units are sampled, whose questions count together: all with one `question_id` (both questions of
+    an image of MME), all rotations of one question of MMBench. Each stratum (a task of MME) gives
+    the same number of units. The benchmark's `facts` define units and strata.
 
-    The standard error is the jackknife's over units: what a score over as many other questions of
-    the same kind would spread by. It is conservative where a task has few units, and nothing is
-    taken off for having drawn a large part of a small benchmark.
+    The standard error is the jackknife's over units: the spread of scores over samples of this size.
+    It is conservative where a stratum has few units, and there is no finite-population correction.
+
+    Args:
+        whole: the benchmark; its dataclass has a field `questions` or `annotations` with a file of
+            questions: JSON lines, JSON or TSV.
+        size: questions, at least 2.
+        seed: of the sample.
     """
 
-    whole: Any  # a Benchmark, which a protocol of fields cannot describe
+    whole: Any  # a Benchmark and a dataclass, which no type says at once
     size: int = 300
     seed: int = 0
 
@@ -59,68 +65,74 @@ class Quick:
         return self.whole.max_new_tokens
 
     def asked(self, store: Store) -> list[Question]:
-        """The questions drawn, in the benchmark's order. Raises AnswerError as the whole does."""
-        return self._asked(self.whole.asked(store))
+        """The sampled questions, in the benchmark's order. Raises AnswerError as the whole does."""
+        return self._sample(self.whole.asked(store))
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
-        """The score of the part; in its detail `standard_error`, and `of` how many it was drawn.
-        An invalid one stays so.
+        """The score of the sample; its detail has `standard_error`, and `of`: all questions.
 
-        Raises AnswerError: as the whole does, for the questions drawn.
+        An invalid score stays invalid. Raises AnswerError: as the whole does, for the sample.
         """
-        everything = self.whole.asked(store)
+        questions = self.whole.asked(store)
         field, path = self._file(store)
-        drawn = self._asked(everything)
+        sample = self._sample(questions)
         facts = facts_of(self.whole)
-        names = {each.name for each in dataclasses.fields(self.whole)}
+        names = {member.name for member in dataclasses.fields(self.whole)}
         uncounted = {name: None for name in facts.counts if name in names}
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / path.name
-            copy_rows(path, file, {str(one.question_id) for one in drawn}, facts)
+            copy_rows(path, file, {str(question.question_id) for question in sample}, facts)
             part = dataclasses.replace(self.whole, **{field: str(file)}, **uncounted)
-            if part.asked(store) != drawn:
+            if part.asked(store) != sample:
                 raise AnswerError(f"{path}: its rows are not the questions of {self.whole.name}")
             scored = part.score(answers, store)
         if scored.score is None:
             return scored
         if scored.outcomes is None:
-            raise AnswerError(f"{self.whole.name} does not say what each question adds")
-        sure = {"standard_error": standard_error(scored.outcomes), "of": len(everything)}
-        return dataclasses.replace(scored, detail=sure | scored.detail)
+            raise AnswerError(
+                f"{self.whole.name}: its score has no outcomes, so that a sample has no standard "
+                "error; set quick=null, or return outcomes from its score()"
+            )
+        about = {"standard_error": standard_error(scored.outcomes), "of": len(questions)}
+        return dataclasses.replace(scored, detail=about | scored.detail)
 
     def _file(self, store: Store) -> tuple[str, Path]:
-        """The field with the questions, and the file."""
+        """The field with the questions, and the file. Raises AnswerError: there is none."""
         names = {field.name for field in dataclasses.fields(self.whole)}
-        field = "questions" if "questions" in names else "annotations"
-        return field, store.find(getattr(self.whole, field))
+        for field in ("questions", "annotations"):
+            if field in names:
+                return field, store.find(getattr(self.whole, field))
+        raise AnswerError(
+            f"{self.whole.name}: no field `questions` with a file to sample from; set quick=null"
+        )
 
-    def _asked(self, everything: list[Question]) -> list[Question]:
-        """Units in turns from every folder, in a seeded order, until they have enough questions."""
+    def _sample(self, questions: list[Question]) -> list[Question]:
+        """Units in turns from every stratum, in a seeded order, until they have enough questions."""
         facts = facts_of(self.whole)
         units: dict[str, list[Question]] = {}
-        for question in everything:
+        for question in questions:
             units.setdefault(facts.unit(question.question_id), []).append(question)
         strata: dict[str, list[str]] = {}
         for unit in units:
             strata.setdefault(facts.stratum(unit), []).append(unit)
         rng = np.random.default_rng(self.seed)
         orders = [[names[at] for at in rng.permutation(len(names))] for names in strata.values()]
-        drawn: set[str] = set()
-        asked = 0
-        for turn in itertools.zip_longest(*orders):  # taken whole: folders give as many
-            if asked >= self.size:
+        sample: set[str] = set()
+        size = 0
+        for turn in itertools.zip_longest(*orders):  # complete turns: equally many of each stratum
+            if size >= self.size:
                 break
-            drawn |= {unit for unit in turn if unit is not None}
-            asked = sum(len(units[unit]) for unit in drawn)
-        kept = {id(question) for unit in drawn for question in units[unit]}
-        return [question for question in everything if id(question) in kept]
+            sample |= {unit for unit in turn if unit is not None}
+            size = sum(len(units[unit]) for unit in sample)
+        members = {id(question) for unit in sample for question in units[unit]}
+        return [question for question in questions if id(question) in members]
 
 
 def standard_error(outcomes: Outcomes) -> float:
-    """Of the score, over units: the jackknife. Raises ValueError: there are fewer than two."""
+    """The jackknife standard error of a score, over units. Raises ValueError: fewer than two."""
     units = len(outcomes.gained)
     if units < 2:
-        raise ValueError(f"{units} units of questions have no standard error; draw more")
+        raise ValueError(f"{units} units of questions have no standard error; raise quick")
     gained = outcomes.gained.sum(axis=0) - outcomes.gained
     counted = outcomes.counted.sum(axis=0) - outcomes.counted
     ratios = np.divide(gained, counted, out=np.zeros_like(gained), where=counted > 0)
@@ -128,18 +140,18 @@ def standard_error(outcomes: Outcomes) -> float:
     return float(np.sqrt((units - 1) / units * ((without - without.mean()) ** 2).sum()))
 
 
-def copy_rows(path: Path, to: Path, kept: set[str], facts: Facts) -> None:
-    """Copy the rows of a question file whose id is in `kept`; `facts` say where a row has its id.
+def copy_rows(path: Path, to: Path, ids: set[str], facts: Facts) -> None:
+    """Copy the rows of a question file whose id is in `ids`; `facts` say where a row has its id.
 
     Raises AnswerError: the file is no JSON lines, JSON list or TSV, or a row has no id.
     """
     if path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as file:
             lines = [line for line in file if line.strip()]
-        to.write_text("".join(line for line in lines if _id(line, facts) in kept), "utf-8")
+        to.write_text("".join(line for line in lines if _id(line, facts) in ids), "utf-8")
     elif path.suffix == ".json":
         rows = json_rows(path, facts.listed_under, facts.id_key)
-        rows = [row for row in rows if str(row[facts.id_key]) in kept]
+        rows = [row for row in rows if str(row[facts.id_key]) in ids]
         listed = facts.listed_under
         to.write_text(json.dumps(rows if listed is None else json_object(path) | {listed: rows}))
     elif path.suffix == ".tsv":
@@ -154,22 +166,22 @@ def copy_rows(path: Path, to: Path, kept: set[str], facts: Facts) -> None:
                 head = next(rows)
                 writer.writerow(head)
                 column = head.index(facts.id_key)
-                writer.writerows(row for row in rows if {row[column], _plain(row[column])} & kept)
+                writer.writerows(row for row in rows if {row[column], _plain(row[column])} & ids)
         finally:
             csv.field_size_limit(limit)
     else:
         raise AnswerError(
-            f"{path}: quick draws from questions in .jsonl, .json or .tsv; set quick=null, or "
+            f"{path}: quick samples from questions in .jsonl, .json or .tsv; set quick=null, or "
             "leave the benchmark out"
         )
 
 
 def _id(line: str, facts: Facts) -> str:
-    """Of a JSON line: LLaVA's `question_id`, or the key that `facts` name."""
+    """The id of a JSON line: LLaVA's `question_id`, or the key that `facts` name."""
     row = json.loads(line)
     return str(row["question_id"] if "question_id" in row else row[facts.id_key])
 
 
 def _plain(cell: str) -> str:
-    """A number without leading zeros, as a benchmark asks by it that reads numbers."""
+    """A number without leading zeros, as in the ids of a benchmark that converts to numbers."""
     return str(int(cell)) if cell.isdecimal() else cell

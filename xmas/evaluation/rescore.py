@@ -1,4 +1,4 @@
-"""The score of answers that anything may have produced: from files alone, without a model."""
+"""Scores an answer file from any program: from files alone, without a model."""
 
 import contextlib
 import dataclasses
@@ -17,8 +17,8 @@ from xmas.store import Made, Stage, Store, content
 class Rescore(Stage):
     """`score.json`: benchmark, split, metric, score, num, detail.
 
-    Its identity is what stands in the files, never where they lie: a file that changed is scored
-    again. No `run.json` is written, so that tables of trained targets leave it out.
+    The identity is the content of the files, not their paths: a changed file is scored again. No
+    `run.json` is written, so tables of trained targets do not list it.
     """
 
     kind: ClassVar[str] = "rescore"
@@ -29,7 +29,7 @@ class Rescore(Stage):
     def make(self, store: Store) -> str:
         """The score as one line of JSON. Raises ValueError: no benchmark or no file is named."""
         if self.benchmark is None:
-            raise ValueError("goal=rescore: say of which benchmark, as in benchmark=pope")
+            raise ValueError("goal=rescore: name the benchmark, as in benchmark=pope")
         if self.answers is None:
             raise ValueError("goal=rescore: name the answers, rescore.answers=FILE")
         return json.dumps(json.loads((store.get(self) / "score.json").read_text()))
@@ -39,20 +39,13 @@ class Rescore(Stage):
         assert self.answers is not None
         with _collector_paused():
             scored = self.benchmark.score(json_lines(store.find(self.answers)), store)
-        record = {
-            "benchmark": self.benchmark.name,
-            "split": self.benchmark.split,
-            "metric": self.benchmark.metric,
-            "score": scored.score,
-            "num": scored.num,
-            "detail": scored.detail,
-        }
+        record = scored.record(self.benchmark)
         (out / "score.json").write_text(json.dumps(record, indent=2))
 
 
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Rows by the million are held at once; looking for cycles in them takes as long as scoring."""
+    """Pause garbage collection: with millions of rows in memory it takes as long as scoring."""
     enabled = gc.isenabled()
     gc.disable()
     try:

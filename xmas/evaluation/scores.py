@@ -1,4 +1,4 @@
-"""Scores as stages: a target's answers to one benchmark, and the suite of a run."""
+"""Scores as stages: of one benchmark, and of a suite for the target and its reference."""
 
 import dataclasses
 import json
@@ -32,31 +32,41 @@ from xmas.target.target import Target
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """How answers are made: part of a score's identity, and shared by what is compared.
+    """How answers are generated: part of a score's identity; only equal ones are compared.
 
-    The defaults are the papers' way, a question at a time in half precision: LLaVA's
+    The defaults are the papers' way, one question at a time in half precision: LLaVA's
     `llava/eval/model_vqa*.py`.
+
+    Args:
+        batch: questions that are decoded together; more is faster and may change a token.
+        precision: of weights and activations, the name of a torch dtype.
+        control: `shuffled` shows every question the image of another one.
+        seed: of the shuffling.
+        workers: threads that decode images ahead.
     """
 
-    batch: int = 1  # questions at once; more is faster and may turn a token
+    batch: int = 1
     precision: str = "float16"
-    control: str = "none"  # shuffled: every question sees the image of another one
-    seed: int = 0  # of the shuffling
-    workers: int = volatile(0)  # threads that decode images ahead
+    control: str = "none"
+    seed: int = 0
+    workers: int = volatile(0)
 
     def protocol(self) -> str:
+        """The name under which tables compare scores."""
         return f"greedy, {self.precision}, batch {self.batch}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Score(Stage):
-    """`answers.jsonl`, LLaVA's answer lines; `score.json`: benchmark, split, metric, score, num,
-    detail; `outcomes.npz`, what every question adds to it; `run.json`: whose score it is;
-    `generation.json`: how the answers were made.
+    """The score of a target on one benchmark.
+
+    Files: `answers.jsonl`, LLaVA's answer lines; `score.json`: benchmark, split, metric, score,
+    num, detail; `outcomes.npz`: what every question adds to the score; `run.json`: selector, budget
+    and seed of the target; `generation.json`: how the answers were generated.
     """
 
     kind: ClassVar[str] = "score"
-    version: ClassVar[int] = 3  # keeps the outcomes of questions, and how they were answered
+    version: ClassVar[int] = 3  # with outcomes.npz and generation.json
     together: ClassVar[bool] = True
 
     benchmark: Benchmark
@@ -66,8 +76,8 @@ class Score(Stage):
     def inputs(self) -> list[Stage]:
         target = self.target
         pool = target.subset.ranking.pool
-        asked = nearest_stages([self.benchmark, pool])
-        return [*asked, target, target.start, target.subset]
+        files = nearest_stages([self.benchmark, pool])
+        return [*files, target, target.start, target.subset]
 
     def compute(self, store: Store, out: Path) -> None:
         from xmas.evaluation.generation.generate import discard_parts
@@ -85,21 +95,14 @@ class Score(Stage):
 
     def _score(self, store: Store, out: Path, answers: Path) -> None:
         scored = self.benchmark.score(json_lines(answers), store)
-        record = {
-            "benchmark": self.benchmark.name,
-            "split": self.benchmark.split,
-            "metric": self.benchmark.metric,
-            "score": scored.score,
-            "num": scored.num,
-            "detail": scored.detail,
-        }
+        record = scored.record(self.benchmark)
         if scored.outcomes is not None:
             scored.outcomes.save(out / "outcomes.npz")
         (out / "score.json").write_text(json.dumps(record, indent=2))
         (out / "run.json").write_text(json.dumps(self._run(store), indent=2))
 
     def _answer(self, store: Store, answers: Path) -> None:
-        """Ask the target, and keep in `generation.json` how that was done."""
+        """Generate answers with the target, and write `generation.json`."""
         import torch
 
         from xmas.evaluation.generation.generate import generate_answers
@@ -140,13 +143,15 @@ class Score(Stage):
         )
 
     def _image_order(self, questions: list[Question]) -> np.ndarray | None:
-        """Whose image each question is shown, if not its own."""
+        """The question whose image each question is shown; None: its own."""
         if self.generation.control == "none":
             return None
         if self.generation.control != "shuffled":
-            raise ValueError(f"control {self.generation.control!r}: expected none or shuffled")
+            raise ValueError(
+                f"generation.control={self.generation.control!r}: expected none or shuffled"
+            )
         return derangement(
-            [number for number, one in enumerate(questions) if one.image is not None],
+            [number for number, question in enumerate(questions) if question.image is not None],
             len(questions),
             np.random.default_rng(self.generation.seed),
         )
@@ -175,7 +180,7 @@ class Score(Stage):
 
 
 def group_of(target: Target) -> str:
-    """What runs must share to be compared: pool, start, recipe; all but subset and seed."""
+    """A hash of what runs must share to be compared: pool, start, recipe; not subset and seed."""
     shared = describe(target)
     del shared["subset"], shared["seed"]
     shared["pool"] = describe(target.subset.ranking.pool)
@@ -183,13 +188,15 @@ def group_of(target: Target) -> str:
 
 
 def derangement(members: list[int], count: int, rng: np.random.Generator) -> np.ndarray:
-    """An order of `count` positions in which every one of `members` moves, within themselves.
+    """An order of `count` positions in which a random cycle permutes `members`.
 
-    A random cycle through all members: no question keeps its own image. Raises ValueError: there
-    are fewer than two.
+    So no question with an image keeps its own, and the others stay in place. Raises ValueError:
+    there are fewer than two members.
     """
     if len(members) < 2:
-        raise ValueError(f"control shuffled: {len(members)} questions with an image, 2 are needed")
+        raise ValueError(
+            f"generation.control=shuffled: {len(members)} questions with an image, 2 are needed"
+        )
     order = np.arange(count)
     shuffled = rng.permutation(np.array(members, dtype=np.int64))
     order[shuffled] = np.roll(shuffled, 1)
@@ -198,17 +205,15 @@ def derangement(members: list[int], count: int, rng: np.random.Generator) -> np.
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The target trained on all rows, at its own seeds, so that no sweep over `seed` repeats it."""
+    """The target trained on all rows, with fixed seeds, so that no sweep over `seed` repeats it."""
 
     target: Target  # its recipe; subset and seed are replaced
     seeds: Sequence[int] = (0,)
 
     def targets(self) -> list[Target]:
         pool = self.target.subset.ranking.pool
-        everything = Subset(Ranking(pool, Full()), fraction=1.0, text_only="ranked")
-        return [
-            dataclasses.replace(self.target, subset=everything, seed=seed) for seed in self.seeds
-        ]
+        all_rows = Subset(Ranking(pool, Full()), fraction=1.0, text_only="ranked")
+        return [dataclasses.replace(self.target, subset=all_rows, seed=seed) for seed in self.seeds]
 
     def identity(self) -> dict[str, Any]:
         return {"targets": [describe(target) for target in self.targets()]}
@@ -218,7 +223,7 @@ class Reference:
 class Scores(Stage):
     """`scores.json`: every benchmark of the suite for the target and for the reference.
 
-    With `quick`, so many questions of each, under names of their own: `gqa_quick`.
+    With `quick`, that number of questions of each benchmark, under other names: `gqa_quick`.
     """
 
     kind: ClassVar[str] = "scores"
@@ -230,10 +235,12 @@ class Scores(Stage):
     quick: int | None = None  # questions of a benchmark, in sweeps; null: all
 
     def benchmarks(self) -> dict[str, Benchmark]:
-        """What is scored, by name."""
+        """The benchmarks that are scored, by name."""
         if self.quick is None:
             return self.suite
-        return {f"{name}_quick": Quick(one, self.quick) for name, one in self.suite.items()}
+        return {
+            f"{name}_quick": Quick(benchmark, self.quick) for name, benchmark in self.suite.items()
+        }
 
     def inputs(self) -> list[Stage]:
         return [*self.parts()]
@@ -242,15 +249,15 @@ class Scores(Stage):
         for benchmark in self.suite.values():
             if isinstance(benchmark, Judged):
                 benchmark.check()
-        found: dict[str, Any] = {"reference": [], "subset": []}
+        scores: dict[str, Any] = {"reference": [], "subset": []}
         for role, target in self._targets():
             for name, benchmark in self.benchmarks().items():
                 stage = Score(benchmark, target, self.generation)
                 record = json.loads((store.get(stage) / "score.json").read_text())
-                found[role].append(
+                scores[role].append(
                     {"name": name, "seed": target.seed, "score": record["score"], "key": key(stage)}
                 )
-        (out / "scores.json").write_text(json.dumps(found, indent=2))
+        (out / "scores.json").write_text(json.dumps(scores, indent=2))
 
     def parts(self) -> list[Score]:
         """The score of every benchmark, for the reference and for the target."""
@@ -261,4 +268,7 @@ class Scores(Stage):
         ]
 
     def _targets(self) -> list[tuple[str, Target]]:
-        return [*(("reference", one) for one in self.reference.targets()), ("subset", self.target)]
+        return [
+            *(("reference", target) for target in self.reference.targets()),
+            ("subset", self.target),
+        ]

@@ -1,4 +1,4 @@
-"""A table as MMBench's TSV has it, read as pandas would and written as xlsx."""
+"""Reads MMBench's TSV as pandas does, and writes xlsx files for its server."""
 
 import csv
 import sys
@@ -7,19 +7,19 @@ from pathlib import Path
 
 from xmas.evaluation.protocol import AnswerError
 
-_MISSING = {  # what pandas.read_table takes for no value, beside any case of nan and none
+_MISSING = {  # what pandas.read_table reads as missing, in addition to any case of nan and none
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "1.#IND", "1.#QNAN", "<NA>",
     "N/A", "NA", "NULL", "n/a", "null", "-nan",
 }  # fmt: skip
 
 
 def missing(cell: str) -> bool:
-    """Whether pandas reads a cell as no value."""
+    """Whether pandas reads a cell as a missing value."""
     return cell in _MISSING or cell.lower() in ("nan", "none")
 
 
 def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """The rows of the TSV. Raises AnswerError: one of `columns`, or a row's index, is not there."""
+    """The rows of the TSV. Raises AnswerError: a row lacks its index or one of `columns`."""
     limit = csv.field_size_limit(sys.maxsize)  # of the process; an image is longer than 128 KiB
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -40,9 +40,9 @@ def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
 
 
 def write_sheet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str | int | None]]):
-    """One sheet with a line of column names. Text stays text, also where it begins with "=".
+    """Write one sheet with a header row. Text stays text, also if it begins with "=".
 
-    Raises ValueError: openpyxl is missing, or a text has characters that xlsx cannot hold.
+    Raises ValueError: openpyxl is missing, or a text has characters that xlsx cannot store.
     """
     try:
         from openpyxl import Workbook
@@ -60,8 +60,8 @@ def write_sheet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str 
             except IllegalCharacterError as error:
                 raise ValueError(
                     f"{columns[column - 1]} of {row[0]}: {value!r} has characters that xlsx "
-                    "cannot hold"
+                    "cannot store"
                 ) from error
             if isinstance(value, str):
-                cell.data_type = "s"  # openpyxl takes "=" for the start of a formula
+                cell.data_type = "s"  # openpyxl reads "=" as the start of a formula
     book.save(path)

@@ -1,4 +1,4 @@
-"""The files that evaluation servers take."""
+"""Upload files for evaluation servers."""
 
 import dataclasses
 from pathlib import Path
@@ -11,16 +11,16 @@ from xmas.store import Made, Stage, Store, content
 
 @runtime_checkable
 class Submitted(Protocol):
-    """A benchmark with an upload file of its own."""
+    """A benchmark that has an upload file."""
 
     def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
-        """Write it into `out`. Raises AnswerError: an answer is missing, doubled or foreign."""
+        """Write the file into `out`. Raises AnswerError: an answer is missing or unknown."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Submission(Stage):
-    """The upload file of a benchmark, by the content of the answers."""
+    """The upload file of a benchmark; its identity is the content of the answers."""
 
     kind: ClassVar[str] = "submission"
 
@@ -31,7 +31,7 @@ class Submission(Stage):
         """The path of the file. Raises ValueError: no benchmark or no file is named, or the
         benchmark has no server."""
         if self.benchmark is None:
-            raise ValueError("goal=submission: say for which benchmark, as in benchmark=vqav2")
+            raise ValueError("goal=submission: name the benchmark, as in benchmark=vqav2")
         if not isinstance(self.benchmark, Submitted):
             raise ValueError(f"{self.benchmark.name} has no upload file; goal=rescore scores it")
         if self.answers is None:

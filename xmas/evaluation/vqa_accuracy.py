@@ -1,9 +1,9 @@
-"""Short answers beside those of ten people: how wording is normalised, how agreement is counted.
+"""VQA accuracy: short answers are normalised and compared with those of ten annotators.
 
-Two normalisers are in use and are kept as they are, faults included: the one that prepares answers
+Two normalisers are in use and reproduced exactly, faults included: the one that prepares answers
 for evaluation servers (and scores TextVQA and VizWiz), and VQA's own. They differ only in how they
-begin. A full stop goes unless a digit follows, whatever stands before it (the sources mean to look
-behind, but misspell it), and only the first 32 go (a flag was passed where the number belongs).
+begin. A full stop is removed unless a digit follows, also if a digit precedes it (the sources'
+lookbehind is misspelt), and only the first 32 are removed (`re.UNICODE` was passed as the count).
 
 Sources: LLaVA, `llava/eval/m4c_evaluator.py`; GT-Vision-Lab/VQA, `vqaEvaluation/vqaEval.py`.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _STOP = re.compile(r"\.(?!\d)")
-_STOPS_DROPPED = 32
+_STOPS_REMOVED = 32
 _DIGITS_APART = re.compile(r"\d,\d")
 _COUNTED = "zero one two three four five six seven eight nine ten".split()
 _NUMBERS = {word: str(number) for number, word in enumerate(_COUNTED)} | {"none": "0"}
@@ -38,40 +38,48 @@ def _without_one(word: str) -> list[str]:
 
 
 _CONTRACTIONS = {slip: word for word in _CONTRACTED.split() for slip in _without_one(word)}
-_CONTRACTIONS["somebody'd"] = "somebodyd"  # the wrong way round in both sources
+_CONTRACTIONS["somebody'd"] = "somebodyd"  # reversed in both sources
 
 
 @functools.lru_cache(1 << 18)
 def evalai_answer(text: str) -> str:
-    """As LLaVA prepares an answer for an evaluation server: "It's 3.5" is "it 's 3.5"."""
+    """Normalise an answer as LLaVA does for evaluation servers.
+
+    >>> evalai_answer("It's 3.5")
+    "it 's 3.5"
+    """
     words = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     return vqa_answer(words)
 
 
 @functools.lru_cache(1 << 18)
 def vqa_answer(text: str) -> str:
-    """As VQA's own evaluation: no marks, no articles, digits for numbers, apostrophes put back.
+    """Normalise an answer as VQA's own evaluation does.
 
-    A mark is dropped where it stands beside a space somewhere, or where the text has a comma
-    between digits; else a space takes its place.
+    Punctuation and articles are removed, number words become digits, contractions get their
+    apostrophes. A punctuation mark is removed everywhere if it is next to a space somewhere, or if
+    the text has a comma between digits; otherwise each becomes a space.
+
+    >>> vqa_answer("the two cats, dont!")
+    "2 cats don't"
     """
     plain = bare = text.replace("\n", " ").replace("\t", " ").strip()
     apart = _DIGITS_APART.search(plain) is not None
     for mark in _MARKS:
         if mark in plain:
-            beside = apart or f"{mark} " in plain or f" {mark}" in plain
-            bare = bare.replace(mark, "" if beside else " ")
-    words = _STOP.sub("", bare, count=_STOPS_DROPPED).lower().split()
+            remove = apart or f"{mark} " in plain or f" {mark}" in plain
+            bare = bare.replace(mark, "" if remove else " ")
+    words = _STOP.sub("", bare, count=_STOPS_REMOVED).lower().split()
     numbers = (_NUMBERS.get(word, word) for word in words)
-    kept = (word for word in numbers if word not in _ARTICLES)
-    return " ".join(_CONTRACTIONS.get(word, word) for word in kept)
+    words = [word for word in numbers if word not in _ARTICLES]
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words)
 
 
-def agreement(said: str, answers: Sequence[str]) -> float:
-    """The mean over annotators of min(1, n / 3), with n of the *others* having said it.
+def agreement(prediction: str, answers: Sequence[str]) -> float:
+    """The mean over annotators of min(1, n / 3), where n of the *other* annotators agree.
 
-    Of ten, one gives 0.3, two 0.6, three 0.9, four or more 1.
+    If one of ten annotators gave the prediction, it is 0.3; two, 0.6; three, 0.9; four or more, 1.
     """
-    same = sum(answer == said for answer in answers)
+    same = sum(answer == prediction for answer in answers)
     own, rest = min(1.0, (same - 1) / 3), min(1.0, same / 3)
     return (same * own + (len(answers) - same) * rest) / len(answers) if same else 0.0

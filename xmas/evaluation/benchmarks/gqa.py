@@ -1,13 +1,13 @@
-"""GQA: short questions about relations in a scene; exact match, in per cent.
+"""GQA: short questions about relations in a scene; exact-match accuracy, in per cent.
 
 Split `testdev_balanced`, 12,578 questions. Questions: LLaVA's `llava_gqa_testdev_balanced.jsonl`;
 truth: `testdev_balanced_questions.json` of GQA 1.2. The rule is that of LLaVA's
 `scripts/convert_gqa_for_eval.py` followed by GQA's `eval.py`: lower case, full stops at the end
 dropped, then equal or not, so "yes, it is" is wrong where "yes" is right.
 
-Beside the accuracy: binary (all but the structural type `query`) and open questions, and every
-structural and semantic type, over the questions whose truth names their types. Validity,
-plausibility, grounding and consistency are left out: GQA 1.2 does not hold the files they need.
+The detail has the accuracy of binary (all but the structural type `query`) and open questions, and
+of every structural and semantic type, over the questions whose truth names their types. Validity,
+plausibility, grounding and consistency are not computed: GQA 1.2 lacks the files that they need.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from xmas.store import Made, Store, content, volatile
 
 @dataclasses.dataclass(frozen=True)
 class Gqa:
-    """GQA; `annotations` is one JSON object from question id to question."""
+    """GQA; `annotations` is a JSON object of questions by id."""
 
     name: ClassVar[str] = "gqa"
     metric: ClassVar[str] = "accuracy"
@@ -56,10 +56,10 @@ class Gqa:
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
-        """Accuracy. Raises AnswerError: an answer or its truth is missing, doubled or foreign."""
-        judged = self._judged(answers, store)
+        """Accuracy. Raises AnswerError: an answer or its truth is missing, doubled or unknown."""
+        correct = self._correct(answers, store)
         kinds: dict[str, list[bool]] = {}
-        for right, types in judged.values():
+        for right, types in correct.values():
             if "structural" in types:
                 kinds.setdefault("open" if types["structural"] == "query" else "binary", []).append(
                     right
@@ -68,10 +68,10 @@ class Gqa:
                 if sort in types:
                     kinds.setdefault(f"{sort}: {types[sort]}", []).append(right)
         return Scored(
-            score=100 * fmean(right for right, _ in judged.values()),
-            num=len(judged),
+            score=100 * fmean(right for right, _ in correct.values()),
+            num=len(correct),
             detail={kind: 100 * fmean(kinds[kind]) for kind in sorted(kinds)},
-            outcomes=Outcomes.mean({name: right for name, (right, _) in judged.items()}),
+            outcomes=Outcomes.mean({name: right for name, (right, _) in correct.items()}),
         )
 
     def _rows(self, store: Store) -> dict[str, dict[str, Any]]:
@@ -85,25 +85,26 @@ class Gqa:
         )
         return by_key(rows, _key, path)
 
-    def _judged(
+    def _correct(
         self, answers: list[dict[str, Any]], store: Store
     ) -> dict[str, tuple[bool, dict[str, str]]]:
         """(right, types) by question, in the order of the question file."""
-        asked = self._rows(store)
-        said = join(asked, answer_lines(answers, self.name), _key, benchmark=self.name)
+        rows = self._rows(store)
+        texts = join(rows, answer_lines(answers, self.name), _key, benchmark=self.name)
         path = store.find(self.annotations)
         truth = json_object(path)
-        judged = {}
-        for name in asked:
+        correct = {}
+        for name in rows:
             if name not in truth:
                 raise AnswerError(f"{path}: no truth for question {name!r}")
-            known = with_keys(truth[name], ("answer",), f"{path}: question {name!r}")
-            judged[name] = (gqa_answer(said[name]) == known["answer"], known.get("types", {}))
-        return judged
+            question = with_keys(truth[name], ("answer",), f"{path}: question {name!r}")
+            right = gqa_answer(texts[name]) == question["answer"]
+            correct[name] = right, question.get("types", {})
+        return correct
 
 
 def gqa_answer(text: str) -> str:
-    """Lower case without the full stops at the end; nothing else is forgiven, no space either.
+    """Lower case without full stops at the end; nothing else is normalised, not even spaces.
 
     Source: LLaVA, `scripts/convert_gqa_for_eval.py`.
     """

@@ -1,17 +1,18 @@
-"""LLaVA-Bench (in the wild): free answers, graded by a judge beside a reference; relative, in %.
+"""LLaVA-Bench (in the wild): free-form answers; a judge's grades relative to a reference's, in %.
 
-60 questions (17 conversation, 15 detail, 28 complex). LLaVA's pack `llava-bench-in-the-wild` has
+60 questions (17 conversation, 15 detail, 28 complex). LLaVA's dataset `llava-bench-in-the-wild` has
 `questions.jsonl`, `context.jsonl`, `answers_gpt4.jsonl` (the references) and the images; the
 judge's rules are `llava/eval/table/rule.json` of LLaVA's repository. The judge sees no image, only
-the context, the question and both answers. Prompt, mode and reading are those of LLaVA's
-`llava/eval/eval_gpt_review_bench.py`, the score that of `summarize_gpt_review.py`: 100 * (sum of
-the model's grades) / (sum of the reference's), overall and by category; the mean over `runs`.
+the context, the question and both answers. Prompt, request settings and parsing are those of
+LLaVA's `llava/eval/eval_gpt_review_bench.py`, the score is that of `summarize_gpt_review.py`:
+100 * (sum of the model's grades) / (sum of the reference's), overall and by category; the mean over
+`runs`.
 
-It departs from them in this. Answers, references and questions belong together by id, not by
-position. A first line may hold more than one space between its two numbers ("8, 9" is refused
-there). Numbers above the scale of 10 are as unreadable as words, and what cannot be read makes the
-score invalid instead of counting -1. `reference` is the reference's own mean grade, times 10: if it
-moves between two runs, the judge has. Published numbers are gpt-4-0314's, which is gone.
+Deviations. Answers, references and questions are matched by id, not by position. The first line of
+a review may have more than one space between its two numbers ("8, 9" is refused there). Numbers
+above the scale of 10 are as unreadable as words, and an unreadable review makes the score invalid
+instead of counting -1. `reference` in the detail is the reference's own mean grade, times 10: if it
+differs between two runs, the judge does. Published numbers are by gpt-4-0314, which is retired.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
 
-_PACK = "https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild"
+_DATASET = "https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild"
 _SCALE = 10.0
 _PROMPT = (  # of a judge
     "[Context]\n{context}\n\n[Question]\n{question}\n\n"
@@ -40,7 +41,7 @@ Pair = tuple[float, float]  # the grades of the reference and of the model
 
 @dataclasses.dataclass(frozen=True)
 class LlavaWild:
-    """LLaVA-Bench; `reviews` is a file of reviews, with which no judge is asked."""
+    """LLaVA-Bench; with a file of `reviews` no judge is asked."""
 
     name: ClassVar[str] = "llava_wild"
     facts: ClassVar[Facts] = Facts(
@@ -49,7 +50,7 @@ class LlavaWild:
         noisy=True,
         images=24,
         sources={
-            **dict.fromkeys(("questions", "annotations", "contexts", "images"), _PACK),
+            **dict.fromkeys(("questions", "annotations", "contexts", "images"), _DATASET),
             "rules": "llava/eval/table/rule.json of https://github.com/haotian-liu/LLaVA",
             "reviews": EARLIER_REVIEWS,
         },
@@ -62,7 +63,7 @@ class LlavaWild:
     rules: str | Made = content()
     images: str | Made = volatile()
     reviews: str | Made | None = content(None)
-    wording: str = "official"  # of the rules; any other name goes unchecked, and into the score's
+    wording: str = "official"  # of the rules; another name is not checked, and part of the metric
     split: str = "in_the_wild"
     count: int | None = 60  # None: any number
     max_new_tokens: int = 1024
@@ -87,12 +88,12 @@ class LlavaWild:
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
-        """The mean over runs; no score at all if a review cannot be read.
+        """The mean over runs; invalid if a review cannot be read.
 
         Raises AnswerError: an answer, reference, context, rule or review is missing, doubled or
-        foreign. Raises JudgeError: the judge does not reply.
+        unknown. Raises JudgeError: the judge does not reply.
         """
-        asked = self._rows(store)
+        rows = self._rows(store)
         reviewed = self.judging.reviewed(
             self.prompts(answers, store),
             grades,
@@ -105,42 +106,46 @@ class LlavaWild:
         runs = reviewed.runs()
         overall = [relative(list(run.values()), "all") for run in runs]
         gained = {
-            name: {str(each): (run[name][1], run[name][0]) for each, run in enumerate(runs)}
-            for name in asked
+            name: {str(number): (run[name][1], run[name][0]) for number, run in enumerate(runs)}
+            for name in rows
         }
         return Scored(
             score=fmean(overall),
-            num=len(asked),
+            num=len(rows),
             detail={
                 "runs": overall,
                 "std": pstdev(overall),
                 "category": {
-                    each: fmean(relative([run[name] for name in members], each) for run in runs)
-                    for each, members in _members(asked).items()
+                    category: fmean(
+                        relative([run[name] for name in members], category) for run in runs
+                    )
+                    for category, members in _members(rows).items()
                 },
                 "reference": 10 * fmean(pair[0] for run in runs for pair in run.values()),
                 "model": 10 * fmean(pair[1] for run in runs for pair in run.values()),
                 **reviewed.about,
             },
-            outcomes=Outcomes.of(gained, {str(each): 100 / len(runs) for each in range(len(runs))}),
+            outcomes=Outcomes.of(
+                gained, {str(number): 100 / len(runs) for number in range(len(runs))}
+            ),
         )
 
     def prompts(self, answers: list[dict[str, Any]], store: Store) -> dict[Any, str]:
-        """What the judge is asked about every question.
+        """The judge's prompt about every question, by id.
 
-        Raises AnswerError: an answer, reference, context or rule is missing, doubled or foreign.
+        Raises AnswerError: an answer, reference, context or rule is missing, doubled or unknown.
         """
-        asked = self._rows(store)
-        said = join(asked, answer_lines(answers, self.name), _id, benchmark=self.name)
+        rows = self._rows(store)
+        texts = join(rows, answer_lines(answers, self.name), _id, benchmark=self.name)
         path = store.find(self.annotations)
         references = by_key(json_lines(path, "question_id", "text"), _id, path)
-        if missing := [name for name in asked if name not in references]:
+        if missing := [name for name in rows if name not in references]:
             raise AnswerError(f"{path}: no reference for question {missing[0]!r}")
         path = store.find(self.contexts)
         contexts = by_key(json_lines(path, "image", "caption"), lambda row: row["image"], path)
-        rules = self._rules(store, _members(asked))
+        rules = self._rules(store, _members(rows))
         prompts = {}
-        for name, row in asked.items():
+        for name, row in rows.items():
             if row["image"] not in contexts:
                 raise AnswerError(f"{path}: no context for {row['image']}, of question {name!r}")
             context = contexts[row["image"]]["caption"]
@@ -148,7 +153,7 @@ class LlavaWild:
                 context=context if isinstance(context, str) else "\n".join(context),
                 question=row["text"],
                 reference=references[name]["text"],
-                answer=said[name],
+                answer=texts[name],
                 role=rules[row["category"]]["role"],
                 rule=rules[row["category"]]["prompt"],
             )
@@ -168,11 +173,11 @@ class LlavaWild:
     def _rules(self, store: Store, categories: dict[str, Any]) -> dict[str, dict[str, str]]:
         """Role and wording of the judge's task in every category."""
         path = store.find(self.rules)
-        found = json_object(path)
+        content = json_object(path)
         names = {category: f"llava_bench_{category}" for category in categories}
-        with_keys(found, names.values(), str(path))
+        with_keys(content, names.values(), str(path))
         rules = {
-            category: with_keys(found[name], ("role", "prompt"), f"{path}: {name}")
+            category: with_keys(content[name], ("role", "prompt"), f"{path}: {name}")
             for category, name in names.items()
         }
         if self.wording == "official":
@@ -182,28 +187,35 @@ class LlavaWild:
 
 
 def grades(review: str) -> Pair | None:
-    """The two numbers of a review's first line, or None if it is anything else."""
-    found = [number(word, _SCALE) for word in review.split("\n")[0].replace(",", " ").split()]
-    match found:
+    """The two numbers of a review's first line, or None if it is anything else.
+
+    >>> grades("8 9.5\\nThe second is better.")
+    (8.0, 9.5)
+    """
+    numbers = [number(word, _SCALE) for word in review.split("\n")[0].replace(",", " ").split()]
+    match numbers:
         case [float(reference), float(model)]:
             return reference, model
     return None
 
 
 def relative(pairs: list[Pair], of: str) -> float:
-    """100 * the model's sum / the reference's. Raises AnswerError: the reference got nothing."""
+    """100 * the model's sum / the reference's; `of` names the category in messages.
+
+    Raises AnswerError: the reference's sum is 0.
+    """
     reference, model = (sum(side) for side in zip(*pairs, strict=True))
     if reference == 0:
         raise AnswerError(f"llava_wild, {of}: the judge gave all references 0, nothing compares")
     return 100 * model / reference
 
 
-def _members(asked: dict[Any, dict[str, Any]]) -> dict[str, list[Any]]:
+def _members(rows: dict[Any, dict[str, Any]]) -> dict[str, list[Any]]:
     """The questions of every category."""
-    found: dict[str, list[Any]] = {}
-    for name, row in asked.items():
-        found.setdefault(row["category"], []).append(name)
-    return found
+    members: dict[str, list[Any]] = {}
+    for name, row in rows.items():
+        members.setdefault(row["category"], []).append(name)
+    return members
 
 
 def _id(row: dict[str, Any]) -> Any:

@@ -1,17 +1,17 @@
-"""MMBench, English and Chinese: multiple choice, right only if right under every order of options.
+"""MMBench, English and Chinese: multiple choice, right only if right in every order of options.
 
 Split `dev_20230712` (Chinese: `dev_cn_20231003`): 4,377 rows that are 1,176 questions, each asked
-with its two, three or four options rotated. One TSV holds questions, images (base64) and answers:
+with its two, three or four options rotated. One TSV has questions, images (base64) and answers:
 `mmbench_dev_20230712.tsv`, `mmbench_dev_cn_20231003.tsv`; the V1.1 files are another benchmark and
-want another name. For Chinese set `name`, `split` and `suffix` (`CHINESE`). Where the questions'
-file has no answers, as that of a test split, `annotations` is another one, joined by index.
+need another name. For Chinese set `name`, `split` and `suffix` (`CHINESE`). If the question file
+has no answers, as that of a test split, `annotations` is another file, joined by index.
 
 Circular accuracy: rows whose `index` agrees modulo a million are one question, a hit only if all
 are right. Prompts are those of LLaVA's `model_vqa_mmbench.py`: hint, question, options up to the
-first missing one, where missing is what pandas reads as such, so an option that says "None" ends
-the list too. Official scoring asks a language model what a loose answer means; here `option_letter`
-decides without one, and what it cannot tell is wrong (VLMEvalKit's "exact_matching"). LLaVA's
-answers are single letters, for which both agree.
+first that pandas reads as missing, so an option "None" ends the list too. Official scoring asks a
+language model what a free-form answer means; here `option_letter` decides without one, and an
+answer that it cannot match is wrong (VLMEvalKit's "exact_matching"). LLaVA's answers are single
+letters, for which both agree.
 
 The upload file is that of LLaVA's `scripts/convert_mmbench_for_submission.py`: the TSV as xlsx
 without hint, category, source, image, comment and l2-category, with `prediction` in column 7.
@@ -33,8 +33,8 @@ from xmas.store import Made, Store, content
 
 CHINESE = "\n请直接回答选项字母。"
 _LETTERS = "ABCD"
-_STOPS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
-_LAST_TOKENS = 4
+_PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+_LAST_WORDS = 4  # among which the option's letter has to be
 _ASKED = ("index", "question", "hint", *_LETTERS, "image")  # the columns that are read
 _NOT_UPLOADED = ("hint", "category", "source", "image", "comment", "l2-category")
 _PREDICTION = 6  # columns before that of the predictions
@@ -44,7 +44,7 @@ _TSV = "https://download.openmmlab.com/mmclassification/datasets/mmbench/mmbench
 
 @dataclasses.dataclass(frozen=True)
 class MMBench:
-    """MMBench; `questions` is the TSV, `annotations` the one with the answers, mostly the same."""
+    """MMBench; `questions` is the TSV, `annotations` the TSV with the answers, mostly the same."""
 
     metric: ClassVar[str] = "circular_accuracy"
     facts: ClassVar[Facts] = Facts(
@@ -69,12 +69,12 @@ class MMBench:
     def asked(self, store: Store) -> list[Question]:
         """A question for every row. Raises AnswerError: not the expected number of rows."""
         path = store.find(self.questions)
-        asked = []
+        questions = []
         for index, row in self._rows(store).items():
             options = _options(row)
-            said = [] if missing(row["hint"]) else [row["hint"]]
-            said.append(row["question"])
-            said += [f"{letter}. {option}" for letter, option in options.items()]
+            lines = [] if missing(row["hint"]) else [row["hint"]]
+            lines.append(row["question"])
+            lines += [f"{letter}. {option}" for letter, option in options.items()]
             try:
                 image = base64.b64decode(row["image"], validate=True)
             except binascii.Error as error:
@@ -86,13 +86,13 @@ class MMBench:
                 "options": list(options.values()),
                 "option_char": list(options),
             }
-            asked.append(Question(index, "\n".join(said) + self.suffix, image, extra))
-        return asked
+            questions.append(Question(index, "\n".join(lines) + self.suffix, image, extra))
+        return questions
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         """Circular accuracy; `num` counts questions, not rows.
 
-        Raises AnswerError: an answer is missing, doubled or foreign.
+        Raises AnswerError: an answer is missing, doubled or unknown.
         """
         rows = self._rows(store)
         truth = self._truth(store, rows)
@@ -113,17 +113,17 @@ class MMBench:
         return Scored(100 * fmean(hits.values()), len(hits), detail, Outcomes.mean(hits))
 
     def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
-        """The upload file, an xlsx: every row with its answer as it was given.
+        """The upload file, an xlsx: every row with its answer, unchanged.
 
-        Raises AnswerError: an answer is missing, doubled or foreign.
+        Raises AnswerError: an answer is missing, doubled or unknown.
         """
         rows = self._rows(store)
         lines = answer_lines(answers, self.name)
-        said = join(rows, lines, lambda line: line["question_id"], benchmark=self.name)
+        texts = join(rows, lines, lambda line: line["question_id"], benchmark=self.name)
         columns = [name for name in next(iter(rows.values())) if name not in _NOT_UPLOADED]
         columns.insert(_PREDICTION, "prediction")
         cells = (
-            [said[index] if name == "prediction" else _cell(name, row[name]) for name in columns]
+            [texts[index] if name == "prediction" else _cell(name, row[name]) for name in columns]
             for index, row in rows.items()
         )
         file = out / f"{self.name}_{self.split}.xlsx"
@@ -133,10 +133,10 @@ class MMBench:
     def _picked(
         self, answers: list[dict[str, Any]], rows: dict[int, dict[str, str]]
     ) -> dict[int, str | None]:
-        """The letter chosen in every row, None where it cannot be told."""
+        """The letter chosen in every row, None where the answer matches no option."""
         lines = answer_lines(answers, self.name)
-        said = join(rows, lines, lambda line: line["question_id"], benchmark=self.name)
-        return {index: option_letter(said[index], _options(row)) for index, row in rows.items()}
+        texts = join(rows, lines, lambda line: line["question_id"], benchmark=self.name)
+        return {index: option_letter(texts[index], _options(row)) for index, row in rows.items()}
 
     def _rows(self, store: Store) -> dict[int, dict[str, str]]:
         path = store.find(self.questions)
@@ -150,17 +150,17 @@ class MMBench:
         return rows
 
     def _truth(self, store: Store, rows: dict[int, dict[str, str]]) -> dict[int, str]:
-        """The right letter of every row. Raises AnswerError: there is none, or no such option."""
+        """The correct letter of every row. Raises AnswerError: it is missing or not an option."""
         path = store.find(self.annotations)
-        known = rows
+        answers = rows
         if path != store.find(self.questions) or "answer" not in next(iter(rows.values())):
             listed = read_tsv(path, ("index", "answer"))
-            known = by_key(listed, lambda row: int(row["index"]), path)
+            answers = by_key(listed, lambda row: int(row["index"]), path)
         truth = {}
         for index, row in rows.items():
-            if index not in known:
+            if index not in answers:
                 raise AnswerError(f"{path}: no answer to {index}")
-            truth[index] = known[index]["answer"].strip()
+            truth[index] = answers[index]["answer"].strip()
             if truth[index] not in _options(row):
                 raise AnswerError(
                     f"{path}: index {index}: answer {truth[index]!r} is none of the options "
@@ -170,19 +170,19 @@ class MMBench:
 
 
 def option_letter(text: str, options: dict[str, str]) -> str | None:
-    """The letter of the option that a free answer means, or None where it cannot be told.
+    """The letter of the option that a free-form answer means, or None if it matches none.
 
-    First the letters: exactly one of them stands as a word, and does so for the first time among
-    the last four words; the window keeps the article of "A dog runs on the beach" from being an
-    answer. Then the texts: exactly one option is contained, in any case, unless the answer is more
-    than twice as long as all options together. "Z", by which models refuse, is never an option.
+    First by letters: exactly one of them occurs as a word, for the first time among the last four
+    words; without this window the article in "A dog runs on the beach" would be an answer. Then by
+    texts: exactly one option occurs in the answer, in any case, unless the answer is more than
+    twice as long as all options together. "Z", by which models refuse, is never an option.
 
     Source: VLMEvalKit, `vlmeval/utils/matching_util.py` (`can_infer`), without its list of API
     refusals.
     """
-    words = text.translate(_STOPS).split()
+    words = text.translate(_PUNCTUATION).split()
     letters = [letter for letter in options if letter in words]
-    if len(letters) == 1 and words.index(letters[0]) >= len(words) - _LAST_TOKENS:
+    if len(letters) == 1 and words.index(letters[0]) >= len(words) - _LAST_WORDS:
         return letters[0]
     if not letters and "Z" in words:
         return None
@@ -212,7 +212,7 @@ def _options(row: dict[str, str]) -> dict[str, str]:
 
 
 def _cell(column: str, text: str) -> str | int | None:
-    """What a spreadsheet holds for a cell of the TSV."""
+    """The spreadsheet's value for a cell of the TSV."""
     if missing(text):
         return None
     return int(text) if column == "index" else text

@@ -1,17 +1,17 @@
-"""MME: two yes/no questions an image; the sum over tasks of accuracy and "both right", 200 a task.
+"""MME: two yes/no questions per image; the sum over tasks of accuracy and accuracy+, 200 per task.
 
-Split `perception`: ten tasks, at most 2,000 points, the number papers report; the four cognition
-tasks stand in the detail where they are asked. Questions: LLaVA's `llava_mme.jsonl` (2,374 over all
-fourteen). Truth, either of: the release (`<task>/questions_answers_YN/*.txt` beside
+Split `perception`: ten tasks, at most 2,000 points, the number that papers report; the four
+cognition tasks are in the detail if they are asked. Questions: LLaVA's `llava_mme.jsonl` (2,374 in
+all fourteen tasks). Truth, either of: the release (`<task>/questions_answers_YN/*.txt` next to
 `<task>/images`, or `<task>/*.txt`, lines `question<TAB>answer`), or `eval_tool/Your_Results`
 (`<task>.txt`, lines `image<TAB>question<TAB>answer`). The second is text only and quick to hash.
 
 The rule is that of `eval_tool/calculation.py`: only the first four characters of an answer count.
-A task's accuracy is over questions, "both right" over images. LLaVA asks with a suffix of its own
-in place of "Please answer yes or no."; it is undone to find the truth, as LLaVA's
-`convert_answer_to_mme.py` does, and runs of spaces count as one. Two questions share an id (their
-image): the key is task, image and question, and the prompt of the answer line is needed. Repeated
-training runs lie some 20 points apart (LLaVA #680).
+A task's accuracy is over questions; accuracy+ is over images, both of whose answers must be right.
+LLaVA replaces "Please answer yes or no." by another suffix; this is undone to find the truth, as
+LLaVA's `convert_answer_to_mme.py` does, and runs of spaces count as one. Two questions share an id
+(their image): the key is task, image and question, so answer lines need their prompt. Repeated
+training runs differ by some 20 points (LLaVA #680).
 """
 
 import dataclasses
@@ -81,21 +81,21 @@ class Mme:
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         """Points summed over `tasks`.
 
-        Raises AnswerError: an answer or its truth is missing, doubled or foreign, an image has not
-        two questions, or a task has none.
+        Raises AnswerError: an answer or its truth is missing, doubled or unknown, an image does not
+        have two questions, or a task has none.
         """
-        asked = self._rows(store)
+        rows = self._rows(store)
         lines = answer_lines(answers, self.name, keys=("prompt",))
-        said = join(asked, lines, lambda line: _key(line, "prompt"), benchmark=self.name)
-        truth = _truth(store.find(self.annotations), sorted({task for task, _, _ in asked}))
+        texts = join(rows, lines, lambda line: _key(line, "prompt"), benchmark=self.name)
+        truth = _truth(store.find(self.annotations), sorted({task for task, _, _ in rows}))
         rights: dict[str, dict[str, list[bool]]] = {}
-        for name in asked:
+        for name in rows:
             task, image, question = name
             if name not in truth:
                 raise AnswerError(
                     f"{store.find(self.annotations)}: no truth for {task}, {image}: {question!r}"
                 )
-            right = mme_answer(said[name]) == truth[name]
+            right = mme_answer(texts[name]) == truth[name]
             rights.setdefault(task, {}).setdefault(image, []).append(right)
         parts = {task: _points(task, images) for task, images in sorted(rights.items())}
         if absent := [task for task in self.tasks if task not in parts]:
@@ -104,7 +104,7 @@ class Mme:
             parts["cognition"] = {"score": sum(parts[task]["score"] for task in COGNITION)}
         return Scored(
             score=sum(parts[task]["score"] for task in self.tasks),
-            num=sum(len(given) for task in self.tasks for given in rights[task].values()),
+            num=sum(len(pair) for task in self.tasks for pair in rights[task].values()),
             detail=parts,
             outcomes=_outcomes({task: rights[task] for task in self.tasks}),
         )
@@ -124,25 +124,25 @@ def mme_answer(text: str) -> str:
     Source: MME, `eval_tool/calculation.py`.
     """
     start = text.lower()[:4]
-    return next((said for said in ("yes", "no") if said in start), "other")
+    return next((word for word in ("yes", "no") if word in start), "other")
 
 
 def _points(task: str, images: dict[str, list[bool]]) -> dict[str, float]:
-    """Accuracy over questions, over images with both right, and their sum."""
-    for image, given in images.items():
-        if len(given) != 2:
-            raise AnswerError(f"mme: {task}, {image} has {len(given)} questions, expected 2")
-    acc = 100 * fmean(right for given in images.values() for right in given)
-    acc_plus = 100 * fmean(all(given) for given in images.values())
+    """Accuracy, accuracy+ and their sum."""
+    for image, pair in images.items():
+        if len(pair) != 2:
+            raise AnswerError(f"mme: {task}, {image} has {len(pair)} questions, expected 2")
+    acc = 100 * fmean(right for pair in images.values() for right in pair)
+    acc_plus = 100 * fmean(all(pair) for pair in images.values())
     return {"acc": acc, "acc_plus": acc_plus, "score": acc + acc_plus}
 
 
 def _outcomes(rights: dict[str, dict[str, list[bool]]]) -> Outcomes:
     """An image is a unit: its two questions are right or wrong together."""
     units = {
-        (task, image): {f"{task} acc": (sum(given), 2), f"{task} acc+": (all(given), 1)}
+        (task, image): {f"{task} acc": (sum(pair), 2), f"{task} acc+": (all(pair), 1)}
         for task, images in rights.items()
-        for image, given in images.items()
+        for image, pair in images.items()
     }
     return Outcomes.of(units, {term: 100 for parts in units.values() for term in parts})
 
@@ -167,16 +167,16 @@ def _truth(root: Path, tasks: list[str]) -> dict[Key, str]:
 
     Raises AnswerError: one is malformed or is in the file twice.
     """
-    found: dict[Key, str] = {}
+    answers: dict[Key, str] = {}
     for task in tasks:
         for where, image, question, answer in _truth_lines(root, task):
             name = (task, _stem(image), _question(question))
-            if name in found:
+            if name in answers:
                 raise AnswerError(f"{where}: {name!r} is in the file twice")
-            found[name] = answer.strip().lower()
-            if found[name] not in ("yes", "no"):
+            answers[name] = answer.strip().lower()
+            if answers[name] not in ("yes", "no"):
                 raise AnswerError(f"{where}: answer {answer!r}, expected Yes or No")
-    return found
+    return answers
 
 
 def _truth_lines(root: Path, task: str) -> Iterator[tuple[str, str, str, str]]:
@@ -198,5 +198,7 @@ def _truth_lines(root: Path, task: str) -> Iterator[tuple[str, str, str, str]]:
             if file != listed:
                 cells.insert(0, file.name)
             if len(cells) != 3:
-                raise AnswerError(f"{file}: line {number} has not the expected columns: {line!r}")
+                raise AnswerError(
+                    f"{file}: line {number} does not have the expected columns: {line!r}"
+                )
             yield f"{file}: line {number}", cells[0], cells[1], cells[2]

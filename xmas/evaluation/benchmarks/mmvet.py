@@ -1,17 +1,17 @@
-"""MM-Vet: free answers, graded from 0 to 1 by a judge that is shown how; the mean, times 100.
+"""MM-Vet: free-form answers, graded from 0 to 1 by a few-shot judge; the mean grade, times 100.
 
 Split `v1`, 218 questions. Questions: LLaVA's `llava-mm-vet.jsonl`; truth and capabilities:
-`mm-vet.json` of `mm-vet.zip`. The judge's prompt is in MM-Vet's `mm-vet_evaluator.py`, which is
-read for it: `prompt` names that file, or a text file with a prompt of one's own. Without it ours
-stands in, and the score's name says so. Mode, reading and score are the evaluator's: no system
+`mm-vet.json` of `mm-vet.zip`. The judge's prompt is parsed from MM-Vet's `mm-vet_evaluator.py`:
+`prompt` is the path of that file, or of a text file with another prompt. Without it our own prompt
+is used, and the metric says so. Request settings, parsing and score are the evaluator's: no system
 message, temperature 0, three tokens, the number before the first space; the mean over questions,
-by capability and by integration, which is the set of capabilities that a question needs, then the
-mean over `runs` with the population's standard deviation.
+by capability and by integration (the set of capabilities that a question needs), then the mean over
+`runs` with the population's standard deviation.
 
-It departs from it in this. A reply that is no number from 0 to 1 makes the score invalid; there it
-is asked for up to five times, warmer each time and with a line more in the prompt, and then counts
-0 (`judging.asks` asks again as before, for judges that are not at temperature 0). Spaces around a
-reply are no fault. Published numbers are gpt-4-0613's.
+Deviations. A reply that is not a number from 0 to 1 makes the score invalid; the evaluator asks up
+to five times, at a higher temperature and with a longer prompt each time, and then counts 0
+(`judging.asks` repeats the unchanged request, for judges that are not at temperature 0). Spaces
+around a reply are ignored. Published numbers are by gpt-4-0613.
 """
 
 import ast
@@ -51,7 +51,7 @@ _OFFICIAL = "0a8b318f3b92c4bbac086139b5122f22d2ca991c272867e77bce5ed611f07d1a"
 
 @dataclasses.dataclass(frozen=True)
 class MMVet:
-    """MM-Vet; `reviews` is a file of reviews, with which no judge is asked."""
+    """MM-Vet; with a file of `reviews` no judge is asked."""
 
     name: ClassVar[str] = "mmvet"
     facts: ClassVar[Facts] = Facts(
@@ -71,7 +71,7 @@ class MMVet:
     images: str | Made = volatile()
     prompt: str | Made | None = content(None)
     reviews: str | Made | None = content(None)
-    wording: str = "official"  # of a prompt; any other name goes unchecked, and into the score's
+    wording: str = "official"  # of the prompt; another name is not checked, and part of the metric
     split: str = "v1"
     count: int | None = 218  # None: any number
     max_new_tokens: int = 1024
@@ -97,9 +97,9 @@ class MMVet:
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
-        """The mean over runs; no score at all if a review cannot be read.
+        """The mean over runs; invalid if a review cannot be read.
 
-        Raises AnswerError: an answer, its truth or a review is missing, doubled or foreign. Raises
+        Raises AnswerError: an answer, its truth or a review is missing, doubled or unknown. Raises
         JudgeError: the judge does not reply.
         """
         prompts = self.prompts(answers, store)
@@ -129,29 +129,29 @@ class MMVet:
         )
 
     def prompts(self, answers: list[dict[str, Any]], store: Store) -> dict[str, str]:
-        """What the judge is asked about every question, by MM-Vet's own names (`v1_0`).
+        """The judge's prompt about every question, by MM-Vet's own ids (`v1_0`).
 
-        Raises AnswerError: an answer or its truth is missing, doubled or foreign, or the prompt is
-        not the one that `wording` says.
+        Raises AnswerError: an answer or its truth is missing, doubled or unknown, or the prompt is
+        not the official one although `wording` says so.
         """
         lines = answer_lines(answers, self.name)
-        said = join(self._rows(store), lines, _name, benchmark=self.name)
+        texts = join(self._rows(store), lines, _name, benchmark=self.name)
         start = self._prompt(store)
         prompts = {}
         for name, row in self._truth(store).items():
             expected = row["answer"].replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
-            prompts[name] = f"{start}\n{row['question']} | {expected} | {said[name]} | "
+            prompts[name] = f"{start}\n{row['question']} | {expected} | {texts[name]} | "
         return prompts
 
     def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
         """Write `mmvet.json`, which MM-Vet's own evaluator grades, into `out`.
 
-        Raises AnswerError: an answer is missing, doubled or foreign.
+        Raises AnswerError: an answer is missing, doubled or unknown.
         """
         lines = answer_lines(answers, self.name)
-        said = join(self._rows(store), lines, _name, benchmark=self.name)
+        texts = join(self._rows(store), lines, _name, benchmark=self.name)
         path = out / "mmvet.json"
-        path.write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
+        path.write_text(json.dumps(texts, indent=1, ensure_ascii=False), encoding="utf-8")
         return path
 
     def _rows(self, store: Store) -> dict[str, dict[str, Any]]:
@@ -164,11 +164,11 @@ class MMVet:
     def _truth(self, store: Store) -> dict[str, dict[str, Any]]:
         """The truth of every question, in their order."""
         path = store.find(self.annotations)
-        found = json_object(path)
-        asked = self._rows(store)
-        with_keys(found, asked, str(path))
+        content = json_object(path)
+        names = self._rows(store)
+        with_keys(content, names, str(path))
         keys = ("question", "answer", "capability")
-        return {name: with_keys(found[name], keys, f"{path}: {name}") for name in asked}
+        return {name: with_keys(content[name], keys, f"{path}: {name}") for name in names}
 
     def _prompt(self, store: Store) -> str:
         if self.prompt is None:
@@ -177,14 +177,18 @@ class MMVet:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".py":
             text = _assigned(ast.parse(text), path)
-        text = text.strip() + "\n"  # as the evaluator has it
+        text = text.strip() + "\n"  # as in the evaluator
         if self.wording == "official":
             check_wording(text, _OFFICIAL, path)
         return text
 
 
 def grade(review: str) -> float | None:
-    """The number before the first space, or None if it is none from 0 to 1."""
+    """The number before the first space, or None unless it is one from 0 to 1.
+
+    >>> grade("0.7 | good"), grade("7")
+    (0.7, None)
+    """
     return number(review.strip().split(" ")[0].strip(), 1.0)
 
 

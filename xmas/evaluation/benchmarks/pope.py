@@ -1,15 +1,15 @@
-"""POPE: is there an object in the image? The mean of three F1 scores, times 100.
+"""POPE: is an object in the image? The mean of three F1 scores, times 100.
 
 Split `coco`: adversarial (3,000 questions), popular (3,000) and random (2,910). Questions: LLaVA's
 `llava_pope_test.jsonl`; truth: a folder of `coco_pope_<category>.json` as of POPE commit e3e39262.
 The rule is LLaVA's (`llava/eval/eval_pope.py`): "NO" and the empty answer count as yes.
 
-It departs from that script where the script is dangerous. The script zips predictions and labels by
-position, and with POPE's later `random` file (3,000 rows) silently gives about half the right F1.
-Here a label belongs to a question by category, id and image. LLaVA's ids carry the category in
-their millions (popular question 7 is 20000007), POPE's do not. The two wordings must agree, except
-that POPE corrected some ("an umbrella in the imange") after LLaVA took them. Where the script stops
-with a division by zero (no "yes" at all), precision, recall or F1 is 0.
+Deviations from that script. It pairs predictions and labels by position, which with POPE's later
+`random` file (3,000 rows) silently gives about half the correct F1; here a label is found by
+category, id and image. LLaVA's ids encode the category in their millions (popular question 7 is
+20000007), POPE's do not. Question and label must have the same wording, except for what POPE
+corrected later ("an umbrella in the imange"). Where the script divides by zero (no "yes" at all),
+precision, recall or F1 is 0.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _CATEGORY_STEP = 10_000_000  # between the ids of two categories in LLaVA's file
 
 @dataclasses.dataclass(frozen=True)
 class Pope:
-    """POPE; `annotations` is the folder of label files, one a category."""
+    """POPE; `annotations` is the folder of label files, one per category."""
 
     name: ClassVar[str] = "pope"
     metric: ClassVar[str] = "mean_f1"
@@ -64,23 +64,23 @@ class Pope:
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         """Mean F1 over the categories.
 
-        Raises AnswerError: an answer or a label is missing, doubled or foreign, or a label file is
+        Raises AnswerError: an answer or a label is missing, doubled or unknown, or a label file is
         of another release.
         """
-        asked = self._rows(store)
-        said = join(asked, answer_lines(answers, self.name), _id, benchmark=self.name)
-        labels = self._labels(store, sorted({row["category"] for row in asked.values()}))
+        rows = self._rows(store)
+        texts = join(rows, answer_lines(answers, self.name), _id, benchmark=self.name)
+        labels = self._labels(store, sorted({row["category"] for row in rows.values()}))
         pairs: dict[str, list[tuple[bool, bool]]] = {category: [] for category in labels}
         units = {}
-        for name, row in asked.items():
+        for name, row in rows.items():
             truth = _label(row, labels[row["category"]], store.find(self.annotations))
-            claim = pope_answer(said[name]) == "yes"
+            claim = pope_answer(texts[name]) == "yes"
             pairs[row["category"]].append((claim, truth))
             units[name] = {row["category"]: (2 * (claim and truth), claim + truth)}
-        detail = {category: measures(given) for category, given in pairs.items()}
+        detail = {category: measures(of_category) for category, of_category in pairs.items()}
         weights = dict.fromkeys(labels, 100 / len(labels))
-        f1 = fmean(found["f1"] for found in detail.values())
-        return Scored(f1, len(asked), detail, Outcomes.of(units, weights))
+        f1 = fmean(metrics["f1"] for metrics in detail.values())
+        return Scored(f1, len(rows), detail, Outcomes.of(units, weights))
 
     def _rows(self, store: Store) -> dict[int, dict[str, Any]]:
         path = store.find(self.questions)
@@ -124,16 +124,16 @@ def pope_answer(text: str) -> str:
 
 
 def measures(pairs: list[tuple[bool, bool]]) -> dict[str, float]:
-    """Accuracy, precision, recall, F1 and the share of "yes" in (said, true) pairs, in per cent."""
-    hits = sum(said and true for said, true in pairs)
-    claimed = sum(said for said, _ in pairs)
-    there = sum(true for _, true in pairs)
+    """Accuracy, precision, recall, F1 and share of "yes", in per cent, of (claim, truth) pairs."""
+    hits = sum(claim and truth for claim, truth in pairs)
+    claims = sum(claim for claim, _ in pairs)
+    present = sum(truth for _, truth in pairs)
     return {
-        "accuracy": 100 * fmean(said == true for said, true in pairs),
-        "precision": 100 * hits / claimed if claimed else 0.0,
-        "recall": 100 * hits / there if there else 0.0,
-        "f1": 200 * hits / (claimed + there) if claimed + there else 0.0,
-        "yes_ratio": 100 * fmean(said for said, _ in pairs),
+        "accuracy": 100 * fmean(claim == truth for claim, truth in pairs),
+        "precision": 100 * hits / claims if claims else 0.0,
+        "recall": 100 * hits / present if present else 0.0,
+        "f1": 200 * hits / (claims + present) if claims + present else 0.0,
+        "yes_ratio": 100 * fmean(claim for claim, _ in pairs),
     }
 
 

@@ -1,13 +1,13 @@
 """ScienceQA: school questions with lettered choices; accuracy on those with an image, in per cent.
 
 Split `test`: 4,241 questions, of which the 2,017 with an image are the headline ("SQA-IMG"). All
-are asked, those without an image in words alone. Questions: LLaVA's `llava_test_CQM-A.json`; truth:
-`problems.json` of ScienceQA, with `pid_splits.json` for the ids of the split (without it, what each
-problem says of itself).
+are asked, those without an image as text only. Questions: LLaVA's `llava_test_CQM-A.json`; truth:
+`problems.json` of ScienceQA, with `pid_splits.json` for the ids of the split (without it, the
+`split` of each problem).
 
-The rule is that of LLaVA's `llava/eval/eval_science_qa.py` (`option_letter_exactly`). Two things
-depart from it. The script counts a missing answer as wrong, and not as one with an image; here it
-is an error. And it knows an image by the prompt of the answer, here the question file tells.
+The rule is that of LLaVA's `llava/eval/eval_science_qa.py` (`option_letter_exactly`), with two
+deviations. The script counts a missing answer as wrong, and as one without an image; here it is an
+error. It decides by the answer's prompt whether a question has an image; here by the question file.
 """
 
 import dataclasses
@@ -69,11 +69,11 @@ class Sqa:
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         """Accuracy over the questions with an image; over all of them in the detail.
 
-        Raises AnswerError: an answer or its problem is missing, doubled or foreign, or the
+        Raises AnswerError: an answer or its problem is missing, doubled or unknown, or the
         questions are not those of the split.
         """
         rows = self._rows(store)
-        said = join(rows, answer_lines(answers, self.name), _answered, benchmark=self.name)
+        texts = join(rows, answer_lines(answers, self.name), _answered, benchmark=self.name)
         path = store.find(self.annotations)
         problems = json_object(path)
         self._check_ids(set(rows), problems, store)
@@ -82,7 +82,7 @@ class Sqa:
         unreadable = 0
         for name, row in rows.items():
             problem = with_keys(problems[name], ("choices", "answer"), f"{path}: problem {name}")
-            letter = option_letter_exactly(said[name], LETTERS)
+            letter = option_letter_exactly(texts[name], LETTERS)
             unreadable += letter is None
             choices = LETTERS[: len(problem["choices"])]
             right = letter is not None and choices.find(letter) == problem["answer"]
@@ -112,12 +112,12 @@ class Sqa:
             ids = {name for name, problem in problems.items() if problem.get("split") == self.split}
         else:
             where = store.find(self.splits)
-            known = json_object(where)
-            ids = {str(name) for name in with_keys(known, (self.split,), str(where))[self.split]}
+            splits = with_keys(json_object(where), (self.split,), str(where))
+            ids = {str(name) for name in splits[self.split]}
         if outside := sorted(asked - ids.intersection(problems)):
             raise AnswerError(f"{where}: question {outside[0]!r} is no problem of {self.split}")
-        if self.count is not None and (left := sorted(ids - asked)):
-            raise AnswerError(f"{where}: {self.split} has {left[0]!r} too, which is not asked")
+        if self.count is not None and (missing := sorted(ids - asked)):
+            raise AnswerError(f"{where}: {self.split} has {missing[0]!r} too, which is not asked")
 
 
 def option_letter_exactly(text: str, letters: str) -> str | None:
@@ -136,7 +136,7 @@ def option_letter_exactly(text: str, letters: str) -> str | None:
 
 
 def _prompt(row: dict[str, Any]) -> str:
-    """The human turn without its image token, which is put in front for those that have one."""
+    """The human turn without its image token, which is added before the prompt of an image."""
     return row["conversations"][0]["value"].replace(_IMAGE, "").strip() + LETTER
 
 
@@ -145,7 +145,7 @@ def _answered(line: dict[str, Any]) -> str:
 
 
 def _groups(problem: dict[str, Any], *, image: bool) -> Iterator[str]:
-    """What the official tables split accuracy by."""
+    """The groups of a question in the official tables."""
     yield "all"
     yield "image" if image else "no image"
     for sort in ("subject", "grade"):

@@ -1,15 +1,16 @@
-"""TextVQA: questions about the writing in a photograph; soft accuracy, in per cent.
+"""TextVQA: questions about the text in a photograph; soft accuracy, in per cent.
 
-Split `val_v051`, 5,000 questions. Two benchmarks that never share a name: `textvqa` tells the model
-what a text reader found, as LLaVA does; `textvqa_noocr` does not, which costs about 12 points (13B:
-61.3 in the paper, 48.7 without). Questions: LLaVA's `llava_textvqa_val_v051_ocr.jsonl`, or the
-owners' `TextVQA_0.5.1_val.json`, of which the prompt is made; for `textvqa` that takes what the
-reader found as well, `ocr`: a `TextVQA_Rosetta_OCR_v0.2_val.json`. Truth: `TextVQA_0.5.1_val.json`.
+Split `val_v051`, 5,000 questions. Two benchmarks that never share a name: the prompts of `textvqa`
+contain the tokens of an OCR system, as LLaVA's do; those of `textvqa_noocr` do not, which costs
+about 12 points (13B: 61.3 in the paper, 48.7 without). Questions: LLaVA's
+`llava_textvqa_val_v051_ocr.jsonl`, or the owners' `TextVQA_0.5.1_val.json`, from which the prompts
+are built; for `textvqa` this also needs the OCR tokens, `ocr`: a
+`TextVQA_Rosetta_OCR_v0.2_val.json`. Truth: `TextVQA_0.5.1_val.json`.
 
-An id is the image's and repeats (1,834 times), so the key is image and question in lower case, the
-question being the first line of the prompt: LLaVA capitalises it. The rule is that of LLaVA's
-`eval_textvqa.py` with `m4c_evaluator.py`: the EvalAI processor on both sides, then the mean over
-ten people of min(1, n / 3) with n of the other nine saying the same.
+An id is the image's and repeats (1,834 times), so the key is image and question in lower case; the
+question is the first line of the prompt, which LLaVA capitalises. The rule is that of LLaVA's
+`eval_textvqa.py` with `m4c_evaluator.py`: the EvalAI normaliser on both sides, then the mean over
+ten annotators of min(1, n / 3), where n of the other nine agree.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expec
 from xmas.evaluation.vqa_accuracy import agreement, evalai_answer
 from xmas.store import Made, Store, content, volatile
 
-_READ = "\nReference OCR token: "
+_OCR = "\nReference OCR token: "
 _ANNOTATORS = 10
 _OWNERS = "https://dl.fbaipublicfiles.com/textvqa"
 _OWNERS_FILES = {
@@ -38,11 +39,11 @@ Key = tuple[str, str]  # image, question in lower case
 
 @dataclasses.dataclass(frozen=True)
 class TextVqa:
-    """TextVQA as LLaVA asks it, with the words that a text reader found."""
+    """TextVQA as LLaVA asks it, with OCR tokens in the prompt."""
 
     name: ClassVar[str] = "textvqa"
     metric: ClassVar[str] = "soft_accuracy"
-    reads: ClassVar[bool] = True
+    has_ocr: ClassVar[bool] = True
     facts: ClassVar[Facts] = Facts(
         order=50,
         ten=True,
@@ -73,24 +74,27 @@ class TextVqa:
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
-        """Soft accuracy. Raises AnswerError: an answer or its truth is missing, doubled or foreign,
-        was given to a prompt of the other benchmark, or has not ten answers."""
+        """Soft accuracy.
+
+        Raises AnswerError: an answer or its truth is missing, doubled or unknown, answers a prompt
+        of the other benchmark, or does not have ten annotators' answers.
+        """
         rows = self._rows(store)
         lines = answer_lines(answers, self.name, keys=("prompt",))
         for number, line in enumerate(lines, start=1):
             self._check(line["prompt"], f"{self.name}: answer line {number}")
-        said = join(rows, lines, lambda line: _key(line, "prompt"), benchmark=self.name)
+        texts = join(rows, lines, lambda line: _key(line, "prompt"), benchmark=self.name)
         path = store.find(self.annotations)
-        known = json_rows(path, "data", "image_id", "question", "answers")
-        truth = by_key(known, lambda row: (row["image_id"], row["question"].lower()), path)
+        annotated = json_rows(path, "data", "image_id", "question", "answers")
+        truth = by_key(annotated, lambda row: (row["image_id"], row["question"].lower()), path)
         values: dict[Key, float] = {}
         for name in rows:
             if name not in truth:
                 raise AnswerError(f"{path}: no truth for {name[1]!r} on {name[0]}")
-            given = [evalai_answer(answer) for answer in truth[name]["answers"]]
-            if len(given) != _ANNOTATORS:
-                raise AnswerError(f"{path}: {name} has {len(given)} answers, expected 10")
-            values[name] = agreement(evalai_answer(said[name]), given)
+            by_people = [evalai_answer(answer) for answer in truth[name]["answers"]]
+            if len(by_people) != _ANNOTATORS:
+                raise AnswerError(f"{path}: {name} has {len(by_people)} answers, expected 10")
+            values[name] = agreement(evalai_answer(texts[name]), by_people)
         return Scored(100 * fmean(values.values()), len(values), {}, Outcomes.mean(values))
 
     def _rows(self, store: Store) -> dict[Key, dict[str, Any]]:
@@ -106,21 +110,21 @@ class TextVqa:
         return by_key(rows, lambda row: _key(row, "text"), path)
 
     def _check(self, prompt: str, where: str) -> None:
-        if (_READ in prompt) != self.reads:
-            told = "does not tell" if self.reads else "tells"
-            other = "textvqa_noocr" if self.reads else "textvqa"
+        if (_OCR in prompt) != self.has_ocr:
+            content = "has no OCR tokens" if self.has_ocr else "has OCR tokens"
+            benchmark = "textvqa_noocr" if self.has_ocr else "textvqa"
             raise AnswerError(
-                f"{where}: the prompt {told} what a text reader found; that is {other}"
-                + (", or give the reader's file as `ocr`" if self.reads else "")
+                f"{where}: the prompt {content}; that is {benchmark}"
+                + (", or set `ocr` to the file with the tokens" if self.has_ocr else "")
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class TextVqaNoOcr(TextVqa):
-    """TextVQA without a text reader's words: another benchmark, with lower scores."""
+    """TextVQA without OCR tokens: another benchmark, with lower scores."""
 
     name: ClassVar[str] = "textvqa_noocr"
-    reads: ClassVar[bool] = False
+    has_ocr: ClassVar[bool] = False
     facts: ClassVar[Facts] = Facts(
         order=51,
         images=3166,
@@ -131,20 +135,22 @@ class TextVqaNoOcr(TextVqa):
 
 
 def _official(path: Path, ocr: Path | None) -> list[dict[str, Any]]:
-    """The owners' questions as LLaVA would ask them, with what the reader of `ocr` found."""
+    """The owners' questions as LLaVA asks them, with the OCR tokens of the file `ocr`."""
     rows = json_rows(path, "data", "image_id", "question")
-    read: dict[str, list[str]] | None = None
+    tokens: dict[str, list[str]] | None = None
     if ocr is not None:
-        read = {row["image_id"]: row["ocr_tokens"] for row in json_rows(ocr, "data", "ocr_tokens")}
-    asked = []
+        tokens = {
+            row["image_id"]: row["ocr_tokens"] for row in json_rows(ocr, "data", "ocr_tokens")
+        }
+    questions = []
     for row in rows:
         image, text = row["image_id"], row["question"].capitalize()
-        if read is not None:
-            if image not in read:
-                raise AnswerError(f"{ocr}: nothing about image {image}")
-            text += _READ + ", ".join(read[image])
-        asked.append({"question_id": image, "text": text + SHORT, "image": f"{image}.jpg"})
-    return asked
+        if tokens is not None:
+            if image not in tokens:
+                raise AnswerError(f"{ocr}: no OCR tokens of image {image}")
+            text += _OCR + ", ".join(tokens[image])
+        questions.append({"question_id": image, "text": text + SHORT, "image": f"{image}.jpg"})
+    return questions
 
 
 def _key(row: dict[str, Any], text: str) -> Key:

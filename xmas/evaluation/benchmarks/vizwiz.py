@@ -1,15 +1,16 @@
-"""VizWiz: what blind people asked about their own photographs; VQA accuracy, in per cent.
+"""VizWiz: questions of blind people about their own photographs; VQA accuracy, in per cent.
 
 Two benchmarks that never share a name. `vizwiz` is the test split (8,000 questions), whose answers
-only the evaluation server has: it is answered and written for upload (phase test-standard, LLaVA
+only the evaluation server has: its answers are written for upload (phase test-standard, LLaVA
 #1733), never scored here. `vizwiz_val` is the validation split (4,319), scored from `val.json` of
 the owners' Annotations.zip.
 
-Questions: LLaVA's `llava_test.jsonl`, or the owners' JSON, of which LLaVA's prompt is made: first
-letter large, all others small, what to say when in doubt, one word or phrase. An image has one
-question, so its file name is the key. The rule of `vizwiz_val`: the EvalAI processor on both sides,
-then the mean over ten people of min(1, n / 3) with n of the other nine saying the same. Beside it:
-accuracy by the type of the answer, and how often "unanswerable" is right and is said.
+Questions: LLaVA's `llava_test.jsonl`, or the owners' JSON, from which LLaVA's prompt is built: the
+question with its first letter capitalised and all others in lower case, the instruction to answer
+"Unanswerable" when in doubt, and LLaVA's suffix. An image has one question, so its file name is the
+key. The rule of `vizwiz_val`: the EvalAI normaliser on both sides, then the mean over ten
+annotators of min(1, n / 3), where n of the other nine agree. The detail has the accuracy by answer
+type, and how often "unanswerable" is predicted and is right.
 """
 
 import dataclasses
@@ -69,12 +70,12 @@ class VizWiz:
     def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
         """The upload file: every image with its processed answer.
 
-        Raises AnswerError: an answer is missing, doubled or foreign.
+        Raises AnswerError: an answer is missing, doubled or unknown.
         """
         rows = _rows(store.find(self.questions), self.count)
-        said = _said(rows, answers, self.name)
+        texts = _texts(rows, answers, self.name)
         upload = [
-            {"image": row["image"], "answer": evalai_answer(said[name])}
+            {"image": row["image"], "answer": evalai_answer(texts[name])}
             for name, row in rows.items()
         ]
         file = out / f"vizwiz_{self.split}.json"
@@ -111,38 +112,44 @@ class VizWizVal:
         return _asked(_rows(store.find(self.questions), self.count), store.find(self.images))
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
-        """VQA accuracy. Raises AnswerError: an answer or its truth is missing, doubled or foreign,
-        or has not ten answers."""
+        """VQA accuracy.
+
+        Raises AnswerError: an answer or its truth is missing, doubled or unknown, or does not have
+        ten annotators' answers.
+        """
         if self.split.startswith("test"):
             raise AnswerError(f"vizwiz_val: {self.split} is a test split; benchmark=vizwiz asks it")
         rows = _rows(store.find(self.questions), self.count)
-        said = _said(rows, answers, self.name)
+        texts = _texts(rows, answers, self.name)
         path = store.find(self.annotations)
         truth = by_key(json_rows(path, None, "image", "answers"), lambda row: row["image"], path)
         values: dict[str, float] = {}
         kinds: dict[str, list[float]] = {}
-        unsure: list[tuple[bool, bool]] = []  # said to be unanswerable, by the model and by most
+        unanswerable: list[tuple[bool, bool]] = []  # according to the model, and to most annotators
         for name, row in rows.items():
             if row["image"] not in truth:
                 raise AnswerError(f"{path}: no truth for {row['image']}")
-            known = truth[row["image"]]
-            given = [evalai_answer(one["answer"]) for one in known["answers"]]
-            if len(given) != _ANNOTATORS:
-                raise AnswerError(f"{path}: {row['image']} has {len(given)} answers, expected 10")
-            answer = evalai_answer(said[name])
-            values[name] = agreement(answer, given)
-            kinds.setdefault(known.get("answer_type", "unknown"), []).append(values[name])
-            unsure.append((answer == _UNANSWERABLE, 2 * given.count(_UNANSWERABLE) > _ANNOTATORS))
+            annotated = truth[row["image"]]
+            by_people = [evalai_answer(entry["answer"]) for entry in annotated["answers"]]
+            if len(by_people) != _ANNOTATORS:
+                raise AnswerError(
+                    f"{path}: {row['image']} has {len(by_people)} answers, expected 10"
+                )
+            answer = evalai_answer(texts[name])
+            values[name] = agreement(answer, by_people)
+            kinds.setdefault(annotated.get("answer_type", "unknown"), []).append(values[name])
+            most = 2 * by_people.count(_UNANSWERABLE) > _ANNOTATORS
+            unanswerable.append((answer == _UNANSWERABLE, most))
         detail = {
             "answer_type": {kind: 100 * fmean(kinds[kind]) for kind in sorted(kinds)},
-            "said_unanswerable": 100 * fmean(said for said, _ in unsure),
-            "unanswerable": 100 * fmean(true for _, true in unsure),
+            "said_unanswerable": 100 * fmean(predicted for predicted, _ in unanswerable),
+            "unanswerable": 100 * fmean(truth for _, truth in unanswerable),
         }
         return Scored(100 * fmean(values.values()), len(values), detail, Outcomes.mean(values))
 
 
 def _rows(path: Path, count: int | None) -> dict[str, dict[str, Any]]:
-    """The questions by id, as rows of LLaVA's files whichever of the two `path` is."""
+    """The questions by id, as rows of LLaVA's files, from either of the two formats."""
     if path.suffix == ".jsonl":
         rows = json_lines(path, "question_id", "text", "image")
     else:
@@ -165,7 +172,7 @@ def _asked(rows: dict[str, dict[str, Any]], images: Path) -> list[Question]:
     ]
 
 
-def _said(
+def _texts(
     rows: dict[str, dict[str, Any]], answers: list[dict[str, Any]], benchmark: str
 ) -> dict[Any, str]:
     return join(rows, answer_lines(answers, benchmark), _key, benchmark=benchmark)

@@ -1,19 +1,19 @@
-"""VQAv2: short answers about photographs, held to those of ten people; VQA accuracy, in per cent.
+"""VQAv2: short questions about photographs; VQA accuracy against ten annotators, in per cent.
 
 Two benchmarks that never share a name. `vqav2` is a test split (`test-dev2015`, 107,394 of the
-447,793 test questions): nobody outside the evaluation server has its answers, so it is answered and
-written for upload, never scored here. `vqav2_val` is val2014 (214,354 questions), which has public
+447,793 test questions): only the evaluation server has its truth, so answers are written for
+upload, never scored here. `vqav2_val` is val2014 (214,354 questions), which has public
 answers and is scored.
 
 Questions: LLaVA's JSON lines, or the owners' `v2_OpenEnded_mscoco_*_questions.json`, to which
-LLaVA's suffix is added. Truth: `v2_mscoco_val2014_annotations.json`. Predictions go through the
-EvalAI processor first, as LLaVA submits them (`scripts/convert_vqav2_for_submission.py`); then the
-rule of GT-Vision-Lab/VQA's `vqaEval.py`: both sides are normalised unless the ten people agree to
-the letter, and each is left out once. (Older versions of that script always normalise the
-prediction, and of the truth only the punctuation.)
+LLaVA's suffix is added. Truth: `v2_mscoco_val2014_annotations.json`. Predictions are first
+normalised as LLaVA submits them (`scripts/convert_vqav2_for_submission.py`); then the rule of
+GT-Vision-Lab/VQA's `vqaEval.py`: both sides are normalised unless all ten annotators gave the very
+same answer, and each annotator is left out once. (Older versions of that script always normalise
+the prediction, and of the truth only the punctuation.)
 
 LLaVA's training mix has COCO's train2017 images, among them most of val2014's, though not their
-questions; with `only` (COCO's `instances_val2017.json`) what is left is the images of val2017.
+questions; `only` (COCO's `instances_val2017.json`) restricts the questions to images of val2017.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ _OWNERS = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
 
 @dataclasses.dataclass(frozen=True)
 class VqaV2:
-    """A test split: `questions` are asked, `everything` is what the upload has to hold."""
+    """A test split: `questions` are asked, `everything` has all that the upload has to list."""
 
     name: ClassVar[str] = "vqav2"
     metric: ClassVar[str] = "vqa_accuracy"
@@ -85,16 +85,16 @@ class VqaV2:
     def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
         """The upload file: every test question with its processed answer, those not asked with "".
 
-        Raises AnswerError: an answer to one of `questions` is missing, doubled or foreign.
+        Raises AnswerError: an answer to one of `questions` is missing, doubled or unknown.
         """
         rows = _rows(store.find(self.questions), self.count, self.split)
-        said = join(rows, answer_lines(answers, self.name), _key, benchmark=self.name)
+        texts = join(rows, answer_lines(answers, self.name), _key, benchmark=self.name)
         path = store.find(self.everything)
         everything = _rows(path, self.total, "test2015")
         if outside := [name for name in rows if name not in everything]:
             raise AnswerError(f"{path}: question {outside[0]} of {self.split} is not in it")
         upload = [
-            {"question_id": name, "answer": evalai_answer(said[name]) if name in said else ""}
+            {"question_id": name, "answer": evalai_answer(texts[name]) if name in texts else ""}
             for name in everything
         ]
         file = out / f"vqav2_{self.split}.json"
@@ -137,15 +137,18 @@ class VqaV2Val:
         return _asked(self._kept(store), store.find(self.images))
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
-        """VQA accuracy. Raises AnswerError: an answer or its truth is missing, doubled or foreign,
-        or has not ten answers."""
+        """VQA accuracy.
+
+        Raises AnswerError: an answer or its truth is missing, doubled or unknown, or does not have
+        ten annotators' answers.
+        """
         if self.only is None and self.split == "val2014":
             log.warning(
                 "vqav2_val: most of val2014's images are in COCO's train2017, which LLaVA's mix "
-                "trains on; benchmark=vqav2_val2017 leaves them out"
+                "trains on; benchmark=vqav2_val2017 excludes them"
             )
         rows = self._kept(store)
-        said = join(rows, answer_lines(answers, self.name), _key, benchmark=self.name)
+        texts = join(rows, answer_lines(answers, self.name), _key, benchmark=self.name)
         path = store.find(self.annotations)
         keys = ("question_id", "answers", "question_type", "answer_type")
         truth = by_key(json_rows(path, "annotations", *keys), _key, path)
@@ -154,10 +157,12 @@ class VqaV2Val:
         for name in rows:
             if name not in truth:
                 raise AnswerError(f"{path}: no truth for question {name}")
-            given = [one["answer"] for one in truth[name]["answers"]]
-            if len(given) != _ANNOTATORS:
-                raise AnswerError(f"{path}: question {name} has {len(given)} answers, expected 10")
-            values[name] = accuracy(evalai_answer(said[name]), given)
+            by_people = [entry["answer"] for entry in truth[name]["answers"]]
+            if len(by_people) != _ANNOTATORS:
+                raise AnswerError(
+                    f"{path}: question {name} has {len(by_people)} answers, expected 10"
+                )
+            values[name] = accuracy(evalai_answer(texts[name]), by_people)
             for sort, of_sort in kinds.items():
                 of_sort.setdefault(truth[name][sort], []).append(values[name])
         detail = {
@@ -173,26 +178,26 @@ class VqaV2Val:
         if self.only is None:
             return rows
         if self.split == "val2014":
-            raise AnswerError("vqav2_val: a part of val2014 needs a `split` of its own name")
+            raise AnswerError("vqav2_val: a part of val2014 needs another name in `split`")
         path = store.find(self.only)
-        kept = {f"{image['id']:012d}" for image in json_rows(path, "images", "id")}
-        rows = {name: row for name, row in rows.items() if Path(row["image"]).stem[-12:] in kept}
+        images = {f"{image['id']:012d}" for image in json_rows(path, "images", "id")}
+        rows = {name: row for name, row in rows.items() if Path(row["image"]).stem[-12:] in images}
         if not rows:
             raise AnswerError(f"{path}: lists none of the questions' images")
         return rows
 
 
-def accuracy(said: str, answers: list[str]) -> float:
-    """How far the answer of a model, prepared for the server, agrees with those of ten people."""
-    plain = {one: one.replace("\n", " ").replace("\t", " ").strip() for one in set(answers)}
+def accuracy(prediction: str, answers: list[str]) -> float:
+    """Agreement of a model's answer, normalised for the server, with those of ten annotators."""
+    plain = {text: text.replace("\n", " ").replace("\t", " ").strip() for text in set(answers)}
     if len(set(plain.values())) > 1:
-        said = vqa_answer(said)
-        plain = {one: vqa_answer(bare) for one, bare in plain.items()}
-    return agreement(said, [plain[one] for one in answers])
+        prediction = vqa_answer(prediction)
+        plain = {text: vqa_answer(bare) for text, bare in plain.items()}
+    return agreement(prediction, [plain[text] for text in answers])
 
 
 def _rows(path: Path, count: int | None, split: str) -> dict[int, dict[str, Any]]:
-    """The questions by id, as rows of LLaVA's files whichever of the two `path` is."""
+    """The questions by id, as rows of LLaVA's files, from either of the two formats."""
     if path.suffix == ".jsonl":
         rows = json_lines(path, "question_id", "text", "image")
     else:
@@ -203,10 +208,10 @@ def _rows(path: Path, count: int | None, split: str) -> dict[int, dict[str, Any]
 
 
 def _official(path: Path) -> Iterator[dict[str, Any]]:
-    """The owners' questions as LLaVA would ask them."""
-    found = with_keys(json_object(path), ("data_subtype", "questions"), str(path))
-    images = found["data_subtype"].replace("test-dev", "test")
-    for number, row in enumerate(found["questions"]):
+    """The owners' questions as LLaVA asks them."""
+    content = with_keys(json_object(path), ("data_subtype", "questions"), str(path))
+    images = content["data_subtype"].replace("test-dev", "test")
+    for number, row in enumerate(content["questions"]):
         with_keys(row, ("question_id", "question", "image_id"), f"{path}: question {number}")
         yield {
             "question_id": row["question_id"],

@@ -106,9 +106,9 @@ def _share(groups: list[PromptGroup], done: set[int], rank: int, world: int) -> 
     """The unanswered prompts of this rank; the questions of one image stay together."""
     todo = []
     for group in groups:
-        left = tuple(prompt for prompt in group.prompts if prompt.position not in done)
-        if left:
-            todo.append(PromptGroup(group.image, left))
+        missing = tuple(prompt for prompt in group.prompts if prompt.position not in done)
+        if missing:
+            todo.append(PromptGroup(group.image, missing))
     return todo[rank::world]
 
 

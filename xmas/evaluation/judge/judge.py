@@ -1,7 +1,7 @@
 """The judge: which language model grades, how often and in which mode, and the grades it gives.
 
 The judge's name is part of every score. Its address is not: the same model on another port or
-behind another proxy is the same judge; a different model needs another `model`. The API key is in
+through another proxy is the same judge; a different model needs another `model`. The API key is in
 no field; it is read from the environment when a request is sent.
 
 A review that cannot be read is never a number, and never left out: it makes the score invalid. The

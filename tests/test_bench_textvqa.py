@@ -84,9 +84,11 @@ def test_answers_with_a_reader_and_without_never_pass_for_each_other(tmp_path):
     told = said(reading, "coke", "1999", "no")
     with pytest.raises(AnswerError, match=r"answer line 1: .* does not tell .* textvqa_noocr"):
         reading.score(answers, STORE)
-    with pytest.raises(AnswerError, match=r"answer line 1: the prompt tells .* that is textvqa"):
+    with pytest.raises(
+        AnswerError, match=r"answer line 1: the prompt has OCR tokens; that is textvqa"
+    ):
         without.score(told, STORE)
-    with pytest.raises(AnswerError, match=r"llava.jsonl: 00a1: the prompt tells"):
+    with pytest.raises(AnswerError, match=r"llava.jsonl: 00a1: the prompt has OCR tokens"):
         dataclasses.replace(without, questions=reading.questions).asked(STORE)
     with pytest.raises(AnswerError, match=r"truth.json: 00a1: .* give the reader's file as `ocr`"):
         write(tmp_path, official=True, ocr=None).asked(STORE)

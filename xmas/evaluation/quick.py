@@ -30,8 +30,8 @@ class Quick:
     an image of MME), all rotations of one question of MMBench. Each stratum (a task of MME) gives
     the same number of units. The benchmark's `facts` define units and strata.
 
-    The standard error is the jackknife's over units: the spread of scores over samples of this size.
-    It is conservative where a stratum has few units, and there is no finite-population correction.
+    The standard error is the jackknife's over units: the spread of scores over samples of this
+    size. It is conservative where a stratum has few units; no finite-population correction.
 
     Args:
         whole: the benchmark; its dataclass has a field `questions` or `annotations` with a file of
@@ -107,7 +107,7 @@ class Quick:
         )
 
     def _sample(self, questions: list[Question]) -> list[Question]:
-        """Units in turns from every stratum, in a seeded order, until they have enough questions."""
+        """Units in turns from every stratum, in a seeded order, until there are enough questions."""
         facts = facts_of(self.whole)
         units: dict[str, list[Question]] = {}
         for question in questions:

@@ -409,7 +409,7 @@ def test_controls_are_shuffled_or_none(toy, shapes):
     shuffled = dataclasses.replace(FLOAT32, control="shuffled")
     folder = toy.store.get(Score(shapes, toy.target(), shuffled))
     assert json.loads((folder / "run.json").read_text())["control"] == "shuffled"
-    with pytest.raises(ValueError, match="generation.control='blind': expected none or shuffled"):
+    with pytest.raises(ValueError, match=r"generation.control='blind': expected none or shuffled"):
         toy.store.get(Score(shapes, toy.target(), dataclasses.replace(FLOAT32, control="blind")))
 
 

@@ -107,7 +107,7 @@ class Quick:
         )
 
     def _sample(self, questions: list[Question]) -> list[Question]:
-        """Units in turns from every stratum, in a seeded order, until there are enough questions."""
+        """Units in turns from every stratum, in a seeded order, until they have enough."""
         facts = facts_of(self.whole)
         units: dict[str, list[Question]] = {}
         for question in questions:

@@ -122,7 +122,7 @@ def test_an_image_with_one_question_is_refused(tmp_path):
     [
         ("one cup", "three cups", "no truth for count, 0001: 'Is there one cup.'"),
         ("\tYes", "\tMaybe", "count.txt: line 1: answer 'Maybe', expected Yes or No"),
-        ("\tYes", "", "count.txt: line 1 has not the expected columns"),
+        ("\tYes", "", "count.txt: line 1 does not have the expected columns"),
         ("Are there  two cups", "Is there one cup", "count.txt: line 2: .* is in the file twice"),
     ],
 )

@@ -82,7 +82,7 @@ def test_answers_with_a_reader_and_without_never_pass_for_each_other(tmp_path):
     answers = said(without, "coke", "1999", "no")
     reading = write(tmp_path)
     told = said(reading, "coke", "1999", "no")
-    with pytest.raises(AnswerError, match=r"answer line 1: .* does not tell .* textvqa_noocr"):
+    with pytest.raises(AnswerError, match=r"answer line 1: .* has no OCR tokens; .* textvqa_noocr"):
         reading.score(answers, STORE)
     with pytest.raises(
         AnswerError, match=r"answer line 1: the prompt has OCR tokens; that is textvqa"
@@ -90,7 +90,7 @@ def test_answers_with_a_reader_and_without_never_pass_for_each_other(tmp_path):
         without.score(told, STORE)
     with pytest.raises(AnswerError, match=r"llava.jsonl: 00a1: the prompt has OCR tokens"):
         dataclasses.replace(without, questions=reading.questions).asked(STORE)
-    with pytest.raises(AnswerError, match=r"truth.json: 00a1: .* give the reader's file as `ocr`"):
+    with pytest.raises(AnswerError, match=r"truth.json: 00a1: .* set `ocr` to the file"):
         write(tmp_path, official=True, ocr=None).asked(STORE)
 
 
@@ -132,7 +132,7 @@ def test_damaged_truth_is_refused(tmp_path, change, message):
 def test_an_image_that_the_reader_never_saw_is_named(tmp_path):
     bench = write(tmp_path, official=True)
     (tmp_path / "rosetta.json").write_text(json.dumps({"data": []}))
-    with pytest.raises(AnswerError, match=r"rosetta.json: nothing about image 00a1"):
+    with pytest.raises(AnswerError, match=r"rosetta.json: no OCR tokens of image 00a1"):
         bench.asked(STORE)
 
 

@@ -106,7 +106,7 @@ def test_a_split_of_images_needs_a_name_of_its_own(tmp_path):
     assert [one.question_id for one in part.asked(STORE)] == [42000, 42001]
     scored = part.score(said("", "", "blue", "The Dog")[2:], STORE)
     assert (scored.score, scored.num) == (50, 2)
-    with pytest.raises(AnswerError, match="needs a `split` of its own name"):
+    with pytest.raises(AnswerError, match="needs another name in `split`"):
         write(tmp_path, only=str(only)).asked(STORE)
     only.write_text(json.dumps({"images": [{"id": 7}]}))
     with pytest.raises(AnswerError, match="lists none of the questions' images"):

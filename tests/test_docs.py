@@ -258,6 +258,19 @@ def test_the_example_selector_ranks(toy: Toy, example):
     assert (np.diff(lengths[order]) >= 0).all()
 
 
+def test_the_example_selector_works_from_outside(toy: Toy, compose, tmp_path, monkeypatch):
+    for file, text in files_of(DOCS / "add-a-selector.md").items():
+        target = tmp_path / Path(file).relative_to(*Path(file).parts[:1])  # DIR/selector/...
+        target = tmp_path / target.name if target.suffix == ".py" else target
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(text.replace("xmas.selection.methods.shortest", "shortest"))
+    monkeypatch.syspath_prepend(tmp_path)
+    searchpath = f"hydra.searchpath=[file://{tmp_path}]"  # as --config-dir
+    ranking = build(compose(*toy.overrides(), "selector=shortest", searchpath).ranking)
+    assert type(ranking.selector).__module__ == "shortest"
+    assert toy.store.get(ranking).exists()
+
+
 def test_the_example_feature_is_clustered_and_ranked_by(toy: Toy, example):
     cfg = example(
         "add-a-feature",

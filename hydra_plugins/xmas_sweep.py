@@ -1,4 +1,4 @@
-"""Hydra's way to `xmas.cli.sweep`: plugins are found in packages called hydra_plugins only."""
+"""Hydra plugins around `xmas.cli.sweep`; Hydra finds them only in packages named hydra_plugins."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from xmas.cli.sweep.summary import follow
 
 
 class Grid(BasicSweeper):
-    """Hydra's grids. The launchers below compose every job before the first one starts."""
+    """Hydra's grid search. The launchers below compose every job before the first one starts."""
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Nothing: to compose each job twice is half of what a warm job costs."""
+        """Do nothing: composing each job twice would double the time of a job that only reuses."""
 
 
 class Local(Launcher):
-    """One job after the other in this process."""
+    """Run one job after the other in this process."""
 
     def __init__(self, **given: Any) -> None:
         self.given = given
@@ -44,13 +44,13 @@ class Local(Launcher):
         return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """What came of each job, as it ends."""
+        """Yield how each job ended, when it ends."""
         for job in jobs:
             yield run(job, self.context)
 
 
 class Processes(Local):
-    """Several jobs at once on this host, a process each."""
+    """Run several jobs at a time on this host, a process each."""
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         from xmas.cli.sweep.processes import outcomes
@@ -65,7 +65,7 @@ class Processes(Local):
 
 
 class Slurm(Local):
-    """A SLURM job each, through submitit, in an array."""
+    """Run the jobs as a SLURM array, through submitit."""
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         from xmas.cli.sweep.slurm import outcomes

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from xmas.attention.capture import CrossAttention, attention_of, prefix_of
-from xmas.attention.shares import BLOCK_BYTES, image_shares
+from xmas.attention.shares import image_shares
 
 SHAPE = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 97,
@@ -216,9 +216,8 @@ def test_layers_are_combined_as_asked(model, layers):
 
 @pytest.mark.parametrize("limit", [1, 700, 3000, 10**6])
 @torch.no_grad()
-def test_the_size_of_a_block_changes_nothing(model, limit, monkeypatch):
-    monkeypatch.setitem(BLOCK_BYTES, "cpu", limit)
-    with attention_of(model, collector()) as seen:
+def test_the_size_of_a_block_changes_nothing(model, limit):
+    with attention_of(model, collector(block_bytes=limit)) as seen:
         model(**given())
     assert_same(seen.total, sum(eager(model, given())))
 
@@ -250,7 +249,9 @@ def llama() -> torch.nn.Module:
 def test_a_cache_that_drops_keys_is_refused():
     model = MODELS["mistral, sliding"]().eval()
     with (
-        pytest.raises(ValueError, match="drops keys behind a sliding window; give a plain Dynamic"),
+        pytest.raises(
+            ValueError, match="drops keys that left a sliding window; pass a plain Dynamic"
+        ),
         attention_of(model, collector()),
     ):
         model(**given(), past_key_values=DynamicCache(config=model.config), use_cache=True)

@@ -311,7 +311,7 @@ def test_attention_that_is_not_finite_names_rows_and_layers(combine, value):
     first = 1 if combine == "last" else 0
     message = (
         rf"step 7: the attention of rows \[41\] is not finite; first in layers \[{first}\]; lower "
-        "the learning rate, set a clip norm, or look at these rows"
+        "the learning rate, set gradient clipping, or check these rows"
     )
     with pytest.raises(FloatingPointError, match=message):
         taken(model, Spectra(combine=combine), rows=[40, 41, 3], tokens=tokens)
@@ -332,7 +332,7 @@ def test_attention_that_is_not_finite_names_rows_and_layers(combine, value):
         ({"k": 0}, "k=0: at least one value is taken"),
         (
             {"mode": "released", "rows": "answer_only"},
-            "rows=answer_only: mode released counts every row behind its window",
+            "rows=answer_only: mode released uses every row after its window",
         ),
     ],
 )

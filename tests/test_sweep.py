@@ -171,7 +171,7 @@ def test_all_are_waited_for_before_the_failed_ones_are_named():
         "xmas: 2 of 3 jobs failed",
         *("  #0 seed=0", "    error 0", "    log: logs/0.log"),
         *("  #2 seed=2", "    error 2", "    log: logs/2.log"),
-        "The others are done. The same command again goes on where these stopped.",
+        "The others are done. The same command resumes the failed ones.",
     ]
 
 

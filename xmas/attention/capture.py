@@ -1,8 +1,8 @@
-"""Cross-modal attention while a model runs: text rows x image columns of the layers that are read.
+"""Collect the attention of text to image from chosen layers while a model runs.
 
-Beside the stream, the rows of the metric are computed from the same queries and keys with the exact
-normaliser over all keys the mask allows. This is mode `model` of the metric: per head, causal, pads
-masked, the model's own scale.
+Next to the pass itself, the attention of the text is computed from the same queries and keys,
+normalised over all keys that the mask allows. This is mode `model` of the metric: per head, causal,
+pads masked, with the model's scale.
 """
 
 import contextlib
@@ -15,15 +15,22 @@ from transformers import PreTrainedModel
 
 from xmas.attention.collector import Collector, hooked
 from xmas.attention.shares import added, image_shares
-from xmas.attention.stream import Enough, handed_to
+from xmas.attention.stream import StopPass, handed_to
 
 
 class CrossAttention(Collector):
-    """Mean over heads of the attention of text rows to image columns, layer by layer.
+    """The attention of text tokens to image tokens, averaged over heads, layer by layer.
 
-    `text` are the places of each row's text rows among the *queries*, `image` those of its image
-    columns among the *keys*: in a pass that goes on from a cache the two differ. Where a mask is
-    False the place may be any; such rows and columns are zero, which leaves singular values alone.
+    Args:
+        text: positions of each row's text tokens among the *queries*.
+        text_mask: False for padding, whose lines are zero: singular values stay the same.
+        image: positions of each row's image tokens among the *keys*; in a pass that continues from
+            a KV cache these are counted from the start of the cache.
+        image_mask: False for padding, whose columns are zero; None: no padding.
+        layers: numbers from 0; None: all.
+        combine: how layers become one matrix, see `Collector`.
+        dtype: of products, softmax and sums.
+        block_bytes: of the logits computed at a time, see `image_shares`.
     """
 
     def __init__(
@@ -36,14 +43,16 @@ class CrossAttention(Collector):
         layers: Collection[int] | None = None,
         combine: str = "sum",
         dtype: torch.dtype = torch.float32,
+        block_bytes: int | None = None,
     ) -> None:
         super().__init__(layers, combine)
         self.text = text
         self.text_mask = text_mask
         self.image = image
-        kept = text_mask[:, :, None]
-        self.kept = kept if image_mask is None else kept & image_mask[:, None]
+        lines = text_mask[:, :, None]
+        self.kept = lines if image_mask is None else lines & image_mask[:, None]
         self.dtype = dtype
+        self.block_bytes = block_bytes
 
     def lines(self) -> Bool[Tensor, "rows lines"]:
         if self.combine != "concat_text":
@@ -66,7 +75,7 @@ class CrossAttention(Collector):
             if layer in (self.layers or ()):
                 self._read(layer, query, key, mask, scale=scale, softcap=softcap)
                 if stop and layer == self.last:
-                    raise Enough
+                    raise StopPass
 
         with handed_to(read, language):
             yield
@@ -82,22 +91,23 @@ class CrossAttention(Collector):
         softcap: float | None,
     ) -> None:
         heads, length, width = query.shape[1:]
-        asked = query.gather(2, self.text[:, None, :, None].expand(-1, heads, -1, width))
+        text_query = query.gather(2, self.text[:, None, :, None].expand(-1, heads, -1, width))
         shares = image_shares(
-            asked,
+            text_query,
             key,
             self._bias(mask, length, key.shape[2]),
             self.image,
             scale=scale,
             softcap=softcap,
             dtype=self.dtype,
+            block_bytes=self.block_bytes,
         )
         self.add(layer, shares.masked_fill_(~self.kept, 0))
 
     def _bias(
         self, mask: Tensor | None, length: int, keys: int
     ) -> Float[Tensor, "#rows heads text keys"]:
-        """The mask's lines for the text rows, as numbers to add; causal where there is no mask."""
+        """The mask of the text tokens, as numbers to add to logits; causal without a mask."""
         if mask is None:
             position = torch.arange(keys, device=self.text.device)
             allowed = (position <= self.text[..., None] + keys - length)[:, None]
@@ -112,29 +122,32 @@ class CrossAttention(Collector):
 def attention_of(
     language: PreTrainedModel, into: Collector, *, stop: bool = False
 ) -> Iterator[Collector]:
-    """Collect from the layers of every pass that runs inside; the model is left as it was.
+    """Collect attention from the forward passes within the context.
 
-    With `stop`, a pass ends once the last of the layers has been read: what follows (that layer's
-    own attention and feed-forward, later layers, the final norm) is not computed, and nothing
-    behind the model's call inside the `with` runs.
+    Args:
+        into: receives the layers, and is returned.
+        stop: end a pass when its last layer has been read. What follows (the attention and
+            feed-forward of that layer, later layers, the final norm) is not computed, and the
+            context ends there: statements after the call of the model do not run.
 
-    Raises ValueError: a layer is asked for that the model does not have. Raises RuntimeError on
-    leaving: not every layer was seen, exactly once.
+    Raises:
+        ValueError: the model does not have a layer.
+        RuntimeError: at the end, a layer was not read exactly once.
     """
     into.begin(language.config.num_hidden_layers)
-    with contextlib.suppress(Enough), into.reading(language, stop):
+    with contextlib.suppress(StopPass), into.reading(language, stop):
         yield into
     into.complete()
 
 
 @contextlib.contextmanager
 def prefix_of(language: PreTrainedModel, layers: Collection[int] | None = None) -> Iterator[None]:
-    """A pass that only fills a cache: it ends once the last of `layers` has its keys in there."""
+    """End a pass that only fills a KV cache once the last of `layers` has its keys there."""
     last = hooked(layers, "last", language.config.num_hidden_layers)[0]
 
     def read(layer: int, *_: object) -> None:
         if layer == last:
-            raise Enough
+            raise StopPass
 
-    with contextlib.suppress(Enough), handed_to(read, language):
+    with contextlib.suppress(StopPass), handed_to(read, language):
         yield

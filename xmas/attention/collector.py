@@ -1,4 +1,4 @@
-"""The text x image matrices of the layers that were read, combined into one matrix a row."""
+"""Combine the text x image attention of several layers into one matrix a row."""
 
 import abc
 import contextlib
@@ -14,9 +14,14 @@ COMBINATIONS = ("sum", "concat_text", "concat_vision", "last")
 
 
 def hooked(layers: Collection[int] | None, combine: str, count: int) -> tuple[int, ...]:
-    """Which of a model's `count` layers are read, ascending: all, those given, or the last of them.
+    """The layers to read, ascending, of a model that has `count` of them.
 
-    Raises ValueError: a layer that the model does not have, none at all, or an unknown combination.
+    Args:
+        layers: numbers from 0; None: all.
+        combine: one of `COMBINATIONS`; `last` reads only the last of `layers`.
+
+    Raises:
+        ValueError: the model does not have a layer, `layers` is empty, or `combine` is unknown.
     """
     if combine not in COMBINATIONS:
         raise ValueError(f"combine={combine!r} is not one of {', '.join(COMBINATIONS)}")
@@ -28,11 +33,11 @@ def hooked(layers: Collection[int] | None, combine: str, count: int) -> tuple[in
 
 
 class Collector(abc.ABC):
-    """Takes one matrix a row from each layer that is read; `total` is what they make together.
+    """Receives one matrix a row from each layer that is read, and combines them as `total`.
 
-    `sum` adds them; `concat_text` stacks them along the text rows, `concat_vision` along the image
-    columns, in the order of the layers; `last` is the last of `layers` alone. Bytes held: rows x
-    text x image x 4, times the layers if stacked.
+    `sum` adds them; `concat_text` concatenates along the text, `concat_vision` along the image, in
+    the order of the layers; `last` is the last of `layers` alone. Memory: rows x text x image x 4
+    bytes, times the number of layers if concatenated.
     """
 
     def __init__(self, layers: Collection[int] | None = None, combine: str = "sum") -> None:
@@ -43,38 +48,40 @@ class Collector(abc.ABC):
         self._sums: list[Float[Tensor, " rows"]] = []
 
     def begin(self, count: int) -> None:
-        """Settle the layers for a model that has `count` of them; ValueError as from `hooked`."""
+        """Determine the layers for a model that has `count` of them; raises as `hooked` does."""
         self.layers = hooked(self.layers, self.combine, count)
 
     @property
     def last(self) -> int:
-        """The last layer that is read, once the layers are settled."""
+        """The last layer that is read, known after `begin`."""
         return max(self.layers or ())
 
     @abc.abstractmethod
     def reading(
         self, language: PreTrainedModel, stop: bool
     ) -> contextlib.AbstractContextManager[None]:
-        """While it lasts, passes of `language` are read; with `stop`, up to the last layer."""
+        """Read passes of `language` within the context; `stop`: end them after the last layer."""
 
     @abc.abstractmethod
     def lines(self) -> Bool[Tensor, "rows lines"]:
-        """Which lines of `total` count; the others are zero."""
+        """True for lines of `total` that belong to the text that counts; the others are zero."""
 
     @abc.abstractmethod
     def empty(self) -> Bool[Tensor, " rows"]:
-        """Rows that have no text row or no image column."""
+        """True for rows without any text that counts or without an image."""
 
-    def add(self, layer: int, found: Float[Tensor, "rows text image"]) -> None:
+    def add(self, layer: int, attention: Float[Tensor, "rows text image"]) -> None:
+        """Add the matrices of a layer, which may be overwritten."""
         self.seen.append(layer)
-        self._sums.append(found.sum(dim=(1, 2)))  # not finite where any number is not
+        self._sums.append(attention.sum(dim=(1, 2)))  # not finite where any number is not
         if self.combine == "sum" and self._parts:
-            self._parts[0] += found
+            self._parts[0] += attention
         else:
-            self._parts.append(found)
+            self._parts.append(attention)
 
     @property
     def total(self) -> Float[Tensor, "rows lines columns"]:
+        """The combined matrices, one a row."""
         if self.combine == "concat_text":
             return torch.cat(self._parts, dim=1)
         if self.combine == "concat_vision":
@@ -82,16 +89,20 @@ class Collector(abc.ABC):
         return self._parts[0]
 
     def complete(self) -> None:
-        """Raises RuntimeError unless every layer was read exactly once."""
+        """Raises RuntimeError: a layer was not read exactly once."""
         expected = sorted(self.layers or ())
         if sorted(self.seen) != expected:
             raise RuntimeError(f"attention seen in layers {sorted(self.seen)}, expected {expected}")
 
     def refuse_non_finite(self, rows: Int[np.ndarray, " rows"], label: str) -> None:
-        """Raises FloatingPointError naming the rows that are not finite and each one's first layer.
+        """Check one sum for each row and layer, once a batch.
 
-        One sum a row and layer is kept for this, and looked at once a batch. `rows` are the numbers
-        by which the pool knows the batch's rows.
+        Args:
+            rows: the numbers of the batch's rows in the pool.
+            label: what is being measured, for the message.
+
+        Raises:
+            FloatingPointError: attention is not finite; names the rows and the first layer of each.
         """
         finite = torch.stack(self._sums).isfinite().cpu().numpy()  # layers x rows
         if not finite.all():
@@ -102,6 +113,6 @@ class Collector(abc.ABC):
             bad = sorted(first)
             raise FloatingPointError(
                 f"{label}: the attention of rows {bad} is not finite; first in layers "
-                f"{[first[row] for row in bad]}; lower the learning rate, set a clip norm, or look "
-                "at these rows"
+                f"{[first[row] for row in bad]}; lower the learning rate, set gradient clipping, "
+                "or check these rows"
             )

@@ -1,9 +1,10 @@
 """The engine: attention spectra of a whole pool under any number of snapshots, in one pass.
 
-Every picture is decoded and encoded once, by the frozen tower; all snapshots' weights stay on the
-device where they fit. The language model's head is left out and a pass ends at the last layer that
-is read. A picture that several rows show is run once, with the tokens in front of it; its rows
-go on from there. Used during a fit, with the weights of the moment, and behind it, with saved ones.
+Every image is decoded and encoded once, by the frozen tower; the weights of all snapshots stay on
+the device where they fit. The language model's head is not computed, and a pass ends at the last
+layer that is read. An image of several rows is run once, with the tokens before it; its rows
+continue from that KV cache. Used during training, with the current weights, and after it, with
+saved ones.
 """
 
 import contextlib
@@ -36,30 +37,41 @@ from xmas.store.progress import bar
 
 @dataclasses.dataclass(frozen=True)
 class Running:
-    """How a scan runs."""
+    """How a scan runs.
 
-    weights: str | None = None  # of model and stream: bfloat16, float16; null: float32
-    shard_rows: int = 4096  # measured between two marks: what a killed scan loses at most
-    shared_from: float = 0.05  # of a picture's tokens that are saved by running its prefix once
-    resident_bytes: int | None = volatile(None)  # of all weights; null: half of the free memory
+    The fields without `volatile` can change the last bits of values and are part of the identity.
+    """
+
+    weights: str | None = None  # precision of the model: bfloat16, float16; None: float32
+    shard_rows: int = 4096  # rows between two saves: at most these are lost when it is killed
+    shared_from: float = 0.05  # share a prefix that saves this fraction of an image's tokens
+    resident_bytes: int | None = volatile(None)  # for snapshots; None: half of the free memory
     workers: int = volatile(0)  # processes that load batches
 
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """What is measured: a pool's tokens, its pictures, and the number of each row's picture."""
+    """What is measured: the tokens and images of a pool.
+
+    Args:
+        table: the tokens of every row.
+        pictures: pixels or features of the images of given rows.
+        picture: the number of each row's image, -1 without one.
+        pad: the id of pads.
+        max_length: maximum positions of a pass, for mode `released`; None: not truncated.
+    """
 
     table: TokenTable
     pictures: Pictures
     picture: Int[np.ndarray, " rows"]
     pad: int
-    max_length: int | None = None  # of a pass, mode released; null: not cut
+    max_length: int | None = None
 
 
 class Scan:
-    """A pass over a pool that is yet to run: what is measured of it, in which order.
+    """A pass over a pool: `plan` has the order of its rows; `run` or `once` runs it.
 
-    `reasons` (rows,) uint8 says why a row has no value, as in `xmas.attention.reasons`.
+    `reasons` (rows,) uint8 are the codes of `xmas.attention.reasons`: why a row has no value.
     """
 
     def __init__(
@@ -100,11 +112,19 @@ class Scan:
     def run(
         self, shards: Shards, steps: Sequence[int], read: Read | None = None, *, label: str
     ) -> None:
-        """Measure what `shards` lacks at these steps; with several processes, this one's share.
+        """Measure the shards that are not measured at these steps, and write them.
 
-        `read` gives the trained weights behind a step, None means the model as it is. The model is
-        left as it was. Raises FloatingPointError naming rows and layer whose attention is not
-        finite.
+        With several processes, each measures its part, and all return when all have finished. The
+        model has its own weights again afterwards.
+
+        Args:
+            shards: of the bounds of `plan`.
+            steps: of the snapshots.
+            read: returns the trained weights after a step; None: the weights of the model.
+            label: of the progress bar.
+
+        Raises:
+            FloatingPointError: attention is not finite; names rows and layers.
         """
         rank, world = place()
         weights = Weights(self.model, self.precision)
@@ -112,7 +132,7 @@ class Scan:
         for group in groups:
             done = shards.done()
             todo = {
-                shard: [one for one in group if not done[shard, shards.steps.index(one)]]
+                shard: [step for step in group if not done[shard, shards.steps.index(step)]]
                 for shard in range(rank, shards.count, world)
             }
             todo = {shard: lacking for shard, lacking in todo.items() if lacking}
@@ -121,12 +141,12 @@ class Scan:
         barrier()
 
     def once(self, label: str) -> Float[np.ndarray, "rows k"]:
-        """The values of all rows of the pool under the model as it is; NaN where there is none."""
+        """The values of all rows with the weights of the model; NaN for rows without a value."""
         values = np.full((len(self.reasons), self.spectra.k), np.nan, dtype=np.float32)
         todo = {shard: [0] for shard in range(self.plan.shards)}
         weights = Weights(self.model, self.precision)
-        for shard, found in self._measured(todo, weights, [0], None, label):
-            values[self.plan.rows(shard)] = found[:, 0]
+        for shard, measured in self._measured(todo, weights, [0], None, label):
+            values[self.plan.rows(shard)] = measured[:, 0]
         return values
 
     @torch.no_grad()
@@ -138,46 +158,46 @@ class Scan:
         read: Read | None,
         label: str,
     ) -> Iterator[tuple[int, Float[np.ndarray, "rows steps k"]]]:
-        """Shards with their values at the steps that each lacks, `group` being resident."""
+        """Shards with their values at the steps of `todo`; the weights of `group` are resident."""
         if not todo:
             return
         units = {shard: list(self.plan.units(shard)) for shard in todo}
-        loaded = self.feed([unit for each in units.values() for unit in each])
+        loaded = self.feed([unit for units_of_shard in units.values() for unit in units_of_shard])
         with (
             _evaluating(self.model),
             by_onednn(),
-            weights.resident(group, read) as held,
+            weights.resident(group, read) as snapshots,
             bar(total=sum(len(self.plan.rows(shard)) for shard in todo), label=label) as progress,
         ):
-            for shard, each in units.items():
-                found = []
-                for _ in each:
-                    found.append(self._unit(next(loaded), weights, held, todo[shard], label))
-                    progress.update(len(found[-1]))
-                yield shard, np.concatenate(found)
+            for shard, units_of_shard in units.items():
+                values = []
+                for _ in units_of_shard:
+                    values.append(self._unit(next(loaded), weights, snapshots, todo[shard], label))
+                    progress.update(len(values[-1]))
+                yield shard, np.concatenate(values)
 
     def _unit(
         self,
         loaded: Loaded,
         weights: Weights,
-        held: dict[int, dict[str, Tensor]],
+        snapshots: dict[int, dict[str, Tensor]],
         steps: Sequence[int],
         label: str,
     ) -> Float[np.ndarray, "rows steps k"]:
         loaded = loaded.to(next(self.model.parameters()).device)
-        weights.use(held[steps[0]])  # the frozen tower is the same in all
+        weights.use(snapshots[steps[0]])  # the frozen tower is the same in all
         features = self._features(loaded)
-        found = []
+        values = []
         for step in steps:
-            weights.use(held[step])
-            found.append(self._values(loaded, features, f"{label}, step {step}"))
-        return torch.stack(found, dim=1).cpu().numpy()
+            weights.use(snapshots[step])
+            values.append(self._values(loaded, features, f"{label}, step {step}"))
+        return torch.stack(values, dim=1).cpu().numpy()
 
     def _features(self, loaded: Loaded) -> Tensor:
-        given = loaded.pictures
-        if "features" in given:
-            return given["features"].to(self.precision)
-        return tower_features(self.model, given["pixels"].to(self.precision))
+        pictures = loaded.pictures
+        if "features" in pictures:
+            return pictures["features"].to(self.precision)
+        return tower_features(self.model, pictures["pixels"].to(self.precision))
 
     def _values(self, loaded: Loaded, features: Tensor, label: str) -> Float[Tensor, "rows k"]:
         """The values of a unit's rows, in the order of `unit.rows`."""
@@ -195,15 +215,15 @@ class Scan:
             if not unit.shared:
                 first = opening.shape[1]
                 inputs = torch.cat([opening[text.which], inputs], dim=1)
-            seen = self._collector(text, loaded, first)
-            with attention_of(language, seen, stop=True):
+            collector = self._collector(text, loaded, first)
+            with attention_of(language, collector, stop=True):
                 language(
                     inputs_embeds=inputs,
                     past_key_values=branches(cache, text.which) if unit.shared else None,
                     use_cache=unit.shared,
                 )
             rows = unit.rows[text.at.cpu().numpy()]
-            values[text.at] = self.spectra.values(seen, rows=rows, label=label)
+            values[text.at] = self.spectra.values(collector, rows=rows, label=label)
         return values
 
     def _collector(self, text: Text, loaded: Loaded, first: int) -> Collector:
@@ -211,14 +231,15 @@ class Scan:
         return self.spectra.collector(
             language_model(self.model),
             text=(first + torch.arange(width, device=text.ids.device)).expand(lines, -1),
-            text_mask=self.spectra.kept(text.held, text.answers),
+            text_mask=self.spectra.kept(text.text_mask, text.answers),
             image=loaded.image[text.which],
-            image_mask=loaded.shown[text.which],
+            image_mask=loaded.image_mask[text.which],
         )
 
 
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
+    """`model.eval()` within the context; every module has its own mode again afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

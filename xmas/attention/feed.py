@@ -1,4 +1,4 @@
-"""Units of a plan as tensors, made by worker processes where asked."""
+"""Load the units of a plan as tensors, optionally in worker processes."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -18,58 +18,72 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """The text behind the image of some rows, padded on the right.
+    """The text following the image of some rows, padded on the right.
 
-    `at` are their positions among the unit's rows, `which` the unit's picture that each shows,
-    `held` what is no pad, `answers` what belongs to an answer.
+    `at`: their positions among the rows of the unit; `which`: the number of each row's image in the
+    unit; `text_mask`: False for pads; `answers`: True for tokens of answers.
     """
 
     at: Int[Tensor, " rows"]
     which: Int[Tensor, " rows"]
     ids: Int[Tensor, "rows text"]
-    held: Bool[Tensor, "rows text"]
+    text_mask: Bool[Tensor, "rows text"]
     answers: Bool[Tensor, "rows text"]
 
     def each(self, change: Change) -> "Text":
-        return Text(**{name: change(one) for name, one in vars(self).items()})
+        """Apply `change` to every tensor."""
+        return Text(**{name: change(tensor) for name, tensor in vars(self).items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A unit with its pictures, the tokens up to the end of each, and its rows' text.
+    """A unit with its images, the tokens up to the end of each, and the text of its rows.
 
-    `image` are the places among these tokens that hold features of the picture, without the marks
-    between its tiles; where `shown` is False, another picture of the unit has more.
+    `opening`: token ids up to the end of the image. `image`: positions in it that are features of
+    the image, not separators between its tiles. `image_mask`: False for padding of `image`, where
+    another image of the unit has more.
     """
 
     unit: Unit
     pictures: dict[str, Tensor]
     opening: Int[Tensor, "pictures opening"]
     image: Int[Tensor, "pictures image"]
-    shown: Bool[Tensor, "pictures image"]
+    image_mask: Bool[Tensor, "pictures image"]
     texts: list[Text]
 
     def each(self, change: Change) -> "Loaded":
+        """Apply `change` to every tensor."""
         return dataclasses.replace(
             self,
-            pictures={name: change(one) for name, one in self.pictures.items()},
+            pictures={name: change(tensor) for name, tensor in self.pictures.items()},
             opening=change(self.opening),
             image=change(self.image),
-            shown=change(self.shown),
+            image_mask=change(self.image_mask),
             texts=[text.each(change) for text in self.texts],
         )
 
     def to(self, device: torch.device) -> "Loaded":
-        return self.each(lambda one: one.to(device, non_blocking=True))
+        """The unit on a device."""
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Loaded":
-        """Called by torch's loader; a copy to a GPU then waits for nothing."""
+        """The unit in page-locked memory; called by torch's loader."""
         return self.each(Tensor.pin_memory)
 
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """Loads units of a pool: its tokens, their spans, its pictures."""
+    """Loads units of a pool.
+
+    Args:
+        table: its tokens.
+        spans: of the table.
+        pictures: pixels or features of the images of given rows.
+        image_token: the id for a feature of an image in `Loaded.opening`.
+        pad: the id of pads.
+        workers: processes that load; 0: this one.
+        pinned: load into page-locked memory, for asynchronous copies to a GPU.
+    """
 
     table: TokenTable
     spans: Spans
@@ -77,7 +91,7 @@ class Feed:
     image_token: int
     pad: int
     workers: int = 0
-    pinned: bool = False  # in memory that a GPU reads by itself
+    pinned: bool = False
 
     def __call__(self, units: Sequence[Unit]) -> Iterator[Loaded]:
         yield from torch.utils.data.DataLoader(
@@ -86,18 +100,20 @@ class Feed:
             collate_fn=self.load,  # pyright: ignore[reportArgumentType]  # gets one unit
             num_workers=self.workers,
             pin_memory=self.pinned,
-            generator=torch.Generator(),  # or the global generator would move
+            generator=torch.Generator(),  # otherwise the global generator would be used
         )
 
     def load(self, unit: Unit) -> Loaded:
+        """Load one unit."""
         first = unit.firsts[0]
         before = int(self.spans.before[first])
         length = int(self.spans.opening[first])
         opening = np.empty((len(unit.firsts), length), dtype=np.int64)
         for line, row in enumerate(unit.firsts.tolist()):
-            held = self.table[row]
-            opening[line, :before] = held.ids[:before]
-            opening[line, before:] = np.where(held.image == FEATURE, self.image_token, held.image)
+            tokens = self.table[row]
+            image = tokens.image
+            opening[line, :before] = tokens.ids[:before]
+            opening[line, before:] = np.where(image == FEATURE, self.image_token, image)
         spots = opening == self.image_token
         spots[:, :before] = False
         count = spots.sum(axis=1)
@@ -107,7 +123,7 @@ class Feed:
             pictures=self.pictures(unit.firsts.tolist()),
             opening=torch.from_numpy(opening),
             image=torch.from_numpy(np.argsort(~spots, axis=1, kind="stable")[:, : count.max()]),
-            shown=torch.from_numpy(np.arange(count.max())[None] < count[:, None]),
+            image_mask=torch.from_numpy(np.arange(count.max())[None] < count[:, None]),
             texts=[self._text(unit, batch, width) for batch in unit.batches],
         )
 
@@ -118,13 +134,13 @@ class Feed:
         ids = np.full((len(rows), width), self.pad, dtype=np.int64)
         answers = np.zeros((len(rows), width), dtype=bool)
         for line, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
-            held = self.table[row]
-            ids[line, :length] = held.ids[self.spans.before[row] :]
-            answers[line, :length] = held.labelled[self.spans.before[row] :]
+            tokens = self.table[row]
+            ids[line, :length] = tokens.ids[self.spans.before[row] :]
+            answers[line, :length] = tokens.labelled[self.spans.before[row] :]
         return Text(
             at=torch.from_numpy(batch),
             which=torch.from_numpy(unit.which[batch]),
             ids=torch.from_numpy(ids),
-            held=torch.arange(width)[None] < torch.from_numpy(lengths)[:, None],
+            text_mask=torch.arange(width)[None] < torch.from_numpy(lengths)[:, None],
             answers=torch.from_numpy(answers),
         )

@@ -1,4 +1,4 @@
-"""What is taken of every row: which matrix, and the leading singular values of it."""
+"""The metric of a row: which attention matrix, and how many of its leading singular values."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -28,44 +28,45 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Spectra:
-    """The `k` leading singular values of every row's text x image attention, and of which one.
+    """The `k` leading singular values of every row's text x image attention.
 
-    `model`: what the model attends (`CrossAttention`). `released`: the release's algebra
-    (`JoinedHeads`), for reproduction and regression; it knows neither `rows` nor pads, and its five
-    values are those of `torch.svd_lowrank`.
+    Mode `model` is the attention of the model (`CrossAttention`), by `leading`. Mode `released` is
+    the algebra of the XMAS release (`JoinedHeads`), for reproduction and regression tests, by
+    `lowrank`; it does not distinguish `rows`, and counts pads as text.
     """
 
     k: int = 5  # values a snapshot, XMAS release
-    mode: str = "model"  # released
+    mode: str = "model"  # or released
     layers: Sequence[int] | None = None  # null: all
-    combine: str = "sum"  # concat_text, concat_vision, last
-    rows: str = "all_text"  # answer_only, question_only
-    normalise: str = "none"  # sqrt_rows, center_rows
-    precision: str = "float32"  # float64: of products, softmax and sums
-    window: Window = dataclasses.field(default_factory=Window)  # of mode released
-    batch_tokens: int = 8192  # padded tokens of a batch
+    combine: str = "sum"  # of layers; or concat_text, concat_vision, last
+    rows: str = "all_text"  # of the matrix; or answer_only, question_only
+    normalise: str = "none"  # of the matrix; or sqrt_rows, center_rows
+    precision: str = "float32"  # of products, softmax and sums; or float64
+    window: Window = dataclasses.field(default_factory=Window)  # for mode released
+    batch_tokens: int = 8192  # padded tokens in a batch
 
     def identity(self) -> dict[str, Any]:
-        """Mode `released` counts its corrections: values made before them are not found again."""
+        """Its fields; of mode `released` also the number of corrections, which change values."""
         corrected = {"released_rule": 2} if self.mode == "released" else {}
         return described_fields(self) | corrected
 
     def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(choices)}")
         if self.k < 1:
             raise ValueError(f"k={self.k}: at least one value is taken")
         if self.mode == "released" and self.rows != "all_text":
-            raise ValueError(f"rows={self.rows}: mode released counts every row behind its window")
+            raise ValueError(f"rows={self.rows}: mode released uses every row after its window")
 
     @property
     def unmasked(self) -> bool:
-        """Whether the language model is to run without an attention mask, pads as text."""
+        """Whether the language model runs without an attention mask, pads counted as text."""
         return self.mode == "released"
 
     def hooked(self, language: PreTrainedModel) -> tuple[int, ...]:
-        """The layers that are read, ascending. ValueError: one that the model does not have."""
+        """The layers to read, ascending. Raises ValueError: the model does not have one of them."""
         return hooked(self.layers, self.combine, language.config.num_hidden_layers)
 
     def kept(
@@ -73,9 +74,14 @@ class Spectra:
         text_mask: Bool[Tensor, "rows text"],
         answers: Bool[Tensor, "rows text"] | None = None,
     ) -> Bool[Tensor, "rows text"]:
-        """Which text rows count; `answers` are those whose own token is part of an answer.
+        """Which text tokens are rows of the matrix.
 
-        Raises ValueError: rows are told apart, but `answers` were not given.
+        Args:
+            text_mask: False for pads.
+            answers: True for tokens of answers; not needed for `rows="all_text"`.
+
+        Raises:
+            ValueError: `rows` needs `answers`.
         """
         if self.rows == "all_text":
             return text_mask
@@ -92,10 +98,10 @@ class Spectra:
         image: Int[Tensor, "rows image"],
         image_mask: Bool[Tensor, "rows image"] | None = None,
     ) -> Collector:
-        """For `attention_of`, which fills it, and `values`, which reads it.
+        """A collector for a batch: filled by `attention_of`, then passed to `values`.
 
-        The arguments are those of `CrossAttention`, with `text_mask` out of `kept`; `released` has
-        places of its own and looks at none of them.
+        The arguments are those of `CrossAttention`, with `text_mask` from `kept`. Mode `released`
+        has fixed positions and does not use them.
         """
         layers, dtype = self.hooked(language), PRECISIONS[self.precision]
         if self.unmasked:
@@ -113,9 +119,14 @@ class Spectra:
     def values(
         self, seen: Collector, *, rows: Int[np.ndarray, " rows"], label: str
     ) -> Float[Tensor, "rows {self.k}"]:
-        """Float32; NaN, never 0, on a row without text or image. `rows` name them in an error.
+        """The singular values of a batch, float32; NaN, never 0, for a row without text or image.
 
-        Raises FloatingPointError: attention is not finite; rows and layers are named.
+        Args:
+            rows: the numbers of the batch's rows in the pool, for errors.
+            label: what is being measured, for errors.
+
+        Raises:
+            FloatingPointError: attention is not finite; rows and layers are named.
         """
         seen.refuse_non_finite(rows, label)
         matrices = normalised(seen.total, seen.lines(), self.normalise)
@@ -126,8 +137,11 @@ class Spectra:
 def normalised(
     matrices: Float[Tensor, "rows lines columns"], kept: Bool[Tensor, "rows lines"], how: str
 ) -> Float[Tensor, "rows lines columns"]:
-    """`none`; `sqrt_rows`: divided by the root of the number of kept lines; `center_rows`: the mean
-    of the kept lines taken from each of them, A - 1 mu^T. Lines that are not kept stay zero.
+    """Normalise matrices; lines that are not `kept` stay 0.
+
+    Args:
+        how: `none`; `sqrt_rows`, A / sqrt(n) for n kept lines; `center_rows`, A - 1 mu^T with the
+            mean mu of the kept lines.
     """
     if how == "none":
         return matrices

@@ -1,8 +1,8 @@
-"""The order of a pass over a pool: which rows run together, and in which shards they are kept.
+"""The order of a pass over a pool: which rows run in a batch, and which shards they belong to.
 
-Rows with the same picture and the same tokens in front of it share a prefix. They stay together, so
-that a picture is decoded and encoded once, and where it pays its prefix runs once as well. Nothing
-here depends on the machine: the same pool gives the same plan, whoever runs which part of it.
+Rows with the same image and the same tokens before it share a prefix. They stay together, so that
+an image is decoded and encoded once, and where it pays its prefix runs once as well (prefix
+sharing). Nothing here depends on the machine: the same pool gives the same plan on every process.
 """
 
 import dataclasses
@@ -14,15 +14,15 @@ from jaxtyping import Bool, Int
 
 from xmas.models.chat.tokens import TokenTable
 
-_PADS = 1 / 16  # of a batch's tokens at most, where a smaller batch can avoid them
+_PADS = 1 / 16  # maximum fraction of pads in a batch that could be smaller
 
 
 @dataclasses.dataclass(frozen=True)
 class Spans:
-    """Where image and text of every row stand: `before` tokens, `image` tokens, `text` tokens.
+    """The number of tokens before, of and after the image of every row.
 
-    Rows with the same `prefix` have the same picture and the same tokens in front of it; -1
-    without an image.
+    Rows with the same `prefix` have the same image and the same tokens before it; -1 without an
+    image.
     """
 
     before: Int[np.ndarray, " rows"]
@@ -32,33 +32,33 @@ class Spans:
 
     @property
     def opening(self) -> Int[np.ndarray, " rows"]:
-        """Tokens up to the end of the image."""
+        """The number of tokens up to the end of the image."""
         return self.before + self.image
 
     @classmethod
     def of(cls, table: TokenTable, picture: Int[np.ndarray, " rows"]) -> "Spans":
-        """The spans of a pool whose rows show these pictures, -1 without one."""
+        """The spans of a pool; `picture` is the number of each row's image, -1 without one."""
         has_image = table.image_at >= 0
         before = np.maximum(table.image_at, 0).astype(np.int32)
         image = (table.lengths - table.text_lengths).astype(np.int32)
-        known: dict[bytes, int] = {}
+        numbers: dict[bytes, int] = {}
         opening = np.full(len(table), -1, dtype=np.int64)
         for row in np.flatnonzero(has_image).tolist():
             ids = table.ids(row)[: before[row]]
-            opening[row] = known.setdefault(ids.tobytes(), len(known))
-        pairs = np.where(has_image, picture.astype(np.int64) * max(1, len(known)) + opening, -1)
+            opening[row] = numbers.setdefault(ids.tobytes(), len(numbers))
+        pairs = np.where(has_image, picture.astype(np.int64) * max(1, len(numbers)) + opening, -1)
         text = (table.text_lengths - before).astype(np.int32)
         return cls(before, image, text, pairs)
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Pictures that are encoded together, with all their rows.
+    """Images that are encoded in a batch, with all their rows.
 
-    `firsts` are rows that show these pictures, `rows` all rows in the order of the plan, and
-    `which` says which of the pictures each shows. `batches` cuts `rows` by the length of their
-    text; `shared` says whether the prefixes run once a picture. `width`, where set, is the padded
-    length of every row, image counted.
+    `rows` are in the order of the plan, and `which` is the number of each row's image among those
+    of the unit, of which `firsts` has a row each. `batches` are positions in `rows`, by the length
+    of their text. `shared`: the prefix of an image runs once for all its rows. `width`, if set, is
+    the padded length of every row, including the image.
     """
 
     rows: Int[np.ndarray, " rows"]
@@ -71,7 +71,11 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """`order`: the measured rows as they run; shard n holds `order[bounds[n]:bounds[n + 1]]`."""
+    """`order`: the measured rows as they run; shard n is `order[bounds[n]:bounds[n + 1]]`.
+
+    `shared`: rows whose prefix runs once for all rows of their image. `batch_tokens`: the maximum
+    number of padded tokens in a batch.
+    """
 
     spans: Spans
     order: Int[np.ndarray, " measured"]
@@ -87,7 +91,7 @@ class Plan:
         return self.order[self.bounds[shard] : self.bounds[shard + 1]]
 
     def units(self, shard: int) -> Iterator[Unit]:
-        """The units of a shard: as many pictures as the budget of tokens takes, one at least."""
+        """The units of a shard: as many images as fit into `batch_tokens`, at least one each."""
         rows = self.rows(shard)
         shared = self.shared[self.bounds[shard] : self.bounds[shard + 1]]
         before = self.spans.before[rows]
@@ -124,20 +128,23 @@ class Plan:
 def length_batches(
     lengths: Int[np.ndarray, " rows"], opening: int, tokens: int
 ) -> list[Int[np.ndarray, " _"]]:
-    """Positions in order of length, in batches of at most `tokens` padded tokens, one row at least.
+    """Positions in order of length, in batches of at most `tokens` padded tokens, at least one row.
 
-    Every row has `opening` tokens more. A batch also ends where its pads would pass a sixteenth of
-    the budget.
+    Args:
+        lengths: of the rows, without `opening`.
+        opening: tokens that every row has in addition.
+        tokens: maximum of a batch, including pads; a batch also ends before more than 1/16 of this
+            number would be pads.
     """
     ordered = np.argsort(lengths, kind="stable")
-    batches, first, held = [], 0, 0
+    batches, first, filled = [], 0, 0
     for stop, position in enumerate(ordered):
         longest, count = int(lengths[position]), stop + 1 - first
-        pads = count * longest - held - longest
+        pads = count * longest - filled - longest
         if count > 1 and (count * (opening + longest) > tokens or pads > tokens * _PADS):
             batches.append(ordered[first:stop])
-            first, held = stop, 0
-        held += longest
+            first, filled = stop, 0
+        filled += longest
     return [*batches, ordered[first:]] if len(ordered) else []
 
 
@@ -149,10 +156,10 @@ def plan(
     shard_rows: int,
     shared_from: float,
 ) -> Plan:
-    """Rows in order of prefix and text length, cut into shards of about `shard_rows` rows.
+    """A plan in order of prefix and text length, with shards of about `shard_rows` rows.
 
-    Rows of a picture are never parted. Their prefix runs once where that saves `shared_from` of
-    their tokens: 0 is always, 1 is never.
+    The rows of an image are in one shard. Their prefix runs once where that saves at least the
+    fraction `shared_from` of their tokens: 0 always, 1 never.
     """
     rows = np.flatnonzero(measured)
     _, first, group, size = np.unique(
@@ -165,27 +172,27 @@ def plan(
     tokens = np.bincount(group, weights=opening + text, minlength=len(size))
     saved = (size - 1) * opening[first]
     shared = saved >= shared_from * tokens
-    before = spans.before[rows]  # pictures of one unit have their tokens at the same places
+    before = spans.before[rows]  # images of a unit have their tokens at the same positions
     order = np.lexsort((rows, first[group], longest[group], before, opening, shared[group]))
-    of_group = group[order]
-    starts = changes(of_group)
+    ordered_groups = group[order]
+    starts = changes(ordered_groups)
     begins = starts[changes(starts // shard_rows)]
-    return Plan(spans, rows[order], np.r_[begins, len(order)], shared[of_group], batch_tokens)
+    return Plan(spans, rows[order], np.r_[begins, len(order)], shared[ordered_groups], batch_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
 class Consecutive(Plan):
-    """Rows in the order of the pool, a fixed number at a time, as the release runs them.
+    """Rows in the order of the pool, a fixed number in a batch, as the release runs them.
 
-    The release pads the *ids* of these rows, text-only ones among them, to the longest, a picture
-    counting as one id; only then it puts the picture's tokens in, and cuts at `max_length`. The
-    values depend on these pads: text-only rows of 700 tokens next to an image row of 132 make 700 +
-    576 - 1 = 1,275 positions.
+    The release pads the *ids* of these rows, including text-only ones, to the longest, with one id
+    for an image; then it inserts the tokens of the image, and truncates at `max_length`. The values
+    depend on these pads: a text-only row of 700 tokens next to a row with an image and 132 ids
+    makes 700 + 576 - 1 = 1,275 positions.
     Source: XMAS release, `trajectory.sh` and its collator.
     """
 
     together: int = 8
-    max_length: int | None = None  # positions; null: not cut
+    max_length: int | None = None  # positions; None: not truncated
 
     def units(self, shard: int) -> Iterator[Unit]:
         rows = self.rows(shard)
@@ -213,7 +220,7 @@ def consecutive(
     together: int = 8,
     max_length: int | None = None,
 ) -> Consecutive:
-    """The pool's own order, cut into shards of about `shard_rows` rows."""
+    """A plan in the order of the pool, `together` rows a batch, shards of about `shard_rows`."""
     rows = np.flatnonzero(measured)
     starts = changes(rows // together)
     begins = starts[changes(starts // shard_rows)]
@@ -222,5 +229,5 @@ def consecutive(
 
 
 def changes(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " starts"]:
-    """Where runs of equal values start."""
+    """The positions at which runs of equal values start."""
     return np.flatnonzero(np.diff(values, prepend=values[:1] - 1))

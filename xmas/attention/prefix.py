@@ -1,4 +1,4 @@
-"""A prefix that several rows share: its keys and values, lent to every row that goes on from it."""
+"""Prefix sharing: a KV cache computed once, from which several rows continue."""
 
 from typing import cast
 
@@ -9,9 +9,9 @@ from transformers.cache_utils import DynamicLayer
 
 
 class _Lent(DynamicLayer):
-    """A layer whose rows go on from the prefixes `which`; nothing of what they add is kept.
+    """A layer of a cache whose rows continue from the prefixes `which`, and add nothing to it.
 
-    So a layer's keys are widened to the rows while it runs and for no longer.
+    The keys are copied for every row only while the layer runs.
     """
 
     def __init__(self, layer: DynamicLayer, which: Int[Tensor, " rows"]) -> None:
@@ -32,13 +32,20 @@ class _Lent(DynamicLayer):
 
 
 def branches(prefix: DynamicCache, which: Int[Tensor, " rows"]) -> Cache:
-    """A cache for rows, each of which goes on from the prefix of its number in `which`."""
+    """A KV cache for rows that each continue from a prefix.
+
+    Args:
+        prefix: keys and values (prefixes, groups, length, width) of every layer.
+        which: the number of each row's prefix.
+    """
     return Cache(layers=[_Lent(cast("DynamicLayer", layer), which) for layer in prefix.layers])
 
 
 def can_be_shared(config: PreTrainedConfig, longest: int) -> bool:
-    """Whether rows of up to `longest` tokens may go on from a cache: no layer has another mask than
-    the causal one. A sliding layer's cache keeps its window alone, which the image may have left.
+    """Whether rows of up to `longest` tokens may continue from a KV cache.
+
+    They may if all masks are causal. The cache of a sliding-window layer drops keys that left the
+    window, among them those of the image.
     """
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])

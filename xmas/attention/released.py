@@ -20,15 +20,18 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from xmas.attention.collector import Collector
 from xmas.attention.shares import image_shares
-from xmas.attention.stream import Enough
+from xmas.attention.stream import StopPass
 
 FUSED = ("Phi3Attention", "Phi4MultimodalAttention")  # queries, then keys, then values, heads whole
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Positions in the padded batch. The defaults are LLaVA-1.5's; StableLM's prompt has the image
-    at 31 to 606 and text from 607, so the release loses five text rows and four patches."""
+    """Positions in the padded batch, by default those of LLaVA-1.5's prompt.
+
+    In StableLM's prompt the image is at 31 to 606 and the text starts at 607: the release loses
+    five text tokens and four patches.
+    """
 
     text_from: int = 612
     image_from: int = 35
@@ -60,16 +63,16 @@ class JoinedHeads(Collector):
 
     @contextlib.contextmanager
     def reading(self, language: PreTrainedModel, stop: bool) -> Iterator[None]:
-        """While it lasts, the projections of `language` hand over what they put out.
+        """Read the outputs of the projections of `language` within the context.
 
-        Raises ValueError: a layer has no projections that can be told apart, or a pass is given an
-        attention mask or a filled cache, which the release never has.
+        Raises ValueError: the projections of a layer are unknown, or a pass has an attention mask
+        or a filled KV cache, which the release never has.
         """
 
         def read(layer: int, query: Tensor, key: Tensor) -> None:
             self._read(layer, query, key)
             if stop and layer == self.last:
-                raise Enough
+                raise StopPass
 
         with contextlib.ExitStack() as hooks:
             guard = language.register_forward_pre_hook(_refuse_masked, with_kwargs=True)
@@ -118,7 +121,7 @@ class JoinedHeads(Collector):
 
 
 def _projections(attention: nn.Module) -> list[nn.Module]:
-    """Those that make queries and keys: two, one that makes values too, or none that is known."""
+    """The modules that compute queries and keys: two, a fused one, or none if unknown."""
     if hasattr(attention, "q_proj") and hasattr(attention, "k_proj"):
         names = ["q_proj", "k_proj"]
     else:
@@ -126,8 +129,8 @@ def _projections(attention: nn.Module) -> list[nn.Module]:
     return [attention.get_submodule(name) for name in names]
 
 
-def _parted(attention: nn.Module, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Queries and keys, heads joined, out of what the projections put out."""
+def _split(attention: nn.Module, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Queries and keys, heads concatenated, from the outputs of the projections."""
     if len(outputs) == 2:
         return outputs[0], outputs[1]
     config = cast("PreTrainedConfig", attention.config)
@@ -137,9 +140,9 @@ def _parted(attention: nn.Module, outputs: list[Tensor]) -> tuple[Tensor, Tensor
     return query, key
 
 
-def _refuse_masked(_: nn.Module, __: tuple, given: dict[str, Any]) -> None:
-    cache = given.get("past_key_values")
-    if given.get("attention_mask") is not None:
+def _refuse_masked(_: nn.Module, __: tuple, arguments: dict[str, Any]) -> None:
+    cache = arguments.get("past_key_values")
+    if arguments.get("attention_mask") is not None:
         raise ValueError("mode released counts pads as text: give the model no attention mask")
     if cache is not None and cache.get_seq_length():
         raise ValueError("mode released reads whole passes: give the model no filled cache")
@@ -149,19 +152,19 @@ def _refuse_masked(_: nn.Module, __: tuple, given: dict[str, Any]) -> None:
 def _projected(
     attention: nn.Module, layer: int, read: Callable[[int, Tensor, Tensor], None]
 ) -> Iterator[None]:
-    """Calls `read` whenever both queries and keys of this attention have been projected."""
-    held: list[Tensor] = []
+    """Call `read` whenever both queries and keys of this attention layer have been projected."""
+    outputs: list[Tensor] = []
 
     def keep(_: nn.Module, __: tuple, output: Tensor) -> None:
-        held.append(output.detach())
-        if len(held) == len(projections):
-            query, key = _parted(attention, held)
-            held.clear()
+        outputs.append(output.detach())
+        if len(outputs) == len(projections):
+            query, key = _split(attention, outputs)
+            outputs.clear()
             with torch.no_grad():
                 read(layer, query, key)
 
     projections = _projections(attention)
-    handles = [one.register_forward_hook(keep) for one in projections]
+    handles = [projection.register_forward_hook(keep) for projection in projections]
     try:
         yield
     finally:

@@ -1,9 +1,9 @@
 """Spectra of a pool on disk, written shard by shard by any number of processes.
 
-Every process writes a part of its own: an array of the whole result, which on disk takes the space
-of what it has measured, and a mark for every shard and step, set once the values are on disk. So
-processes on several hosts never write to one file, and a run that was killed goes on with the
-marks it finds, whoever set them and however many run now.
+Each process writes its own files: a sparse array of the size of the whole result, and a mark for
+every shard and step, set when the values are on disk. So processes on several hosts never write to
+the same file, and a run that was killed resumes from the marks of all processes, with any number of
+processes.
 """
 
 import dataclasses
@@ -18,7 +18,14 @@ from xmas.store import write_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """Values (measured, steps, k) float32 in the order of a plan, cut at `bounds` into shards."""
+    """Values (measured, steps, k) float32 in the order of a plan, split at `bounds` into shards.
+
+    Args:
+        folder: contains a folder for every process that has written.
+        bounds: shard n consists of the measured rows `bounds[n]` to `bounds[n + 1] - 1`.
+        steps: of the snapshots.
+        k: values of a row and step.
+    """
 
     folder: Path
     bounds: Int[np.ndarray, " shards_1"]
@@ -37,37 +44,41 @@ class Shards:
         *,
         rank: int = 0,
     ) -> None:
-        """Keep the values of a shard at some steps; the mark follows when they are on disk."""
-        held, marks = self._part(rank, "r+")
+        """Write the values of a shard at some steps, and mark them when they are on disk."""
+        written, marks = self._part(rank, "r+")
         at = [self.steps.index(step) for step in steps]
-        held[self.bounds[shard] : self.bounds[shard + 1], at] = values
-        held.flush()
+        written[self.bounds[shard] : self.bounds[shard + 1], at] = values
+        written.flush()
         marks[shard, at] = 1
         marks.flush()
 
     def done(self) -> Bool[np.ndarray, "shards steps"]:
-        """What is measured, by whichever process."""
-        found = np.zeros((self.count, len(self.steps)), dtype=bool)
+        """Which shards are measured at which steps, by any process."""
+        marked = np.zeros((self.count, len(self.steps)), dtype=bool)
         for part in self._parts():
-            found |= np.load(part / "done.npy") > 0
-        return found
+            marked |= np.load(part / "done.npy") > 0
+        return marked
 
     def todo(self, steps: Sequence[int]) -> Int[np.ndarray, " todo"]:
-        """The shards that lack one of these steps."""
+        """The shards that are not measured at one of these steps."""
         at = [self.steps.index(step) for step in steps]
         return np.flatnonzero(~self.done()[:, at].all(axis=1))
 
     def column(self, step: int) -> Float[np.ndarray, "measured k"]:
-        """The values of one step. Raises ValueError naming the shards it lacks."""
+        """The values of one step. Raises ValueError: shards are not measured; names them."""
         return self._merged([step])[:, 0]
 
     def merge(
         self, path: Path, order: Int[np.ndarray, " measured"], rows: int
     ) -> Float[np.ndarray, "rows steps k"]:
-        """Write all parts to `path` as one array in the order of the pool, NaN where unmeasured.
+        """Write the values to `path` in the order of the pool, NaN for rows that are not measured.
 
-        `order` names the pool's row of every measured one. Raises ValueError: shards are missing;
-        names them.
+        Args:
+            order: the row in the pool of every measured row.
+            rows: the number of rows in the pool.
+
+        Raises:
+            ValueError: shards are not measured; names them.
         """
         whole = np.full((rows, len(self.steps), self.k), np.nan, dtype=np.float32)
         whole[order] = self._merged(self.steps)
@@ -103,24 +114,24 @@ class Shards:
             "values.npy": ((int(self.bounds[-1]), len(self.steps), self.k), np.float32),
             "done.npy": ((self.count, len(self.steps)), np.uint8),
         }
-        held = []
-        if not folder.exists():  # whole or not there, also for another process that looks
+        arrays = []
+        if not folder.exists():  # complete or absent, also for other processes
             fresh = self.folder / f".{rank}"
             fresh.mkdir(parents=True, exist_ok=True)
             for name, (shape, kind) in shapes.items():
                 np.lib.format.open_memmap(fresh / name, "w+", kind, shape).flush()
             fresh.replace(folder)
         for name, (shape, _) in shapes.items():
-            found = np.lib.format.open_memmap(folder / name, mode)
-            if found.shape != shape:
+            array = np.lib.format.open_memmap(folder / name, mode)
+            if array.shape != shape:
                 raise ValueError(
-                    f"{folder / name}: shape {found.shape}, expected {shape}; the pool or the "
+                    f"{folder / name}: shape {array.shape}, expected {shape}; the pool or the "
                     f"options changed, remove {self.folder}"
                 )
-            held.append(found)
-        return held[0], held[1]
+            arrays.append(array)
+        return arrays[0], arrays[1]
 
 
 def _save(path: Path, values: np.ndarray) -> None:
-    with path.open("wb") as file:  # numpy would put its own suffix behind a path
+    with path.open("wb") as file:  # given a path, numpy would append a suffix
         np.save(file, values)

@@ -1,8 +1,9 @@
-"""Attention worked out openly: the shares of the image's columns, with the exact normaliser.
+"""Attention computed explicitly: the columns of the image, normalised over all keys.
 
-The product of queries and keys is what takes room: heads x text x keys numbers a row. It is made,
-normalised, used and dropped in blocks, so that about three blocks are held at a time, whatever the
-batch; beside them a mask, rows x text x keys, and what is asked for, rows x text x image.
+The logits take most of the memory: heads x text x keys numbers a row. They are computed,
+normalised, reduced and freed in blocks, so that about three blocks are in memory at a time,
+independent of the batch, next to the mask, rows x text x keys, and the output, rows x text x
+image.
 """
 
 import itertools
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}  # a processor's cache; enough to fill a GPU
+BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}  # the size of a CPU's cache; enough for a GPU
 HALVES = (torch.float16, torch.bfloat16)
 _Block = tuple[slice, slice, slice]  # of rows, groups of heads, text
 
@@ -26,21 +27,30 @@ def image_shares(
     scale: float,
     softcap: float | None = None,
     dtype: torch.dtype = torch.float32,
+    block_bytes: int | None = None,
 ) -> Float[Tensor, "rows text image"]:
-    """Mean over heads of softmax(capped(scale * q k^T) + bias), the columns `image` of it.
+    """The columns `image` of the mean over heads of softmax(cap(scale * q k^T) + bias).
 
-    Head h reads key group h // (heads / groups), in place: keys are never copied. `softcap` c puts
-    logits through c * tanh(logits / c). Products, softmax and sums are in `dtype`, inside an
-    autocast region too.
+    Head h uses the keys of group h // (heads / groups), without a copy of them.
+
+    Args:
+        bias: added to the logits; a mask as `added` gives it.
+        image: positions of the columns among the keys.
+        softcap: c of cap(x) = c * tanh(x / c); None: cap(x) = x.
+        dtype: of products, softmax and sums, also inside an autocast region.
+        block_bytes: of the logits computed at a time; None: by device, see `BLOCK_BYTES`. The
+            result does not depend on it.
     """
     heads, text = query.shape[1:3]
-    found = torch.zeros(len(query), text, image.shape[1], dtype=dtype, device=query.device)
+    image_columns = torch.zeros(len(query), text, image.shape[1], dtype=dtype, device=query.device)
     with torch.autocast(query.device.type, enabled=False):
-        blocks = _softmax(query, key, bias, scale=scale, softcap=softcap, dtype=dtype)
+        blocks = _softmax(
+            query, key, bias, scale=scale, softcap=softcap, dtype=dtype, block_bytes=block_bytes
+        )
         for (row, _, place), shares in blocks:
             columns = image[row, None].expand(-1, shares.shape[3], -1)
-            found[row, place] += shares.sum(dim=(1, 2)).gather(2, columns)
-    return found / heads
+            image_columns[row, place] += shares.sum(dim=(1, 2)).gather(2, columns)
+    return image_columns / heads
 
 
 def capped_attention(
@@ -52,20 +62,24 @@ def capped_attention(
     scale: float,
     softcap: float,
 ) -> Float[Tensor, "rows length heads out"]:
-    """Attention with capped logits, which torch's fused attention does not know."""
-    found = torch.empty(*query.shape[:3], value.shape[3], dtype=value.dtype, device=value.device)
-    by_group = found.unflatten(1, (key.shape[1], -1))
+    """Attention with capped logits, which torch's fused attention does not support.
+
+    See `image_shares` for the arguments.
+    """
+    outputs = torch.empty(*query.shape[:3], value.shape[3], dtype=value.dtype, device=value.device)
+    by_group = outputs.unflatten(1, (key.shape[1], -1))
     with torch.autocast(query.device.type, enabled=False):
         blocks = _softmax(query, key, bias, scale=scale, softcap=softcap, dtype=torch.float32)
         for (row, group, place), shares in blocks:
             by_group[row, group, :, place] = shares.to(value.dtype) @ value[row, group, None]
-    return found.transpose(1, 2)
+    return outputs.transpose(1, 2)
 
 
 def added(allowed: Bool[Tensor, "..."] | Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """A mask as numbers to add to logits: 0 where attention is allowed, else the lowest number.
+    """A mask as numbers to add to logits: 0 where attention is allowed, else the lowest float32.
 
-    Not minus infinity: a pad behind a sliding window is allowed nothing and would become NaN.
+    Not minus infinity: a pad that a sliding window allows no key would become NaN. A mask that is
+    not boolean is returned as it is.
     """
     if allowed.dtype != torch.bool:
         return allowed
@@ -81,16 +95,18 @@ def _softmax(
     scale: float,
     softcap: float | None,
     dtype: torch.dtype,
+    block_bytes: int | None = None,
 ) -> Iterator[tuple[_Block, Float[Tensor, "rows groups heads text keys"]]]:
-    """Attention over all keys, block by block; heads are those of one group."""
+    """The softmax over all keys, block by block; `heads` are those of a group."""
     rows, heads, text, _ = query.shape
     groups, keys = key.shape[1:3]
     grouped = query.unflatten(1, (groups, heads // groups))
     bias = bias.to(dtype).expand(rows, -1, -1, -1)
-    # one line of the mask for all heads, or one for each
+    # one mask for all heads, or one for each
     bias = bias[:, None] if bias.shape[1] == 1 else bias.unflatten(1, (groups, heads // groups))
-    line = heads // groups * keys * dtype.itemsize
-    for row, group, place in _blocks(rows, groups, text, line, query.device.type):
+    line_bytes = heads // groups * keys * dtype.itemsize
+    room = block_bytes or BLOCK_BYTES.get(query.device.type, BLOCK_BYTES["cuda"])
+    for row, group, place in _blocks(rows, groups, text, room // line_bytes):
         logits = _products(grouped[row, group, :, place], key[row, group], dtype)
         lines = bias[row, slice(None) if bias.shape[1] == 1 else group, :, place]
         if softcap is None:
@@ -100,12 +116,13 @@ def _softmax(
         yield (row, group, place), logits.softmax(dim=-1)
 
 
-def _blocks(rows: int, groups: int, text: int, line: int, device: str) -> Iterator[_Block]:
-    """Blocks of rows; of groups where a row is too large; of text lines where a group still is."""
-    room = BLOCK_BYTES.get(device, BLOCK_BYTES["cuda"]) // line
+def _blocks(rows: int, groups: int, text: int, lines: int) -> Iterator[_Block]:
+    """Blocks of at most `lines` lines of text of a group: of whole rows; of groups where a row has
+    more; of lines where a group has more.
+    """
 
     def spans(count: int, inner: int) -> list[slice]:
-        size = max(room // max(inner, 1), 1)
+        size = max(lines // max(inner, 1), 1)
         return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
     return itertools.product(spans(rows, groups * text), spans(groups, text), spans(text, 1))
@@ -116,12 +133,12 @@ def _products(
     key: Float[Tensor, "rows groups keys width"],
     dtype: torch.dtype,
 ) -> Float[Tensor, "rows groups heads text keys"]:
-    """Every query by every key of its group, summed in `dtype`."""
+    """q k^T of every group, accumulated in `dtype`."""
     rows, groups, heads, text, _ = query.shape
     flat, keys = query.flatten(2, 3).flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
     if query.is_cuda and query.dtype in HALVES and dtype == torch.float32:
-        # products of 16-bit numbers are exact in float32: tensor cores, the same result
-        found = torch.bmm(flat, keys, out_dtype=torch.float32)
+        # products of 16-bit numbers are exact in float32: tensor cores give the same result
+        products = torch.bmm(flat, keys, out_dtype=torch.float32)
     else:
-        found = flat.to(dtype) @ keys.to(dtype)
-    return found.unflatten(0, (rows, groups)).unflatten(2, (heads, text))
+        products = flat.to(dtype) @ keys.to(dtype)
+    return products.unflatten(0, (rows, groups)).unflatten(2, (heads, text))

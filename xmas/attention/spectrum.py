@@ -1,4 +1,4 @@
-"""Leading singular values of a batch of matrices."""
+"""The leading singular values of a batch of matrices, by several methods."""
 
 import torch
 from jaxtyping import Float
@@ -6,20 +6,20 @@ from torch import Tensor
 
 from xmas.attention import subspace
 
-# Sides up to which a dense eigensolver is taken. On one core it was 1.4 to 15 times as fast as the
-# block method at every size: `experiments/extraction/solver.md`. For a GPU the bound is where
-# cuSOLVER's batched eigensolver for small matrices ends; that is an expectation, not a measurement.
+# The largest side of a Gram matrix for the dense eigensolver. On one CPU core it was 1.4 to 15
+# times as fast as the block method at every size: `experiments/extraction/solver.md`. For GPUs it
+# is the limit of cuSOLVER's batched eigensolver for small matrices, which was not measured.
 DENSE = {"cpu": 1 << 30, "cuda": 32}
 
 
 def leading(matrices: Float[Tensor, "batch rows columns"], k: int) -> Float[Tensor, "batch {k}"]:
     """The `k` largest singular values of every matrix, in descending order, float32.
 
-    Roots of eigenvalues of the smaller Gram matrix, in float64: forming it squares the spectrum,
-    which costs float32 up to 4e-3 of a small value near initialisation. By size and device from a
-    dense eigensolver (`exact`) or by blocks of vectors with a certificate (`certified`); both are
-    within 1e-4 of each value. Where a matrix has fewer than `k` rows or columns, or fewer that are
-    not zero, the missing values are zero.
+    They are square roots of eigenvalues of the smaller Gram matrix, in float64: in float32,
+    squaring the spectrum would cost up to 4e-3 of a small value near initialisation. Size and
+    device decide between a dense eigensolver (`exact`) and subspace iteration with a certificate
+    (`certified`); both are within a relative error of 1e-4. Where a matrix has fewer than `k` rows
+    or columns, or fewer that are not zero, the missing values are 0.
     """
     side = min(matrices.shape[1:])
     if side <= DENSE.get(matrices.device.type, DENSE["cuda"]) or 2 * k > min(side, subspace.BLOCK):
@@ -28,32 +28,40 @@ def leading(matrices: Float[Tensor, "batch rows columns"], k: int) -> Float[Tens
 
 
 def certified(
-    matrices: Float[Tensor, "batch rows columns"], k: int, *, rounds: int = subspace.ROUNDS
+    matrices: Float[Tensor, "batch rows columns"],
+    k: int,
+    *,
+    rounds: int = subspace.ROUNDS,
+    start: Float[Tensor, "side block"] | None = None,
 ) -> Float[Tensor, "batch {k}"]:
-    """By subspace iteration; a matrix whose values it cannot certify is done by `exact`."""
-    values, sure = subspace.leading_eigenvalues(_gram(matrices), k, rounds=rounds)
-    found = values.clamp_min(0).sqrt().float()
+    """`leading` by subspace iteration; matrices that it cannot certify are solved by `exact`.
+
+    `rounds` and `start` are those of `subspace.leading_eigenvalues`; they change the speed alone.
+    """
+    grams = _gram(matrices)
+    squares, sure = subspace.leading_eigenvalues(grams, k, rounds=rounds, start=start)
+    values = squares.clamp_min(0).sqrt().float()
     if not sure.all():
-        found[~sure] = exact(matrices[~sure], k)
-    return found
+        values[~sure] = exact(matrices[~sure], k)
+    return values
 
 
 def exact(matrices: Float[Tensor, "batch rows columns"], k: int) -> Float[Tensor, "batch {k}"]:
-    """All eigenvalues of the Gram matrix, in float64.
+    """`leading` from all eigenvalues of the Gram matrix, in float64.
 
-    Where that leaves a value too rough, below 3e-5 of the largest, a singular value decomposition
-    of the matrix itself, in float64.
+    Where a value is below 3e-5 of the largest, which makes it too inaccurate, from a singular value
+    decomposition of the matrix, in float64.
     """
     side = min(matrices.shape[1:])
-    held = min(k, side)
-    squares = torch.linalg.eigvalsh(_gram(matrices)).flip(1)[:, :held].clamp_min(0)
+    count = min(k, side)
+    squares = torch.linalg.eigvalsh(_gram(matrices)).flip(1)[:, :count].clamp_min(0)
     filled = torch.minimum(matrices.any(dim=2).sum(dim=1), matrices.any(dim=1).sum(dim=1))
-    counted = torch.arange(held, device=matrices.device) < filled[:, None]
+    counted = torch.arange(count, device=matrices.device) < filled[:, None]
     rough = (counted & (squares <= subspace.RESOLVED * squares[:, :1])).any(dim=1)
     values = squares.sqrt()
     if rough.any():
-        values[rough] = torch.linalg.svdvals(matrices[rough].double())[:, :held]
-    return torch.nn.functional.pad((values * counted).float(), (0, k - held))
+        values[rough] = torch.linalg.svdvals(matrices[rough].double())[:, :count]
+    return torch.nn.functional.pad((values * counted).float(), (0, k - count))
 
 
 def _gram(matrices: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch side side"]:
@@ -64,16 +72,16 @@ def _gram(matrices: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch
 def lowrank(
     matrices: Float[Tensor, "batch rows columns"], k: int, *, seed: int = 0
 ) -> Float[Tensor, "batch {k}"]:
-    """What `torch.svd_lowrank(q=k, niter=2)` takes for the `k` largest singular values, float32.
+    """The `k` largest singular values as `torch.svd_lowrank(q=k, niter=2)` estimates them, float32.
 
-    As in the release, without oversampling: the small ones come out up to 29 % short. One random
-    block serves the batch, drawn on the CPU from `seed`; torch's own generator is left as it was.
-    Where a matrix has fewer than `k` rows or columns, the missing values are zero.
+    As the XMAS release, without oversampling: small values are underestimated by up to 29 %. One
+    random block, drawn on the CPU from `seed`, serves the batch; torch's global generator keeps its
+    state. Where a matrix has fewer than `k` rows or columns, the missing values are 0.
     """
-    held = min(k, *matrices.shape[1:])
-    found = matrices.new_zeros(len(matrices), k, dtype=torch.float32)
-    if held:
+    count = min(k, *matrices.shape[1:])
+    values = matrices.new_zeros(len(matrices), k, dtype=torch.float32)
+    if count:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            found[:, :held] = torch.svd_lowrank(matrices.cpu(), q=held, niter=2)[1]
-    return found
+            values[:, :count] = torch.svd_lowrank(matrices.cpu(), q=count, niter=2)[1]
+    return values

@@ -1,4 +1,4 @@
-"""What the spectra of a pool look like: their quantiles, and how much of them is text length."""
+"""Statistics of attention spectra: quantiles, and the variance that text length explains."""
 
 from typing import Any
 
@@ -13,13 +13,18 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 def statistics(
     values: Float[np.ndarray, "rows k"], lengths: Int[np.ndarray, " rows"]
 ) -> dict[str, Any]:
-    """Of one snapshot: quantiles of every singular value and of their sum, and the share of the
-    variance of each that text length explains (`explained`), null where that cannot be said.
+    """Statistics of one snapshot, of every singular value (`sigma1`, ...) and of their `sum`.
 
-    `lengths` are tokens behind the image. Rows without a value (NaN) are left out.
+    Args:
+        values: singular values; rows with NaN are left out.
+        lengths: the number of tokens following the image.
+
+    Returns:
+        `rows`, their number; `quantiles` by name and `QUANTILES`; `r2_length`, the fraction of the
+        variance that text length explains (see `explained`), None where it is undefined.
     """
-    held = ~np.isnan(values).any(axis=1)
-    wide, lengths = values[held].astype(np.float64), lengths[held]
+    measured = ~np.isnan(values).any(axis=1)
+    wide, lengths = values[measured].astype(np.float64), lengths[measured]
     if not len(wide):
         return {"rows": 0}
     named = {f"sigma{number + 1}": wide[:, number] for number in range(wide.shape[1])}
@@ -27,18 +32,23 @@ def statistics(
     return {
         "rows": len(wide),
         "quantiles": {
-            name: dict(zip(map(str, QUANTILES), np.quantile(one, QUANTILES).tolist(), strict=True))
-            for name, one in named.items()
+            name: dict(
+                zip(map(str, QUANTILES), np.quantile(sigma, QUANTILES).tolist(), strict=True)
+            )
+            for name, sigma in named.items()
         },
-        "r2_length": {name: explained(one, lengths) for name, one in named.items()},
+        "r2_length": {name: explained(sigma, lengths) for name, sigma in named.items()},
     }
 
 
-def flat(found: dict[str, Any]) -> dict[str, float]:
-    """One line of numbers for a logger or a table: `sum/0.5`, `sum/r2_length`, …; NaN for null."""
-    line = {"rows": float(found["rows"])}
-    for name, quantiles in found.get("quantiles", {}).items():
+def flat(nested: dict[str, Any]) -> dict[str, float]:
+    """The result of `statistics` as one level of names for a logger: `sum/0.5`, `sum/r2_length`.
+
+    None becomes NaN.
+    """
+    line = {"rows": float(nested["rows"])}
+    for name, quantiles in nested.get("quantiles", {}).items():
         line |= {f"{name}/{quantile}": value for quantile, value in quantiles.items()}
-        share = found["r2_length"][name]
+        share = nested["r2_length"][name]
         line[f"{name}/r2_length"] = float("nan") if share is None else share
     return line

@@ -1,8 +1,9 @@
-"""The attention of a language model, handed over layer by layer while it computes.
+"""Read the inputs of a language model's attention layers while a forward pass runs.
 
-What is handed over is what the model's own attention is given: queries and keys that are normed,
-rotated and split into heads, its mask, its scale. So it does not matter how a model makes them. The
-stream itself keeps torch's fused attention.
+A reader receives what the attention function of the model receives: queries and keys after their
+norm, rotary embedding and split into heads, the mask and the scale. So it works for every
+architecture that uses transformers' attention interface. The pass itself uses torch's fused
+attention.
 """
 
 import contextlib
@@ -21,20 +22,20 @@ from xmas.attention.shares import added, capped_attention
 from xmas.models.cpu_matmul import by_mkl
 
 NAME = "xmas_capture"
-REFUSED = ("s_aux", "position_bias", "cache")  # sinks, added biases, paged keys
-# layer; queries, keys, mask or null for causal; scale, cap of the logits
+REFUSED = ("s_aux", "position_bias", "cache")  # attention sinks, position biases, paged keys
+# arguments: layer; queries, keys, mask (None: causal); scale and cap (None: no cap) of the logits
 Reader = Callable[[int, Tensor, Tensor, Tensor | None, float, float | None], None]
 _active: contextvars.ContextVar["Reader | None"] = contextvars.ContextVar("reader", default=None)
 
 
-class Enough(Exception):  # noqa: N818 - no error: the layers that are wanted have been read
-    """Raised by a reader to end the pass; whoever started it catches it."""
+class StopPass(Exception):  # noqa: N818 - no error: the layers that were asked for have been read
+    """Raised by a reader to end the forward pass; caught where the reader was registered."""
 
 
 @contextlib.contextmanager
 def handed_to(read: Reader, language: PreTrainedModel) -> Iterator[None]:
-    """Every attention layer of `language` gives `read` what it computes with."""
-    before = cast("str", language.config._attn_implementation)  # set when it was built
+    """Within the context, every attention layer of `language` calls `read` with its inputs."""
+    implementation = cast("str", language.config._attn_implementation)  # set when it was built
     language.set_attn_implementation(NAME)
     guard = language.register_forward_pre_hook(_refuse_cropping, with_kwargs=True)
     token = _active.set(read)
@@ -43,15 +44,15 @@ def handed_to(read: Reader, language: PreTrainedModel) -> Iterator[None]:
     finally:
         _active.reset(token)
         guard.remove()
-        language.set_attn_implementation(before)
+        language.set_attn_implementation(implementation)
 
 
-def _refuse_cropping(_: nn.Module, __: tuple, given: dict[str, Any]) -> None:
-    """Places among the keys are wrong once a cache drops the keys behind a sliding window."""
-    cache = given.get("past_key_values")
+def _refuse_cropping(_: nn.Module, __: tuple, arguments: dict[str, Any]) -> None:
+    """Positions among the keys are wrong once a cache drops keys that left a sliding window."""
+    cache = arguments.get("past_key_values")
     if any(getattr(layer, "is_sliding", False) for layer in getattr(cache, "layers", ())):
         raise ValueError(
-            "the cache drops keys behind a sliding window; give a plain DynamicCache()"
+            "the cache drops keys that left a sliding window; pass a plain DynamicCache()"
         )
 
 
@@ -84,7 +85,7 @@ def _attention(
     softcap: float | None = None,
     **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Torch's fused attention, and the metric's rows for whoever reads."""
+    """Torch's fused attention, preceded by a call of the reader."""
     read = _active.get()
     layer = cast("int", module.layer_idx)
     if read is None:
@@ -98,7 +99,7 @@ def _attention(
         position = torch.arange(key.shape[2], device=key.device)
         attention_mask = (position <= position[-query.shape[2] :, None])[None, None]
     if softcap is None:
-        # On a CPU torch's own kernel makes products of a head's few queries.
+        # torch's CPU kernel multiplies the few queries of a head: MKL is faster than oneDNN here
         with by_mkl(), _steady(query):
             return sdpa_attention_forward(
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
@@ -108,8 +109,9 @@ def _attention(
 
 
 def _steady(query: Tensor) -> contextlib.AbstractContextManager:
-    """In half precision on a CPU, products over all keys instead of torch's own kernel: its sums
-    end differently for rows of another length, which moves roundings of 4e-3.
+    """In half precision on a CPU, plain products over all keys instead of torch's kernel.
+
+    The order of the kernel's sums depends on the length of a row, which changes results by 4e-3.
     """
     if query.device.type != "cpu" or query.dtype in (torch.float32, torch.float64):
         return contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""Several snapshots of one model's weights, put in place by reference: no copy, one module."""
+"""Several snapshots of one model's weights in memory, exchanged by reference in one module."""
 
 import contextlib
 import os
@@ -9,33 +9,37 @@ from torch import Tensor, nn
 
 from xmas.models.vlm import unwrap
 
-_FREE = 0.5  # of the free memory may hold weights; the rest is for the pass itself
+_FREE = 0.5  # fraction of the free memory for weights; the rest is for the forward pass
 
-Read = Callable[[int], Mapping[str, Tensor]]  # the trained weights behind an optimiser step
+Read = Callable[[int], Mapping[str, Tensor]]  # the trained weights after an optimiser step
 
 
 class Weights:
-    """The weights of a model in front of its head, or with its `head`, in a given precision.
+    """The weights of a model before its head, or with its `head`, in a given precision.
 
-    Parameters are pointed at the tensors of a snapshot, and back at their own when it is over. What
-    a snapshot does not name is the model's, in that precision.
+    Parameters refer to the tensors of a snapshot while it is used, then to their own again.
+    Weights that a snapshot does not contain (frozen ones) are the model's, in that precision.
     """
 
     def __init__(self, model: nn.Module, precision: torch.dtype, *, head: bool = False) -> None:
         inner = unwrap(model)
         self.precision = precision
-        body = {id(one) for one in (inner if head else inner.model).parameters()}
-        self._parameters = {name: one for name, one in inner.named_parameters() if id(one) in body}
-        self._own = {name: one.data for name, one in self._parameters.items()}
+        body = {id(parameter) for parameter in (inner if head else inner.model).parameters()}
+        self._parameters = {
+            name: parameter for name, parameter in inner.named_parameters() if id(parameter) in body
+        }
+        self._own = {name: parameter.data for name, parameter in self._parameters.items()}
 
     def bytes(self, trained: Mapping[str, Tensor]) -> int:
-        """What a snapshot with these weights takes."""
-        held = (one.numel() for name, one in trained.items() if name in self._parameters)
-        return sum(held) * self.precision.itemsize
+        """Bytes that a snapshot with these trained weights takes."""
+        sizes = (tensor.numel() for name, tensor in trained.items() if name in self._parameters)
+        return sum(sizes) * self.precision.itemsize
 
     def groups(self, steps: Sequence[int], read: Read, budget: int | None) -> list[list[int]]:
-        """Steps whose weights fit `budget` bytes together, one at least; null: half of what is
-        free on the model's device."""
+        """Split steps into groups whose weights fit into `budget` bytes, at least one step each.
+
+        `budget` None: half of the free memory of the model's device.
+        """
         if len(steps) < 2:
             return [list(steps)] if steps else []
         device = next(iter(self._own.values())).device
@@ -47,12 +51,14 @@ class Weights:
     def resident(
         self, steps: Sequence[int], read: Read | None
     ) -> Iterator[dict[int, dict[str, Tensor]]]:
-        """Snapshots of these steps on the model's device; `read` None: the model as it is.
+        """The snapshots of these steps on the model's device, by step and name of the weight.
 
-        Raises ValueError: a snapshot lacks a weight that another one has, or has a foreign one.
+        `read` None: the weights of the model itself. When the context ends, the model has them
+        again. Raises ValueError: a snapshot lacks a weight that another one has, or has a weight
+        that the model does not have.
         """
-        own = {name: one.to(self.precision) for name, one in self._own.items()}
-        held, first = {}, None
+        own = {name: tensor.to(self.precision) for name, tensor in self._own.items()}
+        snapshots, first = {}, None
         for step in steps:
             trained = dict(read(step)) if read else {}
             foreign = sorted(set(trained) - set(self._parameters) - self._head(trained))
@@ -60,18 +66,18 @@ class Weights:
             if foreign or set(trained) != first:
                 odd = foreign or sorted(set(trained) ^ first)
                 raise ValueError(f"step {step}: weights {odd} are not those of the other snapshots")
-            held[step] = own | {
-                name: one.to(own[name].device, self.precision)
-                for name, one in trained.items()
+            snapshots[step] = own | {
+                name: tensor.to(own[name].device, self.precision)
+                for name, tensor in trained.items()
                 if name in self._parameters
             }
         try:
-            yield held
+            yield snapshots
         finally:
             self.use(self._own)
 
     def use(self, weights: Mapping[str, Tensor]) -> None:
-        """Point every parameter at its tensor."""
+        """Let every parameter refer to the tensor of its name."""
         for name, parameter in self._parameters.items():
             parameter.data = weights[name]
 

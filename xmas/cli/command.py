@@ -36,30 +36,30 @@ log = logging.getLogger("xmas")
 
 @runtime_checkable
 class Page(Protocol):
-    """A goal with something to say: table, report, doctor, rescore."""
+    """A goal whose result is text: table, report, results, clean, doctor, rescore."""
 
     def make(self, store: Store) -> str:
-        """Write or find out, and say in text what came of it."""
+        """Do the work, and return the text that the command prints."""
         ...
 
 
 @runtime_checkable
 class Written(Page, Protocol):
-    """A page that is also files: table, report."""
+    """A page that also writes files: table, report."""
 
     def files(self, store: Store) -> list[Path]:
-        """Where they are, once it is made."""
+        """The files that `make` writes."""
         ...
 
 
 def make(goal: object, store: Store) -> str:
-    """What a goal gives: what it prints, or the folder of a stage.
+    """Make a goal; the text of a page, or the folder of a stage's result.
 
-    Raises ConfigError: `goal` is a part of others that has no result of its own.
+    Raises ConfigError: `goal` is neither, but a part of other goals.
     """
     if isinstance(goal, Page):
         if distributed.launched() and isinstance(goal, Stage):
-            store.get(goal)  # all make it together; rank 0 alone says what came of it
+            store.get(goal)  # all ranks compute it; rank 0 alone prints the text
         if not distributed.leads():
             return ""
         with distributed.sharing(False):
@@ -89,13 +89,13 @@ def renew(goal: object, store: Store) -> None:
 
 
 def note(goal: object, store: Store, experiment: str | None) -> None:
-    """Write down which scores an experiment asks for, so that a table of it can be made."""
+    """Note which scores an experiment requests, for `goal=table table.experiment=NAME`."""
     if experiment and isinstance(goal, Stage) and goal.kind == "scores":
         remember(store, experiment, [key(part) for part in cast("Scores", goal).parts()])
 
 
 def journal_of(cfg: DictConfig, experiment: str | None) -> "Journal | None":
-    """What `logger=` says, its group by default named as the experiment."""
+    """The logger that `logger=` configures; its group is the experiment's name by default."""
     if cfg.logger is None or not distributed.leads():
         return None
     journal = build(cfg.logger)
@@ -104,7 +104,7 @@ def journal_of(cfg: DictConfig, experiment: str | None) -> "Journal | None":
 
 @contextlib.contextmanager
 def logged(goal: object, store: Store, journal: "Journal | None") -> Iterator[Store]:
-    """The store with a journal that in the end has all there is of the goal, failed or not."""
+    """The store with a logger, which in the end has all results of the goal, failed or not."""
     if journal is None:
         yield store
         return
@@ -124,7 +124,7 @@ def run(cfg: DictConfig) -> None:
     threads.log_once()
     warn_of_demo_values(hydra_config.runtime.choices)
     if not distributed.leads():
-        logging.getLogger("xmas").setLevel(logging.ERROR)  # what rank 0 says is enough
+        logging.getLogger("xmas").setLevel(logging.ERROR)  # rank 0 logs for all
     try:
         goal, store = build(goal_node(cfg)), build(cfg.store)
         experiment = hydra_config.runtime.choices.get("experiment")
@@ -132,12 +132,12 @@ def run(cfg: DictConfig) -> None:
             note(goal, store, experiment)
         with logged(goal, store, journal_of(cfg, experiment)) as followed:
             renew(goal, followed)
-            made = make(goal, followed)
+            text = make(goal, followed)
         if distributed.leads():
-            print(made)
+            print(text)
     except (ValueError, OSError, MemoryError) as error:
         if hydra_config.mode == RunMode.MULTIRUN:
-            raise  # the other jobs go on, the end of the sweep names this one
+            raise  # the other jobs continue; the summary of the sweep names this one
         log.debug("", exc_info=True)
         sys.exit(f"xmas: {error}")
 

@@ -21,37 +21,39 @@ class ConfigError(ValueError):
 
 
 def folder() -> str:
-    """The folder of the YAML files: beside the package in a checkout, inside it in a wheel."""
+    """The folder of the YAML files: next to the package in a checkout, inside it in a wheel."""
     package = Path(__file__).parent.parent
     checkout = package.parent / "conf"
     return str(checkout if checkout.is_dir() else package / "conf")
 
 
 def build(node: DictConfig) -> Any:
-    """The object that a node describes. Building does no work and touches no disk.
+    """Build the object that a node describes; computes nothing and reads no file.
 
-    Raises ConfigError: a node does not fit what its `_target_` takes; the message says where.
+    Raises ConfigError: the fields of a node do not fit its `_target_`; the message says where.
     """
     return _built(OmegaConf.to_container(node, resolve=True), "")
 
 
 def _built(plain: Any, place: str) -> Any:
-    """Inner nodes first. Hydra says what a target is; to walk the tree by itself takes it a hundred
-    times as long, most of a warm job.
+    """Build inner nodes first.
+
+    Hydra resolves targets; its own recursion takes a hundred times as long, most of the time of a
+    job whose results are all there.
     """
     if isinstance(plain, list):
-        return [_built(held, f"{place}[{number}]") for number, held in enumerate(plain)]
+        return [_built(element, f"{place}[{number}]") for number, element in enumerate(plain)]
     if not isinstance(plain, dict):
         return plain
-    given = {
-        name: _built(held, f"{place}.{name}".lstrip("."))
-        for name, held in plain.items()
+    fields = {
+        name: _built(value, f"{place}.{name}".lstrip("."))
+        for name, value in plain.items()
         if name != "_target_"
     }
     if "_target_" not in plain:
-        return given
+        return fields
     try:
-        return _target(plain["_target_"])(**given)
+        return _target(plain["_target_"])(**fields)
     except TypeError as error:
         where = f"{place}: " if place else ""
         raise ConfigError(f"{where}{plain['_target_']}: {error}") from error
@@ -59,22 +61,20 @@ def _built(plain: Any, place: str) -> Any:
 
 @functools.cache
 def _target(name: str) -> Callable[..., Any]:
-    """What a `_target_` names, where Hydra's rules allow to call it."""
+    """The callable that a `_target_` names, if Hydra's rules allow it."""
     from hydra.utils import instantiate
 
     return instantiate({"_target_": name, "_partial_": True}).func
 
 
 def goal_node(cfg: DictConfig) -> DictConfig:
-    """The node that `goal=` names. Raises ConfigError with the nearest names."""
+    """The node that `goal=` names. Raises ConfigError: there is none; with the nearest name."""
     name = str(cfg.goal)
     node = OmegaConf.select(cfg, name)
     if not OmegaConf.is_dict(node) or "_target_" not in node:
-        nodes = {each: cfg.get(each) for each in cfg}
+        nodes = {str(key): cfg.get(key) for key in cfg}
         names = sorted(
-            str(each)
-            for each, held in nodes.items()
-            if OmegaConf.is_dict(held) and "_target_" in held
+            key for key, value in nodes.items() if OmegaConf.is_dict(value) and "_target_" in value
         )
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -107,7 +107,7 @@ def check_kinds(kinds: Iterable[str], needed: Collection[str], store: Store, *, 
 def check_choices(arguments: list[str]) -> None:
     """Raise ConfigError for `group=choice` that the group does not have, with the nearest name.
 
-    Hydra would say so too, without a guess; groups of the user's own `--config-dir` count as well.
+    Hydra's own error has no suggestion. Groups in the user's `--config-dir` count as well.
     """
     folders = [Path(folder())]
     for place, argument in enumerate(arguments):
@@ -118,8 +118,8 @@ def check_choices(arguments: list[str]) -> None:
     for argument in arguments:
         group, equals, choices = argument.lstrip("+").partition("=")
         group = group.split("@")[0].lstrip("/")
-        names = sorted(one.stem for each in folders for one in (each / group).glob("*.yaml"))
-        if not equals or not names or group.startswith("hydra/"):  # Hydra has choices of its own
+        names = sorted(path.stem for conf in folders for path in (conf / group).glob("*.yaml"))
+        if not equals or not names or group.startswith("hydra/"):  # Hydra itself has more choices
             continue
         for choice in choices.split(","):
             if re.fullmatch(r"[\w-]+", choice) and choice not in [*names, "null"]:
@@ -131,9 +131,9 @@ def check_choices(arguments: list[str]) -> None:
 
 
 def warn_of_demo_values(choices: dict[str, str]) -> None:
-    """Say so when another pool meets the demo's experiment, whose other values then stay."""
-    drawn = choices.get("pool") in ("demo", "demo_unseen")
-    if choices.get("experiment") in ("demo", "smoke") and not drawn:
+    """Warn when the demo's experiment is combined with another pool."""
+    demo_pool = choices.get("pool") in ("demo", "demo_unseen")
+    if choices.get("experiment") in ("demo", "smoke") and not demo_pool:
         log.warning(
             "pool=%s with experiment=%s: models and budgets are the demo's; "
             "name an experiment, or drop it with ~experiment",
@@ -142,4 +142,4 @@ def warn_of_demo_values(choices: dict[str, str]) -> None:
         )
 
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would only warn
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn

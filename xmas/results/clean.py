@@ -39,23 +39,23 @@ class Clean:
 
         Raises OSError: a folder cannot be removed; others may be.
         """
-        found = contents(store)
-        results, drafts = self.unneeded(found)
-        lines = [*self._notes(found)]
-        if not results and not drafts and not found.leftovers:
+        there = contents(store)
+        results, drafts = self.unneeded(there)
+        lines = [*self._notes(there)]
+        if not results and not drafts and not there.leftovers:
             return "\n".join([*lines, f"{store.root}: nothing to remove; {self._rule()}"])
         if results:
             lines += [*listed(results), ""]
         if drafts:
             lines += ["Drafts of results that were never finished:"]
             lines += [f"  {_line(draft)}" for draft in drafts] + [""]
-        lines += [f"Left over from an interruption: {folder}" for folder in found.leftovers]
+        lines += [f"Left over from an interruption: {folder}" for folder in there.leftovers]
         size = size_text(sum(entry.bytes for entry in [*results, *drafts]))
         lines += [f"{store.root}: {total(results)}, {len(drafts)} drafts; {self._rule()}"]
         if not self.yes:
             return "\n".join([*lines, f"Nothing is removed yet: clean.yes=true frees {size}"])
         removed = [entry for entry in [*results, *drafts] if remove(entry.folder, store)]
-        for folder in found.leftovers:
+        for folder in there.leftovers:
             finish(folder, store)
         for kind in {entry.folder.parent for entry in removed}:
             by_name.unlink_removed(kind)
@@ -65,34 +65,34 @@ class Clean:
         lines += [f"Kept {busy}: another process has begun to compute them"] if busy else []
         return "\n".join(lines)
 
-    def unneeded(self, found: Contents) -> tuple[list[Entry], list[Entry]]:
+    def unneeded(self, there: Contents) -> tuple[list[Entry], list[Entry]]:
         """The results and the drafts that can be removed."""
         oldest = time.time() - self.days * _DAY
-        recent = [draft for draft in found.drafts if draft.running or draft.changed > oldest]
-        drafts = [draft for draft in found.drafts if draft not in recent]
+        recent = [draft for draft in there.drafts if draft.running or draft.changed > oldest]
+        drafts = [draft for draft in there.drafts if draft not in recent]
         if any(draft.running for draft in recent):
             return [], drafts
-        kept = [
-            entry for entry in found.results if entry.kind in self.keep or entry.changed > oldest
+        roots = [
+            entry for entry in there.results if entry.kind in self.keep or entry.changed > oldest
         ]
-        needed = needed_by([*kept, *recent], found.results)
-        return [entry for entry in found.results if entry.key not in needed], drafts
+        needed = needed_by([*roots, *recent], there.results)
+        return [entry for entry in there.results if entry.key not in needed], drafts
 
     def _rule(self) -> str:
         kinds = ", ".join(self.keep) or "nothing"
         return f"kept: {kinds}, what these were made from, and what is younger than {self.days:g} d"
 
-    def _notes(self, found: Contents) -> Iterator[str]:
-        for draft in found.drafts:
+    def _notes(self, there: Contents) -> Iterator[str]:
+        for draft in there.drafts:
             if draft.running:
                 yield f"Running: {draft.kind} {draft.key}; until it ends, all results are kept"
-        former = [entry for entry in found.results if not entry.recorded]
+        former = [entry for entry in there.results if not entry.recorded]
         if former:
             yield (
                 f"{len(former)} results of a former version do not record what they asked for: "
                 "tokens and image features that they used are not known to be needed"
             )
-        for folder, why in found.unreadable.items():
+        for folder, why in there.unreadable.items():
             yield f"Left alone: {folder}: {why}"
 
 

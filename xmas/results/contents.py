@@ -1,7 +1,7 @@
 """Everything that is in a store's folder: results, unfinished drafts, and what is neither.
 
 Only what the store itself has written counts as its own: folders named by keys whose record says
-the same key. Whatever else lies there is left alone.
+the same key. Everything else is left alone.
 """
 
 import contextlib
@@ -55,26 +55,26 @@ class Contents:
 
 def contents(store: Store) -> Contents:
     """Read what is in a store; nothing is changed, and no file but records is opened."""
-    found = Contents([], [], [], {})
+    there = Contents([], [], [], {})
     for folder in sorted(Path(store.root).glob("*/*")):
         if not folder.is_dir() or folder.is_symlink():
             continue
         if _KEY.fullmatch(folder.name):
-            _add_result(found, folder)
+            _add_result(there, folder)
         elif draft := _DRAFT.fullmatch(folder.name):
-            found.drafts.append(_draft(folder, draft[1], store.locks))
+            there.drafts.append(_draft(folder, draft[1], store.locks))
         elif _LEFTOVER.fullmatch(folder.name):
-            found.leftovers.append(folder)
-    found.results.sort(key=lambda entry: (entry.kind, entry.label, entry.key))
-    found.drafts.sort(key=lambda entry: (entry.kind, entry.label, entry.key))
-    return found
+            there.leftovers.append(folder)
+    there.results.sort(key=lambda entry: (entry.kind, entry.label, entry.key))
+    there.drafts.sort(key=lambda entry: (entry.kind, entry.label, entry.key))
+    return there
 
 
-def _add_result(found: Contents, folder: Path) -> None:
+def _add_result(there: Contents, folder: Path) -> None:
     try:
         result = Result.read(folder)
         if (result.meta["kind"], result.meta["key"]) != (result.kind, result.key):
-            found.unreadable[folder] = f"meta.json is of {result.meta['kind']} {result.meta['key']}"
+            there.unreadable[folder] = f"meta.json is of {result.meta['kind']} {result.meta['key']}"
             return
         entry = Entry(
             kind=result.kind,
@@ -89,13 +89,13 @@ def _add_result(found: Contents, folder: Path) -> None:
             recorded=result.recorded,
         )
     except FileNotFoundError:
-        found.unreadable[folder] = "there is no meta.json"
+        there.unreadable[folder] = "there is no meta.json"
     except KeyError as error:
-        found.unreadable[folder] = f"meta.json has no {error}"
+        there.unreadable[folder] = f"meta.json has no {error}"
     except (ValueError, TypeError, AttributeError, OSError) as error:
-        found.unreadable[folder] = f"meta.json cannot be read: {error}"
+        there.unreadable[folder] = f"meta.json cannot be read: {error}"
     else:
-        found.results.append(entry)
+        there.results.append(entry)
 
 
 def _draft(folder: Path, key: str, locks: str) -> Entry:

@@ -40,7 +40,7 @@ def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list
 
 
 def listed(entries: Sequence[Entry]) -> list[str]:
-    """A line for each entry under a heading; those with the same label are told apart."""
+    """A line for each entry under a heading; labels that several share are extended."""
     now = time.time()
     labels = distinct_labels(entries)
     rows = [("kind", "key", "made from", "size", "computed in", "age")]

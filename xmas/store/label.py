@@ -13,7 +13,7 @@ from typing import Any
 from xmas.store.stage import Stage, type_name
 
 _BUDGETS = {"tokens": "{:,.0f} tokens", "rows": "{:,.0f} rows", "fraction": "{:.4g} %"}
-_COUNTS = 2  # numbers of its own that a label shows
+_COUNTS = 2  # numbers in the fields of a stage that its label shows
 _LONGEST = 100  # bytes of a link's name; file systems allow 255
 
 

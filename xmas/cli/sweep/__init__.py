@@ -1,6 +1,7 @@
-"""Multiruns: many jobs from one command, here, over processes or on SLURM.
+"""Multiruns: many jobs from one command, in this process, in several, or on SLURM.
 
-What jobs share they find in the store, so nothing is divided up between them: each composes, builds
-and asks the store. A job that fails or dies leaves the others running and is named at the end.
-Hydra's own launchers stop at the first that failed, and wait for ever for one that was killed.
+Jobs share results through the store, so work is not divided among them: each composes its
+configuration, builds its goal and asks the store. When a job fails or dies, the others continue,
+and a summary at the end names it. Hydra's launchers stop at the first failure, and wait without end
+for a job that was killed.
 """

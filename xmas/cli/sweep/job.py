@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a job needs, also in another process or on another host."""
+    """A job of a sweep; it can be sent to another process or host."""
 
     number: int
     overrides: tuple[str, ...]  # of the command line, one value each
@@ -39,7 +39,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a job; `error` is a line, the traceback is in the log."""
+    """How a job ended; `error` is one line, the traceback is in the log."""
 
     job: Job
     seconds: float
@@ -54,7 +54,9 @@ def compose(
     with open_dict(composed):
         composed.hydra.job.id = f"{composed.hydra.job.name}_{number}"
         composed.hydra.job.num = number
-    named = tuple(one for one in overrides if not one.lstrip("+~").startswith("hydra"))
+    named = tuple(
+        override for override in overrides if not override.lstrip("+~").startswith("hydra")
+    )
     return Job(
         number,
         named,
@@ -64,15 +66,15 @@ def compose(
 
 
 def log_name(overrides: Sequence[str]) -> str:
-    """A file's name that tells a job's overrides and is the same when the command is repeated."""
-    told = re.sub(r"[^\w.=,-]+", "_", ",".join(overrides))[:120]
-    return f"{told}-{hashlib.sha256(' '.join(overrides).encode()).hexdigest()[:6]}.log"
+    """The name of a log: the job's overrides and a hash of them, so a repetition has the same."""
+    readable = re.sub(r"[^\w.=,-]+", "_", ",".join(overrides))[:120]
+    return f"{readable}-{hashlib.sha256(' '.join(overrides).encode()).hexdigest()[:6]}.log"
 
 
 def run(job: Job, context: HydraContext, *, captured: bool = False) -> Outcome:
-    """Do the job. Whatever its code raises ends up in its log and its outcome.
+    """Run the job. An error that it raises goes into its log and its outcome.
 
-    `captured`: what this process says goes to the log already.
+    `captured`: the output of this process already goes to the log.
     """
     from xmas.cli.command import run as command
 
@@ -99,14 +101,14 @@ def run(job: Job, context: HydraContext, *, captured: bool = False) -> Outcome:
 
 
 def run_elsewhere(job: Job, context: HydraContext) -> Outcome:
-    """The same in a process that has nothing of Hydra's yet and says everything into the log."""
+    """Run the job in a process where Hydra is not initialised and all output goes to the log."""
     version.setbase(pickle.loads(job.config).hydra.runtime.version_base)
     JobRuntime.instance().set("name", "xmas")
     return run(job, context, captured=True)
 
 
 def _raised(error: Any) -> str:
-    """An error in one line, cut if it is long; all of it goes into the log."""
+    """An error in one line, shortened if it is long; the traceback goes into the log."""
     _file.error("%s", "".join(traceback.format_exception(error)))
     return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
 
@@ -116,7 +118,7 @@ _file = logging.getLogger("xmas.cli.sweep.traceback")
 
 @contextlib.contextmanager
 def _also_into(path: str) -> Iterator[None]:
-    """What is logged goes into a file as well, tracebacks only there."""
+    """Log into a file as well; tracebacks go only there."""
     if not distributed.leads():
         yield
         return

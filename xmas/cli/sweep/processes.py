@@ -1,8 +1,8 @@
-"""Jobs side by side on this host, a process each, so that one that is killed takes no other along.
+"""Concurrent jobs on this host, a process each, so that the death of one does not affect others.
 
-Processes are forked from a server that has imported what jobs import: starting one costs
-milliseconds, where a new interpreter would read torch again. A pool of workers would be shorter,
-but those of joblib and of the standard library give up all jobs when one process dies.
+Processes are forked from a server that has imported what jobs import: starting one takes
+milliseconds, while a new interpreter would import torch again. A pool of workers would be less
+code, but those of joblib and of the standard library abort all jobs when one process dies.
 """
 
 import multiprocessing
@@ -29,10 +29,10 @@ _IMPORTED = [
 def outcomes(
     jobs: Sequence[Job], context: HydraContext, *, side_by_side: int, devices: Sequence[int] | None
 ) -> Iterator[Outcome]:
-    """Run the jobs; each outcome as its job ends.
+    """Run the jobs, `side_by_side` at a time; yield each outcome when its job ends.
 
-    With `devices`, a job sees one of them, and no two jobs the same one. Without OMP_NUM_THREADS in
-    the environment, cores are shared out evenly.
+    With `devices`, a job sees one of them, and concurrent jobs different ones. Without
+    OMP_NUM_THREADS in the environment, every job may use the same number of cores.
 
     Raises ValueError: fewer devices than jobs at once.
     """
@@ -87,7 +87,7 @@ def _child(job: Job, context: HydraContext, device: int | None, send: Connection
 
 
 def say_into(path: str) -> None:
-    """What this process prints, also from C++, goes to the end of a file."""
+    """Append the output of this process to a file, also that of C++ code."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)

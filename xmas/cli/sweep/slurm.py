@@ -1,8 +1,8 @@
 """Jobs on SLURM, through submitit.
 
-submitit asks SLURM's accounting what became of a job, and without accounting a job that was
-cancelled or killed is waited for without end. Here the queue is asked instead, which every cluster
-has: a job that is no longer in it and left no result is dead.
+submitit asks SLURM's accounting for the state of a job, and without accounting it waits without end
+for a job that was cancelled or killed. Here the queue is asked instead, which every cluster has: a
+job that is no longer in it and has no result is dead.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from xmas.cli.sweep.processes import say_into
 
 log = logging.getLogger("xmas.cli.sweep")
 
-LOOK = 1.0  # seconds between looks for results
-ASK = 10.0  # seconds between questions to SLURM
-GRACE = 20.0  # seconds that a result may take to be seen on another host
+LOOK = 1.0  # seconds between checks for results
+ASK = 10.0  # seconds between queries of the queue
+GRACE = 20.0  # seconds until a result is visible on another host, at most
 _ENDED = set(
     "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED "
     "TIMEOUT".split()
@@ -35,7 +35,7 @@ _GENERAL = set(  # submitit's own names; all others are SLURM's
 
 @dataclasses.dataclass(frozen=True)
 class OnNode:
-    """What submitit runs on a node."""
+    """Called by submitit on a node."""
 
     context: HydraContext
 
@@ -47,7 +47,7 @@ class OnNode:
         return run_elsewhere(job, self.context)
 
     def checkpoint(self, job: Job) -> Any:
-        """Before its time is up: the same again, which goes on from what the store has."""
+        """Requeue the job before its time is up; it then resumes from the store."""
         import submitit  # pyright: ignore[reportMissingImports]
 
         return submitit.helpers.DelayedSubmission(self, job)
@@ -56,23 +56,23 @@ class OnNode:
 def outcomes(
     jobs: Sequence[Job], context: HydraContext, given: Mapping[str, Any]
 ) -> Iterator[Outcome]:
-    """Submit the jobs as an array; each outcome as its job ends.
+    """Submit the jobs as an array; yield each outcome when its job ends.
 
     `given` are the fields of submitit's launcher for Hydra. Raises RuntimeError: there is no SLURM
-    on this host, or it does not take the jobs.
+    on this host, or it refuses the jobs.
     """
     import submitit  # pyright: ignore[reportMissingImports]
 
     if shutil.which("sbatch") is None:
         raise RuntimeError("hydra/launcher=slurm: no sbatch here; use a host that submits jobs")
-    left = {name: held for name, held in given.items() if held is not None}
+    options = {name: value for name, value in given.items() if value is not None}
     executor = submitit.AutoExecutor(
-        folder=left.pop("submitit_folder"),
+        folder=options.pop("submitit_folder"),
         cluster="slurm",
-        slurm_max_num_timeout=left.pop("max_num_timeout"),
+        slurm_max_num_timeout=options.pop("max_num_timeout"),
     )
     executor.update_parameters(
-        **{name if name in _GENERAL else f"slurm_{name}": held for name, held in left.items()}
+        **{name if name in _GENERAL else f"slurm_{name}": value for name, value in options.items()}
     )
     with executor.batch():
         submitted = [executor.submit(OnNode(context), job) for job in jobs]
@@ -80,20 +80,20 @@ def outcomes(
     try:
         yield from _ended(dict(zip(jobs, submitted, strict=True)))
     except KeyboardInterrupt:
-        log.info("jobs go on: scancel %s ends them", submitted[0].job_id.split("_")[0])
+        log.info("jobs continue: scancel %s ends them", submitted[0].job_id.split("_")[0])
         raise
 
 
 def _ended(waiting: dict[Job, Any]) -> Iterator[Outcome]:
-    started, asked, gone = time.monotonic(), 0.0, dict.fromkeys(waiting, 0.0)
+    started, queried, gone = time.monotonic(), 0.0, dict.fromkeys(waiting, 0.0)
     while waiting:
         time.sleep(LOOK)
         now = time.monotonic()
         for job in [job for job, submitted in waiting.items() if _whole(submitted)]:
             yield _result(job, waiting.pop(job), now - started)
-        if now - asked < ASK:
+        if now - queried < ASK:
             continue
-        asked = now
+        queried = now
         queue = states()
         if queue is None:
             continue
@@ -109,7 +109,7 @@ def _ended(waiting: dict[Job, Any]) -> Iterator[Outcome]:
 
 
 def _whole(submitted: Any) -> bool:
-    """All tasks of a job have left a result."""
+    """Whether all tasks of a job have written a result."""
     tasks = [submitted.task(number) for number in range(submitted.num_tasks)]
     return all(task.paths.result_pickle.exists() for task in tasks)
 
@@ -119,9 +119,9 @@ def _result(job: Job, submitted: Any, seconds: float) -> Outcome:
 
     try:
         return dataclasses.replace(submitted.results()[0], job=job)
-    except FailedJobError as error:  # outside what a job's own code raises
-        said = str(error).strip().splitlines()
-        return Outcome(job, seconds, f"SLURM job {submitted.job_id}: {said[-1]}")
+    except FailedJobError as error:  # not raised by the job itself
+        message = str(error).strip().splitlines()
+        return Outcome(job, seconds, f"SLURM job {submitted.job_id}: {message[-1]}")
 
 
 def _death(submitted: Any, state: str) -> str:
@@ -131,15 +131,15 @@ def _death(submitted: Any, state: str) -> str:
 def states() -> dict[str, str] | None:
     """The state of each job of this user, by id; None while SLURM does not answer.
 
-    A queue that does not answer says nothing about jobs, which go on without it.
+    A queue that does not answer does not affect jobs.
     """
-    asked = subprocess.run(
+    query = subprocess.run(
         ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"],
         capture_output=True,
         text=True,
         check=False,
     )
-    if asked.returncode:
-        log.warning("squeue: %s; waiting", asked.stderr.strip())
+    if query.returncode:
+        log.warning("squeue: %s; waiting", query.stderr.strip())
         return None
-    return dict(line.split(maxsplit=1) for line in asked.stdout.splitlines() if line.strip())
+    return dict(line.split(maxsplit=1) for line in query.stdout.splitlines() if line.strip())

@@ -1,4 +1,4 @@
-"""What a multirun says while it runs and at its end."""
+"""The log lines of a multirun, and its summary."""
 
 import logging
 from collections.abc import Iterable
@@ -15,22 +15,25 @@ class SweepError(CompactHydraException):
 
 
 def follow(outcomes: Iterable[Outcome], count: int) -> list[Outcome]:
-    """A line for every job as it ends.
+    """Log a line for every job when it ends.
 
-    Raises SweepError when all have ended: some failed; names each with its error and its log.
+    Raises SweepError: when all have ended, some have failed; names each with its error and log.
     """
     ended: list[Outcome] = []
-    for one in outcomes:
-        ended.append(one)
-        said = "done" if one.error is None else f"FAILED: {one.error}"
-        log.info("job %d of %d %.1f s %s  %s", len(ended), count, one.seconds, one.job, said)
-    if failed := sorted((one for one in ended if one.error), key=lambda one: one.job.number):
-        raise SweepError("\n".join(_told(failed, count)))
+    for outcome in outcomes:
+        ended.append(outcome)
+        state = "done" if outcome.error is None else f"FAILED: {outcome.error}"
+        log.info(
+            "job %d of %d %.1f s %s  %s", len(ended), count, outcome.seconds, outcome.job, state
+        )
+    failed = [outcome for outcome in ended if outcome.error]
+    if failed:
+        raise SweepError("\n".join(_summary(failed, count)))
     return ended
 
 
-def _told(failed: list[Outcome], count: int) -> list[str]:
+def _summary(failed: list[Outcome], count: int) -> list[str]:
     lines = [f"xmas: {len(failed)} of {count} jobs failed"]
-    for one in failed:
-        lines += [f"  {one.job}", f"    {one.error}", f"    log: {one.job.log}"]
-    return [*lines, "The others are done. The same command again goes on where these stopped."]
+    for outcome in sorted(failed, key=lambda outcome: outcome.job.number):
+        lines += [f"  {outcome.job}", f"    {outcome.error}", f"    log: {outcome.job.log}"]
+    return [*lines, "The others are done. The same command resumes the failed ones."]

@@ -1,4 +1,4 @@
-"""Jobs that need several devices: torchrun inside the job, a process on each."""
+"""Jobs on several devices: the job starts torchrun, which starts a process for each."""
 
 import os
 import subprocess
@@ -12,14 +12,14 @@ PORT = 29500  # where the hosts of a job meet: torchrun's own default
 
 
 def wanted(hardware: Any) -> bool:
-    """Whether the job's hardware is more than one process can use."""
+    """Whether the job's hardware needs more than one process."""
     return hardware is not None and hardware.get("devices", 1) * hardware.get("nodes", 1) > 1
 
 
 def command(hardware: Any) -> list[str]:
-    """torchrun for this host.
+    """The torchrun command for this host.
 
-    Raises ValueError: several hosts are wanted, but this is no SLURM job that says which.
+    Raises ValueError: several hosts are configured, but this is not a SLURM job with a node list.
     """
     start = [sys.executable, "-m", "torch.distributed.run"]
     start += ["--nproc-per-node", str(hardware.devices)]
@@ -42,18 +42,18 @@ def command(hardware: Any) -> list[str]:
 
 
 def run_on_all(hardware: Any, config: DictConfig, overrides: Sequence[str], log: str) -> str | None:
-    """Run a job's own command on all devices; its error in a line, if it failed.
+    """Run a job's command on all devices; its error in one line, None if it succeeded.
 
-    What it says is appended to `log`.
+    Its output is appended to `log`.
     """
-    given = [
+    config_dirs = [
         f"--config-dir={source.path}"
         for source in config.hydra.runtime.config_sources
         if source.provider == "command-line"
     ]
     with open(log, "ab") as file:
         ended = subprocess.run(
-            [*command(hardware), "-m", "xmas", *given, *overrides],
+            [*command(hardware), "-m", "xmas", *config_dirs, *overrides],
             stdout=file,
             stderr=subprocess.STDOUT,
             check=False,

@@ -12,7 +12,7 @@ from typing import Any
 
 from xmas.store.stage import digest
 
-_NEVER_FITTED = {"Length": "proxy", "Subset": "counted", "Audit": "counted"}  # type: field
+_NEVER_FITTED = {"Length": "proxy", "Subset": "counted", "Audit": "counted"}  # by type, a field
 
 
 def nested_stages(config: Any) -> Iterator[dict[str, Any]]:

@@ -68,7 +68,7 @@ def _target(name: str) -> Callable[..., Any]:
 
 
 def goal_node(cfg: DictConfig) -> DictConfig:
-    """The node that `goal=` names. Raises ConfigError: there is none; with the nearest name."""
+    """The node that `goal=` names. Raises ConfigError for another name, with the nearest one."""
     name = str(cfg.goal)
     node = OmegaConf.select(cfg, name)
     if not OmegaConf.is_dict(node) or "_target_" not in node:

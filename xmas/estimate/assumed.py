@@ -1,4 +1,4 @@
-"""What a census says, and what it says of a pool whose files are not there."""
+"""The census of a pool: its counts, and the assumed ones of a pool whose files are absent."""
 
 import dataclasses
 from statistics import NormalDist
@@ -11,12 +11,12 @@ from xmas.demo.pool import DemoPool
 from xmas.store import Made
 
 DRAWING = 0.0004  # seconds of a core to read a drawing of the demo, measured
-_QUANTILES = 1000  # lengths that stand for all
+_QUANTILES = 1000  # lengths that represent all rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Assumed:
-    """What stands for files that are not there, and for what only a run can tell."""
+    """Numbers used where files are absent, and for what only a run can measure."""
 
     rows: int = 665_298
     with_image: float = 0.939  # share of the rows
@@ -37,7 +37,7 @@ class Census:
 
     name: str
     rows: int
-    images: int  # different ones
+    images: int  # distinct ones
     text: Float[np.ndarray, " sample"]
     answers: Float[np.ndarray, " sample"]
     has_image: Bool[np.ndarray, " sample"]
@@ -47,7 +47,7 @@ class Census:
 
     @property
     def scale(self) -> float:
-        """Rows that a sampled one stands for."""
+        """Rows of the pool for each sampled row."""
         return self.rows / len(self.text)
 
     @property
@@ -56,7 +56,7 @@ class Census:
         return self.rows * float(self.has_image.mean())
 
     def lengths(self, image_tokens: int, longest: int) -> Int[np.ndarray, " sample"]:
-        """Tokens of the sampled rows, the image's counted, cut at `longest`."""
+        """Tokens of the sampled rows including their image's, truncated to `longest`."""
         whole = np.rint(self.text) + image_tokens * self.has_image
         return np.minimum(whole, longest).astype(np.int64)
 
@@ -77,20 +77,26 @@ def _drawn(stage: DemoPool, file: str) -> tuple[int, int, Assumed]:
     """Rows, images and the rest of a file of the demo's, measured with its default sizes."""
     if file == "captions.json":
         rows, pictured = stage.captions + stage.dialogues, stage.captions
-        told = {"text": 14.1, "spread": 1.77, "answers": 0.42, "record": 202}
+        sizes = {"text": 14.1, "spread": 1.77, "answers": 0.42, "record": 202}
     elif file == "drills.json":
         rows, pictured = stage.drills, -(-stage.drills // 50)
-        told = {"text": 96.0, "spread": 0.24, "answers": 0.08, "record": 570}
+        sizes = {"text": 96.0, "spread": 0.24, "answers": 0.08, "record": 570}
     elif file == "lessons.json":
         rows, pictured = stage.lessons, round(0.8 * stage.lessons)
-        told = {"text": 125.6, "spread": 0.17, "answers": 0.08, "record": 751}
+        sizes = {"text": 125.6, "spread": 0.17, "answers": 0.08, "record": 751}
     elif file == "reviews.json":
         rows = pictured = stage.reviews + stage.recalls
-        told = {"text": 53.3, "spread": 0.61, "answers": 0.11, "record": 407}
+        sizes = {"text": 53.3, "spread": 0.61, "answers": 0.11, "record": 407}
     else:
         rows, pictured = stage.rows, round(0.89 * stage.rows)
-        told = {"with_image": 0.94, "text": 39.1, "spread": 0.48, "answers": 0.11, "record": 315}
-    return rows, pictured, Assumed(**{"with_image": pictured / rows, "decode": DRAWING, **told})
+        sizes = {
+            "with_image": 0.94,
+            "text": 39.1,
+            "spread": 0.48,
+            "answers": 0.11,
+            "record": 315,
+        }
+    return rows, pictured, Assumed(**{"with_image": pictured / rows, "decode": DRAWING, **sizes})
 
 
 def _census(name: str, assumed: Assumed, how: str) -> Census:

@@ -1,8 +1,8 @@
-"""What is counted of a pool before anything runs: rows, images, lengths.
+"""Counts of a pool before anything runs: rows, images, lengths.
 
 Row and image counts come from the annotation file, lengths from a sample of its rows, so that the
-largest pool takes seconds. Where a tokenizer or the pool itself is not there yet, numbers are
-assumed, and `how` says which.
+largest pool takes seconds. If the tokenizer or the pool itself is absent, numbers are assumed;
+`Census.how` says which.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ SAMPLE = 4096  # rows whose text is read: their mean length is then within a few
 
 
 def at_hand(place: str | Made, store: Store) -> bool:
-    """A file or folder can be read now, without making it."""
+    """Whether a file or folder can be read now, without computing a stage."""
     if isinstance(place, Made):
         return store.path(place.stage).exists()
     return Path(place).expanduser().exists()
@@ -32,7 +32,7 @@ def at_hand(place: str | Made, store: Store) -> bool:
 def count(
     pool: Pool, tokens: Tokenised | None, store: Store, assumed: Assumed, *, sample: int = SAMPLE
 ) -> Census:
-    """The census of a pool, in the lengths of `tokens` where they are known.
+    """The census of a pool, with the lengths that `tokens` has or would have.
 
     sample: rows whose text is read, of a pool that has more.
 
@@ -79,8 +79,8 @@ def _counted(
     )
 
 
-def _sizes(found: Tokens) -> tuple[float, float]:
-    return len(found.ids), int(found.labelled.sum())
+def _sizes(tokens: Tokens) -> tuple[float, float]:
+    return len(tokens.ids), int(tokens.labelled.sum())
 
 
 def _tokenised(
@@ -89,10 +89,10 @@ def _tokenised(
     """(text tokens, answer tokens) of some rows. Raises PoolError as the stage itself would."""
     encoder = tokens.encoder(store)
     # Where an image's tokens follow from its size they take no room here: no image is opened.
-    standing = np.full(tokens.image if isinstance(tokens.image, int) else 0, FEATURE, np.int32)
+    image_tokens = np.full(tokens.image if isinstance(tokens.image, int) else 0, FEATURE, np.int32)
     sizes = []
     for row in some.tolist():
-        image = standing if examples.has_image[row] else None
+        image = image_tokens if examples.has_image[row] else None
         try:
             sizes.append(_sizes(encoder.conversation(examples.conversation(row), image=image)))
         except ValueError as error:
@@ -109,6 +109,6 @@ def _letters(
         chunks, answers = template.render(
             examples.conversation(row), image=bool(examples.has_image[row])
         )
-        said = sum(stop - start for _, start, stop in answers)
-        sizes.append((sum(map(len, chunks)) / each, said / each))
+        characters = sum(stop - start for _, start, stop in answers)
+        sizes.append((sum(map(len, chunks)) / each, characters / each))
     return sizes

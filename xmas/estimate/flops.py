@@ -1,8 +1,8 @@
 """FLOPs of everything that multiplies matrices, from a model's shape; a multiply-add counts two.
 
 Norms, softmax, activations and optimiser steps are left out: a few in a thousand at full size.
-`fused` is torch's fused attention: causal, so half of the square, and computed once more on the way
-back. Unfused attention fills the square, which is what `FlopCounterMode` counts.
+`fused` is torch's fused attention: causal, so half of the square, and recomputed in the backward
+pass. Unfused attention computes the whole square, which is what `FlopCounterMode` counts.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from xmas.models.shape import Decoder, Shape, Tower
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What goes through a model, summed over rows; lengths as they are padded in their batches."""
+    """The input of a model, summed over rows; lengths include the padding of their batches."""
 
     rows: float = 0.0
     tokens: float = 0.0  # the image's included
@@ -30,7 +30,7 @@ class Load:
         return Load(*(factor * value for value in dataclasses.astuple(self)))
 
     def sharing(self, prefix: float, rows_per_image: float) -> "Load":
-        """As if rows of one image shared what stands before their text: `prefix` tokens, once."""
+        """The load if rows of one image share the `prefix` tokens before their text."""
         saved = self.images * (1 - 1 / rows_per_image)
         return dataclasses.replace(
             self, tokens=self.tokens - saved * prefix, squares=self.squares - saved * prefix**2
@@ -44,12 +44,12 @@ def attention(decoder: Decoder, squares: float, *, fused: bool = True) -> float:
 
 
 def language(decoder: Decoder, load: Load, *, fused: bool = True) -> float:
-    """A forward pass in front of the head."""
+    """A forward pass of the language model without its head."""
     return 2.0 * decoder.linear * load.tokens + attention(decoder, load.squares, fused=fused)
 
 
 def head(decoder: Decoder, positions: float) -> float:
-    """Logits of so many positions."""
+    """Logits at `positions` positions."""
     return 2.0 * decoder.width * decoder.vocabulary * positions
 
 
@@ -67,7 +67,7 @@ def projector(shape: Shape, images: float, *, trained: bool = False) -> float:
 
 
 def forward(shape: Shape, load: Load, *, towers: float, fused: bool = True) -> float:
-    """A whole forward pass with logits at `load.answers`; the tower sees `towers` images."""
+    """A whole forward pass with logits at `load.answers`; the tower runs over `towers` images."""
     return (
         tower(shape.tower, towers * shape.tiles)
         + projector(shape, load.images)
@@ -90,7 +90,7 @@ def fit(
     In full every matrix is used three times: forward, for the gradient of its input and for its
     own. Frozen under LoRA it is used twice, and the two thin matrices three times.
     `checkpointing` runs that share of the language model's blocks forward once more, up to the last
-    number that the way back needs: without LoRA that is the input of the last matrix.
+    number that the backward pass needs: without LoRA that is the input of the last matrix.
     """
     decoder = shape.decoder
     passes = 3 if rank is None else 2
@@ -126,12 +126,12 @@ def two_towers(
 def scan(decoder: Decoder, load: Load, *, fused: bool = True) -> float:
     """Attention of text rows to the image under one set of weights, the language model's part.
 
-    Beside the stream the text rows' logits to all keys, whose normaliser is exact. No head, and
-    nothing behind the last layer's queries, keys and values.
+    The forward pass, and the logits of the text tokens to all keys, as the normaliser is exact; no
+    head, and nothing after the queries, keys and values of the last layer.
     """
     metric = 2.0 * decoder.heads * decoder.head_dim * load.cross * decoder.layers
-    behind = 2.0 * sum(a * b for a, b in decoder.matrices[3:]) * load.tokens
-    unused = behind + attention(decoder, load.squares, fused=fused) / decoder.layers
+    after_values = 2.0 * sum(a * b for a, b in decoder.matrices[3:]) * load.tokens
+    unused = after_values + attention(decoder, load.squares, fused=fused) / decoder.layers
     return language(decoder, load, fused=fused) - unused + metric
 
 
@@ -147,19 +147,19 @@ def kmeans(points: float, k: int, features: int, iterations: int) -> float:
 
 
 def generation(shape: Shape, load: Load, *, towers: float, new: float, fused: bool = True) -> float:
-    """Greedy answers of `new` tokens: the prompts at once, then one at a time over the cache.
+    """Greedy answers of `new` tokens: prefill of the prompts, then decode steps over the KV cache.
 
-    The tower sees `towers` images, of which `load.images` prompts tell.
+    The tower runs over `towers` images, which `load.images` prompts share.
     """
     decoder = shape.decoder
     prompts = dataclasses.replace(load, answers=load.rows)
-    looked_back = 4.0 * decoder.heads * decoder.head_dim * decoder.layers * load.tokens * new
-    written = load.rows * new
+    over_cache = 4.0 * decoder.heads * decoder.head_dim * decoder.layers * load.tokens * new
+    generated = load.rows * new
     return (
         forward(shape, prompts, towers=towers, fused=fused)
-        + 2.0 * decoder.linear * written
-        + head(decoder, written)
-        + looked_back
+        + 2.0 * decoder.linear * generated
+        + head(decoder, generated)
+        + over_cache
     )
 
 

@@ -1,7 +1,7 @@
-"""Bytes that a fit, a scan or a generation holds at its peak, from a model's shape.
+"""Peak memory of a fit, a scan or a generation in bytes, from a model's shape.
 
-Weights, gradients and AdamW's two moments are exact; activations follow what autograd keeps of a
-Llama block, counted to a tenth; what allocators waste is not in it.
+Weights, gradients and AdamW's two moments are exact; activations are what autograd keeps of a Llama
+block, within 10 %; the overhead of allocators is left out.
 """
 
 import math
@@ -14,8 +14,8 @@ ADAM = 8  # bytes of its moments for a trained parameter, float32
 
 
 def block(decoder: Decoder) -> int:
-    """Numbers that autograd keeps of one token in one block: inputs of norms and matrices, the
-    queries, keys and values before and behind rotation, both factors of the gate and their product.
+    """Numbers that autograd keeps of one token in one block: inputs of norms and matrices, queries,
+    keys and values before and after rotation, both factors of the gate and their product.
     """
     inner, shared = decoder.heads * decoder.head_dim, decoder.groups * decoder.head_dim
     return (
@@ -27,15 +27,16 @@ def block(decoder: Decoder) -> int:
 
 
 def activations(decoder: Decoder, tokens: float, *, bits: int, checkpointing: float = 0.0) -> float:
-    """Bytes kept for the backward pass of `tokens`; of the share of blocks that is recomputed the
-    inputs, and one block, which needs no more where others, whose way back comes first, are kept.
+    """Bytes kept for the backward pass of `tokens`.
 
-    Under 16-bit autocast norms and the stream stay float32: about three quarters of it in all.
+    Of the blocks that are recomputed (the share `checkpointing`) only inputs are kept, and one
+    whole block while it is recomputed; the backward pass of the others is over by then.
+    Under 16-bit autocast norms and the residual stream stay float32: about 3 of 4 bytes remain.
     """
-    each = block(decoder) * (4.0 if bits == 32 else 3.0)
+    per_block = block(decoder) * (4.0 if bits == 32 else 3.0)
     recomputed = math.ceil(checkpointing * decoder.layers)
-    kept = max(decoder.layers - recomputed, 1)
-    return tokens * (kept * each + recomputed * decoder.width * 4.0)
+    whole = max(decoder.layers - recomputed, 1)
+    return tokens * (whole * per_block + recomputed * decoder.width * 4.0)
 
 
 def trained(shape: Shape, rank: int | None = None) -> int:
@@ -54,29 +55,29 @@ def of_fit(
     checkpointing: float = 0.0,
     halved: bool = False,
 ) -> float:
-    """Peak bytes of a micro-batch of `tokens` padded tokens, `answers` of them with logits.
+    """Peak bytes of a fit on a microbatch of `tokens` padded tokens, `answers` of them with logits.
 
-    Weights are float32; 16-bit autocast keeps a copy of them beside. `halved`: what is frozen has
-    16 bits instead, under 16-bit autocast.
+    Weights are float32, with another copy in 16 bits under 16-bit autocast. `halved`: frozen
+    weights have 16 bits alone under 16-bit autocast.
     """
     learning = trained(shape, rank)
     frozen = shape.parameters - (learning if rank is None else shape.projector_parameters)
     weight = 4 if bits == 32 else 6
-    resting = 2 if halved and bits == 16 else weight
+    frozen_bytes = 2 if halved and bits == 16 else weight
     logits = 3 * 4.0 * answers * shape.decoder.vocabulary  # themselves, log-softmax, gradient
     return (
         learning * (weight + 4 + ADAM)
-        + frozen * resting
+        + frozen * frozen_bytes
         + activations(shape.decoder, tokens, bits=bits, checkpointing=checkpointing)
         + logits
     )
 
 
 def of_scan(shape: Shape, *, tokens: float, text: float, longest: float, bits: int) -> float:
-    """Peak bytes of a batch in a scan: weights, one block's numbers, logits of its text rows.
+    """Peak bytes of a batch in a scan: weights, one block's numbers, attention of its text tokens.
 
-    Weights are float32 as loaded, beside them a copy in 16 bits where the scan runs in these.
-    `text` rows of the metric in the batch, each with a share for every head and key, in float32.
+    Weights are float32 as loaded, with another copy in 16 bits if the scan runs in 16 bits. `text`
+    is the number of text tokens in the batch, each with a weight for every head and key in float32.
     """
     decoder = shape.decoder
     stream = tokens * block(decoder) * bits / 8
@@ -85,7 +86,7 @@ def of_scan(shape: Shape, *, tokens: float, text: float, longest: float, bits: i
 
 
 def of_generation(shape: Shape, *, tokens: float, bits: int) -> float:
-    """Weights and the keys and values of `tokens`, prompts and answers of a batch."""
+    """Peak bytes of a generation: weights and the KV cache of `tokens`, prompts and answers."""
     decoder = shape.decoder
     cache = 2 * decoder.layers * decoder.groups * decoder.head_dim * tokens
     return (shape.parameters + cache + block(decoder) * tokens) * bits / 8

@@ -1,4 +1,4 @@
-"""The estimate as text: a line for every stage, totals, and what the numbers rest on."""
+"""The estimate as text: a line for every stage, totals, and the assumptions."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ _LEFT = (0, 1, 8)  # columns of text
 _BIG = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
-def render(name: str, items: list[StageEstimate], context: Context, whole: float) -> str:
+def render(name: str, estimates: list[StageEstimate], context: Context, whole: float) -> str:
     """The estimate of the goal `name`; `whole` are the FLOPs of a fine-tune on all rows."""
-    due = [item for item in items if item.due]
-    grid = [_HEADER, *[_line(item, whole) for item in items]]
-    grid += [_total("to do now", due, whole), _total("everything", items, whole)]
+    due = [estimate for estimate in estimates if estimate.due]
+    grid = [_HEADER, *[_line(estimate, whole) for estimate in estimates]]
+    grid += [_total("to do now", due, whole), _total("everything", estimates, whole)]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     table = [
         "  ".join(
@@ -28,77 +28,81 @@ def render(name: str, items: list[StageEstimate], context: Context, whole: float
     ]
     rule = "-" * max(map(len, table))
     parts = [table[0], rule, *table[1:-2], rule, *table[-2:]]
-    notes = [f"- {note}" for note in _notes(items, context)]
-    first = f"{_kind(due[0])}: {_said(due[0])}" if due else "nothing, all of it is in the store"
+    notes = [f"- {note}" for note in _notes(estimates, context)]
+    first = f"{_kind(due[0])}: {_task(due[0])}" if due else "nothing, all of it is in the store"
     return "\n".join([f"Estimate of goal={name}", "", *parts, "", *notes, "", f"next: {first}"])
 
 
-def _kind(item: StageEstimate) -> str:
-    return item.stage.kind
+def _kind(estimate: StageEstimate) -> str:
+    return estimate.stage.kind
 
 
-def _said(item: StageEstimate) -> str:
-    return "?" if item.work is None else item.work.what
+def _task(estimate: StageEstimate) -> str:
+    return "?" if estimate.work is None else estimate.work.what
 
 
-def _line(item: StageEstimate, whole: float) -> list[str]:
-    state = item.state
-    if item.measured is not None:
-        state = f"in store, took {item.measured:,.0f} s"
-    work = item.work
+def _line(estimate: StageEstimate, whole: float) -> list[str]:
+    state = estimate.state
+    if estimate.measured is not None:
+        state = f"in store, took {estimate.measured:,.0f} s"
+    work = estimate.work
     if work is None:
-        return [_kind(item), _said(item), *["?"] * 6, state]
+        return [_kind(estimate), _task(estimate), *["?"] * 6, state]
     return [
-        _kind(item),
+        _kind(estimate),
         work.what,
         _big(work.flops) if work.flops else "",
         _share(work.flops, whole),
-        _time(item.device_seconds),
+        _time(estimate.device_seconds),
         _bytes(work.disk),
-        _bytes(host(item)),
-        "" if _on_cpu(item) else _bytes(work.device),
+        _bytes(host(estimate)),
+        "" if _on_cpu(estimate) else _bytes(work.device),
         state,
     ]
 
 
-def _total(name: str, items: list[StageEstimate], whole: float) -> list[str]:
-    known = [item.work for item in items if item.work is not None]
-    flops = sum(work.flops for work in known)
+def _total(name: str, estimates: list[StageEstimate], whole: float) -> list[str]:
+    works = [estimate.work for estimate in estimates if estimate.work is not None]
+    flops = sum(work.flops for work in works)
     return [
         name,
-        f"{len(items)} stages",
+        f"{len(estimates)} stages",
         _big(flops) if flops else "",
         _share(flops, whole),
-        _time(sum(item.device_seconds for item in items)),
-        _bytes(sum(work.disk for work in known)),
-        _bytes(max((host(item) for item in items), default=0.0)),
-        _device_peak(items),
+        _time(sum(estimate.device_seconds for estimate in estimates)),
+        _bytes(sum(work.disk for work in works)),
+        _bytes(max((host(estimate) for estimate in estimates), default=0.0)),
+        _device_peak(estimates),
         "",
     ]
 
 
-def host(item: StageEstimate) -> float:
-    """Peak bytes of host memory, the process itself counted."""
-    if item.work is None:
+def host(estimate: StageEstimate) -> float:
+    """Peak bytes of host memory, including the process itself."""
+    if estimate.work is None:
         return memory.PROCESS
-    own = memory.PROCESS + item.work.host
-    return own + item.work.device if _on_cpu(item) else own
+    own = memory.PROCESS + estimate.work.host
+    return own + estimate.work.device if _on_cpu(estimate) else own
 
 
-def _device_peak(items: list[StageEstimate]) -> str:
-    peaks = [item.work.device for item in items if item.work is not None and not _on_cpu(item)]
+def _device_peak(estimates: list[StageEstimate]) -> str:
+    peaks = [
+        estimate.work.device
+        for estimate in estimates
+        if estimate.work is not None and not _on_cpu(estimate)
+    ]
     return _bytes(max(peaks, default=0.0))
 
 
-def _on_cpu(item: StageEstimate) -> bool:
-    return item.hardware.accelerator == "cpu"
+def _on_cpu(estimate: StageEstimate) -> bool:
+    return estimate.hardware.accelerator == "cpu"
 
 
-def _notes(items: list[StageEstimate], context: Context) -> Iterator[str]:
-    """What was counted, what is assumed, and what will not fit."""
+def _notes(estimates: list[StageEstimate], context: Context) -> Iterator[str]:
+    """What is counted, what is assumed, and what exceeds disk or memory."""
     yield (
         "computed: FLOPs, disk and memory, from the stages' fields and the counts below; "
-        "`of full`: FLOPs beside those of the target's training on all rows"
+        "`of full`: FLOPs relative to those of the target's training on all rows"
     )
     for census in context.counted.values():
         yield (
@@ -106,7 +110,7 @@ def _notes(items: list[StageEstimate], context: Context) -> Iterator[str]:
             f"{census.text.mean():.0f} text tokens a row, {census.answers.mean():.0f} of them "
             f"answers: {census.how}"
         )
-    for hardware in {repr(item.hardware): item.hardware for item in items}.values():
+    for hardware in {repr(estimate.hardware): estimate.hardware for estimate in estimates}.values():
         device = hardware.device
         if device is not None:
             yield (
@@ -115,34 +119,41 @@ def _notes(items: list[StageEstimate], context: Context) -> Iterator[str]:
                 f"{device.tflops_32:g} in 32, of which fits reach {device.fit:g} and forward "
                 f"passes {device.forward:g}: assumed"
             )
-    if any(item.stage.kind == "score" for item in items):
-        said = context.assumed
-        yield f"scores: prompts of {said.question:g} text tokens, {said.answer:g} new ones: assumed"
-    yield from _warnings(items, context)
+    if any(estimate.stage.kind == "score" for estimate in estimates):
+        assumed = context.assumed
+        yield (
+            f"scores: prompts of {assumed.question:g} text tokens, {assumed.answer:g} new ones: "
+            "assumed"
+        )
+    yield from _warnings(estimates, context)
 
 
-def _warnings(items: list[StageEstimate], context: Context) -> Iterator[str]:
-    due = [(item, item.work) for item in items if item.due and item.work is not None]
-    for item, work in due:
-        device = item.hardware.device
-        if device is not None and not _on_cpu(item) and work.device > 1e9 * device.memory:
+def _warnings(estimates: list[StageEstimate], context: Context) -> Iterator[str]:
+    due = [
+        (estimate, estimate.work)
+        for estimate in estimates
+        if estimate.due and estimate.work is not None
+    ]
+    for estimate, work in due:
+        device = estimate.hardware.device
+        if device is not None and not _on_cpu(estimate) and work.device > 1e9 * device.memory:
             yield (
-                f"TOO LARGE: {item.stage.kind} wants {_big(work.device)}B on a device of "
+                f"TOO LARGE: {estimate.stage.kind} wants {_big(work.device)}B on a device of "
                 f"{device.memory:g} GB; lower its micro_batch, or take another hardware="
             )
     if due:
-        place = Path(context.store.root).absolute()
-        while not place.exists():
-            place = place.parent
-        free = shutil.disk_usage(place).free
+        folder = Path(context.store.root).absolute()
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
         scratch = max(work.scratch for _, work in due)
-        wanted = sum(work.disk for _, work in due) + scratch
-        level = "DISK TOO SMALL" if wanted > free else "disk"
+        needed = sum(work.disk for _, work in due) + scratch
+        level = "DISK TOO SMALL" if needed > free else "disk"
         yield (
             f"{level}: {_big(free)}B free at {context.store.root}; a fit keeps up to "
             f"{_big(scratch)}B more until it is done"
         )
-    unknown = sorted({item.stage.kind for item in items if item.work is None})
+    unknown = sorted({estimate.stage.kind for estimate in estimates if estimate.work is None})
     if unknown:
         yield f"not estimated, and in no total: {', '.join(unknown)}"
 
@@ -161,7 +172,7 @@ def _bytes(value: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    """Three digits or less, in the unit that suits; nothing below half a second."""
+    """At most three digits, in hours, minutes or seconds; empty below half a second."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= size:
             return f"{seconds / size:,.{0 if seconds >= 100 * size else 1}f} {unit}"

@@ -1,4 +1,4 @@
-"""What a stage costs: FLOPs, core seconds, bytes. Each is computed from its fields and a census."""
+"""What a stage costs: FLOPs, core seconds, bytes, from its fields and the census of its pool."""
 
 import dataclasses
 import functools
@@ -16,24 +16,25 @@ CORE = 5e10  # FLOP/s of a core on k-means, assumed
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """The cost of one stage. What is 0 is not worth telling."""
+    """The cost of one stage; what is 0 is negligible."""
 
     what: str
     flops: float = 0.0  # on the accelerator
     bits: int = 32  # of its products
-    share: str = "forward"  # which share of the peak is reached: fit, forward
+    share: str = "forward"  # which share of the peak FLOP/s is reached: of a fit or a forward pass
     traffic: float = 0.0  # bytes of weights and caches that are read from its memory
-    core_seconds: float = 0.0  # of the host, beside or instead of the accelerator
+    core_seconds: float = 0.0  # of the host: at the same time as the accelerator, or instead of it
     readers: int = 1  # cores that share them
     disk: float = 0.0  # bytes of the result
-    scratch: float = 0.0  # more of them until it is done
-    host: float = 0.0  # peak bytes of host memory, those of the process itself left out
+    scratch: float = 0.0  # bytes of its draft that are removed at the end
+    host: float = 0.0  # peak bytes of host memory, without the process itself
     device: float = 0.0  # peak bytes of the accelerator's memory
 
     def seconds(self, hardware: Hardware) -> float:
-        """Wall seconds. The host works beside an accelerator, and instead of it on a CPU.
+        """Wall seconds; host and accelerator work at the same time, on a CPU one after the other.
 
-        Raises ValueError: the hardware does not say what its devices are.
+        Raises:
+            ValueError: `hardware.device` is not given.
         """
         device = hardware.device
         if device is None:
@@ -45,34 +46,32 @@ class Work:
         reached = device.fit if self.share == "fit" else device.forward
         busy = max(self.flops / (peak * reached), self.traffic / (1e9 * device.bandwidth))
         busy /= hardware.devices
-        fed = self.core_seconds / self.readers
-        return busy + fed if hardware.accelerator == "cpu" else max(busy, fed)
+        reading = self.core_seconds / self.readers
+        return busy + reading if hardware.accelerator == "cpu" else max(busy, reading)
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What costs depend on beside the stage itself; pools are counted once each."""
+    """What costs depend on besides the stage itself; each pool is counted once."""
 
     store: Store
     hardware: Hardware
     assumed: Assumed
-    tokens: tuple[Tokenised, ...]  # of the plan; they say how a pool's text becomes tokens
+    tokens: tuple[Tokenised, ...]  # of the planned stages: how a pool's text becomes tokens
     counted: dict[str, Census] = dataclasses.field(default_factory=dict)
 
     def made(self, stage: Stage) -> bool:
-        """The store has it already."""
+        """Whether the store has the result."""
         try:
             return self.store.path(stage).exists()
         except (OSError, PoolError):  # its identity is the content of files that are not there
             return False
 
     def census(self, of: Pool | Tokenised) -> Census:
-        """Of a pool, or of the pool behind its tokens and in their lengths."""
+        """The census of a pool, or of the pool of these tokens with their lengths."""
         pool = of.pool if isinstance(of, Tokenised) else of
-        known = (
-            [of] if isinstance(of, Tokenised) else [each for each in self.tokens if each.pool == of]
-        )
-        tokens = known[0] if known else None
+        of_pool = (stage for stage in self.tokens if stage.pool == of)
+        tokens = of if isinstance(of, Tokenised) else next(of_pool, None)
         name = repr((pool, tokens))
         if name not in self.counted:
             self.counted[name] = count(pool, tokens, self.store, self.assumed)
@@ -81,5 +80,5 @@ class Context:
 
 @functools.singledispatch
 def work(stage: Stage, context: Context) -> Work | None:
-    """What a stage costs; None where nobody has said."""
+    """What a stage costs; None if no function is registered for its type."""
     return None

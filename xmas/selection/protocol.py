@@ -48,6 +48,9 @@ class Selector(Protocol):
     >>> ranking = Ranking(Pool("mix.json", "images"), LongestAnswer())
     >>> Ranking.read(Store("store").get(ranking)).order
     array([1, 0, 2])
+
+    A selector that does not ask the store for exactly the stages in its fields also defines
+    `inputs()`, which returns those that it asks for; see `xmas.store.Stage.inputs`.
     """
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:

@@ -1,4 +1,4 @@
-"""What COINCIDE and its baselines cost: looks at a whole pool, kernels inside clusters."""
+"""What activations and last layers of a whole pool cost, and COINCIDE's kernels in clusters."""
 
 from xmas.estimate import flops
 from xmas.estimate.flops import Load
@@ -18,7 +18,7 @@ def width(stage: Activations | LastLayer) -> int:
 
 @work.register
 def _(stage: Activations | LastLayer, context: Context) -> Work:
-    """The whole stream up to the last layer that is read; pads are left out."""
+    """The language model up to the last layer that is read; padding is left out."""
     proxy = stage.proxy
     census, shape = context.census(proxy.tokens()), shape_of(proxy.start)
     lengths = census.lengths(shape.image_tokens, proxy.max_length).astype(float)
@@ -31,7 +31,7 @@ def _(stage: Activations | LastLayer, context: Context) -> Work:
     size = bits(stage.weights)
     tokens = max(stage.batch_tokens, float(lengths.max()))
     return Work(
-        f"{len(read)} layers look at {census.rows:,} rows, {width(stage):,} numbers each",
+        f"{len(read)} layers of {census.rows:,} rows, {width(stage):,} numbers each",
         flops=flops.tower(shape.tower, towers)
         + flops.projector(shape, census.pictured)
         + run * flops.language(shape.decoder, load),

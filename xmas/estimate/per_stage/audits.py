@@ -44,4 +44,4 @@ def _(stage: Duplicates, context: Context) -> Work:
 
 @work.register
 def _(stage: Audit, context: Context) -> Work:
-    return Work("the subset beside its pool", disk=4000.0)
+    return Work("the subset compared with its pool", disk=4000.0)

@@ -25,7 +25,7 @@ def halves(clip: Stage | None, context: Context) -> tuple[Tower, Tower, int]:
         raise ShapelessError(f"{type(clip).__name__} is no CLIP whose size is known")
     config = config_of(Source(clip.name, clip.revision))
     text = config.text_config
-    said = Tower(
+    text_tower = Tower(
         text.num_hidden_layers,
         text.hidden_size,
         text.intermediate_size,
@@ -33,7 +33,7 @@ def halves(clip: Stage | None, context: Context) -> tuple[Tower, Tower, int]:
         0,
         class_token=False,
     )
-    return Tower.of(config.vision_config), said, config.projection_dim
+    return Tower.of(config.vision_config), text_tower, config.projection_dim
 
 
 @work.register
@@ -48,7 +48,7 @@ def _(stage: ClipEmbeddings, context: Context) -> Work:
     census = context.census(stage.pool)
     size = bits(stage.precision)
     parameters = vision.parameters + text.parameters
-    seen = max(stage.image_batch * vision.tokens, stage.text_batch * text.tokens)
+    tokens = max(stage.image_batch * vision.tokens, stage.text_batch * text.tokens)
     return Work(
         f"CLIP sees {census.images:,} images and reads {_TURNS * census.rows:,.0f} turns",
         flops=flops.tower(vision, census.images) + flops.tower(text, _TURNS * census.rows),
@@ -57,7 +57,7 @@ def _(stage: ClipEmbeddings, context: Context) -> Work:
         readers=stage.threads,
         disk=2.0 * width * (census.images + _TURNS * census.rows) + 24.0 * census.rows,
         host=4.0 * parameters,
-        device=parameters * size / 8 + 4.0 * 8 * seen * max(vision.width, text.width),
+        device=parameters * size / 8 + 4.0 * 8 * tokens * max(vision.width, text.width),
     )
 
 

@@ -19,7 +19,7 @@ from xmas.store import Stage
 
 @functools.singledispatch
 def numbers(features: Stage, context: Context) -> tuple[float, int] | None:
-    """How many rows have a feature, and its numbers a row; None where nobody has said."""
+    """The rows that have a feature, and its dimensions; None if it is of an unknown type."""
     return None
 
 
@@ -48,36 +48,36 @@ def _(features: QuestionEmbeddings, context: Context) -> tuple[float, int]:
 
 @work.register
 def _(stage: Clusters, context: Context) -> Work | None:
-    known = numbers(stage.features, context)
-    if known is None:
+    size = numbers(stage.features, context)
+    if size is None:
         return None
-    points, each = known
+    points, dimensions = size
     if isinstance(stage.features, Trajectories) and stage.reduction != "vector":
-        each //= stage.features.spectra.k
+        dimensions //= stage.features.spectra.k
     return Work(
-        f"k-means, {stage.k:,} clusters of {points:,.0f} rows in {each:,} dimensions",
-        core_seconds=flops.kmeans(points, stage.k, each, stage.iterations) / CORE,
+        f"k-means, {stage.k:,} clusters of {points:,.0f} rows in {dimensions:,} dimensions",
+        core_seconds=flops.kmeans(points, stage.k, dimensions, stage.iterations) / CORE,
         disk=8.0 * points,
-        host=16.0 * points * each,
+        host=16.0 * points * dimensions,
     )
 
 
 @work.register
 def _(stage: Spherical, context: Context) -> Work | None:
-    known = numbers(stage.features, context)
-    if known is None:
+    size = numbers(stage.features, context)
+    if size is None:
         return None
-    points, each = known
+    points, dimensions = size
     trained = points
     if stage.per_centroid is not None:
         trained = min(points, float(stage.per_centroid * stage.k))
-    centroids = 4.0 * stage.k * each
-    block = 4.0 * stage.block * (each + stage.k)
+    centroids = 4.0 * stage.k * dimensions
+    block = 4.0 * stage.block * (dimensions + stage.k)
     return Work(
         f"spherical k-means, {stage.k:,} clusters of {points:,.0f} rows, {stage.iterations} "
         "passes at most",
-        flops=flops.kmeans(trained, stage.k, each, stage.iterations - 1)
-        + 2.0 * points * stage.k * each,
+        flops=flops.kmeans(trained, stage.k, dimensions, stage.iterations - 1)
+        + 2.0 * points * stage.k * dimensions,
         disk=centroids + 8.0 * points,
         scratch=centroids,
         host=2 * centroids + block,

@@ -27,12 +27,12 @@ from xmas.training.starts.towers import TwoTower
 
 
 def bits(precision: str) -> int:
-    """Of the products under a precision by Lightning's or torch's name."""
+    """Bits of matrix products under a precision, by Lightning's or torch's name of it."""
     return 32 if "32" in precision else 16
 
 
 def chosen(subset: Subset, context: Context) -> int:
-    """Rows of a subset, before it is cut; of one in tokens, as many as have the pool's mean."""
+    """Rows of a subset before it is cut; for a budget in tokens, at the pool's mean length."""
     if subset.tokens is not None and subset.counted is not None:
         pool = context.census(subset.counted.tokens())
         return min(pool.rows, int(subset.tokens / float(pool.text.mean())))
@@ -53,10 +53,10 @@ def fit_work(
     rank: int | None = None,
     halved: bool = False,
 ) -> Work:
-    """A fit on `rows` rows of a pool, padded as its own order of batches pads, or packed.
+    """A fit on `rows` rows of a pool, padded as in its order of batches, or packed.
 
-    The rows of a subset are taken to be as long as the pool's. Without a cache every image is
-    decoded and seen by the tower each time its row comes.
+    Rows of a subset are assumed to be as long as those of the pool. Unless features are `cached`,
+    every image is decoded and passes the tower whenever its row is used.
     """
     census = context.census(tokens)
     lengths = census.lengths(shape.image_tokens, tokens.max_length)
@@ -97,7 +97,7 @@ def fit_work(
         host=4.0 * shape.parameters,
         device=memory.of_fit(
             shape,
-            tokens=max(float(held.sum()) for held in widest),
+            tokens=max(float(widths.sum()) for widths in widest),
             answers=max(float(census.answers[batch].sum()) for batch in batches),
             bits=precision,
             rank=rank,
@@ -108,7 +108,7 @@ def fit_work(
 
 
 def padded(lengths: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-    """Those of the rows of a batch, each as long as the longest."""
+    """The lengths of the rows of a batch, each padded to the longest."""
     return np.full_like(lengths, lengths.max())
 
 
@@ -116,13 +116,17 @@ def padded(lengths: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
 def _(stage: TwoTower, context: Context) -> Work:
     census = context.census(stage.captions)
     vision, text = two_towers(stage, census)
-    seen = stage.epochs * census.images
+    pictures = stage.epochs * census.images
     parameters = vision.parameters + text.parameters + stage.tokenizer.vocabulary * stage.width
     pixels = 3 * stage.image_size**2
     return Work(
         f"two towers from nothing, {census.images:,} captions, {stage.epochs} epochs",
         flops=flops.two_towers(
-            vision, text, pictures=seen, batch=stage.batch, vocabulary=stage.tokenizer.vocabulary
+            vision,
+            text,
+            pictures=pictures,
+            batch=stage.batch,
+            vocabulary=stage.tokenizer.vocabulary,
         ),
         share="fit",
         core_seconds=census.images * census.decode,
@@ -136,8 +140,8 @@ def _(stage: TwoTower, context: Context) -> Work:
 
 def two_towers(stage: TwoTower, census: Census) -> tuple[Tower, Tower]:
     patches = (stage.image_size // stage.patch) ** 2
-    said = census.answers[census.has_image]
-    longest = min(stage.text_length, math.ceil(np.quantile(said, 0.98)) if len(said) else 1)
+    lengths = census.answers[census.has_image]
+    longest = min(stage.text_length, math.ceil(np.quantile(lengths, 0.98)) if len(lengths) else 1)
     wide = 4 * stage.width
     return (
         Tower(stage.layers, stage.width, wide, patches, stage.patch),
@@ -167,12 +171,12 @@ def size_of(dtype: str) -> float:
 def _(stage: Pretrained, context: Context) -> Work:
     shape, tokens = stage.shape(), stage.tokens()
     census = context.census(tokens)
-    found = fit_work(
+    fit = fit_work(
         f"the start learns {census.rows:,} rows of {census.name}, {stage.recipe.epochs} epochs",
         context, tokens, shape, stage.recipe, rows=census.rows, cached=True,
         hardware=stage.hardware,
     )  # fmt: skip
-    return dataclasses.replace(found, disk=4.0 * shape.parameters)
+    return dataclasses.replace(fit, disk=4.0 * shape.parameters)
 
 
 @work.register
@@ -190,16 +194,16 @@ def _(stage: FirstStage, context: Context) -> Work:
 def _(stage: Proxy, context: Context) -> Work:
     tokens = stage.tokens()
     rows = context.census(tokens).rows
-    found = fit_work(
+    fit = fit_work(
         f"the proxy learns {rows:,} rows, keeps {stage.snapshots} snapshots",
         context, tokens, shape_of(stage.start), stage.recipe, rows=rows, cached=stage.cache_vision,
         hardware=stage.hardware,
     )  # fmt: skip
-    return dataclasses.replace(found, disk=found.disk * snapshots(stage, rows))
+    return dataclasses.replace(fit, disk=fit.disk * snapshots(stage, rows))
 
 
 def snapshots(proxy: Proxy, rows: int) -> int:
-    """How many a fit on so many rows keeps."""
+    """The number of snapshots that a fit on `rows` rows keeps."""
     return len(schedule(proxy.recipe.steps(rows), proxy.snapshots))
 
 
@@ -209,14 +213,14 @@ def _(stage: Target, context: Context) -> Work:
     shape = shape_of(stage.start)
     rank = None if stage.lora is None else stage.lora.rank
     how = "in full" if rank is None else f"LoRA of rank {rank}"
-    found = fit_work(
+    fit = fit_work(
         f"the target learns {rows:,} rows, {how}",
         context, stage.tokens(), shape, stage.recipe, halved=True,
         rows=rows, cached=stage.cache_vision, hardware=stage.hardware, rank=rank,
     )  # fmt: skip
-    kept = found.disk if rank is not None else found.disk * bits(stage.recipe.precision) / 32
+    disk = fit.disk if rank is not None else fit.disk * bits(stage.recipe.precision) / 32
     stored = size_of(getattr(stage.start, "dtype", "float32"))
-    return dataclasses.replace(found, disk=kept, host=stored * shape.parameters)
+    return dataclasses.replace(fit, disk=disk, host=stored * shape.parameters)
 
 
 @work.register

@@ -1,4 +1,4 @@
-"""What passes over data cost that train nothing: tower features, attention, answers."""
+"""What passes over data without training cost: tower features, attention, answers."""
 
 import math
 
@@ -26,7 +26,7 @@ def _(stage: VisionFeatures, context: Context) -> Work:
     shape = shape_of(stage.start)
     numbers = shape.tiles * shape.tower.patches * shape.tower.width
     return Work(
-        f"the tower sees {census.images:,} images of {census.name}",
+        f"tower features of {census.images:,} images of {census.name}",
         flops=flops.tower(shape.tower, census.images * shape.tiles),
         core_seconds=census.images * census.decode,
         disk=4.0 * numbers * census.images,
@@ -37,15 +37,15 @@ def _(stage: VisionFeatures, context: Context) -> Work:
 
 @work.register
 def _(stage: Trajectories, context: Context) -> Work:
-    """In one pass from saved snapshots; a proxy yet to be fitted is scanned at each, on the way."""
+    """One pass over all saved snapshots, or scans during the fit of a proxy yet to be fitted."""
     proxy, tokens = stage.proxy, stage.proxy.tokens()
     census, shape = context.census(tokens), shape_of(proxy.start)
     steps = snapshots(proxy, census.rows)
     load, text = scan_load(census, shape, proxy.max_length)
-    each = census.pictured / max(1, census.images)
-    shared = load.sharing(shape.image_tokens, max(1.0, each))
+    per_image = census.pictured / max(1, census.images)
+    shared = load.sharing(shape.image_tokens, max(1.0, per_image))
     if load.tokens - shared.tokens >= _SHARED_FROM * load.tokens:
-        load, how = shared, f", prefixes shared by {each:.2f} rows an image"
+        load, how = shared, f", prefixes shared by {per_image:.2f} rows an image"
     else:
         how = ""
     passes = 1 if context.made(proxy) else steps
@@ -81,10 +81,10 @@ def _(stage: Trajectories, context: Context) -> Work:
 
 
 def scan_load(census: Census, shape: Shape, longest: int) -> tuple[Load, np.ndarray]:
-    """What one scan multiplies, and the text rows of every sampled matrix.
+    """The input of one scan, and the text tokens of every sampled row.
 
-    Rows run in order of length, so pads are few and left out; all text counts as standing behind
-    the image, which is a little too much.
+    Rows are in order of length, so padding is small and left out; all text counts as following the
+    image, which is slightly too much.
     """
     lengths = census.lengths(shape.image_tokens, longest)[census.has_image].astype(float)
     text = lengths - shape.image_tokens

@@ -1,4 +1,4 @@
-"""What losses cost, and the clusters and embeddings beside them."""
+"""What losses cost, and the clusters and embeddings that are used with them."""
 
 import numpy as np
 
@@ -21,14 +21,14 @@ _ASKED = 0.3  # of a row's text is its first question, assumed
 
 
 def steps_of(stage: Answers, rows: int) -> int:
-    """How many a pass with images measures."""
+    """The number of snapshots that a pass with images measures."""
     if isinstance(stage.model, Proxy):
         return snapshots(stage.model, rows)
     return 2 if isinstance(stage.model, Target) else 1
 
 
 def answers_load(census: Census, image_tokens: int, longest: int, *, images: bool) -> Load:
-    """What one pass multiplies, rows in order of length: pads are few and left out."""
+    """The input of one pass; rows are in order of length, so padding is small and left out."""
     rows = np.ones(len(census.text), dtype=bool) if images else census.has_image
     lengths = census.lengths(image_tokens if images else 0, longest)[rows].astype(float)
     load = Load(
@@ -47,7 +47,7 @@ def _(stage: Answers, context: Context) -> Work:
     model, tokens = stage.model, stage.model.tokens()
     census, shape = context.census(tokens), shape_of(model.start)
     steps = steps_of(stage, census.rows)
-    seen, blind = (
+    with_images, blind = (
         answers_load(census, shape.image_tokens, tokens.max_length, images=images)
         for images in (True, False)
     )
@@ -57,7 +57,7 @@ def _(stage: Answers, context: Context) -> Work:
     stream = max(stage.how.batch_tokens, longest) * memory.block(shape.decoder)
     return Work(
         f"answers of {census.rows:,} rows at {steps} snapshots, and without images at the last",
-        flops=flops.forward(shape, seen, towers=0) * steps
+        flops=flops.forward(shape, with_images, towers=0) * steps
         + flops.tower(shape.tower, towers * shape.tiles)
         + flops.forward(shape, blind, towers=0),
         bits=width,

@@ -40,8 +40,8 @@ def _(stage: DemoPool, context: Context) -> Work:
 
 @work.register
 def _(stage: DemoBench, context: Context) -> Work:
-    drawn = stage.questions * sum(spec.scale for spec in WRITERS.values())
-    return Work("benchmark files", core_seconds=_DRAW * drawn, disk=_DRAWN * drawn)
+    images = stage.questions * sum(spec.scale for spec in WRITERS.values())
+    return Work("benchmark files", core_seconds=_DRAW * images, disk=_DRAWN * images)
 
 
 @work.register
@@ -119,15 +119,17 @@ def _(stage: SubsetFiles, context: Context) -> Work:
 
 @work.register
 def _(stage: Reviews, context: Context) -> Work:
-    asked = len(stage.asked)
-    return Work(f"{asked:,} questions to a judge, at the judge's price", disk=4000.0 * asked)
+    questions = len(stage.asked)
+    return Work(
+        f"{questions:,} questions to a judge, at the judge's price", disk=4000.0 * questions
+    )
 
 
 @work.register
 def _(stage: Rescore | Submission, context: Context) -> Work:
-    return Work("answers that are there already")
+    return Work("answers of an existing file")
 
 
 @work.register
 def _(stage: Scores, context: Context) -> Work:
-    return Work("the scores side by side", disk=2000.0)
+    return Work("the scores of target and reference", disk=2000.0)

@@ -15,6 +15,7 @@ from xmas.cli.config import build, folder
 from xmas.data.pool import Pool
 from xmas.data.readers.llava import LlavaRows
 from xmas.data.rows import PoolError
+from xmas.doctor.files import check_pool
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
@@ -73,6 +74,13 @@ def test_a_subset_of_a_new_format_is_written_for_llava(pool, tmp_path):
     }
     assert again.sources.tolist() == original.sources.tolist()
     assert again.has_image.tolist() == original.has_image.tolist()
+
+
+def test_the_doctor_checks_a_pool_of_a_new_format(pool, tmp_path):
+    messages = [str(finding) for finding in check_pool(pool, Store(str(tmp_path)), decode=False)]
+    assert any("3 rows, 2 with an image" in message for message in messages)
+    longest = "longest conversation is row 0: 23 characters in 2 rounds; 0 rows repeat an id"
+    assert any(longest in message for message in messages)
 
 
 def test_a_row_that_llava_s_format_cannot_say_is_named(pool, tmp_path):

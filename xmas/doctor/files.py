@@ -61,11 +61,13 @@ def _conversations(subject: str, examples: Rows) -> Finding:
     ids: Counter[str] = Counter()
     longest, letters, rounds = 0, -1, 0
     for row in bar(range(len(examples)), label="conversations"):
-        record = examples[row]
-        ids[str(record.get("id"))] += 1
-        characters = sum(len(turn["value"]) for turn in record["conversations"])
+        row_id = examples[row].get("id")
+        if row_id is not None:  # not every format has ids
+            ids[str(row_id)] += 1
+        conversation = examples.conversation(row)
+        characters = sum(len(question) + len(answer) for question, answer in conversation)
         if characters > letters:
-            longest, letters, rounds = row, characters, len(record["conversations"]) // 2
+            longest, letters, rounds = row, characters, len(conversation)
     repeated = sum(count - 1 for count in ids.values())
     return Finding(
         "OK",

@@ -22,29 +22,47 @@ EARLIER_REVIEWS = "an earlier run, reviews.jsonl in the store, or the official s
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Place in tables, membership in means, official files, and how questions are keyed."""
+    """Place in tables, membership in averages, official files, and how questions are keyed.
 
-    order: int | None = None  # in tables, ascending; None: after all that have one, by name
-    names: tuple[str, ...] = ()  # that the class is also configured to be scored under
-    ten: bool = False  # one of the ten of COINCIDE and ICONS (XMAS names no ten)
-    seven: bool = False  # one of those of the ten whose truth and rule are at hand
-    stands_in_for: str | None = None  # in the mean over ten: the split that only a server scores
-    noisy: bool = False  # varies most between repeated training runs
-    has_truth: bool = True  # False: only the evaluation server has the answers
-    sources: Mapping[str, str] = dataclasses.field(  # of official files, by field
-        default_factory=dict
-    )
-    images: int | None = None  # distinct ones in the official questions; None: one each
-    with_image: int | None = None  # official questions that show an image; None: all
-    counts: tuple[str, ...] = ("count",)  # fields with official numbers, which no part has
-    listed_under: str | None = None  # key of the list of questions in a JSON file; None: the whole
-    id_key: str = "question_id"  # of a row of a JSON list or a TSV; JSON lines have `question_id`
-    unit: Callable[[str | int], str] = str  # of a question_id: one unit's questions count together
-    stratum: Callable[[str], str] = lambda unit: ""  # of a unit: each gives as many to a draw
+    Args:
+        order: in tables, ascending; None: after all that have one, by name.
+        names: further names under which the class is scored, as `mmbench_cn`.
+        ten: whether it is one of the ten benchmarks of COINCIDE and ICONS (XMAS names no ten).
+        seven: whether it is one of the seven of those whose truth and rule are public.
+        stands_in_for: the benchmark that it replaces in the average over ten, since only a server
+            can score that one.
+        noisy: whether it varies most between repeated training runs.
+        has_truth: False: only the evaluation server has the answers.
+        sources: where the official file of each field is published; `{split}` is the split's name.
+        images: distinct images of the official questions; None: one per question.
+        with_image: official questions that show an image; None: all.
+        counts: fields with official numbers, which a sample of the questions does not have.
+        listed_under: the key of the list of questions in a JSON file; None: the file is the list.
+        id_key: the key of a question's id in a row of a JSON list or a TSV, and in JSON lines that
+            have no `question_id`.
+        unit: from a question id to its unit; the questions of a unit count together.
+        stratum: from a unit to its stratum; a sample has equally many units of each.
+    """
+
+    order: int | None = None
+    names: tuple[str, ...] = ()
+    ten: bool = False
+    seven: bool = False
+    stands_in_for: str | None = None
+    noisy: bool = False
+    has_truth: bool = True
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    images: int | None = None
+    with_image: int | None = None
+    counts: tuple[str, ...] = ("count",)
+    listed_under: str | None = None
+    id_key: str = "question_id"
+    unit: Callable[[str | int], str] = str
+    stratum: Callable[[str], str] = lambda unit: ""
 
 
 def facts_of(benchmark: object) -> Facts:
-    """What a benchmark, or its class, says of itself."""
+    """The facts of a benchmark or of its class; the defaults where it has none."""
     return getattr(benchmark, "facts", Facts())
 
 

@@ -97,7 +97,7 @@ class Quick:
         return dataclasses.replace(scored, detail=about | scored.detail)
 
     def _file(self, store: Store) -> tuple[str, Path]:
-        """The field with the questions, and the file. Raises AnswerError: there is none."""
+        """The field of the question file, and its path. Raises AnswerError: no such field."""
         names = {field.name for field in dataclasses.fields(self.whole)}
         for field in ("questions", "annotations"):
             if field in names:

@@ -24,12 +24,11 @@ from xmas.cli.config import (
     warn_of_demo_values,
 )
 from xmas.results.score_records import remember
-from xmas.store import Stage, Store, distributed, key
+from xmas.store import Journal, Stage, Store, distributed, key
 from xmas.store.force import kinds_of, start_command
 
 if TYPE_CHECKING:
     from xmas.evaluation.scores import Scores
-    from xmas.results.logger import Journal
 
 log = logging.getLogger("xmas")
 
@@ -94,7 +93,7 @@ def note(goal: object, store: Store, experiment: str | None) -> None:
         remember(store, experiment, [key(part) for part in cast("Scores", goal).parts()])
 
 
-def journal_of(cfg: DictConfig, experiment: str | None) -> "Journal | None":
+def journal_of(cfg: DictConfig, experiment: str | None) -> Journal | None:
     """The logger that `logger=` configures; its group is the experiment's name by default."""
     if cfg.logger is None or not distributed.leads():
         return None
@@ -103,7 +102,7 @@ def journal_of(cfg: DictConfig, experiment: str | None) -> "Journal | None":
 
 
 @contextlib.contextmanager
-def logged(goal: object, store: Store, journal: "Journal | None") -> Iterator[Store]:
+def logged(goal: object, store: Store, journal: Journal | None) -> Iterator[Store]:
     """The store with a logger, which in the end has all results of the goal, failed or not."""
     if journal is None:
         yield store
@@ -143,8 +142,8 @@ def run(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    start_command()
     """The entry point; threads are set up before anything imports torch."""
+    start_command()
     threads.share_cores()
     try:
         check_choices(sys.argv[1:])

@@ -42,6 +42,18 @@ class Journal(Protocol):
         """Log a finished result, unless it is logged already."""
         ...
 
+    def enter_all(self, goal: Stage, store: "Store") -> None:
+        """Log every finished result of a goal and of the stages it depends on."""
+        ...
+
+    def enter_page(self, name: str, files: list[Path]) -> None:
+        """Log the files of a table or report, replacing earlier ones of the same name."""
+        ...
+
+    def close(self) -> None:
+        """Mark the runs of stages that did not finish as failed."""
+        ...
+
 
 @functools.cache
 def _say_reused(kind: str, place: str) -> None:

@@ -47,7 +47,7 @@ class Source:
         )
 
     def config(self) -> dict[str, Any]:
-        """The `config.json` of the folder, or next to the file; empty where there is none."""
+        """The `config.json` of the folder, or next to the file; {} without one."""
         place = self.folder()
         file = (place if place.is_dir() else place.parent) / "config.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -4,8 +4,10 @@ import dataclasses
 import importlib
 import json
 import pkgutil
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -49,12 +51,14 @@ from xmas.models.chat.tokens import Tokenised
 from xmas.models.shape import TINYLLAVA
 from xmas.models.vision_cache import CheckedImages, VisionFeatures
 from xmas.results.audit import Audit
+from xmas.selection.methods.coincide import Coincide
 from xmas.selection.methods.ofa import Ofa
 from xmas.selection.methods.random import Random
 from xmas.selection.methods.random_in_clusters import RandomInClusters
 from xmas.selection.methods.semdedup import Semdedup
 from xmas.selection.ranking import Ranking
-from xmas.store import Made, Stage, Store, key
+from xmas.selection.subset import Subset
+from xmas.store import Made, Stage, Store, key, volatile
 from xmas.training.fit.batch_plan import plan_batches
 from xmas.training.fit.recipe import Device, Hardware
 
@@ -138,6 +142,39 @@ def test_the_plan_is_what_is_asked_of_the_store(toy, tmp_path, monkeypatch, name
     for stage in planned_stages(goal):
         if store.path(stage).exists():
             assert recorded(store, stage) == declared(stage), type(stage).__name__
+
+
+@dataclasses.dataclass(frozen=True)
+class CopiedPool(Stage):
+    """A stage that makes a pool, as the demo's does."""
+
+    kind: ClassVar[str] = "copied_pool"
+
+    folder: str = volatile()
+
+    def compute(self, store: Store, out: Path) -> None:
+        shutil.copytree(Path(self.folder) / "images", out / "images")
+        shutil.copy(Path(self.folder) / "pool.json", out)
+
+
+def test_a_pool_that_a_stage_makes_is_declared_by_all_that_open_it(toy, tmp_path):
+    made = CopiedPool(str(toy.folder))
+    pool = Pool(Made(made, "pool.json"), Made(made, "images"), name="copied")
+    (tmp_path / "store").mkdir()
+    store = shared(toy, tmp_path / "store")
+    proxy = dataclasses.replace(toy.proxy, pool=pool)
+    looks = dataclasses.replace(toy.coincide.features, proxy=proxy)
+    coincide = Coincide(looks, dataclasses.replace(toy.coincide.clusters, features=looks))
+    selected = Subset(Ranking(pool, coincide), rows=17, text_only="ranked")
+    by_length = Ranking(pool, dataclasses.replace(toy.length, proxy=proxy))
+    target = toy.target(selected, cache_vision=False)
+    for goal in (by_length, target):
+        store.get(goal)
+        for stage in planned_stages(goal):
+            if stage not in planned_stages(toy.start):
+                assert recorded(store, stage) == declared(stage), type(stage).__name__
+    opening = (by_length, selected, target, looks, proxy.tokens(), CheckedImages(pool))
+    assert all(f"copied_pool/{key(made)}" in recorded(store, stage) for stage in opening)
 
 
 def test_the_plan_of_a_start_has_all_that_the_session_made_for_it(toy):

@@ -104,6 +104,28 @@ def test_each_shared_stage_is_computed_once_by_four_jobs_that_start_together(toy
     assert {key for _, key in made} == finished
 
 
+def test_what_is_forced_is_computed_anew_once_by_jobs_that_share_it(toy, marks):
+    toy.store.get(toy.subset().ranking)
+    record = toy.store.path(toy.subset().ranking) / "meta.json"
+    before = record.read_text()
+    ended = subprocess.run(
+        [sys.executable, "-m", "xmas", "-m", *toy.overrides(), f"store.root={toy.store.root}"]
+        + ["selector=random", "force=ranking", "subset.rows=5,6,7"]
+        + ["hydra/launcher=processes", "hydra.launcher.n_jobs=3"],
+        cwd=marks.parent,
+        env=os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ended.returncode == 0, ended.stderr
+    texts = [path.read_text() for path in (Path(toy.store.root) / "logs").glob("*.log")]
+    jobs = [text for text in texts if "force=ranking" in text]
+    assert len(jobs) == 3
+    assert "".join(jobs).count(f"{record.parent.name} computing") == 1
+    assert record.read_text() != before
+
+
 def test_a_failed_job_leaves_the_later_ones_running_in_one_process_too(toy, server, marks):
     given = swept(marks, toy, "selector.fails=true,false", "subset.rows=10")
     ended = server.command(*given, cwd=marks.parent)

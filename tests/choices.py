@@ -1,6 +1,12 @@
 """The choices of every configuration group, and how a test takes them."""
 
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+from hydra.utils import get_method
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from xmas.cli.config import folder
 
@@ -12,6 +18,7 @@ CHOICES = sorted(
     for path in (CONF / group).glob("*.yaml")
 )
 SELECTORS = [name for group, name in CHOICES if group == "selector"]
+EVERY_SELECTOR = [f"+selector@every.{name}={name}" for name in SELECTORS]  # all at once
 FILES = ["pool.annotations=/dev/null", "pool.images=."]  # what `pool=files` asks for
 
 
@@ -38,3 +45,28 @@ def place_of(group: str, name: str) -> str:
     """A node beside those of the group, for all choices of a group at once."""
     nodes = {"benchmark": "suite", "features": "features", "clusters": "clusters"}
     return f"{nodes.get(group, f'every.{group}')}.{name}_too"
+
+
+def targets(node: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node that names a target, innermost first, with its place.
+
+    All values are resolved. What an interpolation gives is entered where it stands, not here too.
+    """
+    for name in node if isinstance(node, DictConfig) else range(len(node)):
+        held = None if OmegaConf.is_missing(node, name) else node[name]
+        if OmegaConf.is_config(held) and not OmegaConf.is_interpolation(node, name):
+            yield from targets(held, f"{path}.{name}".lstrip("."))
+    if isinstance(node, DictConfig) and "_target_" in node:
+        yield path, node
+
+
+def bind(cfg: DictConfig) -> list[str]:
+    """The places of all targets; fails where one does not take the values of its node."""
+    found = dict(targets(cfg))
+    for place, node in found.items():
+        given = {name: None for name in node if not name.startswith("_")}
+        try:
+            inspect.signature(get_method(node["_target_"])).bind(**given)
+        except TypeError as error:
+            pytest.fail(f"{place}: {node['_target_']}: {error}")
+    return [*found]

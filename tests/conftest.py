@@ -82,11 +82,15 @@ def compose():
 @pytest.fixture(scope="session")
 def toy_selector(toy, compose):
     """A function of a selector's name and overrides that gives it on the toy's pool."""
+    from choices import EVERY_SELECTOR
+
     from xmas.cli.config import build
 
     @functools.cache
     def selector(name: str, *overrides: str):
-        return build(compose(*toy.overrides(), f"selector={name}", *overrides).selector)
+        if overrides:
+            return build(compose(*toy.overrides(), f"selector={name}", *overrides).selector)
+        return build(compose(*toy.overrides(), *EVERY_SELECTOR).every[name])
 
     return selector
 

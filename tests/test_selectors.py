@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from choices import EVERY_SELECTOR, bind
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from toy import ROWS, TEXT_ONLY, Toy, declared, recorded
@@ -259,7 +260,7 @@ EXACT = {"aum", "coincide", "el2n", "full", "learnability", "necessity", "perple
 
 @pytest.mark.parametrize("name", RESOLVED)
 def test_every_selector_looks_at_its_own_features_in_its_own_clusters(compose, name):
-    selector = build(compose("~experiment", f"selector={name}").selector)
+    selector = build(compose("~experiment", *EVERY_SELECTOR).every[name])
     needed = planned_stages(Ranking(Pool("/dev/null", "."), selector))
     kinds = {stage.kind for stage in needed}
     feature, k = RESOLVED[name]
@@ -568,6 +569,7 @@ def test_the_released_variant_is_the_release(toy, toy_selector, tmp_path, k):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_ranks(toy, compose, toy_selector, variant):
     cfg = compose(*toy.overrides(), f"variant={variant}")
+    assert len(bind(cfg)) > 15
     selector = build(cfg.selector)
     other = variant.removesuffix("_released")
     assert name_of(selector) in ({other} & set(NAMES) or {"xmas", "random_in_clusters"})

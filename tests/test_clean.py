@@ -178,6 +178,16 @@ def test_the_kinds_to_keep_are_configured(store, calls):
     assert all(key(stage) in text for stage in stages.values())
 
 
+def test_a_misspelt_kind_is_refused_with_the_nearest(store, calls):
+    stages = fill(store, calls)
+    with pytest.raises(
+        ValueError, match=r"clean\.keep=scroe: no such kind; did you mean score\? There are audit, "
+    ):
+        Clean(yes=True, keep=["scroe"], days=0).make(store)
+    assert store.path(stages["score"]).exists()
+    assert key(stages["score"]) not in Clean(keep="score", days=0).make(store)
+
+
 def test_what_is_young_is_kept(store, calls):
     stages = fill(store, calls)
     assert "nothing to remove" in Clean().make(store)

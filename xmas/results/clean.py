@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import logging
 import shutil
 import time
@@ -12,11 +13,13 @@ from xmas.results.contents import Contents, Entry, contents
 from xmas.results.listing import listed, size_text, time_text, total
 from xmas.store import Store, by_name
 from xmas.store.atomic import removed_of, restore
+from xmas.store.force import kinds_of
 from xmas.store.index import Result, ResultIndex
 from xmas.store.lock import alone_if_free
 
 log = logging.getLogger(__name__)
 
+PRODUCTS = ("score", "scores", "subset", "audit", "export")  # kinds that people ask for
 _DAY = 86400.0
 
 
@@ -31,31 +34,33 @@ class Clean:
     """
 
     yes: bool = False
-    keep: Sequence[str] = ("score", "scores", "subset", "audit", "export")
+    keep: str | Sequence[str] = PRODUCTS
     days: float = 7.0
 
     def make(self, store: Store) -> str:
         """The list, and what was or would be removed.
 
-        Raises OSError: a folder cannot be removed; others may be.
+        Raises ValueError: `keep` names a kind that neither exists nor is in the store. Raises
+        OSError: a folder cannot be removed; others may be.
         """
-        there = contents(store)
-        results, drafts = self.unneeded(there)
-        lines = [*self._notes(there)]
-        if not results and not drafts and not there.leftovers:
+        folders = contents(store)
+        self._check({entry.kind for entry in folders.results})
+        results, drafts = self.unneeded(folders)
+        lines = [*self._notes(folders)]
+        if not results and not drafts and not folders.leftovers:
             return "\n".join([*lines, f"{store.root}: nothing to remove; {self._rule()}"])
         if results:
             lines += [*listed(results), ""]
         if drafts:
             lines += ["Drafts of results that were never finished:"]
             lines += [f"  {_line(draft)}" for draft in drafts] + [""]
-        lines += [f"Left over from an interruption: {folder}" for folder in there.leftovers]
+        lines += [f"Left over from an interruption: {folder}" for folder in folders.leftovers]
         size = size_text(sum(entry.bytes for entry in [*results, *drafts]))
         lines += [f"{store.root}: {total(results)}, {len(drafts)} drafts; {self._rule()}"]
         if not self.yes:
             return "\n".join([*lines, f"Nothing is removed yet: clean.yes=true frees {size}"])
         removed = [entry for entry in [*results, *drafts] if remove(entry.folder, store)]
-        for folder in there.leftovers:
+        for folder in folders.leftovers:
             finish(folder, store)
         for kind in {entry.folder.parent for entry in removed}:
             by_name.unlink_removed(kind)
@@ -65,34 +70,47 @@ class Clean:
         lines += [f"Kept {busy}: another process has begun to compute them"] if busy else []
         return "\n".join(lines)
 
-    def unneeded(self, there: Contents) -> tuple[list[Entry], list[Entry]]:
+    def unneeded(self, folders: Contents) -> tuple[list[Entry], list[Entry]]:
         """The results and the drafts that can be removed."""
         oldest = time.time() - self.days * _DAY
-        recent = [draft for draft in there.drafts if draft.running or draft.changed > oldest]
-        drafts = [draft for draft in there.drafts if draft not in recent]
+        recent = [draft for draft in folders.drafts if draft.running or draft.changed > oldest]
+        drafts = [draft for draft in folders.drafts if draft not in recent]
         if any(draft.running for draft in recent):
             return [], drafts
         roots = [
-            entry for entry in there.results if entry.kind in self.keep or entry.changed > oldest
+            entry
+            for entry in folders.results
+            if entry.kind in kinds_of(self.keep) or entry.changed > oldest
         ]
-        needed = needed_by([*roots, *recent], there.results)
-        return [entry for entry in there.results if entry.key not in needed], drafts
+        needed = needed_by([*roots, *recent], folders.results)
+        return [entry for entry in folders.results if entry.key not in needed], drafts
+
+    def _check(self, kinds: set[str]) -> None:
+        """A misspelt kind would keep nothing."""
+        names = sorted(kinds.union(PRODUCTS))
+        for kind in kinds_of(self.keep):
+            if kind not in names:
+                near = difflib.get_close_matches(kind, names, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise ValueError(
+                    f"clean.keep={kind}: no such kind; {hint}There are {', '.join(names)}"
+                )
 
     def _rule(self) -> str:
-        kinds = ", ".join(self.keep) or "nothing"
+        kinds = ", ".join(kinds_of(self.keep)) or "nothing"
         return f"kept: {kinds}, what these were made from, and what is younger than {self.days:g} d"
 
-    def _notes(self, there: Contents) -> Iterator[str]:
-        for draft in there.drafts:
+    def _notes(self, folders: Contents) -> Iterator[str]:
+        for draft in folders.drafts:
             if draft.running:
                 yield f"Running: {draft.kind} {draft.key}; until it ends, all results are kept"
-        former = [entry for entry in there.results if not entry.recorded]
+        former = [entry for entry in folders.results if not entry.recorded]
         if former:
             yield (
                 f"{len(former)} results of a former version do not record what they asked for: "
                 "tokens and image features that they used are not known to be needed"
             )
-        for folder, why in there.unreadable.items():
+        for folder, why in folders.unreadable.items():
             yield f"Left alone: {folder}: {why}"
 
 

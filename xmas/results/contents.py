@@ -55,26 +55,28 @@ class Contents:
 
 def contents(store: Store) -> Contents:
     """Read what is in a store; nothing is changed, and no file but records is opened."""
-    there = Contents([], [], [], {})
+    folders = Contents([], [], [], {})
     for folder in sorted(Path(store.root).glob("*/*")):
         if not folder.is_dir() or folder.is_symlink():
             continue
         if _KEY.fullmatch(folder.name):
-            _add_result(there, folder)
+            _add_result(folders, folder)
         elif draft := _DRAFT.fullmatch(folder.name):
-            there.drafts.append(_draft(folder, draft[1], store.locks))
+            folders.drafts.append(_draft(folder, draft[1], store.locks))
         elif _LEFTOVER.fullmatch(folder.name):
-            there.leftovers.append(folder)
-    there.results.sort(key=lambda entry: (entry.kind, entry.label, entry.key))
-    there.drafts.sort(key=lambda entry: (entry.kind, entry.label, entry.key))
-    return there
+            folders.leftovers.append(folder)
+    folders.results.sort(key=lambda entry: (entry.kind, entry.label, entry.key))
+    folders.drafts.sort(key=lambda entry: (entry.kind, entry.label, entry.key))
+    return folders
 
 
-def _add_result(there: Contents, folder: Path) -> None:
+def _add_result(folders: Contents, folder: Path) -> None:
     try:
         result = Result.read(folder)
         if (result.meta["kind"], result.meta["key"]) != (result.kind, result.key):
-            there.unreadable[folder] = f"meta.json is of {result.meta['kind']} {result.meta['key']}"
+            folders.unreadable[folder] = (
+                f"meta.json is of {result.meta['kind']} {result.meta['key']}"
+            )
             return
         entry = Entry(
             kind=result.kind,
@@ -89,13 +91,13 @@ def _add_result(there: Contents, folder: Path) -> None:
             recorded=result.recorded,
         )
     except FileNotFoundError:
-        there.unreadable[folder] = "there is no meta.json"
+        folders.unreadable[folder] = "there is no meta.json"
     except KeyError as error:
-        there.unreadable[folder] = f"meta.json has no {error}"
+        folders.unreadable[folder] = f"meta.json has no {error}"
     except (ValueError, TypeError, AttributeError, OSError) as error:
-        there.unreadable[folder] = f"meta.json cannot be read: {error}"
+        folders.unreadable[folder] = f"meta.json cannot be read: {error}"
     else:
-        there.results.append(entry)
+        folders.results.append(entry)
 
 
 def _draft(folder: Path, key: str, locks: str) -> Entry:

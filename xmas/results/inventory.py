@@ -23,18 +23,18 @@ class Inventory:
 
     def make(self, store: Store) -> str:
         """The list; results made before links existed get theirs."""
-        there = contents(store)
-        for entry in there.results:
+        folders = contents(store)
+        for entry in folders.results:
             by_name.link(entry.folder, entry.label)
-        results = [entry for entry in there.results if self._chosen(entry)]
-        drafts = [entry for entry in there.drafts if self._chosen(entry)]
+        results = [entry for entry in folders.results if self._chosen(entry)]
+        drafts = [entry for entry in folders.drafts if self._chosen(entry)]
         lines = [f"{store.root}: no results{self._filter()}"]
         if results:
             lines = [*listed(results), "", f"{store.root}: {total(results)}{self._filter()}"]
             lines += _by_kind(results)
         if drafts:
             lines += ["", "Unfinished; the command that began one continues it:", *_drafts(drafts)]
-        return "\n".join([*lines, *_leftovers(there)])
+        return "\n".join([*lines, *_leftovers(folders)])
 
     def _chosen(self, entry: Entry) -> bool:
         kinds = (self.kind,) if isinstance(self.kind, str) else self.kind
@@ -76,12 +76,12 @@ def _drafts(drafts: Sequence[Entry]) -> list[str]:
     return columns(rows, right=(3, 4))
 
 
-def _leftovers(there: Contents) -> list[str]:
+def _leftovers(folders: Contents) -> list[str]:
     lines = []
-    if there.leftovers:
+    if folders.leftovers:
         lines += ["", "Left over from an interrupted replacement or removal; goal=clean removes:"]
-        lines += [str(folder) for folder in there.leftovers]
-    if there.unreadable:
+        lines += [str(folder) for folder in folders.leftovers]
+    if folders.unreadable:
         lines += ["", "Not readable as results, and left alone:"]
-        lines += [f"{folder}: {why}" for folder, why in there.unreadable.items()]
+        lines += [f"{folder}: {why}" for folder, why in folders.unreadable.items()]
     return lines

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 LLAVA_EVAL = (  # the source of a question file
     "LLaVA's eval.zip, "
@@ -71,13 +72,12 @@ def known() -> Mapping[str, Facts]:
     """The facts of the benchmarks of this package by name, in the order of tables."""
     from xmas.evaluation import benchmarks
 
-    classes = [
-        cls
-        for module in pkgutil.iter_modules(benchmarks.__path__, f"{benchmarks.__name__}.")
-        for _, cls in inspect.getmembers(importlib.import_module(module.name), inspect.isclass)
-        if cls.__module__ == module.name and isinstance(getattr(cls, "facts", None), Facts)
-    ]
-    by_name = {name: cls.facts for cls in classes for name in (cls.name, *cls.facts.names)}
+    by_name: dict[str, Facts] = {}
+    for module in pkgutil.iter_modules(benchmarks.__path__, f"{benchmarks.__name__}."):
+        members: Any = inspect.getmembers(importlib.import_module(module.name), inspect.isclass)
+        for _, cls in members:
+            if cls.__module__ == module.name and isinstance(facts := vars(cls).get("facts"), Facts):
+                by_name |= dict.fromkeys((cls.name, *facts.names), facts)
     return {name: by_name[name] for name in sorted(by_name, key=lambda name: _place(by_name, name))}
 
 

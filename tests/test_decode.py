@@ -68,8 +68,9 @@ def questions(tmp_path_factory) -> list[Question]:
     folder = tmp_path_factory.mktemp("images")
     asked = []
     for number, image in enumerate([0, 1, 1, 2, None, 2, 2, 3, 3, 3, 3, 4, None]):
-        path = None if image is None else folder / f"{image}.png"
-        if path is not None:
+        path = None
+        if image is not None:
+            path = folder / f"{image}.png"
             draw(image).save(path)
         words = " ".join(("what", "is", "drawn", "here")[: number % 4 + 1] * (number % 3 + 1))
         asked.append(Question(number, f"{words}{number}?", path))

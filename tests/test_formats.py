@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from pages import DOCS, written
 from toy import Toy
 
 from xmas.cli.command import make
-from xmas.cli.config import build, folder
+from xmas.cli.config import build
 from xmas.data.pool import Pool
 from xmas.data.readers.llava import LlavaRows
 from xmas.data.rows import PoolError
@@ -114,10 +113,9 @@ def test_a_file_of_two_formats_must_be_named(pool, tmp_path):
         Pool(str(path), ".").open()
 
 
-def test_a_new_trainer_s_format_is_written_next_to_llava_s(toy: Toy, formats, tmp_path):
-    with initialize_config_dir(folder(), version_base="1.3"):
-        overrides = [*toy.overrides(), "selector=random", "subset.write=[pairs]"]
-        subset = build(compose("config", overrides=overrides).subset)
+def test_a_new_trainer_s_format_is_written_next_to_llava_s(toy: Toy, compose, formats):
+    overrides = (*toy.overrides(), "selector=random", "subset.write=[pairs]")
+    subset = build(compose(*overrides).subset)
     plain = dataclasses.replace(subset, write=["llava"])
     assert key(subset) == key(plain)  # the rows are the same, and so are targets trained on them
     first, second = make(subset, toy.store).splitlines()

@@ -14,7 +14,6 @@ from xmas.attention.capture import CrossAttention
 from xmas.attention.collector import COMBINATIONS, Collector, hooked
 from xmas.attention.released import JoinedHeads, Window
 from xmas.attention.spectrum import leading, lowrank
-from xmas.store import described_fields
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 CHOICES = {
@@ -45,10 +44,9 @@ class Spectra:
     window: Window = dataclasses.field(default_factory=Window)  # for mode released
     batch_tokens: int = 8192  # padded tokens in a batch
 
-    def identity(self) -> dict[str, Any]:
-        """Its fields; of mode `released` also the number of corrections, which change values."""
-        corrected = {"released_rule": 2} if self.mode == "released" else {}
-        return described_fields(self) | corrected
+    def corrections(self) -> dict[str, Any]:
+        """Mode `released` multiplies keys by queries since rule 2, and counts pads in ids."""
+        return {"released_rule": 2} if self.mode == "released" else {}
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():

@@ -51,6 +51,10 @@ class Generation:
     seed: int = 0
     workers: int = volatile(0)
 
+    def corrections(self) -> dict[str, Any]:
+        """In 16 bits, rotary frequencies stay float32; before they were rounded too."""
+        return {} if self.precision == "float32" else {"buffers": "float32"}
+
     def protocol(self) -> str:
         """The name under which tables compare scores."""
         return f"greedy, {self.precision}, batch {self.batch}"
@@ -106,14 +110,13 @@ class Score(Stage):
         import torch
 
         from xmas.evaluation.generation.generate import generate_answers
+        from xmas.models.vlm import cast_parameters
 
         questions = self.benchmark.asked(store)
         order = self._image_order(questions)
         parts = self.target.load(store)
         device = f"cuda:{distributed.local()}" if torch.cuda.is_available() else "cpu"
-        parts.model.to(  # pyright: ignore[reportCallIssue]  # its wrapper asks for `self` again
-            device=device, dtype=getattr(torch, self.generation.precision)
-        )
+        cast_parameters(parts.model, getattr(torch, self.generation.precision), device)
         how = {
             "protocol": self.generation.protocol(),
             "batch": self.generation.batch,

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -69,6 +69,10 @@ class Activations(Stage):
     chunks: int = 1
     order_seed: int = 42
     mark_rows: int = 4096
+
+    def corrections(self) -> dict[str, Any]:
+        """In 16 bits, rotary frequencies stay float32; before they were rounded too."""
+        return {"buffers": "float32"} if self.weights != "float32" else {}
 
     def __post_init__(self) -> None:
         """Raises ValueError: there is no such mode, or no layer is named."""

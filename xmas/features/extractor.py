@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from xmas.models.chat.batches import Batch, Loader
-from xmas.models.vlm import LoadedModel, load
+from xmas.models.vlm import LoadedModel, cast_parameters, load
 from xmas.store import Stage, Store, write_atomically
 from xmas.store.progress import bar
 from xmas.training.proxy import Proxy
@@ -55,7 +55,9 @@ class FeatureExtractor:
                 )
             parts = proxy.load(store, self.step or steps[-1])
         on_cpu = proxy.hardware.accelerator == "cpu" or not torch.cuda.is_available()
-        model = parts.model.to("cpu" if on_cpu else "cuda", getattr(torch, self.weights))
+        model = cast_parameters(
+            parts.model, getattr(torch, self.weights), "cpu" if on_cpu else "cuda"
+        )
         return dataclasses.replace(parts, model=model)
 
     def fill(

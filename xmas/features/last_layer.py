@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,6 +48,10 @@ class LastLayer(Stage):
     weights: str = "float32"
     batch_tokens: int = 8192
     mark_rows: int = 4096
+
+    def corrections(self) -> dict[str, Any]:
+        """In 16 bits, rotary frequencies stay float32; before they were rounded too."""
+        return {"buffers": "float32"} if self.weights != "float32" else {}
 
     def __post_init__(self) -> None:
         """Raises ValueError: `token` is neither `last` nor `mean`."""

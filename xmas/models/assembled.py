@@ -16,7 +16,7 @@ from xmas.models.sources import Source, answer_greedily, tokenizer_of
 from xmas.models.specs import config_of
 from xmas.models.start_point import StartPoint
 from xmas.models.tokenizer import TrainedTokenizer
-from xmas.models.vlm import LoadedModel
+from xmas.models.vlm import LoadedModel, cast_parameters
 from xmas.store import Made, Store
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Assembled(StartPoint):
             fill_projector(model.model.multi_modal_projector, projector_file(place))
         answer_greedily(model, tokenizer)
         images = SquareImages(tower.config.image_size, self.aspect)
-        return LoadedModel(model.to(dtype), tokenizer, images)
+        return LoadedModel(cast_parameters(model, dtype), tokenizer, images)
 
     def _drawn(self, store: Store) -> LoadedModel:
         """A randomly initialised model of the same size: for measurements of speed and memory."""

@@ -10,7 +10,6 @@ from xmas.store.stage import Made as Made
 from xmas.store.stage import Stage as Stage
 from xmas.store.stage import content as content
 from xmas.store.stage import describe as describe
-from xmas.store.stage import described_fields as described_fields
 from xmas.store.stage import digest as digest
 from xmas.store.stage import key as key
 from xmas.store.stage import nearest_stages as nearest_stages

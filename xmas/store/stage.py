@@ -133,13 +133,18 @@ def type_name(cls: type) -> str:
 def describe(value: Any) -> Any:
     """The identity of a stage as plain data: type, version and every field that is not volatile.
 
+    A dataclass may have a method `identity()`, which replaces all of that, or `corrections()`,
+    which adds to it: names of corrections that changed the results for some values of the fields
+    only. A higher `version` would rename the unaffected results too.
+
     Raises TypeError: a field is neither plain data nor a dataclass.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        identity = getattr(value, "identity", None)
-        if identity is not None:
-            return identity()
-        return described_fields(value)
+        own = getattr(value, "identity", None)
+        if own is not None:
+            return own()
+        corrections = getattr(value, "corrections", dict)()
+        return _described_fields(value) | corrections
     if isinstance(value, dict):
         return {str(name): describe(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -151,8 +156,7 @@ def describe(value: Any) -> Any:
     raise TypeError(f"{value!r} ({type(value).__name__}) is neither plain data nor a dataclass")
 
 
-def described_fields(value: Any) -> dict[str, Any]:
-    """Type, version and fields of a dataclass: its identity, unless it has a method for that."""
+def _described_fields(value: Any) -> dict[str, Any]:
     described: dict[str, Any] = {"type": type_name(type(value))}
     if isinstance(value, Stage):
         described["version"] = value.version

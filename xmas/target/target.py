@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -26,7 +26,7 @@ from xmas.store import (
 )
 from xmas.target.hf_folder import describe
 from xmas.training.fit.recipe import Hardware, Recipe
-from xmas.training.fit.trainables import Lora, merge_adapter, trainable, trained_weights
+from xmas.training.fit.trainables import Lora, casts, merge_adapter, trainable, trained_weights
 from xmas.training.model_on_pool import ModelOnPool, fit_on_pool
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ class Target(ModelOnPool, Stage):
     def pool(self) -> Pool:
         """All rows are tokenised, chosen or not."""
         return self.subset.ranking.pool
+
+    def corrections(self) -> dict[str, Any]:
+        """Where frozen weights have 16 bits, rotary frequencies stay float32."""
+        return {"buffers": "float32"} if casts(self.recipe.precision) else {}
 
     def inputs(self) -> list[Stage]:
         return [*super().inputs(), *nearest_stages(self.pool)]

@@ -44,13 +44,25 @@ class FitModule(LightningModule):
         self.seed = seed
         self.logit_rows = logit_rows
         self.strict_loading = False  # checkpoints have trainable weights only
+        self._float_buffers = {
+            name: buffer.clone()
+            for name, buffer in model.named_buffers()
+            if buffer.is_floating_point()
+        }
 
     def on_fit_start(self) -> None:
+        self._restore_buffers()
         self.model.train()
         for module in self.model.modules():
             weights = list(module.parameters())  # none in LoRA's dropout, which stays on
             if weights and not any(weight.requires_grad for weight in weights):
                 module.eval()  # no dropout in a frozen tower
+
+    def _restore_buffers(self) -> None:
+        """Undo what engines do that cast a whole module to 16 bits: rotary frequencies included."""
+        for name, buffer in self.model.named_buffers():
+            if name in self._float_buffers and buffer.dtype != self._float_buffers[name].dtype:
+                buffer.data = self._float_buffers[name].to(buffer.device)
 
     def configure_model(self) -> None:
         """Shard the weights over the devices, where the strategy asks for it."""

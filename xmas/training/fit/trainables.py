@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xmas.models.families import family_of
-from xmas.models.vlm import freeze_tower, in_connector, language_model, unwrap
+from xmas.models.vlm import cast_parameters, freeze_tower, in_connector, language_model, unwrap
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -36,7 +36,7 @@ def trainable(model: nn.Module, lora: Lora | None, precision: str) -> nn.Module:
         lora: None: all weights but the tower's are trainable.
         precision: Lightning's name.
     """
-    model.to(HALF.get(precision, torch.float32))
+    cast_parameters(model, HALF.get(precision, torch.float32))
     return all_but_tower(model) if lora is None else with_lora(model, lora)
 
 
@@ -83,10 +83,15 @@ def all_but_tower(model: nn.Module) -> nn.Module:
 
 def projector_alone(model: nn.Module, precision: str) -> nn.Module:
     """`model`, its connector trainable in float32 and all else frozen."""
-    model.to(HALF.get(precision, torch.float32))
+    cast_parameters(model, HALF.get(precision, torch.float32))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(in_connector(model, name))
     return _in_float32(model)
+
+
+def casts(precision: str) -> bool:
+    """Whether frozen weights get 16 bits under a precision, by Lightning's name of it."""
+    return precision in HALF
 
 
 def trained_weights(model: nn.Module, precision: str) -> dict[str, Tensor]:

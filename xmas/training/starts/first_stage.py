@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from xmas.data.pool import Pool
 from xmas.models.assembled import Assembled
@@ -10,7 +10,7 @@ from xmas.models.chat.template import Plain
 from xmas.models.projector import save_projector
 from xmas.store import Stage, Store, distributed, volatile
 from xmas.training.fit.recipe import Hardware, Recipe
-from xmas.training.fit.trainables import projector_alone
+from xmas.training.fit.trainables import casts, projector_alone
 from xmas.training.model_on_pool import ModelOnPool, fit_on_pool
 
 FILE = "mm_projector.safetensors"
@@ -35,6 +35,10 @@ class FirstStage(ModelOnPool, Stage):
     seed: int = 0
     cache_vision: bool = False  # tower features computed once and kept on disk: for small images
     hardware: Hardware = volatile(default_factory=Hardware)
+
+    def corrections(self) -> dict[str, Any]:
+        """Where frozen weights have 16 bits, rotary frequencies stay float32."""
+        return {"buffers": "float32"} if casts(self.recipe.precision) else {}
 
     def compute(self, store: Store, out: Path) -> None:
         loaded, _ = fit_on_pool(

@@ -201,8 +201,8 @@ def textvqa(folder: Path, rng: np.random.Generator, kind: type[TextVqa] = TextVq
     rows, truth = [], []
     for number in range(5000):
         image, question = f"{number % 3166:016x}", f"what does {number} say?"
-        read = "\nReference OCR token: a, b" if kind.reads else ""
-        rows.append(_row(image, f"{image}.jpg", question.capitalize() + read + SHORT))
+        ocr = "\nReference OCR token: a, b" if kind.has_ocr else ""
+        rows.append(_row(image, f"{image}.jpg", question.capitalize() + ocr + SHORT))
         truth.append({"image_id": image, "question": question, "answers": _ten(rng)})
     files = _lines(folder / "asked.jsonl", rows), _json(folder / "truth.json", {"data": truth})
     benchmark = kind(str(files[0]), str(files[1]), str(folder))

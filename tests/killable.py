@@ -254,8 +254,8 @@ def work(given: dict[str, Any]) -> None:
         where, call = given["dies"]
         DEATHS[where](call)
     followed = "logged" in given and int(os.environ.get("RANK", 0)) == 0  # as the command does
-    journal = Csv(given["logged"], "killed") if followed else None
-    toy = Toy(Path(given["folder"]), Store(str(root), journal=journal))
+    run_logger = Csv(given["logged"], "killed") if followed else None
+    toy = Toy(Path(given["folder"]), Store(str(root), run_logger=run_logger))
     wanted = stage(toy, given)
     if given.get("ranks", 1) == 1:
         toy.store.get(wanted)

@@ -175,9 +175,18 @@ def test_a_prompt_passes_as_few_tokens_as_it_can(parts, groups, monkeypatch):
     batch = batch_of(parts, groups, 3, new=1, pass_tokens=1)  # so that no pads are counted
     list(batch.answers(given))
     head = len(shared_prefix(groups))
-    texts = [len(one.ids) - one.opening for group in groups for one in group.prompts if one.opening]
-    without = [len(one.ids) - head for group in groups for one in group.prompts if not one.opening]
-    images = [group.prompts[0].opening - head for group in groups if group.image is not None]
+    texts = [
+        len(one.ids) - one.up_to_image_end
+        for group in groups
+        for one in group.prompts
+        if one.up_to_image_end
+    ]
+    without = [
+        len(one.ids) - head for group in groups for one in group.prompts if not one.up_to_image_end
+    ]
+    images = [
+        group.prompts[0].up_to_image_end - head for group in groups if group.image is not None
+    ]
     assert head > 2
     assert sum(passed) == head + sum(texts) + sum(without) + sum(images)
     assert sum(towers) == tiles
@@ -261,7 +270,7 @@ def test_what_is_in_front_of_every_image_is_the_head(parts, groups, questions):
 
 
 def test_images_are_decoded_ahead_in_order():
-    one = Prompt(0, "", np.arange(3), before=-1, opening=0)
+    one = Prompt(0, "", np.arange(3), before=-1, up_to_image_end=0)
     groups = [PromptGroup(Path(str(number)), (one,)) for number in range(50)]
 
     def read(image: Path | bytes) -> dict[str, torch.Tensor]:

@@ -137,7 +137,9 @@ def test_batches_come_pinned_and_snapshots_lie_on_the_device(parts, material, tm
     places = {name: one.data_ptr() for name, one in model.named_parameters()}
     scan = Scan(model, material, Spectra(), Running())
     loaded = next(scan.feed(list(scan.plan.units(0))))
-    assert loaded.opening.is_pinned() == loaded.texts[0].ids.is_pinned() == (DEVICE.type == "cuda")
+    assert (
+        loaded.prefix_ids.is_pinned() == loaded.texts[0].ids.is_pinned() == (DEVICE.type == "cuda")
+    )
     assert {one.device.type for one in loaded.to(DEVICE).pictures.values()} == {DEVICE.type}
     weights = Weights(model, torch.float16)
     assert weights.groups([2, 3, 5], snapshots.get, None) == [[2, 3, 5]]

@@ -17,7 +17,7 @@ from xmas.cli.command import logged
 from xmas.estimate.planned_stages import planned_stages
 from xmas.evaluation.protocol import Question, Scored
 from xmas.evaluation.scores import Generation, Reference, Scores
-from xmas.results.logger import Journal
+from xmas.results.logger import RunLogger
 from xmas.results.logger.csv import Csv
 from xmas.results.logger.tensorboard import TensorBoard
 from xmas.results.logger.wandb import Wandb, _account
@@ -235,7 +235,7 @@ class Broken(Stage):
 
     def compute(self, store: Store, out: Path) -> None:
         store.get(self.target)
-        logger = store.follow(self)
+        logger = store.fit_logger(self)
         assert logger is not None
         logger.log_metrics({"loss": 1.0}, 1)
         raise ValueError("it broke")
@@ -245,11 +245,11 @@ class Broken(Stage):
 def test_a_failed_stage_is_not_entered_but_what_it_rests_on_is(toy: Toy, tmp_path, logger):
     toy.store.get(toy.target())
     broken = Broken(toy.target())
-    journal: Journal = logger(str(tmp_path), "g")
+    run_logger: RunLogger = logger(str(tmp_path), "g")
     for attempt in range(2):  # the second takes the place of the first
         with (
             pytest.raises(ValueError, match="it broke"),
-            logged(broken, toy.store, journal) as followed,
+            logged(broken, toy.store, run_logger) as followed,
         ):
             followed.get(broken)
         marks = {path.stem.split("-")[0] for path in tmp_path.glob("entered/*/g/*.json")}

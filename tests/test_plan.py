@@ -41,18 +41,20 @@ def test_every_row_runs_once_and_within_the_budget(seed, batch_tokens, shared_fr
     for shard, units in enumerate(units_of(made)):
         assert np.array_equal(np.concatenate([unit.rows for unit in units]), made.rows(shard))
         for unit in units:
-            opening = set(spans.opening[unit.rows])
-            assert len(opening) == 1
+            prefix_lengths = set(spans.up_to_image_end[unit.rows])
+            assert len(prefix_lengths) == 1
             assert spans.prefix[unit.firsts].tolist() == np.unique(spans.prefix[unit.rows]).tolist()
             assert np.array_equal(spans.prefix[unit.firsts][unit.which], spans.prefix[unit.rows])
             seen += spans.prefix[unit.firsts].tolist()
             if unit.shared:
-                assert len(unit.firsts) == 1 or len(unit.firsts) * opening.pop() <= batch_tokens
+                assert (
+                    len(unit.firsts) == 1 or len(unit.firsts) * prefix_lengths.pop() <= batch_tokens
+                )
             in_batches = np.sort(np.concatenate(unit.batches))
             assert in_batches.tolist() == list(range(len(unit.rows)))
             for batch in unit.batches:
                 lengths = spans.text[unit.rows[batch]]
-                fixed = 0 if unit.shared else spans.opening[unit.rows[0]]
+                fixed = 0 if unit.shared else spans.up_to_image_end[unit.rows[0]]
                 assert len(batch) == 1 or len(batch) * (fixed + lengths.max()) <= batch_tokens
                 assert (lengths.max() * len(batch) - lengths.sum()) <= batch_tokens / 16
     assert len(seen) == len(set(seen))  # every picture is encoded once
@@ -152,7 +154,7 @@ def test_the_layout_of_a_table(toy: Toy):
     table = toy.proxy.tokens().open(toy.store)
     picture = toy.pool.open().picture
     spans = Spans.of(table, picture)
-    assert (spans.opening + spans.text == table.lengths).all()
+    assert (spans.up_to_image_end + spans.text == table.lengths).all()
     assert tuple(np.flatnonzero(spans.prefix < 0)) == TEXT_ONLY
     assert set(spans.image) == {0, 16}
     shown = np.flatnonzero(spans.prefix >= 0)

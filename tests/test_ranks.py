@@ -233,7 +233,7 @@ def test_devices_that_were_started_but_not_asked_for_are_refused(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "toy")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert distributed.place() == (0, 2)
+    assert distributed.rank_and_world() == (0, 2)
     with pytest.raises(ValueError, match="1 hosts of 1 devices, but 2 processes were started"):
         strategy_of(Hardware())
     assert strategy_of(Hardware(devices=2)) == "ddp"

@@ -31,7 +31,7 @@ from xmas.models.cpu_matmul import by_onednn
 from xmas.models.vision_cache import Pictures
 from xmas.models.vlm import embed_in_order, language_model, tower_features, unwrap
 from xmas.store import volatile
-from xmas.store.distributed import barrier, place
+from xmas.store.distributed import barrier, rank_and_world
 from xmas.store.progress import bar
 
 
@@ -126,7 +126,7 @@ class Scan:
         Raises:
             FloatingPointError: attention is not finite; names rows and layers.
         """
-        rank, world = place()
+        rank, world = rank_and_world()
         weights = Weights(self.model, self.precision)
         groups = weights.groups(steps, read, self.running.resident_bytes) if read else [[*steps]]
         for group in groups:
@@ -203,18 +203,19 @@ class Scan:
         """The values of a unit's rows, in the order of `unit.rows`."""
         unit = loaded.unit
         language = language_model(self.model)
-        opening = embed_in_order(self.model, loaded.opening, features, loaded.pictures.get("sizes"))
+        sizes = loaded.pictures.get("sizes")
+        prefix_embeddings = embed_in_order(self.model, loaded.prefix_ids, features, sizes)
         cache = DynamicCache()
         if unit.shared:
             with prefix_of(language, self.spectra.hooked(language)):
-                language(inputs_embeds=opening, past_key_values=cache, use_cache=True)
-        values = opening.new_empty((len(unit.rows), self.spectra.k), dtype=torch.float32)
+                language(inputs_embeds=prefix_embeddings, past_key_values=cache, use_cache=True)
+        values = prefix_embeddings.new_empty((len(unit.rows), self.spectra.k), dtype=torch.float32)
         for text in loaded.texts:
             inputs = unwrap(self.model).get_input_embeddings()(text.ids)
             first = 0
             if not unit.shared:
-                first = opening.shape[1]
-                inputs = torch.cat([opening[text.which], inputs], dim=1)
+                first = prefix_embeddings.shape[1]
+                inputs = torch.cat([prefix_embeddings[text.which], inputs], dim=1)
             collector = self._collector(text, loaded, first)
             with attention_of(language, collector, stop=True):
                 language(

@@ -39,14 +39,14 @@ class Text:
 class Loaded:
     """A unit with its images, the tokens up to the end of each, and the text of its rows.
 
-    `opening`: token ids up to the end of the image. `image`: positions in it that are features of
-    the image, not separators between its tiles. `image_mask`: False for padding of `image`, where
+    `prefix_ids`: token ids up to the end of the image. `image`: positions among them that are
+    features of the image, not separators between its tiles. `image_mask`: False for padding of `image`, where
     another image of the unit has more.
     """
 
     unit: Unit
     pictures: dict[str, Tensor]
-    opening: Int[Tensor, "pictures opening"]
+    prefix_ids: Int[Tensor, "pictures prefix"]
     image: Int[Tensor, "pictures image"]
     image_mask: Bool[Tensor, "pictures image"]
     texts: list[Text]
@@ -56,7 +56,7 @@ class Loaded:
         return dataclasses.replace(
             self,
             pictures={name: change(tensor) for name, tensor in self.pictures.items()},
-            opening=change(self.opening),
+            prefix_ids=change(self.prefix_ids),
             image=change(self.image),
             image_mask=change(self.image_mask),
             texts=[text.each(change) for text in self.texts],
@@ -79,7 +79,7 @@ class Feed:
         table: its tokens.
         spans: of the table.
         pictures: pixels or features of the images of given rows.
-        image_token: the id for a feature of an image in `Loaded.opening`.
+        image_token: the id for a feature of an image in `Loaded.prefix_ids`.
         pad: the id of pads.
         workers: processes that load; 0: this one.
         pinned: load into page-locked memory, for asynchronous copies to a GPU.
@@ -107,21 +107,21 @@ class Feed:
         """Load one unit."""
         first = unit.firsts[0]
         before = int(self.spans.before[first])
-        length = int(self.spans.opening[first])
-        opening = np.empty((len(unit.firsts), length), dtype=np.int64)
+        length = int(self.spans.up_to_image_end[first])
+        prefix_ids = np.empty((len(unit.firsts), length), dtype=np.int64)
         for line, row in enumerate(unit.firsts.tolist()):
             tokens = self.table[row]
             image = tokens.image
-            opening[line, :before] = tokens.ids[:before]
-            opening[line, before:] = np.where(image == FEATURE, self.image_token, image)
-        spots = opening == self.image_token
+            prefix_ids[line, :before] = tokens.ids[:before]
+            prefix_ids[line, before:] = np.where(image == FEATURE, self.image_token, image)
+        spots = prefix_ids == self.image_token
         spots[:, :before] = False
         count = spots.sum(axis=1)
         width = None if unit.width is None else unit.width - length
         return Loaded(
             unit=unit,
             pictures=self.pictures(unit.firsts.tolist()),
-            opening=torch.from_numpy(opening),
+            prefix_ids=torch.from_numpy(prefix_ids),
             image=torch.from_numpy(np.argsort(~spots, axis=1, kind="stable")[:, : count.max()]),
             image_mask=torch.from_numpy(np.arange(count.max())[None] < count[:, None]),
             texts=[self._text(unit, batch, width) for batch in unit.batches],

@@ -31,7 +31,7 @@ class Spans:
     prefix: Int[np.ndarray, " rows"]
 
     @property
-    def opening(self) -> Int[np.ndarray, " rows"]:
+    def up_to_image_end(self) -> Int[np.ndarray, " rows"]:
         """The number of tokens up to the end of the image."""
         return self.before + self.image
 
@@ -42,13 +42,13 @@ class Spans:
         before = np.maximum(table.image_at, 0).astype(np.int32)
         image = (table.lengths - table.text_lengths).astype(np.int32)
         numbers: dict[bytes, int] = {}
-        opening = np.full(len(table), -1, dtype=np.int64)
+        text_number = np.full(len(table), -1, dtype=np.int64)  # of the tokens before the image
         for row in np.flatnonzero(has_image).tolist():
             ids = table.ids(row)[: before[row]]
-            opening[row] = numbers.setdefault(ids.tobytes(), len(numbers))
-        pairs = np.where(has_image, picture.astype(np.int64) * max(1, len(numbers)) + opening, -1)
+            text_number[row] = numbers.setdefault(ids.tobytes(), len(numbers))
+        pair = picture.astype(np.int64) * max(1, len(numbers)) + text_number
         text = (table.text_lengths - before).astype(np.int32)
-        return cls(before, image, text, pairs)
+        return cls(before, image, text, prefix=np.where(has_image, pair, -1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,21 +95,21 @@ class Plan:
         rows = self.rows(shard)
         shared = self.shared[self.bounds[shard] : self.bounds[shard + 1]]
         before = self.spans.before[rows]
-        opening = self.spans.opening[rows]
+        up_to_image_end = self.spans.up_to_image_end[rows]
         text = self.spans.text[rows]
         starts = changes(self.spans.prefix[rows])
         first, pictures, longest = 0, 0, 0
         for start, stop in itertools.pairwise([*starts, len(rows)]):
             pictures, longest = pictures + 1, max(longest, int(text[start:stop].max()))
             lines, length = (
-                (pictures, opening[start])
+                (pictures, up_to_image_end[start])
                 if shared[start]
-                else (stop - first, opening[start] + longest)
+                else (stop - first, up_to_image_end[start] + longest)
             )
             alike = (
                 shared[first] == shared[start]
                 and before[first] == before[start]
-                and opening[first] == opening[start]
+                and up_to_image_end[first] == up_to_image_end[start]
             )
             if start > first and not (alike and lines * length <= self.batch_tokens):
                 yield self._unit(rows[first:start], bool(shared[first]))
@@ -120,32 +120,32 @@ class Plan:
         _, firsts, which = np.unique(
             self.spans.prefix[rows], return_index=True, return_inverse=True
         )
-        opening = 0 if shared else int(self.spans.opening[rows[0]])
-        batches = length_batches(self.spans.text[rows], opening, self.batch_tokens)
+        prefix_length = 0 if shared else int(self.spans.up_to_image_end[rows[0]])
+        batches = length_batches(self.spans.text[rows], prefix_length, self.batch_tokens)
         return Unit(rows, which, rows[firsts], tuple(batches), shared)
 
 
 def length_batches(
-    lengths: Int[np.ndarray, " rows"], opening: int, tokens: int
+    lengths: Int[np.ndarray, " rows"], prefix_length: int, tokens: int
 ) -> list[Int[np.ndarray, " _"]]:
     """Positions in order of length, in batches of at most `tokens` padded tokens, at least one row.
 
     Args:
-        lengths: of the rows, without `opening`.
-        opening: tokens that every row has in addition.
+        lengths: of the rows, without `prefix_length`.
+        prefix_length: tokens that every row has in addition.
         tokens: maximum of a batch, including pads; a batch also ends before more than 1/16 of this
             number would be pads.
     """
-    ordered = np.argsort(lengths, kind="stable")
-    batches, first, filled = [], 0, 0
-    for stop, position in enumerate(ordered):
+    by_length = np.argsort(lengths, kind="stable")
+    batches, first, row_tokens = [], 0, 0
+    for stop, position in enumerate(by_length):
         longest, count = int(lengths[position]), stop + 1 - first
-        pads = count * longest - filled - longest
-        if count > 1 and (count * (opening + longest) > tokens or pads > tokens * _PADS):
-            batches.append(ordered[first:stop])
-            first, filled = stop, 0
-        filled += longest
-    return [*batches, ordered[first:]] if len(ordered) else []
+        pads = count * longest - row_tokens - longest
+        if count > 1 and (count * (prefix_length + longest) > tokens or pads > tokens * _PADS):
+            batches.append(by_length[first:stop])
+            first, row_tokens = stop, 0
+        row_tokens += longest
+    return [*batches, by_length[first:]] if len(by_length) else []
 
 
 def plan(
@@ -165,15 +165,15 @@ def plan(
     _, first, group, size = np.unique(
         spans.prefix[rows], return_index=True, return_inverse=True, return_counts=True
     )
-    opening = spans.opening[rows]
+    up_to_image_end = spans.up_to_image_end[rows]
     text = spans.text[rows]
     longest = np.zeros(len(size), dtype=text.dtype)
     np.maximum.at(longest, group, text)
-    tokens = np.bincount(group, weights=opening + text, minlength=len(size))
-    saved = (size - 1) * opening[first]
+    tokens = np.bincount(group, weights=up_to_image_end + text, minlength=len(size))
+    saved = (size - 1) * up_to_image_end[first]
     shared = saved >= shared_from * tokens
     before = spans.before[rows]  # images of a unit have their tokens at the same positions
-    order = np.lexsort((rows, first[group], longest[group], before, opening, shared[group]))
+    order = np.lexsort((rows, first[group], longest[group], before, up_to_image_end, shared[group]))
     ordered_groups = group[order]
     starts = changes(ordered_groups)
     begins = starts[changes(starts // shard_rows)]

@@ -82,7 +82,7 @@ class Shards:
         """
         whole = np.full((rows, len(self.steps), self.k), np.nan, dtype=np.float32)
         whole[order] = self._merged(self.steps)
-        write_atomically(path, lambda place: _save(place, whole))
+        write_atomically(path, lambda partial: _save(partial, whole))
         return whole
 
     def _merged(self, steps: Sequence[int]) -> Float[np.ndarray, "measured steps k"]:

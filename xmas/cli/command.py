@@ -24,7 +24,7 @@ from xmas.cli.config import (
     warn_of_demo_values,
 )
 from xmas.results.score_records import remember
-from xmas.store import Journal, Stage, Store, distributed, key
+from xmas.store import RunLogger, Stage, Store, distributed, key
 from xmas.store.force import kinds_of, start_command
 
 if TYPE_CHECKING:
@@ -93,28 +93,28 @@ def note(goal: object, store: Store, experiment: str | None) -> None:
         remember(store, experiment, [key(part) for part in cast("Scores", goal).parts()])
 
 
-def journal_of(cfg: DictConfig, experiment: str | None) -> Journal | None:
+def run_logger_of(cfg: DictConfig, experiment: str | None) -> RunLogger | None:
     """The logger that `logger=` configures; its group is the experiment's name by default."""
     if cfg.logger is None or not distributed.leads():
         return None
-    journal = build(cfg.logger)
-    return dataclasses.replace(journal, group=journal.group or experiment)
+    run_logger = build(cfg.logger)
+    return dataclasses.replace(run_logger, group=run_logger.group or experiment)
 
 
 @contextlib.contextmanager
-def logged(goal: object, store: Store, journal: Journal | None) -> Iterator[Store]:
+def logged(goal: object, store: Store, run_logger: RunLogger | None) -> Iterator[Store]:
     """The store with a logger, which in the end has all results of the goal, failed or not."""
-    if journal is None:
+    if run_logger is None:
         yield store
         return
     try:
-        yield dataclasses.replace(store, journal=journal)
+        yield dataclasses.replace(store, run_logger=run_logger)
         if isinstance(goal, Written):
-            journal.enter_page(type(goal).__name__.lower(), goal.files(store))
+            run_logger.enter_page(type(goal).__name__.lower(), goal.files(store))
     finally:
-        journal.close()
+        run_logger.close()
         if isinstance(goal, Stage):
-            journal.enter_all(goal, store)
+            run_logger.enter_all(goal, store)
 
 
 @hydra.main(version_base="1.3", config_path=folder(), config_name="config")
@@ -129,9 +129,9 @@ def run(cfg: DictConfig) -> None:
         experiment = hydra_config.runtime.choices.get("experiment")
         if distributed.leads():
             note(goal, store, experiment)
-        with logged(goal, store, journal_of(cfg, experiment)) as followed:
-            renew(goal, followed)
-            text = make(goal, followed)
+        with logged(goal, store, run_logger_of(cfg, experiment)) as logged_store:
+            renew(goal, logged_store)
+            text = make(goal, logged_store)
         if distributed.leads():
             print(text)
     except (ValueError, OSError, MemoryError) as error:

@@ -34,13 +34,13 @@ def check_benchmark(
             benchmark.check()
         except OSError as error:
             yield Finding("FAIL", subject, str(error), remedy)
-    places = _places(benchmark)
-    if any(unmade(place, store) for place, _ in places.values()):
+    locations = _locations(benchmark)
+    if any(unmade(path_or_made, store) for path_or_made, _ in locations.values()):
         yield Finding("OK", subject, "not made yet; the first run draws it")
         return
     complete = True
-    for field, (place, is_content) in places.items():
-        path = store.find(place)
+    for field, (path_or_made, is_content) in locations.items():
+        path = store.find(path_or_made)
         if not path.exists():
             complete = False
             yield _lost(name, benchmark, field, path)
@@ -57,14 +57,15 @@ def check_benchmark(
     yield _questions(subject, benchmark, questions, truth)
 
 
-def _places(benchmark: Any) -> dict[str, tuple[str | Made, bool]]:
+def _locations(benchmark: Any) -> dict[str, tuple[str | Made, bool]]:
     """Paths by field, and whether the file's content is part of the benchmark's identity."""
-    places = {}
+    locations = {}
     for field in dataclasses.fields(benchmark):
-        place, identity = getattr(benchmark, field.name), field.metadata.get("identity")
-        if identity in ("content", "none") and isinstance(place, str | Made):
-            places[field.name] = place, identity == "content"
-    return places
+        path_or_made = getattr(benchmark, field.name)
+        identity = field.metadata.get("identity")
+        if identity in ("content", "none") and isinstance(path_or_made, str | Made):
+            locations[field.name] = path_or_made, identity == "content"
+    return locations
 
 
 def _source(benchmark: Benchmark, field: str) -> str | None:

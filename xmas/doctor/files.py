@@ -51,9 +51,9 @@ def check_pool(
     yield from _images(subject, examples, decode=decode, known=known)
 
 
-def unmade(place: str | Made, store: Store) -> bool:
+def unmade(path_or_made: str | Made, store: Store) -> bool:
     """Whether a file comes from a stage that has not been computed yet."""
-    return isinstance(place, Made) and not store.path(place.stage).exists()
+    return isinstance(path_or_made, Made) and not store.path(path_or_made.stage).exists()
 
 
 def _conversations(subject: str, examples: Rows) -> Finding:

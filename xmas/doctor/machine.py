@@ -59,13 +59,13 @@ def check_devices() -> Iterator[Finding]:
 
 def check_disk(store: Store) -> Iterator[Finding]:
     """Check free space and write permission of the store."""
-    place = Path(store.root).absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free / 1e9
+    folder = Path(store.root).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e9
     message = f"{free:,.0f} GB free at {store.root}"
-    if not os.access(place, os.W_OK):
-        yield Finding("FAIL", "store", f"{place} cannot be written to", "set store.root=FOLDER")
+    if not os.access(folder, os.W_OK):
+        yield Finding("FAIL", "store", f"{folder} cannot be written to", "set store.root=FOLDER")
     elif free < _ROOM:
         yield Finding("WARN", "store", f"{message}; a run at full size takes more")
     else:

@@ -63,12 +63,12 @@ class Census:
 
 def supposed(pool: Pool, assumed: Assumed) -> Census:
     """The census of a pool that is not there: the demo's as configured, any other as assumed."""
-    place = pool.annotations
-    if isinstance(place, Made) and isinstance(place.stage, DemoPool):
-        rows, images, as_drawn = _drawn(place.stage, place.name)
+    annotations = pool.annotations
+    if isinstance(annotations, Made) and isinstance(annotations.stage, DemoPool):
+        rows, images, as_drawn = _drawn(annotations.stage, annotations.name)
         how = "not drawn yet: rows as configured, lengths as measured at default sizes"
         return _census(pool.name, dataclasses.replace(as_drawn, rows=rows, images=images), how)
-    missing = place.name if isinstance(place, Made) else place
+    missing = annotations.name if isinstance(annotations, Made) else annotations
     how = f"{missing} is not there: rows, images and lengths are all assumed"
     return _census(pool.name, assumed, how)
 

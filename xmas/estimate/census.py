@@ -22,11 +22,11 @@ from xmas.store import Made, Store
 SAMPLE = 4096  # rows whose text is read: their mean length is then within a few per cent
 
 
-def at_hand(place: str | Made, store: Store) -> bool:
+def at_hand(path_or_made: str | Made, store: Store) -> bool:
     """Whether a file or folder can be read now, without computing a stage."""
-    if isinstance(place, Made):
-        return store.path(place.stage).exists()
-    return Path(place).expanduser().exists()
+    if isinstance(path_or_made, Made):
+        return store.path(path_or_made.stage).exists()
+    return Path(path_or_made).expanduser().exists()
 
 
 def count(
@@ -38,8 +38,7 @@ def count(
 
     Raises PoolError: the annotation file is there, but a row of it is malformed.
     """
-    place = pool.annotations
-    if at_hand(place, store):
+    if at_hand(pool.annotations, store):
         return _counted(pool, tokens, store, assumed, sample)
     return supposed(pool, assumed)
 

@@ -47,8 +47,8 @@ def json_rows(path: Path, under: str | None, *keys: str) -> list[dict[str, Any]]
     """
     rows = _json(path) if under is None else json_object(path).get(under)
     if not isinstance(rows, list):
-        place = "" if under is None else f" under `{under}`"
-        raise AnswerError(f"{path}: contains a {type(rows).__name__}{place}, expected a list")
+        where = "" if under is None else f" under `{under}`"
+        raise AnswerError(f"{path}: contains a {type(rows).__name__}{where}, expected a list")
     for number, row in enumerate(rows):
         with_keys(row, keys, f"{path}: row {number}")
     return rows

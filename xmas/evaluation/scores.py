@@ -91,7 +91,7 @@ class Score(Stage):
         answers = out / "answers.jsonl"
         if not answers.exists():
             self._answer(store, answers)
-        if distributed.place()[0] > 0:
+        if distributed.rank_and_world()[0] > 0:
             return
         with distributed.sharing(False):
             discard_parts(answers)
@@ -127,7 +127,7 @@ class Score(Stage):
             "template": describe(self.target.template),
             "versions": versions(),
         }
-        if distributed.place()[0] == 0:
+        if distributed.rank_and_world()[0] == 0:
             write_atomically(
                 answers.with_name("generation.json"),
                 lambda path: path.write_text(json.dumps(how, indent=2)),

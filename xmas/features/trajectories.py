@@ -97,10 +97,10 @@ class Measuring:
         started = time.monotonic()
         shards = self.shards(model)
         missing = len(shards.todo([step]))
-        if not missing and distributed.place()[1] == 1:
+        if not missing and distributed.rank_and_world()[1] == 1:
             return None  # of several ranks, another may have finished just now: all enter the scan
         self.scan(model).run(shards, [step], label="attention")
-        if distributed.place()[0] > 0 or not missing:
+        if distributed.rank_and_world()[0] > 0 or not missing:
             return None
         self._record_seconds([step], time.monotonic() - started)
         plan = self.scan(model).plan
@@ -115,27 +115,31 @@ class Measuring:
         steps = [step for step in self.steps if len(shards.todo([step]))]
         started = time.monotonic()
         self.scan(model).run(shards, steps, self._read, label="attention")
-        if steps and distributed.place()[0] == 0:
+        if steps and distributed.rank_and_world()[0] == 0:
             self._record_seconds(steps, time.monotonic() - started)
 
     def finish(self) -> None:
         """Measure the remaining steps, merge the shards of all ranks, and remove them."""
         model = load(self.store.get(self.stage.proxy.start)).model
         shards, scan = self.shards(model), self.scan(model)
-        place = self.out / "values.npy"
-        late = [] if place.exists() else [step for step in self.steps if len(shards.todo([step]))]
+        values_path = self.out / "values.npy"
+        late = (
+            []
+            if values_path.exists()
+            else [step for step in self.steps if len(shards.todo([step]))]
+        )
         if distributed.launched():
-            merged = place.exists()
+            merged = values_path.exists()
             distributed.barrier()  # all ranks have checked
             if not merged:
                 self.saved(distributed.local())
-            if distributed.place()[0] > 0:
+            if distributed.rank_and_world()[0] > 0:
                 return
         elif late:
             side_by_side(self.stage.proxy.hardware.devices, self)
-        if not place.exists():
-            shards.merge(place, scan.plan.order, len(scan.reasons))
-        described = self._describe(np.load(place), scan)
+        if not values_path.exists():
+            shards.merge(values_path, scan.plan.order, len(scan.reasons))
+        described = self._describe(np.load(values_path), scan)
         if logger := self.stage.proxy.logger:
             for step in late:  # the others went there during the fit
                 logger.log_metrics(logged(flat(described[step])), step)

@@ -84,9 +84,9 @@ class Assembled(StartPoint):
     def _assembled(self, store: Store) -> LoadedModel:
         from transformers import AutoModel, AutoModelForCausalLM
 
-        place, dtype = self.language.folder(), getattr(torch, self.dtype)
-        tokenizer = tokenizer_of(place)
-        language = AutoModelForCausalLM.from_pretrained(place, local_files_only=True, dtype=dtype)
+        folder, dtype = self.language.folder(), getattr(torch, self.dtype)
+        tokenizer = tokenizer_of(folder)
+        language = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=dtype)
         clip = AutoModel.from_pretrained(self.vision.folder(), local_files_only=True, dtype=dtype)
         tower = getattr(clip, "vision_model", clip)
         if not tower.config.model_type.startswith("clip"):
@@ -101,8 +101,8 @@ class Assembled(StartPoint):
         model = joined(language, tower, token, self.feature_layer, self.seed)
         if self.projector is not None:
             source = self.projector
-            place = store.find(source) if isinstance(source, Made) else source.folder()
-            fill_projector(model.model.multi_modal_projector, projector_file(place))
+            path = store.find(source) if isinstance(source, Made) else source.folder()
+            fill_projector(model.model.multi_modal_projector, projector_file(path))
         answer_greedily(model, tokenizer)
         images = SquareImages(tower.config.image_size, self.aspect)
         return LoadedModel(cast_parameters(model, dtype), tokenizer, images)

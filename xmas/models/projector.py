@@ -13,14 +13,14 @@ _KEY = re.compile(r"(?:.*\.)?mm_projector\.(.+)")
 _PLACES = {"0": "linear_1", "2": "linear_2"}  # of LLaVA's `mlp2x_gelu`; 1 is the GELU
 
 
-def projector_file(place: Path) -> Path:
+def projector_file(path: Path) -> Path:
     """The file itself, or the one in a folder. Raises FileNotFoundError: the folder has none."""
-    if place.is_file():
-        return place
+    if path.is_file():
+        return path
     for name in NAMES:
-        if (place / name).is_file():
-            return place / name
-    raise FileNotFoundError(f"{place} has no {' or '.join(NAMES)}; give the file, or its folder")
+        if (path / name).is_file():
+            return path / name
+    raise FileNotFoundError(f"{path} has no {' or '.join(NAMES)}; give the file, or its folder")
 
 
 def fill_projector(projector: nn.Module, file: Path) -> None:

@@ -49,14 +49,14 @@ class Published(StartPoint):
         if self.drawn is not None:
             self._drawn(store, out).save(out)
             return
-        place = self.source.folder()
-        config = AutoConfig.from_pretrained(place, local_files_only=True, **self.config)
+        folder = self.source.folder()
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **self.config)
         family = family_of(config)
-        tokenizer = tokenizer_of(place)
-        processor = family.processor(place, self.images)
+        tokenizer = tokenizer_of(folder)
+        processor = family.processor(folder, self.images)
         family.layout(config, processor, tokenizer)  # or it would fail after the weights
         model = AutoModelForImageTextToText.from_pretrained(
-            place, config=config, local_files_only=True, dtype=getattr(torch, self.dtype)
+            folder, config=config, local_files_only=True, dtype=getattr(torch, self.dtype)
         )
         answer_greedily(model, tokenizer)
         LoadedModel(model, tokenizer, processor).save(out)

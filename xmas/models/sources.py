@@ -25,18 +25,18 @@ class Source:
     revision: str | None = None  # commit or tag on the hub
 
     def identity(self) -> dict[str, str | None]:
-        place = Path(self.name).expanduser()
-        if place.exists():
-            return {"sha256": sha256_of(place)}
+        path = Path(self.name).expanduser()
+        if path.exists():
+            return {"sha256": sha256_of(path)}
         return {"hub": self.name, "revision": self.revision}
 
     def folder(self) -> Path:
         """The local folder with the files, downloaded if need be; or the one file that it is."""
         from huggingface_hub import snapshot_download
 
-        place = Path(self.name).expanduser()
-        if place.exists():
-            return place
+        path = Path(self.name).expanduser()
+        if path.exists():
+            return path
         return Path(
             snapshot_download(
                 self.name,
@@ -48,8 +48,8 @@ class Source:
 
     def config(self) -> dict[str, Any]:
         """The `config.json` of the folder, or next to the file; {} without one."""
-        place = self.folder()
-        file = (place if place.is_dir() else place.parent) / "config.json"
+        path = self.folder()
+        file = (path if path.is_dir() else path.parent) / "config.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 

@@ -142,8 +142,8 @@ def size(folder: Path) -> int:
 def last_written(folder: Path) -> float:
     """When a folder or anything in it was last written to, in seconds since the epoch."""
     times = [0.0]
-    for place, _, files in os.walk(folder):
-        for path in [place, *(os.path.join(place, file) for file in files)]:
+    for parent, _, files in os.walk(folder):
+        for path in [parent, *(os.path.join(parent, file) for file in files)]:
             with contextlib.suppress(FileNotFoundError):
                 times.append(os.lstat(path).st_mtime)
     return max(times)

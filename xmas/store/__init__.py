@@ -18,5 +18,5 @@ from xmas.store.stage import sha256_of as sha256_of
 from xmas.store.stage import stages_of_fields as stages_of_fields
 from xmas.store.stage import type_name as type_name
 from xmas.store.stage import volatile as volatile
-from xmas.store.store import Journal as Journal
+from xmas.store.store import RunLogger as RunLogger
 from xmas.store.store import Store as Store

@@ -26,13 +26,13 @@ def link(folder: Path, text: str) -> None:
     name = file_name(text)
     try:
         links.mkdir(parents=True, exist_ok=True)
-        for place in [links / name, links / f"{name}-{folder.name}"] if name else []:
-            if place.is_symlink() and not place.exists():
-                place.unlink(missing_ok=True)  # its result was removed
+        for path in [links / name, links / f"{name}-{folder.name}"] if name else []:
+            if path.is_symlink() and not path.exists():
+                path.unlink(missing_ok=True)  # its result was removed
             try:
-                place.symlink_to(target, target_is_directory=True)
+                path.symlink_to(target, target_is_directory=True)
             except FileExistsError:
-                if not place.is_symlink() or place.readlink() != target:
+                if not path.is_symlink() or path.readlink() != target:
                     continue
             return
     except OSError as error:
@@ -47,6 +47,6 @@ def links_of(kind: Path) -> Path:
 def unlink_removed(kind: Path) -> None:
     """Remove the links to results of the folder `kind` that are no longer there."""
     links = links_of(kind)
-    for place in sorted(links.glob("*")) if links.is_dir() else []:
-        if place.is_symlink() and not place.exists():
-            place.unlink(missing_ok=True)
+    for path in sorted(links.glob("*")) if links.is_dir() else []:
+        if path.is_symlink() and not path.exists():
+            path.unlink(missing_ok=True)

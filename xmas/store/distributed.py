@@ -43,7 +43,7 @@ def sharing(shared: bool) -> Iterator[None]:
         _Work.shared = before
 
 
-def place() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
     """The rank of this process, and the number of ranks that compute together now."""
     if launched():
         if not shared():
@@ -71,7 +71,7 @@ def barrier() -> None:
     if launched():
         if shared():
             _channel().barrier()
-    elif place()[1] > 1:
+    elif rank_and_world()[1] > 1:
         from torch import distributed
 
         distributed.barrier()

@@ -28,13 +28,13 @@ _AGREED: set[str] = set()  # results that all ranks of this run have found finis
 
 
 @runtime_checkable
-class Journal(Protocol):
-    """A logger of results, for W&B, TensorBoard or CSV; see `xmas.results.logger`.
+class RunLogger(Protocol):
+    """Logs fits and results to W&B, TensorBoard or CSV; `logger=NAME` on the command line sets it.
 
-    Not part of any stage: no key and no result depends on it.
+    Implemented in `xmas.results.logger`. Not part of any stage: no key and no result depends on it.
     """
 
-    def follow(self, stage: Stage) -> Any:
+    def fit_logger(self, stage: Stage) -> Any:
         """Lightning's logger for the fit of a stage that is being computed."""
         ...
 
@@ -56,24 +56,24 @@ class Journal(Protocol):
 
 
 @functools.cache
-def _say_reused(kind: str, place: str) -> None:
+def _log_reused(kind: str, path: str) -> None:
     """Log one line for a reused result, the first time that a process asks for it."""
-    log.info("%-14s %s reused    %s", kind, Path(place).name, place)
+    log.info("%-14s %s reused    %s", kind, Path(path).name, path)
 
 
 def _name(stage: Stage) -> str:
     return f"{stage.kind}/{key(stage)}"
 
 
-def _say(stage: Stage, event: str) -> None:
+def _log_event(stage: Stage, event: str) -> None:
     log.info("%-14s %s %s", stage.kind, key(stage), event)
 
 
-def _announce(stage: Stage, draft: Path) -> None:
+def _note_identity(stage: Stage, draft: Path) -> None:
     """Note in a draft what it will be: its `meta.json` is written when it is complete."""
-    announced = {"kind": stage.kind, "key": key(stage), "label": label(stage)}
-    announced["config"] = describe(stage)
-    (draft / ANNOUNCED).write_text(json.dumps(announced, indent=2))
+    identity = {"kind": stage.kind, "key": key(stage), "label": label(stage)}
+    identity["config"] = describe(stage)
+    (draft / ANNOUNCED).write_text(json.dumps(identity, indent=2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Store:
 
     root: str = "store"
     locks: str = "auto"  # or flock, or lease for hosts that do not see each other's flock
-    journal: Journal | None = dataclasses.field(default=None, compare=False, repr=False)
+    run_logger: RunLogger | None = dataclasses.field(default=None, compare=False, repr=False)
     force: str | Sequence[str] | None = dataclasses.field(  # kinds that are computed anew, once
         default=None, compare=False, repr=False
     )
@@ -114,64 +114,66 @@ class Store:
         """
         if Computation.running is not None:
             Computation.running.ask(_name(stage))
-        done = self.path(stage)
+        folder = self.path(stage)
         if not distributed.launched():
-            return self._made(stage)
-        if str(done) in _AGREED and done.exists():
-            return done
+            return self._get_alone(stage)
+        if str(folder) in _AGREED and folder.exists():
+            return folder
         if not distributed.leads():
-            self._follow(stage)
+            self._join_rank_0(stage)
         elif distributed.shared():
-            self._lead(stage)
+            self._get_for_all_ranks(stage)
         else:
-            return self._made(stage)
+            return self._get_alone(stage)
         distributed.barrier()
-        _AGREED.add(str(done))
-        return done
+        _AGREED.add(str(folder))
+        return folder
 
-    def _lead(self, stage: Stage) -> None:
+    def _get_for_all_ranks(self, stage: Stage) -> None:
+        """On rank 0: the result is found or computed; the other ranks get a message."""
         try:
-            self._made(stage)
+            self._get_alone(stage)
         except BaseException as error:
             distributed.send(("failed", repr(error)))
             raise
         distributed.send(("finished", None))
 
-    def _made(self, stage: Stage) -> Path:
-        done = self.path(stage)
-        if self._there(stage):
-            _say_reused(stage.kind, str(done))
-            return done
-        done.parent.mkdir(parents=True, exist_ok=True)
-        waiting = functools.partial(_say, stage, "waits for another process")
-        with alone(done.with_name(f".{done.name}"), kind=self.locks, waiting=waiting):
+    def _get_alone(self, stage: Stage) -> Path:
+        """The result of `stage`, computed here, or by another process that has its lock."""
+        folder = self.path(stage)
+        if self._is_finished(stage):
+            _log_reused(stage.kind, str(folder))
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        waiting = functools.partial(_log_event, stage, "waits for another process")
+        with alone(folder.with_name(f".{folder.name}"), kind=self.locks, waiting=waiting):
             draft = self._draft(stage)
-            restore(draft, done, whole="meta.json")
-            if self._there(stage):
-                _say_reused(stage.kind, str(done))
-                return done
-            resumed = draft.exists()
+            restore(draft, folder, whole="meta.json")
+            if self._is_finished(stage):
+                _log_reused(stage.kind, str(folder))
+                return folder
+            has_draft = draft.exists()
             draft.mkdir(exist_ok=True)
-            _say(stage, "resumed" if resumed else "computing")
-            with self._recorded(stage, draft, resumed=resumed):
-                self._computed(stage, draft)
-            put_in_place(draft, done)
-            by_name.link(done, label(stage))
-        _say(stage, f"done      {done}")
-        if self.journal is not None:
-            self.journal.enter(done)
-        return done
+            _log_event(stage, "resumed" if has_draft else "computing")
+            with self._recorded(stage, draft, resumed=has_draft):
+                self._compute(stage, draft)
+            put_in_place(draft, folder)
+            by_name.link(folder, label(stage))
+        _log_event(stage, f"done      {folder}")
+        if self.run_logger is not None:
+            self.run_logger.enter(folder)
+        return folder
 
-    def _there(self, stage: Stage) -> bool:
+    def _is_finished(self, stage: Stage) -> bool:
         """Whether the result is finished and need not be computed anew."""
-        done = self.path(stage)
-        if not done.exists():
+        folder = self.path(stage)
+        if not folder.exists():
             return False
-        return stage.kind not in kinds_of(self.force) or finished(done) >= self.since
+        return stage.kind not in kinds_of(self.force) or finished(folder) >= self.since
 
-    def follow(self, stage: Stage) -> Any:
-        """Lightning's logger for the fit of `stage`; None without a journal."""
-        return None if self.journal is None else self.journal.follow(stage)
+    def fit_logger(self, stage: Stage) -> Any:
+        """Lightning's logger for the fit of `stage`; None without a run logger."""
+        return None if self.run_logger is None else self.run_logger.fit_logger(stage)
 
     def counted_for(self, stage: Stage) -> contextlib.AbstractContextManager[None]:
         """Count the seconds and inputs of the work inside for `stage`, which waits for this one.
@@ -180,7 +182,7 @@ class Store:
         """
         return counted_for(_name(stage))
 
-    def _computed(self, stage: Stage, draft: Path) -> None:
+    def _compute(self, stage: Stage, draft: Path) -> None:
         """Compute the stage; rank 0 calls the other ranks for one that is computed together."""
         if not distributed.launched():
             return stage.compute(self, draft)
@@ -191,15 +193,15 @@ class Store:
             distributed.barrier()  # no rank writes into the draft any more
         return None
 
-    def _follow(self, stage: Stage) -> None:
+    def _join_rank_0(self, stage: Stage) -> None:
         """Compute with rank 0 whenever it calls, until the result of `stage` is finished.
 
         Rank 0 alone takes the lock and renames. A stage that it computes alone may ask for stages
         that are computed together; those are sent with the call.
         """
         while (message := distributed.receive())[0] == "compute":
-            called = message[1] or stage
-            called.compute(self, self._draft(called))
+            requested_stage = message[1] or stage
+            requested_stage.compute(self, self._draft(requested_stage))
             distributed.barrier()
         if message[0] == "failed":
             raise RuntimeError(f"rank 0 could not make {stage.kind} {key(stage)}: {message[1]}")
@@ -207,11 +209,11 @@ class Store:
     def _draft(self, stage: Stage) -> Path:
         return self.path(stage).with_name(f".{key(stage)}")
 
-    def find(self, place: "str | Made") -> Path:
+    def find(self, path_or_made: "str | Made") -> Path:
         """The path of a file or folder; one inside a stage's result is computed if it is absent."""
-        if isinstance(place, Made):
-            return self.get(place.stage) / place.name
-        return Path(place).expanduser()
+        if isinstance(path_or_made, Made):
+            return self.get(path_or_made.stage) / path_or_made.name
+        return Path(path_or_made).expanduser()
 
     def results(self, kind: str) -> list[tuple[Path, dict[str, Any]]]:
         """Every finished result of a kind with its `meta.json`, in the order of their folders."""
@@ -231,7 +233,7 @@ class Store:
             computation.resume()
         try:
             with computation.run():
-                _announce(stage, draft)
+                _note_identity(stage, draft)
                 yield
         except BaseException:
             (draft / "error.txt").write_text(traceback.format_exc())

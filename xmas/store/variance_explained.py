@@ -1,4 +1,7 @@
-"""The share of the variance of a per-row number that the text length alone explains."""
+"""The share of a row statistic's variance that text length explains: `attention`, `results` use it.
+
+It is in the lowest folder because both need the same estimate, and neither may import the other's.
+"""
 
 import numpy as np
 from jaxtyping import Float, Int

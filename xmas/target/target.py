@@ -81,7 +81,7 @@ class Target(ModelOnPool, Stage):
             lambda loaded: self._trainable(loaded, out),
             label="target",
             rows=rows,
-            logger=store.follow(self),
+            logger=store.fit_logger(self),
         )
         if not distributed.leads():
             return
@@ -106,17 +106,17 @@ class Target(ModelOnPool, Stage):
         chosen = self.subset.chosen(store)
         return chosen[self.tokens().open(store).answered[chosen]]
 
-    def _rehearse_saving(self, model: nn.Module, loaded: LoadedModel, place: Path) -> None:
+    def _rehearse_saving(self, model: nn.Module, loaded: LoadedModel, folder: Path) -> None:
         """Write what the end of the fit will write, and drop it: what would fail there fails here.
 
         Of a model that trains in full all but the weights, which are too many for a rehearsal.
         """
-        place.mkdir(exist_ok=True)  # where an attempt that died meanwhile has left one
+        folder.mkdir(exist_ok=True)  # where an attempt that died meanwhile has left one
         if self.lora is not None:
-            self._write(model, place)
+            self._write(model, folder)
         if isinstance(family_of(loaded.model.config), Exportable):
-            describe(loaded, self.template, "float16", place)
-        shutil.rmtree(place)
+            describe(loaded, self.template, "float16", folder)
+        shutil.rmtree(folder)
 
     def _write(self, model: nn.Module, out: Path) -> None:
         from safetensors.torch import save_file

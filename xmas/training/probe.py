@@ -66,9 +66,9 @@ class SavedSteps(Snapshots):
         }
         if not trainer.is_global_zero:
             return
-        place = self.folder / str(trainer.global_step) / "trained.safetensors"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, lambda path: save_file(trained, path))
+        path = self.folder / str(trainer.global_step) / "trained.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda partial: save_file(trained, partial))
 
 
 class AttentionProbe(Snapshots):

@@ -41,7 +41,7 @@ class Proxy(ModelOnPool, Stage):
     max_length: int = 2048  # tokens of a row, the image counted
     hardware: Hardware = volatile(default_factory=Hardware)
     callbacks: Sequence[Callback] = volatile(())  # of the fit, in addition to its own
-    logger: Logger | None = volatile(None)  # of the fit; null: the store's journal
+    logger: Logger | None = volatile(None)  # of the fit; null: the store's run logger
 
     def steps(self, store: Store) -> list[int]:
         """The optimiser steps whose weights are saved."""
@@ -71,5 +71,5 @@ class Proxy(ModelOnPool, Stage):
             lambda loaded: freeze_tower(loaded.model),
             label="proxy",
             callbacks=[SavedSteps(self.steps(store), out / "steps"), *self.callbacks],
-            logger=self.logger or store.follow(self),
+            logger=self.logger or store.fit_logger(self),
         )

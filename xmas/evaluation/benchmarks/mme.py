@@ -149,8 +149,8 @@ def _outcomes(rights: dict[str, dict[str, list[bool]]]) -> Outcomes:
 
 def _key(row: dict[str, Any], text: str) -> Key:
     """The key of a question (text in `text`) or of an answer line (text in `prompt`)."""
-    place = str(row["question_id"]).split("/")
-    return place[0], _stem(place[-1]), _question(row[text])
+    parts = str(row["question_id"]).split("/")
+    return parts[0], _stem(parts[-1]), _question(row[text])
 
 
 def _stem(file: str) -> str:

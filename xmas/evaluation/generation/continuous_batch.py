@@ -137,7 +137,7 @@ class ContinuousBatch:
             shift = 0 if positions is None else int(positions[0, -1]) + 1 - len(prompt.ids)
             self._sequences[slot] = _Sequence(prompt, len(prompt.ids), [], shift)
             cached = image.cache is not None
-            prefix = prompt.opening if cached else self._prefix_length
+            prefix = prompt.up_to_image_end if cached else self._prefix_length
             chunk = PrefillChunk(
                 slot=slot,
                 ids=prompt.ids[prefix:],
@@ -156,7 +156,7 @@ class ContinuousBatch:
         """Cache the keys and values up to the end of each image, for all its prompts."""
         chunks = []
         for prompt, image in images:
-            span = slice(self._prefix_length, prompt.opening)
+            span = slice(self._prefix_length, prompt.up_to_image_end)
             positions = position_ids(self.model, prompt.ids, image)
             positions = None if positions is None else positions[:, span]
             chunks.append(

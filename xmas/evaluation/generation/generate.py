@@ -28,7 +28,7 @@ from xmas.evaluation.protocol import Question
 from xmas.models.chat.labels import Encoder
 from xmas.models.vlm import LoadedModel
 from xmas.store import write_atomically
-from xmas.store.distributed import barrier, place
+from xmas.store.distributed import barrier, rank_and_world
 from xmas.store.progress import bar
 
 
@@ -63,7 +63,7 @@ def generate_answers(
         GenerationError: an image is unreadable or logits are not finite; names the question.
             Earlier answers are kept.
     """
-    rank, world = place()
+    rank, world = rank_and_world()
     order = range(len(questions)) if image_order is None else image_order.tolist()
     groups = group_prompts(parts, encoder, questions, image_order=order, label=label)
     own = out.with_name(f"{out.name}.{rank}.partial")

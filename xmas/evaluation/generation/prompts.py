@@ -34,7 +34,7 @@ class Prompt:
     name: str  # for messages
     ids: Int[np.ndarray, " tokens"]  # those of the image included
     before: int  # tokens that precede the image, -1 without one
-    opening: int  # tokens up to the end of the image, 0 without one
+    up_to_image_end: int  # tokens up to the end of the image, 0 without one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +87,10 @@ def _prompt(
     tokens = encoder.prompt(text, image=image_ids)
     ids, before = tokens.ids.astype(np.int64), tokens.image_at
     if image_ids is None:
-        return Prompt(position, name, ids, before=-1, opening=0)
+        return Prompt(position, name, ids, before=-1, up_to_image_end=0)
     expanded = np.where(image_ids == FEATURE, parts.model.config.image_token_id, image_ids)
     ids = np.insert(ids, before, expanded)
-    return Prompt(position, name, ids, before=before, opening=before + len(expanded))
+    return Prompt(position, name, ids, before=before, up_to_image_end=before + len(expanded))
 
 
 def shared_prefix(groups: Iterable[PromptGroup]) -> Int[np.ndarray, " prefix"]:

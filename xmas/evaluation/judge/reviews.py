@@ -183,17 +183,17 @@ def reviews_from_file(
         graded, answer_id = line.get("answer2_id"), answer_ids.get(name)
         if graded and answer_id and graded != answer_id:
             raise AnswerError(f"{where}: of answer {graded}, but the answers have {answer_id}")
-        if (place := (name, line["run"], line["attempt"])) in reviews:
+        if (review := (name, line["run"], line["attempt"])) in reviews:
             raise AnswerError(f"{where}: is in the file twice")
-        reviews[place] = line
+        reviews[review] = line
     reviewed = {(name, run) for name, run, _ in reviews}
     expected = [(name, run) for run in range(runs) for name in prompts]
-    if missing := [place for place in expected if place not in reviewed]:
+    if missing := [pair for pair in expected if pair not in reviewed]:
         raise AnswerError(
             f"{path}: {len(missing)} of {len(expected)} reviews are missing, the first is of "
             f"question {missing[0][0]!r}, run {missing[0][1]} of {runs} (judging.runs)"
         )
-    return [reviews[place] for place in sorted(reviews, key=lambda place: place[2])]
+    return [reviews[review] for review in sorted(reviews, key=lambda review: review[2])]
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

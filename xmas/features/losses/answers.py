@@ -100,7 +100,7 @@ class Answers(Stage):
         table: TokenTable,
         rows: Int[np.ndarray, " rows"],
         steps: Sequence[int],
-        place: Path,
+        folder: Path,
     ) -> Float[np.ndarray, "pool steps k"]:
         """Statistics and number of tokens of these rows after every step; NaN for other rows."""
         scorer = AnswerScorer(
@@ -111,13 +111,13 @@ class Answers(Stage):
             pad=parts.tokenizer.pad_token_id,
             how=dataclasses.replace(self.how, workers=self.model.hardware.workers),
         )
-        shards = scorer.shards(place, steps)
+        shards = scorer.shards(folder, steps)
         scorer.run(
             shards,
             lambda step: self.model.weights_at(store, step),
-            label=f"answers {place.name} images",
+            label=f"answers {folder.name} images",
         )
-        return shards.merge(place / "whole.npy", scorer.order, len(table))
+        return shards.merge(folder / "whole.npy", scorer.order, len(table))
 
     def column(self, store: Store, name: str) -> Float[np.ndarray, " rows"]:
         """One of `COLUMNS` for every row, float64."""

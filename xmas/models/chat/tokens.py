@@ -47,8 +47,8 @@ class Tokenised(Stage):
     def encoder(self, store: Store) -> Encoder:
         from transformers import AutoTokenizer
 
-        place = self.tokenizer
-        name = store.find(place) if isinstance(place, Made) else place
+        source = self.tokenizer
+        name = store.find(source) if isinstance(source, Made) else source
         return Encoder(
             AutoTokenizer.from_pretrained(name),
             self.template,

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Journal:
-    """A logger of one sweep, as `xmas.store.Journal`; subclasses define the destination."""
+class RunLogger:
+    """A logger of one sweep, as `xmas.store.RunLogger`; subclasses define the destination."""
 
     folder: str = "store/logged"
     group: str | None = None  # of the sweep; null: named as its experiment
@@ -42,7 +42,7 @@ class Journal:
         """Mark a run whose stage failed."""
         logger.finalize("failed")
 
-    def follow(self, stage: Stage) -> Logger:
+    def fit_logger(self, stage: Stage) -> Logger:
         """Lightning's logger for a fit of `stage`, which `enter` finishes."""
         name = key(stage)
         self._open[name] = self.begin(stage.kind, name)
@@ -63,9 +63,9 @@ class Journal:
         with FileLock(mark.with_suffix(".lock")):
             if mark.exists() and not again:
                 return
-            followed = self._open.pop(entry.key, None)
-            logger = followed or self.begin(entry.kind, entry.key)
-            for step, values in entry.curves if followed is None else ():
+            fit_logger = self._open.pop(entry.key, None)
+            logger = fit_logger or self.begin(entry.kind, entry.key)
+            for step, values in entry.curves if fit_logger is None else ():
                 logger.log_metrics(values, step)
             self.end(logger, entry)
             write_atomically(mark, lambda path: path.write_text(json.dumps({"name": entry.name})))

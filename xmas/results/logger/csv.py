@@ -8,18 +8,18 @@ from typing import cast
 
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from xmas.results.logger import Journal
+from xmas.results.logger import RunLogger
 from xmas.results.logger.entry import Entry
 
 
 @dataclasses.dataclass(frozen=True)
-class Csv(Journal):
+class Csv(RunLogger):
     """Under `csv/<group>/<kind>-<key>/` of the folder."""
 
     def begin(self, kind: str, key: str) -> Logger:
-        place = Path(self.folder) / self.where / f"{kind}-{key}"
-        shutil.rmtree(place, ignore_errors=True)
-        return CSVLogger(self.folder, name=self.where, version=place.name)
+        folder = Path(self.folder) / self.where / f"{kind}-{key}"
+        shutil.rmtree(folder, ignore_errors=True)
+        return CSVLogger(self.folder, name=self.where, version=folder.name)
 
     def end(self, logger: Logger, entry: Entry) -> None:
         logger.log_hyperparams(entry.config)
@@ -31,6 +31,6 @@ class Csv(Journal):
             "missing": entry.missing,
             "files": [*map(str, entry.files)],
         }
-        place = Path(cast("CSVLogger", logger).log_dir)
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "summary.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+        folder = Path(cast("CSVLogger", logger).log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "summary.json").write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -7,21 +7,21 @@ from typing import cast
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from xmas.results.logger import Journal
+from xmas.results.logger import RunLogger
 from xmas.results.logger.entry import Entry
 
 
 @dataclasses.dataclass(frozen=True)
-class TensorBoard(Journal):
+class TensorBoard(RunLogger):
     """Under `tensorboard/<group>/<kind>-<key>/`: a summary is a point at step 0, and why a number
     is missing is a text.
     """
 
     def begin(self, kind: str, key: str) -> Logger:
-        place = Path(self.folder) / self.where / f"{kind}-{key}"
-        shutil.rmtree(place, ignore_errors=True)
+        folder = Path(self.folder) / self.where / f"{kind}-{key}"
+        shutil.rmtree(folder, ignore_errors=True)
         return TensorBoardLogger(
-            self.folder, name=self.where, version=place.name, default_hp_metric=False
+            self.folder, name=self.where, version=folder.name, default_hp_metric=False
         )
 
     def end(self, logger: Logger, entry: Entry) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from xmas.results.logger import Journal
+from xmas.results.logger import RunLogger
 from xmas.results.logger.entry import Entry
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ STEP = "trainer/global_step"  # the x-axis, by Lightning's name
 
 
 @dataclasses.dataclass(frozen=True)
-class Wandb(Journal):
+class Wandb(RunLogger):
     """`mode` null: online with an account, else offline; `WANDB_MODE` wins over both."""
 
     project: str = "xmas"

@@ -39,13 +39,13 @@ def in_turns(
         preferred: all positions, the most preferred first.
     """
     _, compact, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    visited = np.empty(len(sizes), dtype=np.int64)  # place of a cluster in a turn
-    visited[np.argsort(sizes, kind="stable")[::-1]] = np.arange(len(sizes))
-    grouped = preferred[np.argsort(compact[preferred], kind="stable")]
+    cluster_rank = np.empty(len(sizes), dtype=np.int64)  # position of a cluster in a turn
+    cluster_rank[np.argsort(sizes, kind="stable")[::-1]] = np.arange(len(sizes))
+    by_cluster = preferred[np.argsort(compact[preferred], kind="stable")]
     firsts = np.repeat(np.cumsum(sizes) - sizes, sizes)
     turn = np.empty(len(labels), dtype=np.int64)
-    turn[grouped] = np.arange(len(labels)) - firsts
-    return np.lexsort((visited[compact], turn))
+    turn[by_cluster] = np.arange(len(labels)) - firsts
+    return np.lexsort((cluster_rank[compact], turn))
 
 
 def turns_of_clusters(
@@ -56,8 +56,9 @@ def turns_of_clusters(
     """
     of_row = np.append(np.bincount(labels[labels >= 0]), 0)[labels]  # rows of a row's cluster
     waits = (labels < 0) | (of_row < smallest)
-    visited = np.flatnonzero(~waits)
-    place = np.cumsum(~waits) - 1
-    first = visited[in_turns(labels[visited], place[preferred[~waits[preferred]]])]
+    eligible = np.flatnonzero(~waits)
+    position = np.cumsum(~waits) - 1  # of an eligible row among them
+    eligible_preferred = preferred[~waits[preferred]]
+    first = eligible[in_turns(labels[eligible], position[eligible_preferred])]
     last = preferred[waits[preferred]]
     return np.concatenate([first, last[np.argsort(labels[last] < 0, kind="stable")]])

@@ -24,7 +24,7 @@ def strategy_of(hardware: Hardware) -> Strategy | str:
     """
     if not distributed.shared():
         raise RuntimeError("rank 0 fits alone: a stage that fits has to say `together = True`")
-    world = distributed.place()[1] if distributed.launched() else 1
+    world = distributed.rank_and_world()[1] if distributed.launched() else 1
     if world != hardware.world:
         command = STARTED.format(hardware.devices) if hardware.nodes == 1 else "torchrun on each"
         raise ValueError(

@@ -71,7 +71,7 @@ def fit(
         MemoryError: names the settings to change.
     """
     strategy = strategy_of(hardware)
-    rank, world = distributed.place() if distributed.launched() else (0, 1)
+    rank, world = distributed.rank_and_world() if distributed.launched() else (0, 1)
     accumulate = microbatches_per_rank(recipe, world)
     dealt = plan_batches(table, rows, recipe, seed)
     check_rows(table, dealt)

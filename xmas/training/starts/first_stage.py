@@ -47,7 +47,7 @@ class FirstStage(ModelOnPool, Stage):
             out,
             lambda loaded: projector_alone(loaded.model, self.recipe.precision),
             label="projector",
-            logger=store.follow(self),
+            logger=store.fit_logger(self),
         )
         if distributed.leads():
             save_projector(loaded.model.model.multi_modal_projector, out / FILE)

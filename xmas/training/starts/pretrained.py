@@ -172,7 +172,7 @@ class Pretrained(ModelOnPool, StartPoint):
             lambda loaded: freeze_tower(loaded.model),
             label=name,
             callbacks=[LossStopper(self.enough, name)] if self.enough else [],
-            logger=store.follow(self),
+            logger=store.fit_logger(self),
         )
         if distributed.leads():
             loaded.save(out)

@@ -40,8 +40,8 @@ class Loaded:
     """A unit with its images, the tokens up to the end of each, and the text of its rows.
 
     `prefix_ids`: token ids up to the end of the image. `image`: positions among them that are
-    features of the image, not separators between its tiles. `image_mask`: False for padding of `image`, where
-    another image of the unit has more.
+    features of the image, not separators between its tiles. `image_mask`: False for padding of
+    `image`, where another image of the unit has more.
     """
 
     unit: Unit

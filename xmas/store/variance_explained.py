@@ -1,6 +1,6 @@
-"""The share of a row statistic's variance that text length explains: `attention`, `results` use it.
+"""Variance explained by text length, in the lowest folder since `attention` and `results` share it.
 
-It is in the lowest folder because both need the same estimate, and neither may import the other's.
+It depends on numpy alone, and on neither what a row's number measures nor who computed it.
 """
 
 import numpy as np

@@ -216,19 +216,19 @@ class Bare(Scan):
 
     def _values(self, loaded: Loaded, features: Tensor, label: str) -> Tensor:
         unit, language = loaded.unit, unwrap(self.model).model.language_model
-        opening = embed(self.model, loaded.opening, features)
+        prefix_embeddings = embed(self.model, loaded.prefix_ids, features)
         cache = DynamicCache()
         if unit.shared:
             with patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention):
-                language(inputs_embeds=opening, past_key_values=cache, use_cache=True)
+                language(inputs_embeds=prefix_embeddings, past_key_values=cache, use_cache=True)
         for text in loaded.texts:
             inputs = unwrap(self.model).get_input_embeddings()(text.ids)
             past = branches(cache, text.which) if unit.shared else None
             if past is None:
-                inputs = torch.cat([opening[text.which], inputs], dim=1)
+                inputs = torch.cat([prefix_embeddings[text.which], inputs], dim=1)
             with patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention):
                 language(inputs_embeds=inputs, past_key_values=past, use_cache=unit.shared)
-        return opening.new_zeros((len(unit.rows), K), dtype=torch.float32)
+        return prefix_embeddings.new_zeros((len(unit.rows), K), dtype=torch.float32)
 
 
 def scan(

@@ -118,6 +118,15 @@ def test_the_root_says_what_the_demo_is(compose):
     assert cfg.reference.seeds == [0]
 
 
+def test_the_demo_s_target_takes_every_recipe(compose):
+    for path in sorted((CONF / "target" / "recipe").glob("*.yaml")):
+        recipe = build(compose(f"target/recipe={path.stem}").target)
+        official = build(compose("target=llava15_7b", f"target/recipe={path.stem}").target)
+        assert (recipe.recipe, recipe.lora) == (official.recipe, official.lora)
+    default = build(compose().target)
+    assert default == build(compose("target/recipe=demo").target)
+
+
 def test_the_store_is_where_the_environment_says(compose, monkeypatch):
     monkeypatch.setenv("XMAS_STORE", "/elsewhere")
     assert build(compose().store) == Store("/elsewhere")

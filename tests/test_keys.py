@@ -19,9 +19,10 @@ from choices import CHOICES, is_alone, place_of
 import xmas
 from xmas.cli.config import build
 from xmas.evaluation.scores import Score
-from xmas.store import Stage, describe, key
+from xmas.store import Stage, describe, digest, key, volatile
 from xmas.store.former_names import FORMER_NAMES
 from xmas.store.stage import read_meta, type_name
+from xmas.training.fit.trainables import Lora
 
 NEW = {"SubsetFiles"}  # came later; hashed under the name they have
 DEMO = {  # of `make demo`, selector=xmas
@@ -130,6 +131,26 @@ def test_no_two_types_have_the_name_of_one_in_a_key(dataclasses_of_xmas, bearing
     count = Counter(cls.__qualname__ for cls in dataclasses_of_xmas)
     assert {name for name in names if count[name] > 1} == set()
     assert len(set(FORMER_NAMES.values())) == len(FORMER_NAMES)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraVariant(Lora):
+    """`Lora` with a field that came later, as docs/add-a-target.md adds one."""
+
+    rank_stabilised: bool = volatile(False)
+
+    def corrections(self) -> dict[str, Any]:
+        return {"rank_stabilised": True} if self.rank_stabilised else {}
+
+
+def test_a_field_that_came_later_leaves_the_keys_of_its_default():
+    described = {rank: describe(LoraVariant(rank)) for rank in (8, 16)}
+    before = {rank: describe(Lora(rank)) for rank in (8, 16)}
+    for rank, identity in described.items():
+        assert identity | {"type": "Lora"} == before[rank]  # the test's class is named after itself
+    stabilised = describe(LoraVariant(8, rank_stabilised=True))
+    assert stabilised == described[8] | {"rank_stabilised": True}
+    assert digest(stabilised) not in {digest(identity) for identity in described.values()}
 
 
 def moved(cls: type, module: str) -> type:

@@ -134,8 +134,9 @@ def describe(value: Any) -> Any:
     """The identity of a stage as plain data: type, version and every field that is not volatile.
 
     A dataclass may have a method `identity()`, which replaces all of that, or `corrections()`,
-    which adds to it: names of corrections that changed the results for some values of the fields
-    only. A higher `version` would rename the unaffected results too.
+    which adds to it what changes the results for some values of the fields only: a correction of
+    the code, or a volatile field that is not at its default. A higher `version`, or a field of the
+    identity, would rename the unaffected results too.
 
     Raises TypeError: a field is neither plain data nor a dataclass.
     """

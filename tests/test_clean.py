@@ -124,6 +124,9 @@ def test_unfinished_results_are_listed_apart_with_their_error(store, calls):
     line = next(line for line in text.splitlines() if key(Cut(calls, 7)) in line)
     assert "size 7" in line
     assert line.endswith("OSError: disk full")
+    assert "Unfinished; the command that began one continues it, after its error is fixed:" in text
+    (store.path(Cut(calls, 7)).with_name(f".{key(Cut(calls, 7))}") / "error.txt").unlink()
+    assert "Unfinished; the command that began one continues it:" in Inventory().make(store)
 
 
 def test_a_result_made_before_links_and_labels_has_both_in_the_list(store, calls):
@@ -176,6 +179,17 @@ def test_the_kinds_to_keep_are_configured(store, calls):
     assert key(stages["subset"]) not in text  # the score was made from it
     text = dataclasses.replace(NOW, keep=[]).make(store)
     assert all(key(stage) in text for stage in stages.values())
+
+
+def test_a_misspelt_kind_of_the_list_is_refused_with_the_nearest(store, calls):
+    fill(store, calls)
+    with pytest.raises(
+        ValueError,
+        match=r"results\.kind=subsets: the store has none; did you mean subset\? "
+        "There are part, score, subset",
+    ):
+        Inventory(kind=["part", "subsets"]).make(store)
+    assert Inventory(kind="proxy").make(store) == f"{store.root}: no results of kind proxy"
 
 
 def test_a_misspelt_kind_is_refused_with_the_nearest(store, calls):

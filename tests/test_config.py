@@ -5,6 +5,7 @@ import inspect
 import itertools
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,17 +23,19 @@ from choices import (
     is_alone,
     place_of,
 )
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from toy import Toy
 
 from xmas.cli.config import (
+    GOALS,
     ConfigError,
     build,
     check_choices,
     goal_node,
     warn_of_demo_values,
 )
+from xmas.cli.unknown_settings import check_added, explained
 from xmas.store import Stage, Store, key
 
 
@@ -191,15 +194,33 @@ def test_hardware_is_no_part_of_an_identity(compose):
             r"goal=subsets names nothing that can be made; did you mean subset\? There are",
         ),
         ("tables", r"did you mean table\?"),
+        (
+            "tabel",
+            r"goal=tabel names nothing that can be made; did you mean table\? There are subset,",
+        ),
+        ("clusters.trajektories", r"did you mean clusters\.trajectories\? There are"),
+        ("clusters", r"can be made\. There are clusters\.activations, .*, clusters\.trajectories$"),
         ("seed", r"goal=seed names nothing that can be made"),
         ("store.root", r"goal=store\.root names nothing"),
-        ("qqqq", r"goal=qqqq names nothing that can be made; There are \[.*'proxy'.*'subset'"),
+        (
+            "qqqq",
+            r"goal=qqqq names nothing that can be made\. There are subset, audit, .*, estimate; "
+            "the node of any stage can be named too",
+        ),
     ],
 )
 def test_an_unknown_goal_is_named_with_the_nearest(goal, message, compose):
     for overrides in ([], ["pool=files", "experiment=smoke"]):
         with pytest.raises(ConfigError, match=message):
             goal_node(with_goal(compose(*overrides), goal))
+
+
+def test_the_goals_that_an_error_lists_are_those_of_the_readme():
+    text = (CONF.parent / "README.md").read_text(encoding="utf-8")
+    rows = text.partition("| `goal=` | makes |")[2].split("\n\n")[0].splitlines()[2:]
+    assert list(GOALS) == [
+        name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    ]
 
 
 @pytest.mark.parametrize("goal", ["subset", "scores", "table", "clusters.trajectories", "proxy"])
@@ -230,9 +251,9 @@ def test_the_goal_is_taken_from_the_command_line(compose):
             r"selector=lenght does not exist; did you mean selector=length\?",
         ),
         ("experiment=smok", r"did you mean experiment=smoke\?"),
-        ("pool=zzzz", r"pool=zzzz does not exist; There are demo, demo_unseen, files, llava665k"),
+        ("pool=zzzz", r"pool=zzzz does not exist\. There are demo, demo_unseen, files, llava665k"),
         ("+benchmark@suite.x=gqaa", r"did you mean benchmark=gqa\?"),
-        ("hardware=gpu", r"hardware=gpu does not exist;"),
+        ("hardware=gpu", r"hardware=gpu does not exist"),
     ],
 )
 def test_an_unknown_choice_is_answered_with_the_nearest(argument, message):
@@ -262,6 +283,58 @@ def test_an_unknown_choice_is_answered_with_the_nearest(argument, message):
 )
 def test_what_exists_passes(argument):
     assert check_choices([argument]) is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "near"),
+    [
+        ("+selektor=xmas", "selektor is no setting; did you mean selector=xmas?"),
+        (
+            "++subste.fraction=0.1",
+            "subste.fraction is no setting; did you mean subset.fraction=0.1?",
+        ),
+    ],
+)
+def test_an_added_key_that_is_nearly_a_setting_is_refused(argument, near):
+    with pytest.raises(ConfigError) as refused:
+        check_added(["goal=table", argument])
+    assert str(refused.value) == near
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["+mine=3", "+seed=1", "++subset.floors.ocr_vqa=1000", "+benchmark@suite.cn=mmbench_cn",
+     "selektor=xmas", "+every.random=1", "store.root=+selektor=1"],
+)  # fmt: skip
+def test_other_added_keys_pass(argument):
+    assert check_added([argument]) is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("selektor=xmas", "selektor is no setting; did you mean selector=xmas?"),
+        ("~selektor", "selektor is no setting; did you mean ~selector?"),
+        ("selektor.k=3", "selektor.k is no setting; did you mean selector.k=3?"),
+        ("subset.fracton=0.1", "subset.fracton is no setting; did you mean subset.fraction=0.1?"),
+        ("table.selctor=[a,b]", "table.selctor is no setting; did you mean table.selector=[a,b]?"),
+        ("seed.x=1", "seed.x is no setting: seed has nothing below it"),
+        (
+            "weights.qqqq=1",
+            "weights.qqqq is no setting. There are weights.published, weights.random",
+        ),
+    ],
+)
+def test_hydra_s_refusal_of_an_unknown_key_becomes_one_line(argument, line, compose):
+    with pytest.raises(ConfigCompositionException) as refused:
+        compose(argument)
+    assert explained(str(refused.value), ["goal=subset", argument], compose()) == line
+
+
+def test_hydra_s_other_refusals_stay_without_the_advice_to_append(compose):
+    with pytest.raises(ConfigCompositionException) as refused:
+        compose("selector/qqqq=1")
+    assert explained(str(refused.value), [], compose()) == "Could not override 'selector/qqqq'."
 
 
 def test_choices_of_the_user_s_own_folder_exist(tmp_path):
@@ -373,6 +446,15 @@ def test_the_command_makes_a_subset_once(toy: Toy, server, tmp_path):
     assert f"{place.name} reused" in second.stderr
     assert place.parent.parent == store
     assert [path.name for path in tmp_path.iterdir()] == ["store"]  # no outputs folder of Hydra's
+
+
+def test_an_unknown_setting_ends_in_one_line(server, tmp_path):
+    ended = server.command("subset.fracton=0.1", f"store.root={tmp_path}/store", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "xmas: subset.fracton is no setting; did you mean subset.fraction=0.1?\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_pool_is_named_in_one_line(toy: Toy, server, tmp_path):

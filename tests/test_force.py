@@ -163,6 +163,10 @@ def test_a_kind_that_is_not_needed_is_refused_with_the_nearest(root, leaf):
         "It needs branch, leaf",
     ):
         renew(Branch(leaf.calls, leaf), Store(root, force=["leaf", "leave"]))
+    with pytest.raises(ConfigError, match=r"needs no result of that kind\. It needs leaf$"):
+        renew(leaf, Store(root, force="qqqq"))
+    with pytest.raises(ConfigError, match=r"that kind; did you mean branch\? It needs leaf$"):
+        renew(leaf, Store(root, force="brench"))  # a kind, though none that this goal needs
     with pytest.raises(ConfigError, match=r"force=leaf: goal=object computes no results"):
         renew(object(), Store(root, force="leaf"))
 

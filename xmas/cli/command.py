@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -23,6 +25,7 @@ from xmas.cli.config import (
     goal_node,
     warn_of_demo_values,
 )
+from xmas.cli.unknown_settings import check_added, composed_choices, explained
 from xmas.results.score_records import remember
 from xmas.store import RunLogger, Stage, Store, distributed, key
 from xmas.store.force import kinds_of, start_command
@@ -145,8 +148,14 @@ def main() -> None:
     """The entry point; threads are set up before anything imports torch."""
     start_command()
     threads.share_cores()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the one line on stderr is ours
     try:
         check_choices(sys.argv[1:])
+        check_added(sys.argv[1:])
+        run()
     except ConfigError as error:
         sys.exit(f"xmas: {error}")
-    run()
+    except ConfigCompositionException as error:
+        sys.exit(f"xmas: {explained(str(error), sys.argv[1:], composed_choices(sys.argv[1:]))}")
+    except CompactHydraException as error:  # also the summary of a multirun
+        sys.exit(str(error))

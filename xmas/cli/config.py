@@ -1,6 +1,5 @@
 """From a composed configuration to objects: the only place that instantiates."""
 
-import difflib
 import functools
 import logging
 import os
@@ -11,7 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xmas.store import Store
+from xmas.store import Stage, Store
+from xmas.store.nearest import hint, nearest, suggestion
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +67,40 @@ def _target(name: str) -> Callable[..., Any]:
     return instantiate({"_target_": name, "_partial_": True}).func
 
 
+GOALS = (  # that the README lists; `goal=` accepts any other stage's node too
+    *("subset", "audit", "proxy", "target", "scores", "table", "report", "dashboard"),
+    *("rescore", "submission", "export", "results", "clean", "doctor", "estimate"),
+)
+
+
 def goal_node(cfg: DictConfig) -> DictConfig:
     """The node that `goal=` names. Raises ConfigError for another name, with the nearest one."""
     name = str(cfg.goal)
     node = OmegaConf.select(cfg, name)
-    if not OmegaConf.is_dict(node) or "_target_" not in node:
-        nodes = {str(key): cfg.get(key) for key in cfg}
-        names = sorted(
-            key for key, value in nodes.items() if OmegaConf.is_dict(value) and "_target_" in value
-        )
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"goal={name} names nothing that can be made; {hint}There are {names}")
-    return node
+    if OmegaConf.is_dict(node) and "_target_" in node:
+        return node
+    refusal = f"goal={name} names nothing that can be made"
+    if inner := _nodes(node):
+        raise ConfigError(f"{refusal}. There are {', '.join(f'{name}.{node}' for node in inner)}")
+    names = _nodes(cfg)
+    for group in cfg:
+        names += [f"{group}.{inner}" for inner in _nodes(cfg.get(group))]
+    near = nearest(name, [*GOALS, *names])
+    raise ConfigError(
+        f"{refusal}{hint(near)} There are {', '.join(GOALS)}; "
+        "the node of any stage can be named too, such as clusters.trajectories"
+    )
+
+
+def _nodes(parent: Any) -> list[str]:
+    """The names in a node under which an object is described."""
+    if not OmegaConf.is_dict(parent):
+        return []
+    plain = OmegaConf.to_container(parent, resolve=False)
+    assert isinstance(plain, dict)
+    return sorted(
+        str(name) for name, node in plain.items() if isinstance(node, dict) and "_target_" in node
+    )
 
 
 def check_kinds(kinds: Iterable[str], needed: Collection[str], store: Store, *, of: str) -> None:
@@ -96,12 +117,19 @@ def check_kinds(kinds: Iterable[str], needed: Collection[str], store: Store, *, 
         if store.results(kind):
             log.warning("force=%s: goal=%s asks for it only while it is computed itself", kind, of)
             continue
-        near = difflib.get_close_matches(kind, needed, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(
-            f"force={kind}: goal={of} needs no result of that kind; {hint}"
-            f"It needs {', '.join(sorted(needed))}"
+            f"force={kind}: goal={of} needs no result of that kind"
+            f"{hint(nearest(kind, {*needed, *_kinds()}))} It needs {', '.join(sorted(needed))}"
         )
+
+
+def _kinds() -> set[str]:
+    """The kinds of all stages that have been imported."""
+    classes, kinds = [Stage], set()
+    while classes:
+        classes += (stage := classes.pop()).__subclasses__()
+        kinds |= {stage.kind} if hasattr(stage, "kind") else set()
+    return kinds
 
 
 def check_choices(arguments: list[str]) -> None:
@@ -123,10 +151,9 @@ def check_choices(arguments: list[str]) -> None:
             continue
         for choice in choices.split(","):
             if re.fullmatch(r"[\w-]+", choice) and choice not in [*names, "null"]:
-                near = difflib.get_close_matches(choice, names, n=1)
-                hint = f"did you mean {group}={near[0]}? " if near else ""
                 raise ConfigError(
-                    f"{group}={choice} does not exist; {hint}There are {', '.join(names)}"
+                    f"{group}={choice} does not exist"
+                    f"{suggestion(choice, names, form=f'{group}={{}}')}"
                 )
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import logging
 import shutil
 import time
@@ -16,6 +15,7 @@ from xmas.store.atomic import removed_of, restore
 from xmas.store.force import kinds_of
 from xmas.store.index import Result, ResultIndex
 from xmas.store.lock import alone_if_free
+from xmas.store.nearest import suggestion
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +90,7 @@ class Clean:
         names = sorted(kinds.union(PRODUCTS))
         for kind in kinds_of(self.keep):
             if kind not in names:
-                near = difflib.get_close_matches(kind, names, n=1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise ValueError(
-                    f"clean.keep={kind}: no such kind; {hint}There are {', '.join(names)}"
-                )
+                raise ValueError(f"clean.keep={kind}: no such kind{suggestion(kind, names)}")
 
     def _rule(self) -> str:
         kinds = ", ".join(kinds_of(self.keep)) or "nothing"
@@ -107,8 +103,8 @@ class Clean:
         former = [entry for entry in folders.results if not entry.recorded]
         if former:
             yield (
-                f"{len(former)} results of a former version do not record what they asked for: "
-                "tokens and image features that they used are not known to be needed"
+                f"{len(former)} results were made by an older version that did not record its "
+                "inputs: token tables and image features they used may be listed as removable."
             )
         for folder, why in folders.unreadable.items():
             yield f"Left alone: {folder}: {why}"

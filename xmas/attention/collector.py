@@ -25,11 +25,11 @@ def hooked(layers: Collection[int] | None, combine: str, count: int) -> tuple[in
     """
     if combine not in COMBINATIONS:
         raise ValueError(f"combine={combine!r} is not one of {', '.join(COMBINATIONS)}")
-    chosen = sorted(set(range(count) if layers is None else layers))
-    missing = [layer for layer in chosen if not 0 <= layer < count]
-    if missing or not chosen:
+    indices = sorted(set(range(count) if layers is None else layers))
+    missing = [layer for layer in indices if not 0 <= layer < count]
+    if missing or not indices:
         raise ValueError(f"layers {missing or '[]'}: the model has layers 0 to {count - 1}")
-    return tuple(chosen[-1:] if combine == "last" else chosen)
+    return tuple(indices[-1:] if combine == "last" else indices)
 
 
 class Collector(abc.ABC):

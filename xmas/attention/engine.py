@@ -84,17 +84,17 @@ class Scan:
         llava = unwrap(model)
         spans = Spans.of(material.table, material.picture)
         self.reasons = reasons(material.table, spans, spectra)
-        measured = self.reasons == MEASURED
+        has_values = self.reasons == MEASURED
         if spectra.unmasked:
             self.plan = consecutive(
-                spans, measured, shard_rows=running.shard_rows, max_length=material.max_length
+                spans, has_values, shard_rows=running.shard_rows, max_length=material.max_length
             )
         else:
             longest = int(material.table.lengths.max(initial=0))
             shareable = can_be_shared(language_model(model).config, longest)
             self.plan = plan(
                 spans,
-                measured,
+                has_values,
                 batch_tokens=spectra.batch_tokens,
                 shard_rows=running.shard_rows,
                 shared_from=running.shared_from if shareable else 1.0,
@@ -130,12 +130,12 @@ class Scan:
         weights = Weights(self.model, self.precision)
         groups = weights.groups(steps, read, self.running.resident_bytes) if read else [[*steps]]
         for group in groups:
-            done = shards.done()
+            is_measured = shards.done()
             todo = {
-                shard: [step for step in group if not done[shard, shards.steps.index(step)]]
+                shard: [step for step in group if not is_measured[shard, shards.steps.index(step)]]
                 for shard in range(rank, shards.count, world)
             }
-            todo = {shard: lacking for shard, lacking in todo.items() if lacking}
+            todo = {shard: missing_steps for shard, missing_steps in todo.items() if missing_steps}
             for shard, values in self._measured(todo, weights, group, read, label):
                 shards.write(shard, todo[shard], values, rank=rank)
         barrier()
@@ -145,8 +145,8 @@ class Scan:
         values = np.full((len(self.reasons), self.spectra.k), np.nan, dtype=np.float32)
         todo = {shard: [0] for shard in range(self.plan.shards)}
         weights = Weights(self.model, self.precision)
-        for shard, measured in self._measured(todo, weights, [0], None, label):
-            values[self.plan.rows(shard)] = measured[:, 0]
+        for shard, shard_values in self._measured(todo, weights, [0], None, label):
+            values[self.plan.rows(shard)] = shard_values[:, 0]
         return values
 
     @torch.no_grad()
@@ -162,7 +162,9 @@ class Scan:
         if not todo:
             return
         units = {shard: list(self.plan.units(shard)) for shard in todo}
-        loaded = self.feed([unit for units_of_shard in units.values() for unit in units_of_shard])
+        loaded_units = self.feed(
+            [unit for units_of_shard in units.values() for unit in units_of_shard]
+        )
         with (
             _evaluating(self.model),
             by_onednn(),
@@ -172,7 +174,9 @@ class Scan:
             for shard, units_of_shard in units.items():
                 values = []
                 for _ in units_of_shard:
-                    values.append(self._unit(next(loaded), weights, snapshots, todo[shard], label))
+                    values.append(
+                        self._unit(next(loaded_units), weights, snapshots, todo[shard], label)
+                    )
                     progress.update(len(values[-1]))
                 yield shard, np.concatenate(values)
 

@@ -170,8 +170,8 @@ def plan(
     longest = np.zeros(len(size), dtype=text.dtype)
     np.maximum.at(longest, group, text)
     tokens = np.bincount(group, weights=up_to_image_end + text, minlength=len(size))
-    saved = (size - 1) * up_to_image_end[first]
-    shared = saved >= shared_from * tokens
+    saved_tokens = (size - 1) * up_to_image_end[first]
+    shared = saved_tokens >= shared_from * tokens
     before = spans.before[rows]  # images of a unit have their tokens at the same positions
     order = np.lexsort((rows, first[group], longest[group], before, up_to_image_end, shared[group]))
     ordered_groups = group[order]

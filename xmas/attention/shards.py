@@ -54,10 +54,10 @@ class Shards:
 
     def done(self) -> Bool[np.ndarray, "shards steps"]:
         """Which shards are measured at which steps, by any process."""
-        marked = np.zeros((self.count, len(self.steps)), dtype=bool)
+        is_measured = np.zeros((self.count, len(self.steps)), dtype=bool)
         for part in self._parts():
-            marked |= np.load(part / "done.npy") > 0
-        return marked
+            is_measured |= np.load(part / "done.npy") > 0
+        return is_measured
 
     def todo(self, steps: Sequence[int]) -> Int[np.ndarray, " todo"]:
         """The shards that are not measured at one of these steps."""
@@ -88,18 +88,18 @@ class Shards:
     def _merged(self, steps: Sequence[int]) -> Float[np.ndarray, "measured steps k"]:
         at = [self.steps.index(step) for step in steps]
         whole = np.empty((int(self.bounds[-1]), len(at), self.k), dtype=np.float32)
-        lacking = np.ones((self.count, len(at)), dtype=bool)
+        missing = np.ones((self.count, len(at)), dtype=bool)
         for part in self._parts():
             values = np.load(part / "values.npy", mmap_mode="r")
-            fresh = lacking & (np.load(part / "done.npy")[:, at] > 0)
+            fresh = missing & (np.load(part / "done.npy")[:, at] > 0)
             for shard, column in np.argwhere(fresh):
                 span = slice(self.bounds[shard], self.bounds[shard + 1])
                 whole[span, column] = values[span, at[column]]
-            lacking &= ~fresh
-        if lacking.any():
-            shard, column = np.argwhere(lacking)[0]
+            missing &= ~fresh
+        if missing.any():
+            shard, column = np.argwhere(missing)[0]
             raise ValueError(
-                f"{self.folder}: {int(lacking.sum())} shards are not measured, the first is shard "
+                f"{self.folder}: {int(missing.sum())} shards are not measured, the first is shard "
                 f"{shard} (rows {self.bounds[shard]} to {self.bounds[shard + 1] - 1} of the plan) "
                 f"at step {steps[column]}; run the same command again"
             )

@@ -55,13 +55,13 @@ def exact(matrices: Float[Tensor, "batch rows columns"], k: int) -> Float[Tensor
     side = min(matrices.shape[1:])
     count = min(k, side)
     squares = torch.linalg.eigvalsh(_gram(matrices)).flip(1)[:, :count].clamp_min(0)
-    filled = torch.minimum(matrices.any(dim=2).sum(dim=1), matrices.any(dim=1).sum(dim=1))
-    counted = torch.arange(count, device=matrices.device) < filled[:, None]
-    rough = (counted & (squares <= subspace.RESOLVED * squares[:, :1])).any(dim=1)
+    rank_limit = torch.minimum(matrices.any(dim=2).sum(dim=1), matrices.any(dim=1).sum(dim=1))
+    in_rank = torch.arange(count, device=matrices.device) < rank_limit[:, None]
+    rough = (in_rank & (squares <= subspace.RESOLVED * squares[:, :1])).any(dim=1)
     values = squares.sqrt()
     if rough.any():
         values[rough] = torch.linalg.svdvals(matrices[rough].double())[:, :count]
-    return torch.nn.functional.pad((values * counted).float(), (0, k - count))
+    return torch.nn.functional.pad((values * in_rank).float(), (0, k - count))
 
 
 def _gram(matrices: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch side side"]:

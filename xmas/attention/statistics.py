@@ -23,21 +23,21 @@ def statistics(
         `rows`, their number; `quantiles` by name and `QUANTILES`; `r2_length`, the fraction of the
         variance that text length explains (see `explained`), None where it is undefined.
     """
-    measured = ~np.isnan(values).any(axis=1)
-    wide, lengths = values[measured].astype(np.float64), lengths[measured]
+    has_values = ~np.isnan(values).any(axis=1)
+    wide, lengths = values[has_values].astype(np.float64), lengths[has_values]
     if not len(wide):
         return {"rows": 0}
-    named = {f"sigma{number + 1}": wide[:, number] for number in range(wide.shape[1])}
-    named["sum"] = wide.sum(axis=1)
+    columns = {f"sigma{number + 1}": wide[:, number] for number in range(wide.shape[1])}
+    columns["sum"] = wide.sum(axis=1)
     return {
         "rows": len(wide),
         "quantiles": {
             name: dict(
                 zip(map(str, QUANTILES), np.quantile(sigma, QUANTILES).tolist(), strict=True)
             )
-            for name, sigma in named.items()
+            for name, sigma in columns.items()
         },
-        "r2_length": {name: explained(sigma, lengths) for name, sigma in named.items()},
+        "r2_length": {name: explained(sigma, lengths) for name, sigma in columns.items()},
     }
 
 

@@ -99,8 +99,8 @@ def _ritz(grams: Float[Tensor, "batch n n"], vectors: Float[Tensor, "batch n b"]
     values, turn = values.flip(1), turn.flip(2)
     vectors = vectors @ turn
     residuals = images @ turn - vectors * values[:, None]
-    done = residuals.norm(dim=1) <= TOLERANCE / k * values[:, k - 1, None]
-    return _Pairs(values, vectors, residuals, done)
+    converged = residuals.norm(dim=1) <= TOLERANCE / k * values[:, k - 1, None]
+    return _Pairs(values, vectors, residuals, converged)
 
 
 def _filtered(grams: Float[Tensor, "batch n n"], pairs: _Pairs) -> Float[Tensor, "batch n b"]:
@@ -109,16 +109,16 @@ def _filtered(grams: Float[Tensor, "batch n n"], pairs: _Pairs) -> Float[Tensor,
     The cut is the smallest value of the block, or what keeps the largest one that has not converged
     in range. Converged vectors stay as they are.
     """
-    values, vectors, _, done = pairs
-    loudest = values.masked_fill(done, 0).amax(dim=1)
+    values, vectors, _, converged = pairs
+    loudest = values.masked_fill(converged, 0).amax(dim=1)
     cut = torch.maximum(values[:, -1], loudest / RANGE)[:, None, None]
-    rest = grams - (vectors * (values * done)[:, None]) @ vectors.mT
+    rest = grams - (vectors * (values * converged)[:, None]) @ vectors.mT
     identity = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
-    mapped = rest * (2 / cut) - identity
-    before, now = vectors, mapped @ vectors
+    scaled_grams = rest * (2 / cut) - identity
+    before, now = vectors, scaled_grams @ vectors
     for _ in range(DEGREE - 1):
-        before, now = now, torch.baddbmm(before, mapped, now, beta=-1, alpha=2)
-    return _orthonormal(torch.where(done[:, None], vectors, now))
+        before, now = now, torch.baddbmm(before, scaled_grams, now, beta=-1, alpha=2)
+    return _orthonormal(torch.where(converged[:, None], vectors, now))
 
 
 def _nothing_missed(
@@ -134,6 +134,6 @@ def _nothing_missed(
     bound = values[:, -1, None, None] * (1 + TOLERANCE)
     half = vectors * (values[:, None] / 2) + residuals
     rest = grams - half @ vectors.mT - vectors @ half.mT
-    factored = torch.linalg.cholesky_ex(identity - rest / bound)[1] == 0
+    is_definite = torch.linalg.cholesky_ex(identity - rest / bound)[1] == 0
     square = (vectors.mT @ vectors - identity[:k, :k]).flatten(1).norm(dim=1) < 1e-10
-    return factored & square & (values[:, -1] > RESOLVED * values[:, 0])
+    return is_definite & square & (values[:, -1] > RESOLVED * values[:, 0])

@@ -82,9 +82,9 @@ def renew(goal: object, store: Store) -> None:
         return
     from xmas.estimate.planned_stages import planned_stages
 
-    needed = planned_stages(goal) if isinstance(goal, Stage) else []
-    check_kinds(kinds, {stage.kind for stage in needed}, store, of=type(goal).__name__.lower())
-    renewed = [stage for stage in needed if stage.kind in kinds and store.path(stage).exists()]
+    stages = planned_stages(goal) if isinstance(goal, Stage) else []
+    check_kinds(kinds, {stage.kind for stage in stages}, store, of=type(goal).__name__.lower())
+    renewed = [stage for stage in stages if stage.kind in kinds and store.path(stage).exists()]
     distributed.barrier()  # all ranks have the list before rank 0 replaces the first result
     for stage in renewed:
         store.get(stage)

@@ -195,9 +195,11 @@ def options(
 def choice(turn: Turn, of: Material, rng: np.random.Generator, count: int | None = None) -> Turn:
     """The same question with `count` lettered options, or two to four."""
     count = int(rng.integers(2, 5)) if count is None else count
-    listed = options(turn.answer, turn.kind, of, count, rng)
-    lines = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", listed, strict=False))
-    letter = "ABCD"[listed.index(turn.answer)]
+    lettered_options = options(turn.answer, turn.kind, of, count, rng)
+    lines = "".join(
+        f"\n{letter}. {option}" for letter, option in zip("ABCD", lettered_options, strict=False)
+    )
+    letter = "ABCD"[lettered_options.index(turn.answer)]
     return Turn("choice", turn.question + lines, letter, suffix=LETTER)
 
 

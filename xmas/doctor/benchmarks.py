@@ -125,17 +125,17 @@ def _questions(
     images = [question.image for question in questions if isinstance(question.image, Path)]
     distinct = dict.fromkeys(images)
     missing = [path for path in distinct if not path.is_file()]
-    counted = getattr(benchmark, "count", None) is not None
+    has_count = getattr(benchmark, "count", None) is not None
     message = f"{len(questions):,} questions, {benchmark.split}"
-    message += ", the expected number" if counted else ", any number is accepted"
+    message += ", the expected number" if has_count else ", any number is accepted"
     message += truth
     if missing:
-        listed = ", ".join(map(str, missing[:NAMED]))
+        file_names = ", ".join(map(str, missing[:NAMED]))
         source = _source(benchmark, "images")
         return Finding(
             "FAIL",
             subject,
-            f"{message}; {len(missing):,} of {len(distinct):,} images missing: {listed}",
+            f"{message}; {len(missing):,} of {len(distinct):,} images missing: {file_names}",
             (f"they come from {source}; " if source else "")
             + "unpack the benchmark's images there, or set the folder they are in",
         )

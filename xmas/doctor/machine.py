@@ -17,8 +17,8 @@ def check_packages(packages: Mapping[str, str]) -> Iterator[Finding]:
 
     packages: the versions of the installed ones, by name.
     """
-    listed = ", ".join(f"{name} {version}" for name, version in packages.items())
-    yield Finding("OK", "packages", listed)
+    package_versions = ", ".join(f"{name} {version}" for name, version in packages.items())
+    yield Finding("OK", "packages", package_versions)
     if importlib.util.find_spec("faiss") is None:
         yield Finding(
             "FAIL",

@@ -76,19 +76,19 @@ def supposed(pool: Pool, assumed: Assumed) -> Census:
 def _drawn(stage: DemoPool, file: str) -> tuple[int, int, Assumed]:
     """Rows, images and the rest of a file of the demo's, measured with its default sizes."""
     if file == "captions.json":
-        rows, pictured = stage.captions + stage.dialogues, stage.captions
+        rows, image_rows = stage.captions + stage.dialogues, stage.captions
         sizes = {"text": 14.1, "spread": 1.77, "answers": 0.42, "record": 202}
     elif file == "drills.json":
-        rows, pictured = stage.drills, -(-stage.drills // 50)
+        rows, image_rows = stage.drills, -(-stage.drills // 50)
         sizes = {"text": 96.0, "spread": 0.24, "answers": 0.08, "record": 570}
     elif file == "lessons.json":
-        rows, pictured = stage.lessons, round(0.8 * stage.lessons)
+        rows, image_rows = stage.lessons, round(0.8 * stage.lessons)
         sizes = {"text": 125.6, "spread": 0.17, "answers": 0.08, "record": 751}
     elif file == "reviews.json":
-        rows = pictured = stage.reviews + stage.recalls
+        rows = image_rows = stage.reviews + stage.recalls
         sizes = {"text": 53.3, "spread": 0.61, "answers": 0.11, "record": 407}
     else:
-        rows, pictured = stage.rows, round(0.89 * stage.rows)
+        rows, image_rows = stage.rows, round(0.89 * stage.rows)
         sizes = {
             "with_image": 0.94,
             "text": 39.1,
@@ -96,7 +96,11 @@ def _drawn(stage: DemoPool, file: str) -> tuple[int, int, Assumed]:
             "answers": 0.11,
             "record": 315,
         }
-    return rows, pictured, Assumed(**{"with_image": pictured / rows, "decode": DRAWING, **sizes})
+    return (
+        rows,
+        image_rows,
+        Assumed(**{"with_image": image_rows / rows, "decode": DRAWING, **sizes}),
+    )
 
 
 def _census(name: str, assumed: Assumed, how: str) -> Census:

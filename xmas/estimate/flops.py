@@ -94,11 +94,11 @@ def fit(
     """
     decoder = shape.decoder
     passes = 3 if rank is None else 2
-    recomputed = math.ceil(checkpointing * decoder.layers)
-    again = recomputed / decoder.layers
+    recomputed_layers = math.ceil(checkpointing * decoder.layers)
+    again = recomputed_layers / decoder.layers
     linear = (passes + again) * 2.0 * decoder.linear * load.tokens
     if rank is None:
-        linear -= 2.0 * recomputed * decoder.feed_forward * decoder.width * load.tokens
+        linear -= 2.0 * recomputed_layers * decoder.feed_forward * decoder.width * load.tokens
     thin = 0.0 if rank is None else (3 + again) * 2.0 * decoder.lora(rank) * load.tokens
     backward = 2.5 if fused else 2.0
     attended = (1 + again + backward) * attention(decoder, load.squares, fused=fused)
@@ -117,10 +117,10 @@ def two_towers(
 ) -> float:
     """Training a small CLIP and a head over tokens; pixels need no gradient."""
     both = 3 * (tower(vision, pictures) + tower(text, pictures)) - pictures * _patches(vision)
-    projected = (
+    projection_flops = (
         2.0 * 2 * vision.width**2 + 2.0 * batch * vision.width + 2.0 * vision.width * vocabulary
     )
-    return both + 3 * pictures * projected
+    return both + 3 * pictures * projection_flops
 
 
 def scan(decoder: Decoder, load: Load, *, fused: bool = True) -> float:
@@ -131,8 +131,8 @@ def scan(decoder: Decoder, load: Load, *, fused: bool = True) -> float:
     """
     metric = 2.0 * decoder.heads * decoder.head_dim * load.cross * decoder.layers
     after_values = 2.0 * sum(a * b for a, b in decoder.matrices[3:]) * load.tokens
-    unused = after_values + attention(decoder, load.squares, fused=fused) / decoder.layers
-    return language(decoder, load, fused=fused) - unused + metric
+    unused_flops = after_values + attention(decoder, load.squares, fused=fused) / decoder.layers
+    return language(decoder, load, fused=fused) - unused_flops + metric
 
 
 def spectra(rows: Float[np.ndarray, " matrices"], columns: int) -> float:
@@ -154,11 +154,11 @@ def generation(shape: Shape, load: Load, *, towers: float, new: float, fused: bo
     decoder = shape.decoder
     prompts = dataclasses.replace(load, answers=load.rows)
     over_cache = 4.0 * decoder.heads * decoder.head_dim * decoder.layers * load.tokens * new
-    generated = load.rows * new
+    new_tokens = load.rows * new
     return (
         forward(shape, prompts, towers=towers, fused=fused)
-        + 2.0 * decoder.linear * generated
-        + head(decoder, generated)
+        + 2.0 * decoder.linear * new_tokens
+        + head(decoder, new_tokens)
         + over_cache
     )
 

@@ -147,8 +147,8 @@ def _warnings(estimates: list[StageEstimate], context: Context) -> Iterator[str]
             folder = folder.parent
         free = shutil.disk_usage(folder).free
         scratch = max(work.scratch for _, work in due)
-        needed = sum(work.disk for _, work in due) + scratch
-        level = "DISK TOO SMALL" if needed > free else "disk"
+        required_bytes = sum(work.disk for _, work in due) + scratch
+        level = "DISK TOO SMALL" if required_bytes > free else "disk"
         yield (
             f"{level}: {_big(free)}B free at {context.store.root}; a fit keeps up to "
             f"{_big(scratch)}B more until it is done"

@@ -52,17 +52,17 @@ class Outcomes:
     ) -> "Outcomes":
         """A score from (gained, counted) by unit and term; unnamed terms get nothing of a unit."""
         column = {term: number for number, term in enumerate(weights)}
-        gained, counted = np.zeros((2, len(units), len(weights)))
+        gains, counts = np.zeros((2, len(units), len(weights)))
         for row, parts in enumerate(units.values()):
             for term, (gain, count) in parts.items():
-                gained[row, column[term]], counted[row, column[term]] = gain, count
+                gains[row, column[term]], counts[row, column[term]] = gain, count
         names = ["\t".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in units]
-        return cls(np.array(names), gained, counted, np.array(list(weights.values()), float))
+        return cls(np.array(names), gains, counts, np.array(list(weights.values()), float))
 
     def score(self) -> float:
         """The headline number. A term that counts nothing gives 0, as in the scorers."""
-        gained, counted = self.gained.sum(axis=0), self.counted.sum(axis=0)
-        ratios = np.divide(gained, counted, out=np.zeros_like(gained), where=counted > 0)
+        gains, counts = self.gained.sum(axis=0), self.counted.sum(axis=0)
+        ratios = np.divide(gains, counts, out=np.zeros_like(gains), where=counts > 0)
         return float(ratios @ self.weights)
 
     def save(self, path: Path) -> None:
@@ -92,9 +92,9 @@ class Kept:
     def read(cls, path: Path) -> "Kept":
         """Raises ValueError: the file is not what `Outcomes.save` writes."""
         try:
-            with path.open("rb") as opened, np.load(opened) as file:  # a member is read when named
-                gained, weights = file["gained"], file["weights"]
-                counted = np.broadcast_to(file["counted"], gained.shape)
-                return cls(str(file["digest"]), gained, counted, weights)
+            with path.open("rb") as stream, np.load(stream) as file:  # a member is read when named
+                gains, weights = file["gained"], file["weights"]
+                counts = np.broadcast_to(file["counted"], gains.shape)
+                return cls(str(file["digest"]), gains, counts, weights)
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not a file of outcomes: {error}; remove it") from error

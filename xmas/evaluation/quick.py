@@ -133,9 +133,9 @@ def standard_error(outcomes: Outcomes) -> float:
     units = len(outcomes.gained)
     if units < 2:
         raise ValueError(f"{units} units of questions have no standard error; raise quick")
-    gained = outcomes.gained.sum(axis=0) - outcomes.gained
-    counted = outcomes.counted.sum(axis=0) - outcomes.counted
-    ratios = np.divide(gained, counted, out=np.zeros_like(gained), where=counted > 0)
+    gains = outcomes.gained.sum(axis=0) - outcomes.gained
+    counts = outcomes.counted.sum(axis=0) - outcomes.counted
+    ratios = np.divide(gains, counts, out=np.zeros_like(gains), where=counts > 0)
     without = ratios @ outcomes.weights
     return float(np.sqrt((units - 1) / units * ((without - without.mean()) ** 2).sum()))
 
@@ -152,8 +152,10 @@ def copy_rows(path: Path, to: Path, ids: set[str], facts: Facts) -> None:
     elif path.suffix == ".json":
         rows = json_rows(path, facts.listed_under, facts.id_key)
         rows = [row for row in rows if str(row[facts.id_key]) in ids]
-        listed = facts.listed_under
-        to.write_text(json.dumps(rows if listed is None else json_object(path) | {listed: rows}))
+        list_key = facts.listed_under
+        to.write_text(
+            json.dumps(rows if list_key is None else json_object(path) | {list_key: rows})
+        )
     elif path.suffix == ".tsv":
         limit = csv.field_size_limit(sys.maxsize)  # an image is one field
         try:

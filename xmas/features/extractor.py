@@ -82,7 +82,7 @@ class FeatureExtractor:
         table = self.proxy.tokens().open(store)
         values = _memory_map(out / "values.npy", len(table), width)
         checkpoint = out / "batches.txt"
-        done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        batch_count = int(checkpoint.read_text()) if checkpoint.exists() else 0
         loader = Loader(
             table,
             batches,
@@ -90,12 +90,12 @@ class FeatureExtractor:
             pad=parts.tokenizer.pad_token_id,
             pictures=self.proxy.pictures(store, parts),
             workers=self.proxy.hardware.workers,
-            consumed=done,
+            consumed=batch_count,
         )
         unsaved = 0
-        initial = sum(map(len, batches[:done]))
+        initial = sum(map(len, batches[:batch_count]))
         with bar(total=len(table), label=self.name.replace("_", " "), initial=initial) as progress:
-            for number, batch in enumerate(loader, done + 1):
+            for number, batch in enumerate(loader, batch_count + 1):
                 values[batch.rows] = of(_placed(batch, parts))
                 progress.update(len(batch.rows))
                 unsaved += len(batch.rows)

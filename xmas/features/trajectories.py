@@ -59,8 +59,8 @@ class Trajectories(Stage):
     @property
     def weights(self) -> str:
         """The precision of the scan: that of `running`, or else of the fit."""
-        fitted = self.proxy.recipe.precision.split("-")[0]
-        return self.running.weights or _FITTED.get(fitted, "float32")
+        fit_precision = self.proxy.recipe.precision.split("-")[0]
+        return self.running.weights or _FITTED.get(fit_precision, "float32")
 
     def inputs(self) -> list[Stage]:
         return [self.proxy, *self.proxy.inputs()]
@@ -129,9 +129,9 @@ class Measuring:
             else [step for step in self.steps if len(shards.todo([step]))]
         )
         if distributed.launched():
-            merged = values_path.exists()
+            has_values = values_path.exists()
             distributed.barrier()  # all ranks have checked
-            if not merged:
+            if not has_values:
                 self.saved(distributed.local())
             if distributed.rank_and_world()[0] > 0:
                 return
@@ -139,10 +139,10 @@ class Measuring:
             side_by_side(self.stage.proxy.hardware.devices, self)
         if not values_path.exists():
             shards.merge(values_path, scan.plan.order, len(scan.reasons))
-        described = self._describe(np.load(values_path), scan)
+        summary_of_step = self._describe(np.load(values_path), scan)
         if logger := self.stage.proxy.logger:
             for step in late:  # the others went there during the fit
-                logger.log_metrics(logged(flat(described[step])), step)
+                logger.log_metrics(logged(flat(summary_of_step[step])), step)
             logger.save()
         shutil.rmtree(shards.folder, ignore_errors=True)  # nothing, if there is no image
 
@@ -178,22 +178,24 @@ class Measuring:
         reasons = scan.reasons.copy()
         reasons[(reasons == MEASURED) & np.isnan(values).any(axis=(1, 2))] = NO_TEXT
         text = scan.plan.spans.text
-        described = {step: statistics(values[:, at], text) for at, step in enumerate(self.steps)}
+        summary_of_step = {
+            step: statistics(values[:, at], text) for at, step in enumerate(self.steps)
+        }
         np.save(self.out / "reasons.npy", reasons)
         np.save(self.out / "steps.npy", np.array(self.steps))
-        (self.out / "statistics.json").write_text(json.dumps(described, indent=2))
-        lines = [{"step": step} | flat(summary) for step, summary in described.items()]
+        (self.out / "statistics.json").write_text(json.dumps(summary_of_step, indent=2))
+        lines = [{"step": step} | flat(summary) for step, summary in summary_of_step.items()]
         with (self.out / "statistics.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, lines[0])
             writer.writeheader()
             writer.writerows(lines)
-        return described
+        return summary_of_step
 
     def _record_seconds(self, steps: Sequence[int], seconds: float) -> None:
         clock = self.out / "scan_seconds.json"
-        spent = json.loads(clock.read_text()) if clock.exists() else {}
-        spent |= {str(step): round(seconds / len(steps), 3) for step in steps}
-        write_atomically(clock, lambda path: path.write_text(json.dumps(spent)))
+        seconds_of_step = json.loads(clock.read_text()) if clock.exists() else {}
+        seconds_of_step |= {str(step): round(seconds / len(steps), 3) for step in steps}
+        write_atomically(clock, lambda path: path.write_text(json.dumps(seconds_of_step)))
 
 
 def device(hardware: Hardware, rank: int) -> torch.device:

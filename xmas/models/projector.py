@@ -29,13 +29,13 @@ def fill_projector(projector: nn.Module, file: Path) -> None:
     Raises ValueError: the file is no projector of two layers, or belongs to another language model
     or tower.
     """
-    needed = {name: tuple(weight.shape) for name, weight in projector.named_parameters()}
+    expected_shapes = {name: tuple(weight.shape) for name, weight in projector.named_parameters()}
     weights = _renamed(file)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    if shapes != needed:
+    if shapes != expected_shapes:
         raise ValueError(
-            f"{file}: its projector is {shapes}, this language model and tower need {needed}; "
-            "a projector fits only the models it was trained between"
+            f"{file}: its projector is {shapes}, this language model and tower need "
+            f"{expected_shapes}; a projector fits only the models it was trained between"
         )
     projector.load_state_dict(weights)
 

@@ -59,15 +59,15 @@ def sentencepiece_tokenizer(folder: Path) -> Any:
     tokenizer = LlamaTokenizer(
         vocab=vocabulary, merges=merges_by_score(model, vocabulary), legacy=legacy, **options
     )
-    marked = normalizers.Replace(" ", "▁")
+    space_marks = normalizers.Replace(" ", "▁")
     backend = tokenizer.backend_tokenizer
     if legacy:
-        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), marked])
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), space_marks])
         backend.pre_tokenizer = None
     else:
         # `Metaspace` marks the beginning of a text unless it begins with the mark. Sentencepiece
         # marks it always, so spaces are turned before, and the mark begins as a space.
-        backend.normalizer = marked
+        backend.normalizer = space_marks
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Metaspace(" ", prepend_scheme="first", split=False),
@@ -91,10 +91,13 @@ def merges_by_score(model: Any, vocabulary: dict[str, int]) -> list[tuple[str, s
         if model.is_control(number) or model.is_unknown(number) or model.is_byte(number):
             continue
         for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in vocabulary and right in vocabulary:
-                pairs.append((-model.get_score(number), vocabulary[left], vocabulary[right]))
-    return [(model.id_to_piece(left), model.id_to_piece(right)) for _, left, right in sorted(pairs)]
+            prefix, suffix = piece[:cut], piece[cut:]
+            if prefix in vocabulary and suffix in vocabulary:
+                pairs.append((-model.get_score(number), vocabulary[prefix], vocabulary[suffix]))
+    return [
+        (model.id_to_piece(prefix), model.id_to_piece(suffix))
+        for _, prefix, suffix in sorted(pairs)
+    ]
 
 
 def _model(path: Path) -> Any:

@@ -104,8 +104,12 @@ def reasons(which: Collection[str], gaps: Gaps, unreferenced: Collection[str]) -
     >>> reasons(("gqa", "mme"), {0: {"mme": ""}}, ())
     ['seed 0 has no score on mme']
     """
-    lacking = [name for name in which if name in unreferenced]
-    why = [f"no reference score above 0 on {', '.join(lacking)}"] if lacking else []
+    without_reference = [name for name in which if name in unreferenced]
+    why = (
+        [f"no reference score above 0 on {', '.join(without_reference)}"]
+        if without_reference
+        else []
+    )
     for seed, missing in gaps.items():
         lost = [
             f"{name} ({missing[name]})" if missing[name] else name
@@ -126,9 +130,9 @@ def notes_on_averages(scored: Sequence[str]) -> list[str]:
         how = "without MME and LLaVA-Bench, " if name == WITHOUT_NOISY else ""
         notes += [f"{name}: {how}over {', '.join(which)}"] if name != ALL else []
     for name, which in named_averages().items():
-        lacking = [benchmark for benchmark in which if benchmark not in scored]
-        if lacking and len(lacking) < len(which):
-            notes.append(f"No {name}: nobody was scored on {', '.join(lacking)}")
+        missing = [benchmark for benchmark in which if benchmark not in scored]
+        if missing and len(missing) < len(which):
+            notes.append(f"No {name}: nobody was scored on {', '.join(missing)}")
     return notes
 
 

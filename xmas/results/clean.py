@@ -82,8 +82,8 @@ class Clean:
             for entry in folders.results
             if entry.kind in kinds_of(self.keep) or entry.changed > oldest
         ]
-        needed = needed_by([*roots, *recent], folders.results)
-        return [entry for entry in folders.results if entry.key not in needed], drafts
+        needed_keys = needed_by([*roots, *recent], folders.results)
+        return [entry for entry in folders.results if entry.key not in needed_keys], drafts
 
     def _check(self, kinds: set[str]) -> None:
         """A misspelt kind would keep nothing."""
@@ -123,31 +123,31 @@ def remove(folder: Path, store: Store) -> bool:
 
     The folder is renamed first: a result is whole or absent, also if this is interrupted.
     """
-    done = folder.with_name(folder.name.lstrip("."))
-    with alone_if_free(done.with_name(f".{done.name}"), kind=store.locks) as free:
+    final_folder = folder.with_name(folder.name.lstrip("."))
+    with alone_if_free(final_folder.with_name(f".{final_folder.name}"), kind=store.locks) as free:
         if not free:
             return False
-        aside = removed_of(done)
+        aside = removed_of(final_folder)
         with contextlib.suppress(FileNotFoundError):  # removed by another process
             if aside.exists():
                 shutil.rmtree(aside)
             folder.rename(aside)
             shutil.rmtree(aside)
-    log.info("%-14s %s removed", folder.parent.name, done.name)
+    log.info("%-14s %s removed", folder.parent.name, final_folder.name)
     return True
 
 
 def finish(leftover: Path, store: Store) -> None:
     """End the replacement or removal that has left this folder, unless it is under way."""
     key = leftover.name.split(".")[1]
-    done, draft = leftover.with_name(key), leftover.with_name(f".{key}")
+    final_folder, draft = leftover.with_name(key), leftover.with_name(f".{key}")
     with alone_if_free(draft, kind=store.locks) as free:
         if not free:
             return
-        if leftover == removed_of(done):
+        if leftover == removed_of(final_folder):
             shutil.rmtree(leftover)
         else:
-            restore(draft, done, whole="meta.json")
+            restore(draft, final_folder, whole="meta.json")
 
 
 def _line(draft: Entry) -> str:

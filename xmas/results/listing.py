@@ -75,10 +75,10 @@ def distinct_labels(entries: Sequence[Entry], *, most: int = 3) -> list[str]:
     for entry in entries:
         groups.setdefault((entry.kind, entry.label), []).append(entry)
     settings = {
-        key: chosen
+        key: key_settings
         for members in groups.values()
         if len(members) > 1
-        for key, chosen in _differences(members, most).items()
+        for key, key_settings in _differences(members, most).items()
     }
     return [", ".join([entry.label, *settings.get(entry.key, [])]) for entry in entries]
 

@@ -41,9 +41,9 @@ def published_results() -> tuple[PublishedResult, ...]:
     with FILE.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     own = ("pool", "target", "method", "selector", "budget", "source")
-    grouped: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    lines_of_result: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for line in lines:
-        grouped.setdefault(tuple(line[name] for name in own), []).append(line)
+        lines_of_result.setdefault(tuple(line[name] for name in own), []).append(line)
     return tuple(
         PublishedResult(
             *key[:4],
@@ -53,7 +53,7 @@ def published_results() -> tuple[PublishedResult, ...]:
             notes=tuple(dict.fromkeys(line["note"] for line in members if line["note"])),
             scores={line["benchmark"]: float(line["value"]) for line in members},
         )
-        for key, members in grouped.items()
+        for key, members in lines_of_result.items()
     )
 
 

@@ -69,8 +69,8 @@ def runs(store: Store) -> list[Run]:
             raise TableError(f"{folder}: neither run.json nor score.json has {', '.join(missing)}")
         config = meta["config"]
         target = config.get("target", {})
-        measured = {name: config.get(name, {}) for name in ("benchmark", "generation")}
-        measured["answers"] = _generated(folder)
+        measurement = {name: config.get(name, {}) for name in ("benchmark", "generation")}
+        measurement["answers"] = _generated(folder)
         plain = json.dumps(target, sort_keys=True)
         if plain not in flat:
             flat[plain] = tuple(sorted(_leaves(target, seeds=False)))
@@ -79,7 +79,7 @@ def runs(store: Store) -> list[Run]:
                 **{field.name: record[field.name] for field in fields if field.name in record},
                 folder=str(folder),
                 settings=flat[plain],
-                measured=tuple(sorted(_leaves(measured, seeds=True))),
+                measured=tuple(sorted(_leaves(measurement, seeds=True))),
                 config=target,
                 invalid=str(record.get("detail", {}).get("invalid", "")),
             )

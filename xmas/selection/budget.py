@@ -107,11 +107,11 @@ def queue(
     usable = usable[~over_cap[usable]]
     usable = np.concatenate([usable[floored[usable]], usable[~floored[usable]]])
     rows = usable if text_only in ("ranked", "exclude") else _merged(usable, has_image, text_only)
-    needed = floored | (~has_image & ~over_cap) if text_only == "keep_all" else floored
-    last = np.flatnonzero(needed[rows])
-    if len(last) < needed.sum():
+    required = floored | (~has_image & ~over_cap) if text_only == "keep_all" else floored
+    last = np.flatnonzero(required[rows])
+    if len(last) < required.sum():
         raise ValueError(
-            f"floors want {needed.sum()} rows, text_only={text_only} leaves room for {len(last)} "
+            f"floors want {required.sum()} rows, text_only={text_only} leaves room for {len(last)} "
             "of them; lower subset.floors"
         )
     return Queue(rows, int(last[-1]) + 1 if len(last) else 1)
@@ -121,19 +121,19 @@ def _merged(
     usable: Int[np.ndarray, " usable"], has_image: Bool[np.ndarray, " rows"], policy: str
 ) -> Int[np.ndarray, " merged"]:
     """Image rows and text-only rows, each in their order, merged as long as the policy allows."""
-    pictured, textual = usable[has_image[usable]], usable[~has_image[usable]]
+    image_rows, text_rows = usable[has_image[usable]], usable[~has_image[usable]]
     if policy == "keep_all":
-        return np.concatenate([textual, pictured])
+        return np.concatenate([text_rows, image_rows])
     count, of_pool = len(has_image), int((~has_image).sum())
     budgets = np.arange(1, len(usable) + 1)
     texts = (2 * budgets * of_pool + count) // (2 * count)
-    possible = (texts <= len(textual)) & (budgets - texts <= len(pictured))
+    possible = (texts <= len(text_rows)) & (budgets - texts <= len(image_rows))
     texts = texts[: np.argmin(possible) if not possible.all() else None]
     is_text = np.diff(texts, prepend=0).astype(bool)
-    merged = np.empty(len(texts), dtype=usable.dtype)
-    merged[is_text] = textual[: is_text.sum()]
-    merged[~is_text] = pictured[: (~is_text).sum()]
-    return merged
+    rows = np.empty(len(texts), dtype=usable.dtype)
+    rows[is_text] = text_rows[: is_text.sum()]
+    rows[~is_text] = image_rows[: (~is_text).sum()]
+    return rows
 
 
 def cut(
@@ -159,12 +159,12 @@ def cut(
     Raises:
         ValueError: this budget cannot keep the rules; the message has both numbers.
     """
-    ordered = queue(
+    row_queue = queue(
         order, has_image=has_image, sources=sources, text_only=text_only, floors=floors, caps=caps
     )
     subject = f"a budget of {budget} rows"
     if lengths is not None:
-        tokens = np.cumsum(lengths[ordered.rows])
+        tokens = np.cumsum(lengths[row_queue.rows])
         if len(tokens) and budget > tokens[-1]:
             raise ValueError(
                 f"subset.tokens={budget} is over the {tokens[-1]} tokens of the {len(tokens)} rows "
@@ -173,15 +173,15 @@ def cut(
         subject = f"subset.tokens={budget}"
         budget = int(np.searchsorted(tokens, budget, side="right"))
         subject += f", which {budget} rows fill,"
-    if budget < ordered.least:
+    if budget < row_queue.least:
         raise ValueError(
-            f"{subject} is under the {ordered.least} rows that text_only={text_only} and floors "
+            f"{subject} is under the {row_queue.least} rows that text_only={text_only} and floors "
             "ask for; raise it, or change subset.text_only or subset.floors"
         )
-    if budget > len(ordered.rows):
+    if budget > len(row_queue.rows):
         raise ValueError(
-            f"{subject} is over the {len(ordered.rows)} rows that text_only={text_only} and caps "
+            f"{subject} is over the {len(row_queue.rows)} rows that text_only={text_only} and caps "
             f"leave of {int(has_image.sum())} with and {int((~has_image).sum())} without an image; "
             "lower it, or change subset.text_only or subset.caps"
         )
-    return np.sort(ordered.rows[:budget])
+    return np.sort(row_queue.rows[:budget])

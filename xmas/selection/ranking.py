@@ -50,15 +50,15 @@ class Ranking(Stage):
         if not isinstance(self.selector, Selector):
             raise ValueError(f"selector={name} is not nested and ranks nothing; use goal=subset")
         count = len(self.pool.open(store))
-        ranked = self.selector.rank(self.pool, self.rng(), store)
-        if not np.array_equal(np.sort(ranked.order), np.arange(count)):
+        ranking = self.selector.rank(self.pool, self.rng(), store)
+        if not np.array_equal(np.sort(ranking.order), np.arange(count)):
             raise ValueError(
-                f"{name} ranked {len(ranked.order)} rows, "
-                f"{len(np.unique(ranked.order))} of them different; the pool has {count}"
+                f"{name} ranked {len(ranking.order)} rows, "
+                f"{len(np.unique(ranking.order))} of them different; the pool has {count}"
             )
-        np.save(out / "order.npy", ranked.order.astype(np.int64))
-        np.save(out / "row_scores.npy", ranked.scores.astype(np.float32))
-        np.save(out / "clusters.npy", ranked.clusters.astype(np.int64))
+        np.save(out / "order.npy", ranking.order.astype(np.int64))
+        np.save(out / "row_scores.npy", ranking.scores.astype(np.float32))
+        np.save(out / "clusters.npy", ranking.clusters.astype(np.int64))
 
     @staticmethod
     def read(folder: Path) -> Ranked:

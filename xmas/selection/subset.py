@@ -88,10 +88,10 @@ class Subset(Stage):
         return not isinstance(self.ranking.selector, BudgetSelector)
 
     def inputs(self) -> list[Stage]:
-        counted = [] if self.counted is None else [self.counted.tokens()]
+        token_stages = [] if self.counted is None else [self.counted.tokens()]
         pool, selector = self.ranking.pool, self.ranking.selector
-        ranked = [self.ranking] if self.nested else nearest_stages(selector)
-        return [*nearest_stages(pool), *ranked, *counted]
+        ranking_stages = [self.ranking] if self.nested else nearest_stages(selector)
+        return [*nearest_stages(pool), *ranking_stages, *token_stages]
 
     def compute(self, store: Store, out: Path) -> None:
         """Cut the ranking at the budget and write the files.
@@ -106,17 +106,17 @@ class Subset(Stage):
             budget = budget_of(len(examples), fraction=self.fraction, rows=self.rows)
         if isinstance(self.ranking.selector, BudgetSelector):
             start = time.monotonic()
-            ranked = None
-            chosen = self._selected(store, examples, budget)
+            ranking = None
+            subset_rows = self._selected(store, examples, budget)
             seconds = time.monotonic() - start
         else:
             folder = store.get(self.ranking)
-            ranked = Ranking.read(folder)
-            chosen = cut(ranked.order, budget, lengths=lengths, **self._rules(examples))
+            ranking = Ranking.read(folder)
+            subset_rows = cut(ranking.order, budget, lengths=lengths, **self._rules(examples))
             seconds = json.loads((folder / "meta.json").read_text())["seconds"]
-        (out / "rows.json").write_text(json.dumps(chosen.tolist()))
-        llava.write(examples, chosen, out)
-        write_ranking(examples, chosen, ranked, out / "ranking.parquet")
+        (out / "rows.json").write_text(json.dumps(subset_rows.tolist()))
+        llava.write(examples, subset_rows, out)
+        write_ranking(examples, subset_rows, ranking, out / "ranking.parquet")
         facts: dict[str, Any] = {
             "selector": name_of(self.ranking.selector),
             "nested": self.nested,
@@ -124,8 +124,8 @@ class Subset(Stage):
             "seconds": round(seconds, 3),  # of the ranking alone; its features have their own
         }
         if lengths is not None:
-            facts["tokens"] = int(lengths[chosen].sum())
-        record = manifest(self, examples, chosen, **facts)
+            facts["tokens"] = int(lengths[subset_rows].sum())
+        record = manifest(self, examples, subset_rows, **facts)
         (out / "manifest.json").write_text(json.dumps(record, indent=2))
 
     def make(self, store: Store) -> str:

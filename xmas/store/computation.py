@@ -119,8 +119,8 @@ def counted_for(name: str) -> Iterator[None]:
         yield
     finally:
         Computation.running = inner
-        spent = time.monotonic() - begun
-        inner.elsewhere += spent
-        owner.elsewhere -= spent  # all seconds of `inner` will be added to it
+        seconds = time.monotonic() - begun
+        inner.elsewhere += seconds
+        owner.elsewhere -= seconds  # all seconds of `inner` will be added to it
         inner.save()
         owner.save()

@@ -61,9 +61,9 @@ def _fields(node: Any) -> dict[str, Any]:
         fields = [
             field for field in dataclasses.fields(node) if field.metadata.get("identity") != "none"
         ]
-        named = {field.name: getattr(node, field.name) for field in fields}
+        values = {field.name: getattr(node, field.name) for field in fields}
         version = {"version": node.version} if isinstance(node, Stage) else {}
-        return {"type": type_name(type(node)), **version, **named}
+        return {"type": type_name(type(node)), **version, **values}
     if isinstance(node, Mapping):
         return dict(node)
     elements = node if isinstance(node, list | tuple) else []

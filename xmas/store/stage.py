@@ -110,8 +110,8 @@ def sha256_of(path: str | Path) -> str:
     """
     if Path(path).is_dir():
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())
-        listed = "".join(f"{file.relative_to(path)} {sha256_of(file)}\n" for file in files)
-        return hashlib.sha256(listed.encode()).hexdigest()
+        listing = "".join(f"{file.relative_to(path)} {sha256_of(file)}\n" for file in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
     status = os.stat(path)
     return _digest(str(path), status.st_size, status.st_mtime_ns)
 
@@ -158,17 +158,17 @@ def describe(value: Any) -> Any:
 
 
 def _described_fields(value: Any) -> dict[str, Any]:
-    described: dict[str, Any] = {"type": type_name(type(value))}
+    identity: dict[str, Any] = {"type": type_name(type(value))}
     if isinstance(value, Stage):
-        described["version"] = value.version
+        identity["version"] = value.version
     for field in dataclasses.fields(value):
         rule = field.metadata.get("identity", "value")
         content = getattr(value, field.name)
         if rule == "content" and isinstance(content, str):
-            described[field.name] = {"sha256": sha256_of(content)}
+            identity[field.name] = {"sha256": sha256_of(content)}
         elif rule != "none":
-            described[field.name] = describe(content)
-    return described
+            identity[field.name] = describe(content)
+    return identity
 
 
 def key(stage: Stage) -> str:

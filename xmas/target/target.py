@@ -103,8 +103,8 @@ class Target(ModelOnPool, Stage):
 
     def _rows(self, store: Store) -> Int[np.ndarray, " rows"]:
         """The chosen rows that have an answer to learn from."""
-        chosen = self.subset.chosen(store)
-        return chosen[self.tokens().open(store).answered[chosen]]
+        subset_rows = self.subset.chosen(store)
+        return subset_rows[self.tokens().open(store).answered[subset_rows]]
 
     def _rehearse_saving(self, model: nn.Module, loaded: LoadedModel, folder: Path) -> None:
         """Write what the end of the fit will write, and drop it: what would fail there fails here.

@@ -50,18 +50,18 @@ def compose(
     context: HydraContext, config: DictConfig, overrides: Sequence[str], *, number: int
 ) -> Job:
     """Compose the configuration of a job. Raises Hydra's errors where it cannot be."""
-    composed = context.config_loader.load_sweep_config(config, list(overrides))
-    with open_dict(composed):
-        composed.hydra.job.id = f"{composed.hydra.job.name}_{number}"
-        composed.hydra.job.num = number
-    named = tuple(
+    job_config = context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(job_config):
+        job_config.hydra.job.id = f"{job_config.hydra.job.name}_{number}"
+        job_config.hydra.job.num = number
+    job_overrides = tuple(
         override for override in overrides if not override.lstrip("+~").startswith("hydra")
     )
     return Job(
         number,
-        named,
-        pickle.dumps(composed),
-        str(Path(composed.store.root) / "logs" / log_name(named)),
+        job_overrides,
+        pickle.dumps(job_config),
+        str(Path(job_config.store.root) / "logs" / log_name(job_overrides)),
     )
 
 
@@ -88,7 +88,7 @@ def run(job: Job, context: HydraContext, *, captured: bool = False) -> Outcome:
         if not distributed.launched() and wanted(hardware):
             error = run_on_all(hardware, config, job.overrides, job.log)
         else:
-            done = run_job(
+            job_return = run_job(
                 task_function=command.__wrapped__,
                 config=config,
                 job_dir_key="hydra.sweep.dir",
@@ -96,7 +96,9 @@ def run(job: Job, context: HydraContext, *, captured: bool = False) -> Outcome:
                 hydra_context=context,
                 configure_logging=False,
             )
-            error = _raised(done._return_value) if done.status == JobStatus.FAILED else None
+            error = (
+                _raised(job_return._return_value) if job_return.status == JobStatus.FAILED else None
+            )
     return Outcome(job, time.monotonic() - start, error)
 
 

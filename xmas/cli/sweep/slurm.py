@@ -75,37 +75,37 @@ def outcomes(
         **{name if name in _GENERAL else f"slurm_{name}": value for name, value in options.items()}
     )
     with executor.batch():
-        submitted = [executor.submit(OnNode(context), job) for job in jobs]
-    log.info("SLURM jobs %s to %s", submitted[0].job_id, submitted[-1].job_id)
+        slurm_jobs = [executor.submit(OnNode(context), job) for job in jobs]
+    log.info("SLURM jobs %s to %s", slurm_jobs[0].job_id, slurm_jobs[-1].job_id)
     try:
-        yield from _ended(dict(zip(jobs, submitted, strict=True)))
+        yield from _ended(dict(zip(jobs, slurm_jobs, strict=True)))
     except KeyboardInterrupt:
-        log.info("jobs continue: scancel %s ends them", submitted[0].job_id.split("_")[0])
+        log.info("jobs continue: scancel %s ends them", slurm_jobs[0].job_id.split("_")[0])
         raise
 
 
 def _ended(waiting: dict[Job, Any]) -> Iterator[Outcome]:
-    started, queried, gone = time.monotonic(), 0.0, dict.fromkeys(waiting, 0.0)
+    start_time, query_time, gone = time.monotonic(), 0.0, dict.fromkeys(waiting, 0.0)
     while waiting:
         time.sleep(LOOK)
         now = time.monotonic()
-        for job in [job for job, submitted in waiting.items() if _whole(submitted)]:
-            yield _result(job, waiting.pop(job), now - started)
-        if now - queried < ASK:
+        for job in [job for job, slurm_job in waiting.items() if _whole(slurm_job)]:
+            yield _result(job, waiting.pop(job), now - start_time)
+        if now - query_time < ASK:
             continue
-        queried = now
+        query_time = now
         queue = states()
         if queue is None:
             continue
-        for job, submitted in [*waiting.items()]:
-            state = queue.get(submitted.job_id, "no longer in the queue")
+        for job, slurm_job in [*waiting.items()]:
+            state = queue.get(slurm_job.job_id, "no longer in the queue")
             if state in queue.values() and state not in _ENDED:
                 gone[job] = 0.0
             elif not gone[job]:
                 gone[job] = now
             elif now - gone[job] > GRACE:
                 del waiting[job]
-                yield Outcome(job, now - started, _death(submitted, state))
+                yield Outcome(job, now - start_time, _death(slurm_job, state))
 
 
 def _whole(submitted: Any) -> bool:

@@ -71,8 +71,8 @@ class LlavaWild:
     @property
     def metric(self) -> str:
         """With the judge's name: grades of two judges do not compare."""
-        worded = "" if self.wording == "official" else f", {self.wording} rules"
-        return f"relative_score by {self.judging.judge.model}{worded}"
+        suffix = "" if self.wording == "official" else f", {self.wording} rules"
+        return f"relative_score by {self.judging.judge.model}{suffix}"
 
     def check(self) -> None:
         """Raise JudgeError if a judge is needed and cannot be asked."""
@@ -94,18 +94,18 @@ class LlavaWild:
         unknown. Raises JudgeError: the judge does not reply.
         """
         rows = self._rows(store)
-        reviewed = self.judging.reviewed(
+        judgement = self.judging.reviewed(
             self.prompts(answers, store),
             grades,
             file=self.reviews,
             store=store,
             answer_ids={_id(line): line.get("answer_id", "") for line in answers},
         )
-        if (invalid := reviewed.invalid()) is not None:
+        if (invalid := judgement.invalid()) is not None:
             return invalid
-        runs = reviewed.runs()
+        runs = judgement.runs()
         overall = [relative(list(run.values()), "all") for run in runs]
-        gained = {
+        points = {
             name: {str(number): (run[name][1], run[name][0]) for number, run in enumerate(runs)}
             for name in rows
         }
@@ -123,10 +123,10 @@ class LlavaWild:
                 },
                 "reference": 10 * fmean(pair[0] for run in runs for pair in run.values()),
                 "model": 10 * fmean(pair[1] for run in runs for pair in run.values()),
-                **reviewed.about,
+                **judgement.about,
             },
             outcomes=Outcomes.of(
-                gained, {str(number): 100 / len(runs) for number in range(len(runs))}
+                points, {str(number): 100 / len(runs) for number in range(len(runs))}
             ),
         )
 

@@ -96,12 +96,12 @@ class MMBench:
         """
         rows = self._rows(store)
         truth = self._truth(store, rows)
-        picked = self._picked(answers, rows)
-        right = {index: picked[index] == truth[index] for index in rows}
+        letters = self._picked(answers, rows)
+        right = {index: letters[index] == truth[index] for index in rows}
         hits = _circular(right)
         detail: dict[str, Any] = {
             "vanilla": 100 * fmean(right[index] for index in hits if index in right),
-            "unresolved": sum(letter is None for letter in picked.values()),
+            "unresolved": sum(letter is None for letter in letters.values()),
             "rows": len(rows),
         }
         for sort in ("category", "l2-category"):
@@ -154,8 +154,8 @@ class MMBench:
         path = store.find(self.annotations)
         answers = rows
         if path != store.find(self.questions) or "answer" not in next(iter(rows.values())):
-            listed = read_tsv(path, ("index", "answer"))
-            answers = by_key(listed, lambda row: int(row["index"]), path)
+            answer_rows = read_tsv(path, ("index", "answer"))
+            answers = by_key(answer_rows, lambda row: int(row["index"]), path)
         truth = {}
         for index, row in rows.items():
             if index not in answers:

@@ -181,10 +181,10 @@ def _truth(root: Path, tasks: list[str]) -> dict[Key, str]:
 
 def _truth_lines(root: Path, task: str) -> Iterator[tuple[str, str, str, str]]:
     """(where, image, question, answer) of every line of a task."""
-    listed = root / f"{task}.txt"
+    task_file = root / f"{task}.txt"
     inner = root / task / "questions_answers_YN"
     folder = inner if inner.is_dir() else root / task
-    files = [listed] if listed.is_file() else sorted(folder.glob("*.txt"))
+    files = [task_file] if task_file.is_file() else sorted(folder.glob("*.txt"))
     if not files:
         raise AnswerError(
             f"{root}: no truth for task {task!r}; expected {task}.txt, {task}/*.txt or "
@@ -195,7 +195,7 @@ def _truth_lines(root: Path, task: str) -> Iterator[tuple[str, str, str, str]]:
             if not line.strip():
                 continue
             cells = line.strip().split("\t")
-            if file != listed:
+            if file != task_file:
                 cells.insert(0, file.name)
             if len(cells) != 3:
                 raise AnswerError(

@@ -80,8 +80,8 @@ class MMVet:
     def metric(self) -> str:
         """With the judge's name: grades of two judges do not compare."""
         wording = "our" if self.prompt is None else self.wording
-        worded = "" if wording == "official" else f", {wording} prompt"
-        return f"grade by {self.judging.judge.model}{worded}"
+        suffix = "" if wording == "official" else f", {wording} prompt"
+        return f"grade by {self.judging.judge.model}{suffix}"
 
     def check(self) -> None:
         """Raise JudgeError if a judge is needed and cannot be asked."""
@@ -103,27 +103,27 @@ class MMVet:
         JudgeError: the judge does not reply.
         """
         prompts = self.prompts(answers, store)
-        reviewed = self.judging.reviewed(prompts, grade, file=self.reviews, store=store)
-        if (invalid := reviewed.invalid()) is not None:
+        judgement = self.judging.reviewed(prompts, grade, file=self.reviews, store=store)
+        if (invalid := judgement.invalid()) is not None:
             return invalid
-        runs = reviewed.runs()
+        runs = judgement.runs()
         overall = [100 * fmean(run.values()) for run in runs]
-        single: dict[str, list[str]] = {}
-        joined: dict[str, list[str]] = {}
+        questions_of_capability: dict[str, list[str]] = {}
+        questions_of_integration: dict[str, list[str]] = {}
         for name, row in self._truth(store).items():
-            needed = sorted(set(row["capability"]))
-            joined.setdefault("_".join(needed), []).append(name)
-            for capability in needed:
-                single.setdefault(capability, []).append(name)
+            capabilities = sorted(set(row["capability"]))
+            questions_of_integration.setdefault("_".join(capabilities), []).append(name)
+            for capability in capabilities:
+                questions_of_capability.setdefault(capability, []).append(name)
         return Scored(
             score=fmean(overall),
             num=len(prompts),
             detail={
                 "runs": overall,
                 "std": pstdev(overall),
-                "capability": _means(single, runs),
-                "integration": _means(joined, runs),
-                **reviewed.about,
+                "capability": _means(questions_of_capability, runs),
+                "integration": _means(questions_of_integration, runs),
+                **judgement.about,
             },
             outcomes=Outcomes.mean({name: fmean(run[name] for run in runs) for name in prompts}),
         )
@@ -139,8 +139,8 @@ class MMVet:
         start = self._prompt(store)
         prompts = {}
         for name, row in self._truth(store).items():
-            expected = row["answer"].replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
-            prompts[name] = f"{start}\n{row['question']} | {expected} | {texts[name]} | "
+            reference_answer = row["answer"].replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+            prompts[name] = f"{start}\n{row['question']} | {reference_answer} | {texts[name]} | "
         return prompts
 
     def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:

@@ -68,17 +68,17 @@ def generate_answers(
     groups = group_prompts(parts, encoder, questions, image_order=order, label=label)
     own = out.with_name(f"{out.name}.{rank}.partial")
     _cut_torn(own)
-    done = set(_lines(out, questions))
+    answered_ids = set(_lines(out, questions))
     barrier()  # until every rank has read what there is
-    todo = _share(groups, done, rank, world)
-    loaded = load_images(todo, image_reader(parts), workers)
+    todo = _share(groups, answered_ids, rank, world)
+    groups_with_images = load_images(todo, image_reader(parts), workers)
     options: Any = {"max_new_tokens": max_new_tokens, "eos": parts.tokenizer.eos_token_id}
     if batch == 1:
-        answers = decode_singly(parts.model, loaded, **options)
+        answers = decode_singly(parts.model, groups_with_images, **options)
     else:
         longest = max((len(prompt.ids) for group in groups for prompt in group.prompts), default=0)
         options |= {"slots": batch, "prefix": shared_prefix(groups), "longest": longest}
-        answers = ContinuousBatch(parts.model, **options).answers(loaded)
+        answers = ContinuousBatch(parts.model, **options).answers(groups_with_images)
     total = sum(len(group.prompts) for group in todo)
     with (
         own.open("a", encoding="utf-8") as file,

@@ -102,8 +102,8 @@ def encode_images(model: nn.Module, images: Sequence[SharedImage]) -> None:
     pixels = torch.cat([image.inputs["pixels"] for image in images])
     for image in images:
         image.sizes = image.inputs.get("sizes")
-    listed = [image.sizes for image in images if image.sizes is not None]
-    sizes = torch.cat(listed) if listed else None
+    image_sizes = [image.sizes for image in images if image.sizes is not None]
+    sizes = torch.cat(image_sizes) if image_sizes else None
     features = tower_features(model, pixels.to(parameter.device, parameter.dtype), sizes)
     for image, of_image in zip(images, features.split(tiles), strict=True):
         image.features, image.inputs = of_image, {}

@@ -80,12 +80,12 @@ class Judge:
         with concurrent.futures.ThreadPoolExecutor(self.at_once) as threads:
             names = {threads.submit(self._ask, body, stop): name for name, body in requests.items()}
             try:
-                for done in concurrent.futures.as_completed(names):
-                    error = done.exception()
+                for future in concurrent.futures.as_completed(names):
+                    error = future.exception()
                     if isinstance(error, JudgeError):
-                        failure = failure or JudgeError(f"{names[done]}: {error}")
+                        failure = failure or JudgeError(f"{names[future]}: {error}")
                     elif not isinstance(error, AbortedError):
-                        yield names[done], done.result()
+                        yield names[future], future.result()
             finally:
                 stop.set()
         if failure is not None:

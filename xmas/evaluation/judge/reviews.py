@@ -80,15 +80,15 @@ class Reviews(Stage):
         }
 
     def compute(self, store: Store, out: Path) -> None:
-        finished, partial = out / "reviews.jsonl", out / "reviews.partial"
-        if finished.exists():
+        reviews_path, partial_path = out / "reviews.jsonl", out / "reviews.partial"
+        if reviews_path.exists():
             return
         prompts = {request.question_id: request.prompt for request in self.asked}
         _write(
             out / "prompts.jsonl",
             ({"question_id": name, "prompt": prompt} for name, prompt in prompts.items()),
         )
-        lines = {(line["question_id"], line["run"]): line for line in _complete_lines(partial)}
+        lines = {(line["question_id"], line["run"]): line for line in _complete_lines(partial_path)}
         missing = {
             request: self._body(request)
             for request in self.asked
@@ -96,7 +96,7 @@ class Reviews(Stage):
         }
         label = f"reviews by {self.judge.model}"
         with (
-            partial.open("a", encoding="utf-8") as file,
+            partial_path.open("a", encoding="utf-8") as file,
             bar(total=len(self.asked), label=label, unit="review", initial=len(lines)) as progress,
         ):
             for request, reply in self.judge.replies(missing):
@@ -112,8 +112,8 @@ class Reviews(Stage):
                 file.flush()
                 lines[request.question_id, request.run] = line
                 progress.update()
-        _write(finished, (lines[request.question_id, request.run] for request in self.asked))
-        partial.unlink()
+        _write(reviews_path, (lines[request.question_id, request.run] for request in self.asked))
+        partial_path.unlink()
 
     def _body(self, request: ReviewRequest) -> dict[str, Any]:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]

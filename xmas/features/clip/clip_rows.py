@@ -37,13 +37,13 @@ class ClipRows(Stage):
         """Raises ValueError: no such combination, or no such turns."""
         if self.combine not in COMBINATIONS:
             raise ValueError(f"combine {self.combine!r}: expected one of {', '.join(COMBINATIONS)}")
-        embedded = self.clip.open(store)
-        width = embedded.width * (2 if self.combine == "concat" else 1)
+        embeddings = self.clip.open(store)
+        width = embeddings.width * (2 if self.combine == "concat" else 1)
         values = np.lib.format.open_memmap(
-            out / "values.npy", mode="w+", dtype=np.float16, shape=(len(embedded), width)
+            out / "values.npy", mode="w+", dtype=np.float16, shape=(len(embeddings), width)
         )
-        for rows in embedded.blocks():
-            values[rows[0] : rows[-1] + 1] = self._of(embedded, rows)
+        for rows in embeddings.blocks():
+            values[rows[0] : rows[-1] + 1] = self._of(embeddings, rows)
         values.flush()
 
     def _of(

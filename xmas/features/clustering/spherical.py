@@ -129,14 +129,14 @@ def spherical_kmeans(
     """
     if len(rows) < k:
         raise ValueError(f"spherical k-means: {k} clusters of {len(rows)} rows; set k lower")
-    done, centroids = _last_checkpoint(checkpoints)
+    first_iteration, centroids = _last_checkpoint(checkpoints)
     if centroids is None:
         first = np.sort(np.random.default_rng(seed).choice(rows, k, replace=False))
         centroids = unit(assign.read(first))
     centroids = centroids.to(assign.device)
     sums = torch.empty_like(centroids)
     before = np.full(len(rows), -1)
-    for iteration in range(done, iterations):
+    for iteration in range(first_iteration, iterations):
         labels, nearness = assign(
             rows, centroids, sums=sums.zero_(), label=f"clusters, {iteration + 1} of {iterations}"
         )

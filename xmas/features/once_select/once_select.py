@@ -81,26 +81,28 @@ class OnceSelect(Stage):
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: too few rows with image and question, or no epoch `covering` all."""
-        embedded = self.clip.open(store)
-        centroids = self._centroids(embedded)
-        labels, distances = assign(embedded, centroids)
+        embeddings = self.clip.open(store)
+        centroids = self._centroids(embeddings)
+        labels, distances = assign(embeddings, centroids)
         train, test = self._core(labels, distances)
         log.info("training on %d rows, %d are held out", len(train), len(test))
         train_pairs, test_pairs = (
-            Pairs(*map(torch.from_numpy, (*pairs(embedded, rows), labels[rows])))
+            Pairs(*map(torch.from_numpy, (*pairs(embeddings, rows), labels[rows])))
             for rows in (train, test)
         )
-        state, chosen = self._fit(embedded.width, len(centroids), train_pairs, test_pairs, out)
+        state, best_epoch = self._fit(
+            embeddings.width, len(centroids), train_pairs, test_pairs, out
+        )
         torch.save(state, out / "selector.pt")
         np.save(out / "centroids.npy", centroids)
         about = {
-            "clip": embedded.weights,
-            "width": embedded.width,
+            "clip": embeddings.weights,
+            "width": embeddings.width,
             "k": len(centroids),
             "network": dataclasses.asdict(self.network),
             "learnt_from": len(train),
             "held_out": len(test),
-            "chosen": chosen,
+            "chosen": best_epoch,
         }
         (out / "selector.json").write_text(json.dumps(about, indent=2))
 

@@ -41,12 +41,12 @@ class PseudoLabels(Stage):
         folder = (
             store.find(self.trained) if isinstance(self.trained, str) else store.get(self.trained)
         )
-        embedded = self.clip.open(store)
-        model, centroids = load(folder, embedded)
-        labels = np.full(len(embedded), -1, dtype=np.int64)
-        confidences = np.full(len(embedded), np.nan, dtype=np.float32)
-        for rows in embedded.blocks():
-            image, text = pairs(embedded, rows)
+        embeddings = self.clip.open(store)
+        model, centroids = load(folder, embeddings)
+        labels = np.full(len(embeddings), -1, dtype=np.int64)
+        confidences = np.full(len(embeddings), np.nan, dtype=np.float32)
+        for rows in embeddings.blocks():
+            image, text = pairs(embeddings, rows)
             labels[rows] = nearest(image, text, centroids)[0]
             has = labels[rows] >= 0
             confidences[rows[has]] = confidence(model, image[has], text[has])

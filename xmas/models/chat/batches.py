@@ -41,8 +41,8 @@ class Batch:
                 return {name: move(tensor) for name, tensor in value.items()}
             return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
-        moved = {name: move(value) for name, value in vars(self).items()}
-        return Batch(**moved)
+        tensors = {name: move(value) for name, value in vars(self).items()}
+        return Batch(**tensors)
 
 
 def collate(
@@ -159,30 +159,30 @@ def modality_length_order(
     """
     mega = micro * world
     kinds = [np.flatnonzero(has_image), np.flatnonzero(~has_image)]
-    dealt = []
+    mega_batches = []
     for kind in (kind for kind in kinds if len(kind)):
-        shuffled = kind[rng.permutation(len(kind))]
-        cut = [shuffled[start : start + mega] for start in range(0, len(shuffled), mega)]
-        dealt.append([_deal(part, lengths, world) for part in cut])
-    if len(dealt) == 1:
-        return np.concatenate(dealt[0])  # shuffled as it is; the short mega-batch stays last
-    full = [part for parts in dealt for part in parts[:-1]]
+        kind_order = kind[rng.permutation(len(kind))]
+        cut = [kind_order[start : start + mega] for start in range(0, len(kind_order), mega)]
+        mega_batches.append([_deal(part, lengths, world) for part in cut])
+    if len(mega_batches) == 1:
+        return np.concatenate(mega_batches[0])  # shuffled as it is; the short mega-batch stays last
+    full = [part for parts in mega_batches for part in parts[:-1]]
     order = [full[position] for position in rng.permutation(len(full))]
-    mixed = np.sort(np.concatenate([parts[-1] for parts in dealt]))
-    return np.concatenate([*order, mixed])
+    last_rows = np.sort(np.concatenate([parts[-1] for parts in mega_batches]))
+    return np.concatenate([*order, last_rows])
 
 
 def _deal(
     part: Int[np.ndarray, " part"], lengths: Int[np.ndarray, " rows"], world: int
 ) -> Int[np.ndarray, " part"]:
     """A mega-batch sorted by length, longest first, dealt to the chunk with the smallest sum."""
-    ordered = part[np.argsort(-lengths[part], kind="stable")]
-    if len(ordered) % world:
-        return np.concatenate([ordered[start::world] for start in range(world)])
-    size = len(ordered) // world
+    by_length = part[np.argsort(-lengths[part], kind="stable")]
+    if len(by_length) % world:
+        return np.concatenate([by_length[start::world] for start in range(world)])
+    size = len(by_length) // world
     chunks: list[list[int]] = [[] for _ in range(world)]
     sums = np.zeros(world)
-    for position in ordered:
+    for position in by_length:
         chunk = int(np.argmin(sums))
         chunks[chunk].append(int(position))
         sums[chunk] = np.inf if len(chunks[chunk]) == size else sums[chunk] + lengths[position]

@@ -22,13 +22,13 @@ def pack(batch: Batch) -> Batch:
     labels = batch.labels[batch.mask]
     labels[first] = IGNORED
     padded = batch.mask.int().argmax(dim=1)  # pads before a row, where it is left-padded
-    moved = torch.where(batch.image_start >= 0, batch.image_start - padded + first, -1)
+    image_start = torch.where(batch.image_start >= 0, batch.image_start - padded + first, -1)
     return dataclasses.replace(
         batch,
         ids=batch.ids[batch.mask][None],
         mask=torch.ones(1, int(lengths.sum()), dtype=torch.bool),
         labels=labels[None],
-        image_start=moved,
+        image_start=image_start,
         lengths=lengths,
     )
 

@@ -105,11 +105,11 @@ def tower_layers(
     """Run the tower: the configured layer, or several concatenated, without a class token."""
     config = model.config
     layers = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-    chosen = config.vision_feature_layer
+    feature_layers = config.vision_feature_layer
     first = 1 if config.vision_feature_select_strategy == "default" else 0
-    if isinstance(chosen, int):
-        return layers[chosen][:, first:]
-    return torch.cat([layers[layer][:, first:] for layer in chosen], dim=-1)
+    if isinstance(feature_layers, int):
+        return layers[feature_layers][:, first:]
+    return torch.cat([layers[layer][:, first:] for layer in feature_layers], dim=-1)
 
 
 def tuned_on_instructions(config: Mapping[str, Any]) -> bool:

@@ -88,11 +88,11 @@ class Onevision:
         if sizes is None:
             raise ValueError("the tiles of LLaVA-OneVision need the images' sizes")
         layout = anyres(model.config)
-        listed = [(height, width) for height, width in sizes.tolist()]
-        counts = [1 + math.prod(layout.grid(size)) for size in listed]
+        size_pairs = [(height, width) for height, width in sizes.tolist()]
+        counts = [1 + math.prod(layout.grid(size)) for size in size_pairs]
         packed, _ = model.model.pack_image_features(
             model.model.multi_modal_projector(features).split(counts),
-            listed,
+            size_pairs,
             image_newline=model.model.image_newline,
             vision_aspect_ratio=model.config.vision_aspect_ratio,
         )

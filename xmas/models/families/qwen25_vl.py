@@ -85,11 +85,11 @@ class Qwen25Vl:
         features: Float[Tensor, "patches one channels"],
         sizes: Int[Tensor, "images 2"] | None,
     ) -> Float[Tensor, "tokens hidden"]:
-        merged = model.model.visual.merger(features[:, 0])
+        patch_features = model.model.visual.merger(features[:, 0])
         vision = model.config.vision_config
         side = vision.window_size // vision.patch_size // vision.spatial_merge_size
         order = window_order(_merged(model.config, sizes), side)
-        return merged[torch.from_numpy(np.argsort(order)).to(merged.device)]
+        return patch_features[torch.from_numpy(np.argsort(order)).to(patch_features.device)]
 
     def positions(
         self,

@@ -52,7 +52,7 @@ class Audit(Stage):
         then clusters, what length explains of the row score, overlap, and images of benchmarks.
         """
         pool = self.subset.ranking.pool
-        examples, chosen = pool.open(store), self.subset.chosen(store)
+        examples, subset_rows = pool.open(store), self.subset.chosen(store)
         everything = np.arange(len(examples))
         texts = store.get(Texts(pool))
         formats, characters = np.load(texts / "formats.npy"), np.load(texts / "characters.npy")
@@ -61,7 +61,7 @@ class Audit(Stage):
             lengths = self.counted.tokens().open(store).text_lengths
         repeats = store.get(self.duplicates())
         exact, near = (np.load(repeats / f"{name}.npy") for name in ("exact", "near"))
-        sides = {"pool": everything, "subset": chosen}
+        sides = {"pool": everything, "subset": subset_rows}
         record: dict[str, Any] = {
             "selector": name_of(self.subset.ranking.selector),
             "rows": {side: len(rows) for side, rows in sides.items()},
@@ -78,21 +78,21 @@ class Audit(Stage):
             record["lengths"]["subset"]["sum"] / record["lengths"]["pool"]["sum"]
         )
         if self.subset.nested:
-            ranked = Ranking.read(store.get(self.subset.ranking))
-            record["clusters"] = coverage(ranked.clusters, chosen)
-            record["score_explained_by_length"] = explained_by(ranked.scores, lengths)
+            ranking = Ranking.read(store.get(self.subset.ranking))
+            record["clusters"] = coverage(ranking.clusters, subset_rows)
+            record["score_explained_by_length"] = explained_by(ranking.scores, lengths)
         if self.against is not None:
             against = np.array(json.loads(Path(self.against).expanduser().read_text()))
-            record["overlap"] = overlap(chosen, against, len(examples))
+            record["overlap"] = overlap(subset_rows, against, len(examples))
         if self.images and self.suite:
-            shared = self._benchmark_rows(store, examples)
-            (out / "benchmark_rows.json").write_text(json.dumps(shared))
+            benchmark_rows = self._benchmark_rows(store, examples)
+            (out / "benchmark_rows.json").write_text(json.dumps(benchmark_rows))
             record["benchmarks"] = {
                 name: {
-                    how: {side: int(np.isin(rows, listed).sum()) for side, rows in sides.items()}
-                    for how, listed in of_name.items()
+                    how: {side: int(np.isin(rows, pool_rows).sum()) for side, rows in sides.items()}
+                    for how, pool_rows in of_name.items()
                 }
-                for name, of_name in shared.items()
+                for name, of_name in benchmark_rows.items()
             }
         (out / "audit.json").write_text(json.dumps(record, indent=2))
 

@@ -39,7 +39,7 @@ def _curve(curve: Curve) -> dict[str, Any]:
     across = {"field": "place", "type": "quantitative", "title": curve.x_title, **zero}
     up = {"type": "quantitative", "title": curve.y_title, "scale": {"zero": False}}
     # A cell that is empty in the table is null, which an expression would take for 0.
-    filled = " && ".join(f"isValid({_value(name)})" for name in (*curve.x, curve.y))
+    has_point = " && ".join(f"isValid({_value(name)})" for name in (*curve.x, curve.y))
     rows = f"{_value('benchmark')} === '{ALL}' && {_value('selector')} !== '{REFERENCE}'"
     band = {
         "mark": {"type": "area", "opacity": 0.15},
@@ -63,7 +63,7 @@ def _curve(curve: Curve) -> dict[str, Any]:
         "$schema": _SCHEMA,
         "title": curve.title,
         "data": {"name": "wandb"},
-        "transform": [{"filter": f"{rows} && {filled}"}, {"calculate": places, "as": "place"}],
+        "transform": [{"filter": f"{rows} && {has_point}"}, {"calculate": places, "as": "place"}],
         "layer": [*([band] if curve.interval else []), line, _HUNDRED],
     }
 

@@ -88,9 +88,9 @@ def _fit(result: Result, store: Store) -> _Content:
         for line in lines
     ]
     cost = result.folder / "cost.json"
-    counted = json.loads(cost.read_text()) if cost.exists() else {}
+    cost_entries = json.loads(cost.read_text()) if cost.exists() else {}
     last = {"last loss": curves[-1][1]["loss"]} if curves else {}
-    return _Content(curves, {"steps": len(curves), **last, **counted})
+    return _Content(curves, {"steps": len(curves), **last, **cost_entries})
 
 
 def _spectra(result: Result, store: Store) -> _Content:

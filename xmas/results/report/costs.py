@@ -40,8 +40,8 @@ def bars(evidence: Evidence) -> str:
     scale = Scale(0.0, 1.04 * max(cost.total for _, cost in costs))
     rows = [_bar(line, cost, reference, scale) for line, cost in costs]
     rows.append(tag("div", tag("span"), axis(scale, "{:g} s"), tag("span"), class_="row foot"))
-    used = [part for part in PARTS if any(cost.seconds[part] > 0 for _, cost in costs)]
-    chips = [tag("span", PARTS[part], class_=f"chip part-{part}") for part in used]
+    parts = [part for part in PARTS if any(cost.seconds[part] > 0 for _, cost in costs)]
+    chips = [tag("span", PARTS[part], class_=f"chip part-{part}") for part in parts]
     caption = (
         "Seconds of computing before and during the training of one target, mean over its seeds; "
         "stages that several runs share are counted whole in each. Grey is what any subset of that "
@@ -52,7 +52,7 @@ def bars(evidence: Evidence) -> str:
     body = tag("p", *chips, class_="key") + tag("div", *rows, class_="rows")
     return (
         figure(body, caption)
-        + _numbers(costs, used)
+        + _numbers(costs, parts)
         + "".join(tag("p", text(why), class_="absent") for why in absent)
     )
 

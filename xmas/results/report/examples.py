@@ -55,10 +55,10 @@ def _pair(evidence: Evidence, line: Line, examples: Rows, palette: Palette, coun
     training = line.trainings[0]
     ranking = evidence.index.result(training.ranking, "ranking")
     order = np.load(ranking.folder / "order.npy")
-    chosen = np.isin(order, evidence.rows_of(training))
-    pictured = examples.has_image[order] | (not examples.has_image.any())
-    first = order[chosen & pictured][:count]
-    last = order[~chosen & pictured][::-1][:count]
+    in_subset = np.isin(order, evidence.rows_of(training))
+    has_image = examples.has_image[order] | (not examples.has_image.any())
+    first = order[in_subset & has_image][:count]
+    last = order[~in_subset & has_image][::-1][:count]
     return tag(
         "section",
         tag("h4", tag("span", text(line.row.label), class_=palette[line.selector])),

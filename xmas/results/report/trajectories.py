@@ -48,17 +48,17 @@ def labels(evidence: Evidence) -> tuple[Int[np.ndarray, " rows"], int]:
 
 def ribbons(evidence: Evidence) -> str:
     """Median and quartiles of some clusters over the fit."""
-    result, reduced = values(evidence)
+    result, row_values = values(evidence)
     steps = np.load(result.folder / "steps.npy")
     of_row, no_image = labels(evidence)
     sizes = np.bincount(of_row, minlength=no_image + 1)[:no_image]
-    filled = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
-    count = min(_PANELS, len(filled))
-    picked = filled[np.linspace(0, len(filled) - 1, count).round().astype(int)]
-    groups = {"all rows": np.flatnonzero(~np.isnan(reduced).any(axis=1))}
-    groups |= {f"cluster {number}": np.flatnonzero(of_row == number) for number in picked}
+    nonempty = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
+    count = min(_PANELS, len(nonempty))
+    panel_clusters = nonempty[np.linspace(0, len(nonempty) - 1, count).round().astype(int)]
+    groups = {"all rows": np.flatnonzero(~np.isnan(row_values).any(axis=1))}
+    groups |= {f"cluster {number}": np.flatnonzero(of_row == number) for number in panel_clusters}
     spread = {
-        name: np.percentile(reduced[rows], _QUARTILES, axis=0) for name, rows in groups.items()
+        name: np.percentile(row_values[rows], _QUARTILES, axis=0) for name, rows in groups.items()
     }
     highest = max(float(quartiles.max()) for quartiles in spread.values())
     lowest = min(float(quartiles.min()) for quartiles in spread.values())
@@ -109,9 +109,9 @@ def _panel(
 def text_lengths(evidence: Evidence, count: int) -> Int[np.ndarray, " rows"]:
     """Text tokens of every row for the proxy. Raises AbsentError: they are not in the store."""
     proxy = described(evidence, "Proxy")
-    shared = ("pool", "template", "max_length")
+    identity_fields = ("pool", "template", "max_length")
     for result in evidence.index.results.values():
-        if result.kind == "tokens" and all(result.config[n] == proxy[n] for n in shared):
+        if result.kind == "tokens" and all(result.config[n] == proxy[n] for n in identity_fields):
             lengths = np.diff(np.load(result.folder / "offsets.npy"))
             if len(lengths) == count:
                 return lengths
@@ -120,11 +120,14 @@ def text_lengths(evidence: Evidence, count: int) -> Int[np.ndarray, " rows"]:
 
 def length_curve(evidence: Evidence) -> str:
     """R² of the value against text length, a point a snapshot."""
-    result, reduced = values(evidence)
+    result, row_values = values(evidence)
     steps = np.load(result.folder / "steps.npy")
-    lengths = text_lengths(evidence, len(reduced))
-    scanned = np.flatnonzero(~np.isnan(reduced).any(axis=1))
-    r2 = [explained(column, lengths[scanned]) for column in reduced[scanned].T.astype(float)]
+    lengths = text_lengths(evidence, len(row_values))
+    rows_with_values = np.flatnonzero(~np.isnan(row_values).any(axis=1))
+    r2 = [
+        explained(column, lengths[rows_with_values])
+        for column in row_values[rows_with_values].T.astype(float)
+    ]
     points = [
         (float(step), share) for step, share in zip(steps, r2, strict=True) if share is not None
     ]

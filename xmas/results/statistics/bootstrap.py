@@ -58,11 +58,11 @@ def over_questions(
     units, terms = runs[0].gained.shape
     order = rng.permutation(units) if units > groups else np.arange(units)
     parts = [_grouped(part, order, groups) for run in runs for part in (run.gained, run.counted)]
-    grouped = np.stack(parts, axis=2)
-    weights = rng.standard_exponential((draws, len(grouped)), dtype=np.float32)
+    group_sums = np.stack(parts, axis=2)
+    weights = rng.standard_exponential((draws, len(group_sums)), dtype=np.float32)
     scores = np.zeros((draws, len(runs)))
     for term in range(terms):
-        part = grouped[:, term]
+        part = group_sums[:, term]
         nonzero = part.any(axis=1)
         sums = weights[:, nonzero] @ part[nonzero]
         gained, counted = sums[:, 0::2], sums[:, 1::2]

@@ -64,7 +64,7 @@ class Table:
     def evidence(self, store: Store) -> list[Evidence]:
         """What there is to show, by leaderboard. Raises TableError as `make` does."""
         index = ResultIndex(store)
-        chosen = choose(
+        runs = choose(
             store,
             pool=self.pool,
             selector=self.selector,
@@ -73,7 +73,7 @@ class Table:
         )
         return [
             gather(leaderboard, index, store, draws=self.draws, seed=self.seed)
-            for leaderboard in leaderboards(chosen)
+            for leaderboard in leaderboards(runs)
         ]
 
 

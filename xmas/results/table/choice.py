@@ -24,34 +24,34 @@ def choose(
     Raises:
         TableError: none matches; the message says what there is to choose from.
     """
-    chosen = [run for run in runs(store) if run.control == "none"]
-    if not chosen:
+    matching_runs = [run for run in runs(store) if run.control == "none"]
+    if not matching_runs:
         raise TableError(
             f"{store.root}: no scores of trained targets; make some with "
             "`xmas -m goal=scores selector=random,xmas`, or set store.root to where they are"
         )
     if experiment is not None:
         keys = asked_by(store, experiment)
-        chosen = [run for run in chosen if Path(run.folder).name in keys]
-        if not chosen:
+        matching_runs = [run for run in matching_runs if Path(run.folder).name in keys]
+        if not matching_runs:
             raise TableError(f"{store.root}: experiment {experiment} has no finished scores")
     if pool is not None:
-        chosen = _matching(
-            chosen, lambda run: [run.pool], [pool], f"{store.root}: no scores on pool"
+        matching_runs = _matching(
+            matching_runs, lambda run: [run.pool], [pool], f"{store.root}: no scores on pool"
         )
     if protocol is not None:
         what = f"{store.root}: no answers made as"
-        chosen = _matching(
-            chosen, lambda run: [run.protocol, *run.protocol.split(", ")], [protocol], what
+        matching_runs = _matching(
+            matching_runs, lambda run: [run.protocol, *run.protocol.split(", ")], [protocol], what
         )
     if selector is None:
-        return chosen
+        return matching_runs
     names = [selector] if isinstance(selector, str) else list(selector)
-    subsets = [run for run in chosen if run.role != "reference"]
+    subsets = [run for run in matching_runs if run.role != "reference"]
     what = f"{store.root}: no scores of selector"
     for name in names:  # a misspelt one is an error, even where others match
         _matching(subsets, lambda run: [run.selector], [name], what)
-    return [run for run in chosen if run.role == "reference" or run.selector in names]
+    return [run for run in matching_runs if run.role == "reference" or run.selector in names]
 
 
 def _matching(scores: list[Run], names_of: Names, names: list[str], what: str) -> list[Run]:

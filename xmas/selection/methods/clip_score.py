@@ -26,11 +26,11 @@ class ClipScore:
     said: str = "all"  # human, gpt
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
-        embedded = self.clip.open(store)
+        embeddings = self.clip.open(store)
         scores = np.concatenate(
             [
-                (embedded.images(rows) * embedded.texts(rows, self.said)).sum(axis=1)
-                for rows in embedded.blocks()
+                (embeddings.images(rows) * embeddings.texts(rows, self.said)).sum(axis=1)
+                for rows in embeddings.blocks()
             ]
         ).astype(np.float64)
         return Ranked(best_first(scores, rng), scores, np.full(len(scores), -1))

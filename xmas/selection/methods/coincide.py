@@ -76,24 +76,24 @@ class Coincide:
     ) -> Ranked:
         """The order of rows by features and clusters; one cluster is in memory at a time."""
         members = _members(labels, len(centroids))
-        filled = np.array([cluster for cluster, rows in enumerate(members) if len(rows)])
-        transferred = self._transferability(centroids, filled)
-        density = np.empty(len(filled))
+        nonempty = np.array([cluster for cluster, rows in enumerate(members) if len(rows)])
+        transferability_values = self._transferability(centroids, nonempty)
+        density = np.empty(len(nonempty))
         inside: list[np.ndarray] = []
         products = "float64" if self.mode == "released" else "float32"
         with bar(total=len(labels), label="mmd") as progress:
-            for place, cluster in enumerate(filled.tolist()):
+            for place, cluster in enumerate(nonempty.tolist()):
                 rows = members[cluster]
                 kernel = gaussian_kernel(values[rows], width=self.width, products=products)
                 density[place] = kernel.mean()
                 inside.append(rows[greedy(kernel)])
                 progress.update(len(rows))
-        scores = transferred / density
+        scores = transferability_values / density
         visits, share = shares(scores, self.temperature)
         smallest_budget = budgets(share, np.array([len(inside[place]) for place in visits]))
         order = np.concatenate([inside[place] for place in visits])[np.argsort(smallest_budget)]
         of_cluster = np.full(len(centroids), np.nan)
-        of_cluster[filled] = scores
+        of_cluster[nonempty] = scores
         return Ranked(order, of_cluster[labels], labels)
 
     def _transferability(
@@ -123,5 +123,5 @@ class Coincide:
 
 def _members(labels: Int[np.ndarray, " rows"], k: int) -> list[Int[np.ndarray, " _"]]:
     """The rows of every cluster, ascending."""
-    grouped = np.argsort(labels, kind="stable")
-    return np.split(grouped, np.cumsum(np.bincount(labels, minlength=k))[:-1])
+    by_cluster = np.argsort(labels, kind="stable")
+    return np.split(by_cluster, np.cumsum(np.bincount(labels, minlength=k))[:-1])

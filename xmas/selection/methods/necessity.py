@@ -20,11 +20,11 @@ def best_of_each(
     score comes first, then the lower row. NaN is a cluster's worst.
     """
     best = np.argsort(-scores, kind="stable")
-    grouped = best[np.argsort(labels[best], kind="stable")]
+    by_cluster = best[np.argsort(labels[best], kind="stable")]
     _, compact, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     turn = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     place = np.empty(len(labels))
-    place[grouped] = (turn + 0.5) / sizes[compact[grouped]]
+    place[by_cluster] = (turn + 0.5) / sizes[compact[by_cluster]]
     return best[np.argsort(place[best], kind="stable")]
 
 

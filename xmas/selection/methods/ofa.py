@@ -41,13 +41,13 @@ def at_least_one(
 
     A cluster without a row gets one of the largest quota, of the first of equal ones.
     """
-    moved = quotas.copy()
+    raised_quotas = quotas.copy()
     for cluster in np.flatnonzero((sizes > 0) & (quotas == 0)):
-        largest = int(np.argmax(moved))
-        if moved[largest] > 1:
-            moved[largest] -= 1
-            moved[cluster] = 1
-    return moved
+        largest = int(np.argmax(raised_quotas))
+        if raised_quotas[largest] > 1:
+            raised_quotas[largest] -= 1
+            raised_quotas[cluster] = 1
+    return raised_quotas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Ofa:
     ) -> Int[np.ndarray, " budget"]:
         """Raises ValueError: fewer rows than `budget` have a picture and a question."""
         labels, confidence = self.scored(store)
-        embedded = self.labels.clip.open(store)
+        embeddings = self.labels.clip.open(store)
         sizes = np.bincount(labels[labels >= 0])
         if budget > sizes.sum():
             raise ValueError(
@@ -91,16 +91,16 @@ class Ofa:
                 f"and a question, of {len(labels)} rows"
             )
         quotas = at_least_one(proportional_quotas(sizes, budget), sizes)
-        chosen = []
+        rows_of_blocks = []
         for cluster, quota in enumerate(quotas.tolist()):
             members = np.flatnonzero(labels == cluster)
             unsure = members[np.argsort(confidence[members], kind="stable")]
-            offered = unsure[: max(quota, math.ceil(self.candidates * quota))]
-            quality = 1 - np.arange(len(offered)) / max(len(offered), 1)
-            for block, count in self._blocks(len(offered), quota, rng):
-                kernel = self._kernel(embedded, offered[block], quality[block])
-                chosen.append(offered[block[KDpp(kernel, count).sample(rng)]])
-        return np.sort(np.concatenate(chosen))
+            candidate_rows = unsure[: max(quota, math.ceil(self.candidates * quota))]
+            quality = 1 - np.arange(len(candidate_rows)) / max(len(candidate_rows), 1)
+            for block, count in self._blocks(len(candidate_rows), quota, rng):
+                kernel = self._kernel(embeddings, candidate_rows[block], quality[block])
+                rows_of_blocks.append(candidate_rows[block[KDpp(kernel, count).sample(rng)]])
+        return np.sort(np.concatenate(rows_of_blocks))
 
     def scored(self, store: Store) -> tuple[Int[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
         """Cluster and confidence of every row; -1 and NaN where it has none."""
@@ -111,8 +111,8 @@ class Ofa:
         self, count: int, quota: int, rng: np.random.Generator
     ) -> Iterator[tuple[Int[np.ndarray, " block"], int]]:
         """Random blocks of candidates and how many each gives, in proportion to its size."""
-        shuffled = rng.permutation(count)
-        blocks = [shuffled[start : start + self.block] for start in range(0, count, self.block)]
+        permutation = rng.permutation(count)
+        blocks = [permutation[start : start + self.block] for start in range(0, count, self.block)]
         sizes = np.array([len(block) for block in blocks], dtype=np.int64)
         yield from zip(blocks, proportional_quotas(sizes, quota).tolist(), strict=True)
 

@@ -69,5 +69,5 @@ class Semdedup:
 
 def members(labels: Int[np.ndarray, " rows"]) -> list[Int[np.ndarray, " _"]]:
     """The rows of every label that has any, ascending."""
-    grouped = np.argsort(labels, kind="stable")
-    return np.split(grouped, np.flatnonzero(np.diff(labels[grouped])) + 1)
+    by_cluster = np.argsort(labels, kind="stable")
+    return np.split(by_cluster, np.flatnonzero(np.diff(labels[by_cluster])) + 1)

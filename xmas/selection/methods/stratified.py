@@ -27,11 +27,11 @@ class Stratified:
         _, labels, sizes = np.unique(
             pool.open(store).sources, return_inverse=True, return_counts=True
         )
-        shuffled = rng.permutation(len(labels))
-        grouped = shuffled[np.argsort(labels[shuffled], kind="stable")]
+        permutation = rng.permutation(len(labels))
+        by_cluster = permutation[np.argsort(labels[permutation], kind="stable")]
         number = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         place = np.empty(len(labels))
-        place[grouped] = (number + 0.5) / np.repeat(sizes, sizes)
+        place[by_cluster] = (number + 0.5) / np.repeat(sizes, sizes)
         turn = rng.permutation(len(sizes))
         return Ranked(
             np.lexsort((turn[labels], place)),

@@ -21,10 +21,10 @@ def transferability(
     lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
     units = centroids / np.where(lengths > 0, lengths, 1.0)
     cosines = units @ units.T
-    counted = cosines <= near_duplicate
-    np.fill_diagonal(counted, False)  # a centroid of zeros has cosine 0 with itself
-    count = counted.sum(axis=1)
-    total = np.einsum("ij,ij->i", cosines, counted, dtype=np.float64)
+    is_other = cosines <= near_duplicate
+    np.fill_diagonal(is_other, False)  # a centroid of zeros has cosine 0 with itself
+    count = is_other.sum(axis=1)
+    total = np.einsum("ij,ij->i", cosines, is_other, dtype=np.float64)
     return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 

@@ -27,9 +27,9 @@ class BatchPlan:
 
     def share(self, rank: int, world: int) -> "BatchPlan":
         """The microbatches of a rank: equally many each, filled up with some of weight zero."""
-        lacking = -len(self.batches) % world
-        batches = self.batches + self.batches[-1:] * lacking
-        weights = self.weights + [0.0] * lacking
+        filler_count = -len(self.batches) % world
+        batches = self.batches + self.batches[-1:] * filler_count
+        weights = self.weights + [0.0] * filler_count
         return BatchPlan(batches[rank::world], weights[rank::world])
 
 

@@ -112,13 +112,13 @@ class FitModule(LightningModule):
             {"params": projector, "lr": self.recipe.projector_rate},
         ]
         # Lightning takes a fused optimiser for one that unscales, and refuses to clip before it.
-        clipped = self.recipe.clip is not None and "mixed" in self.recipe.precision
+        clips_scaled_gradients = self.recipe.clip is not None and "mixed" in self.recipe.precision
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
             betas=(0.9, 0.999),
             eps=1e-8,
             weight_decay=self.recipe.weight_decay,
-            fused=None if clipped else True,
+            fused=None if clips_scaled_gradients else True,
         )
         warmup = math.ceil(self.recipe.warmup * self.steps)
         schedule = get_cosine_schedule_with_warmup(optimizer, warmup, self.steps)
@@ -141,7 +141,7 @@ class FitModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Convert the counts of consumed batches to this number of ranks."""
         loops = checkpoint["loops"]["fit_loop"]
-        for counted in ("total", "current"):
-            counts = loops["epoch_loop.batch_progress"][counted]
+        for count_kind in ("total", "current"):
+            counts = loops["epoch_loop.batch_progress"][count_kind]
             for name in counts:
                 counts[name] = counts[name] * checkpoint["world"] // self.trainer.world_size

@@ -73,9 +73,9 @@ def fit(
     strategy = strategy_of(hardware)
     rank, world = distributed.rank_and_world() if distributed.launched() else (0, 1)
     accumulate = microbatches_per_rank(recipe, world)
-    dealt = plan_batches(table, rows, recipe, seed)
-    check_rows(table, dealt)
-    share = dealt.share(rank, world)
+    batch_plan = plan_batches(table, rows, recipe, seed)
+    check_rows(table, batch_plan)
+    share = batch_plan.share(rank, world)
     config = unwrap(model).config
     loader = Loader(
         table,

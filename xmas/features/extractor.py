@@ -82,7 +82,7 @@ class FeatureExtractor:
         table = self.proxy.tokens().open(store)
         values = _memory_map(out / "values.npy", len(table), width)
         checkpoint = out / "batches.txt"
-        batch_count = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        resume_at = int(checkpoint.read_text()) if checkpoint.exists() else 0
         loader = Loader(
             table,
             batches,
@@ -90,12 +90,12 @@ class FeatureExtractor:
             pad=parts.tokenizer.pad_token_id,
             pictures=self.proxy.pictures(store, parts),
             workers=self.proxy.hardware.workers,
-            consumed=batch_count,
+            consumed=resume_at,
         )
         unsaved = 0
-        initial = sum(map(len, batches[:batch_count]))
+        initial = sum(map(len, batches[:resume_at]))
         with bar(total=len(table), label=self.name.replace("_", " "), initial=initial) as progress:
-            for number, batch in enumerate(loader, batch_count + 1):
+            for number, batch in enumerate(loader, resume_at + 1):
                 values[batch.rows] = of(_placed(batch, parts))
                 progress.update(len(batch.rows))
                 unsaved += len(batch.rows)

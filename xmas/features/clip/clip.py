@@ -154,13 +154,13 @@ def _blocks(
     """
     path, checkpoint = out / f"{name}.npy", out / f"{name}.done"
     borders = [*range(0, count, size), count] if isinstance(size, int) else size
-    vector_count = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    resume_at = int(checkpoint.read_text()) if checkpoint.exists() else 0
     vectors = np.lib.format.open_memmap(
-        path, mode="r+" if vector_count else "w+", dtype=np.float16, shape=(count, width)
+        path, mode="r+" if resume_at else "w+", dtype=np.float16, shape=(count, width)
     )
-    with bar(total=count, label=f"clip, {name}", unit=name, initial=vector_count) as progress:
+    with bar(total=count, label=f"clip, {name}", unit=name, initial=resume_at) as progress:
         for start, stop in itertools.pairwise(borders):
-            if stop <= vector_count:
+            if stop <= resume_at:
                 continue
             yield start, stop, vectors
             vectors.flush()

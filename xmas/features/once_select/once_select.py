@@ -90,7 +90,7 @@ class OnceSelect(Stage):
             Pairs(*map(torch.from_numpy, (*pairs(embeddings, rows), labels[rows])))
             for rows in (train, test)
         )
-        state, best_epoch = self._fit(
+        state, epoch_line = self._fit(
             embeddings.width, len(centroids), train_pairs, test_pairs, out
         )
         torch.save(state, out / "selector.pt")
@@ -102,7 +102,7 @@ class OnceSelect(Stage):
             "network": dataclasses.asdict(self.network),
             "learnt_from": len(train),
             "held_out": len(test),
-            "chosen": best_epoch,
+            "chosen": epoch_line,
         }
         (out / "selector.json").write_text(json.dumps(about, indent=2))
 

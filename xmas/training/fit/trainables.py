@@ -65,6 +65,9 @@ def linear_layers(model: nn.Module) -> str:
 
     Raises ValueError: it has none.
     """
+    # Until commit cef2ae0 the names were q, k, v, o, gate, up and down_proj, which adapts Phi
+    # (dense, fc1, fc2) and Phi-3 (qkv_proj, gate_up_proj) only in part. Such a result has the same
+    # key as one of today: the names are known when the model is loaded, the key is needed before.
     language = family_of(unwrap(model).config).language.rpartition(".")[2]
     layers = language_model(model).named_modules()
     names = dict.fromkeys(

@@ -35,8 +35,9 @@ from xmas.attention import shards
 from xmas.attention.engine import Scan
 from xmas.cli.command import main
 from xmas.evaluation.generation import generate as generating
+from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.protocol import Question, Scored
-from xmas.evaluation.scores import Generation, Score
+from xmas.evaluation.scores import Score
 from xmas.features import extractor, trajectories
 from xmas.features.activations import Activations
 from xmas.features.clustering import spherical

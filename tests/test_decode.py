@@ -15,6 +15,7 @@ from transformers import LlamaConfig
 
 from xmas.data.images import open_image
 from xmas.evaluation.generation import prefill
+from xmas.evaluation.generation.cached_model import CachedLanguageModel
 from xmas.evaluation.generation.continuous_batch import ContinuousBatch
 from xmas.evaluation.generation.decode import decode_singly
 from xmas.evaluation.generation.kv_cache import SlotCache
@@ -159,16 +160,16 @@ def test_a_batch_is_what_transformers_generates(parts, groups, expected, slots, 
 def test_a_prompt_passes_as_few_tokens_as_it_can(parts, groups, monkeypatch):
     """The system prompt runs once, an image once, also where several questions show it."""
     passed, towers = [], []
-    forward, look = ContinuousBatch._forward, tower_features
+    forward, look = CachedLanguageModel.forward, tower_features
 
     def counts(
-        self: ContinuousBatch, cache: SlotCache, slots: Any, positions: torch.Tensor, *rest: Any
+        self: CachedLanguageModel, cache: SlotCache, slots: Any, positions: torch.Tensor, *rest: Any
     ) -> Any:
         if slots is not None:
             passed.append(positions.numel())
         return forward(self, cache, slots, positions, *rest)
 
-    monkeypatch.setattr(ContinuousBatch, "_forward", counts)
+    monkeypatch.setattr(CachedLanguageModel, "forward", counts)
     monkeypatch.setattr(prefill, "tower_features", lambda *a: towers.append(len(a[1])) or look(*a))
     given = [*load_images(groups, image_reader(parts), 0)]
     tiles = sum(len(pictures["pixels"]) for _, pictures in given if pictures)

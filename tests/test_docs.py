@@ -21,7 +21,8 @@ from toy import ROWS, Toy
 
 from xmas.cli.command import Page
 from xmas.cli.config import build, check_choices, goal_node
-from xmas.evaluation.scores import Generation, Score
+from xmas.evaluation.generation.settings import Generation
+from xmas.evaluation.scores import Score
 from xmas.store import Stage
 
 README = HOUSE / "README.md"

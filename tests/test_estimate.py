@@ -44,7 +44,8 @@ from xmas.estimate.work import Context, Work, work
 from xmas.evaluation.benchmarks.gqa import Gqa
 from xmas.evaluation.benchmarks.sqa import Sqa
 from xmas.evaluation.quick import Quick
-from xmas.evaluation.scores import Reference, Score, Scores
+from xmas.evaluation.reference import Reference
+from xmas.evaluation.scores import Score, Scores
 from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.once_select.once_select import OnceSelect
 from xmas.features.once_select.pseudo_labels import PseudoLabels

@@ -11,7 +11,7 @@ from toy import RECIPE, Toy
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from xmas.evaluation.scores import Generation
+from xmas.evaluation.generation.settings import Generation
 from xmas.features.activations import Activations
 from xmas.features.extractor import FeatureExtractor
 from xmas.models.vlm import cast_parameters, load

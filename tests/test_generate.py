@@ -14,10 +14,11 @@ from xmas.data.images import open_image
 from xmas.evaluation.generation import generate as module
 from xmas.evaluation.generation.generate import generate_answers
 from xmas.evaluation.generation.prompts import GenerationError
+from xmas.evaluation.generation.settings import Generation, derangement
 from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.outcomes import Kept, Outcomes
 from xmas.evaluation.protocol import Question, Scored
-from xmas.evaluation.scores import Generation, Score, derangement
+from xmas.evaluation.scores import Score
 from xmas.models.vlm import LoadedModel, load
 from xmas.store import Store, key
 

@@ -11,10 +11,11 @@ from fake_judge import FakeJudge, Fault, completion, prompt_of
 
 from xmas.cli.config import build
 from xmas.doctor import Doctor
+from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.judge.endpoint import JudgeError
 from xmas.evaluation.protocol import Benchmark, Judged
 from xmas.evaluation.rescore import Rescore
-from xmas.evaluation.scores import Generation, Score
+from xmas.evaluation.scores import Score
 from xmas.store import Store, describe, key
 
 SMALL = ["suite=demo_judged", "demo_bench.questions=15", "demo_bench.concepts=61", "judge=local"]

@@ -15,8 +15,10 @@ from toy import Toy, declared, losses, picture_name, recorded, shared
 
 from xmas.cli.command import logged
 from xmas.estimate.planned_stages import planned_stages
+from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.protocol import Question, Scored
-from xmas.evaluation.scores import Generation, Reference, Scores
+from xmas.evaluation.reference import Reference
+from xmas.evaluation.scores import Scores
 from xmas.results.logger import RunLogger
 from xmas.results.logger.csv import Csv
 from xmas.results.logger.tensorboard import TensorBoard

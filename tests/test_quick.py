@@ -19,7 +19,8 @@ from xmas.evaluation.benchmarks.vqav2 import VqaV2Val
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Benchmark
 from xmas.evaluation.quick import Quick, copy_rows, standard_error
-from xmas.evaluation.scores import Reference, Scores
+from xmas.evaluation.reference import Reference
+from xmas.evaluation.scores import Scores
 from xmas.store import Store, describe
 
 STORE = Store("nowhere")

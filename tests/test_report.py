@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 from toy import ROWS, Toy, build
 
+from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.outcomes import Outcomes
-from xmas.evaluation.scores import Generation, Reference, Score, Scores, group_of
+from xmas.evaluation.reference import Reference, group_of
+from xmas.evaluation.scores import Score, Scores
 from xmas.results import view
 from xmas.results.audit import Audit
 from xmas.results.curves import CURVES, series

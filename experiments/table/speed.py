@@ -23,8 +23,10 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 
 from xmas.cli.config import build, folder
+from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.outcomes import Outcomes
-from xmas.evaluation.scores import Generation, Score, group_of
+from xmas.evaluation.reference import group_of
+from xmas.evaluation.scores import Score
 from xmas.results.table import Table
 from xmas.store import Store, describe, key
 from xmas.store.index import key_of, stages_in

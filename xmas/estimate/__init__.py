@@ -11,7 +11,7 @@ from xmas.estimate.page import render
 from xmas.estimate.planned_stages import planned_stages
 from xmas.estimate.stage_estimates import estimate_stages, estimated_work
 from xmas.estimate.work import Context
-from xmas.evaluation.scores import Reference
+from xmas.evaluation.reference import Reference
 from xmas.models.chat.tokens import Tokenised
 from xmas.store import Stage, Store
 from xmas.training.fit.recipe import Hardware

@@ -2,62 +2,26 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
+from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.json_files import json_lines
-from xmas.evaluation.protocol import Benchmark, Judged, Question
+from xmas.evaluation.protocol import Benchmark, Judged
 from xmas.evaluation.quick import Quick
-from xmas.selection.methods.full import Full
+from xmas.evaluation.reference import Reference, group_of
 from xmas.selection.protocol import name_of
-from xmas.selection.ranking import Ranking
-from xmas.selection.subset import Subset
 from xmas.store import (
     Stage,
     Store,
     describe,
-    digest,
     distributed,
     key,
     nearest_stages,
     versions,
-    volatile,
     write_atomically,
 )
 from xmas.target.target import Target
-
-
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """How answers are generated: part of a score's identity; only equal ones are compared.
-
-    The defaults are the papers' way, one question at a time in half precision: LLaVA's
-    `llava/eval/model_vqa*.py`.
-
-    Args:
-        batch: questions that are decoded together; more is faster and may change a token.
-        precision: of weights and activations, the name of a torch dtype.
-        control: `shuffled` shows every question the image of another one.
-        seed: of the shuffling.
-        workers: threads that decode images ahead.
-    """
-
-    batch: int = 1
-    precision: str = "float16"
-    control: str = "none"
-    seed: int = 0
-    workers: int = volatile(0)
-
-    def corrections(self) -> dict[str, Any]:
-        """In 16 bits, rotary frequencies stay float32; before they were rounded too."""
-        return {} if self.precision == "float32" else {"buffers": "float32"}
-
-    def protocol(self) -> str:
-        """The name under which tables compare scores."""
-        return f"greedy, {self.precision}, batch {self.batch}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +77,7 @@ class Score(Stage):
         from xmas.models.vlm import cast_parameters
 
         questions = self.benchmark.asked(store)
-        order = self._image_order(questions)
+        order = self.generation.image_order(questions)
         parts = self.target.load(store)
         device = f"cuda:{distributed.local()}" if torch.cuda.is_available() else "cpu"
         cast_parameters(parts.model, getattr(torch, self.generation.precision), device)
@@ -145,20 +109,6 @@ class Score(Stage):
             workers=self.generation.workers,
         )
 
-    def _image_order(self, questions: list[Question]) -> np.ndarray | None:
-        """The question whose image each question is shown; None: its own."""
-        if self.generation.control == "none":
-            return None
-        if self.generation.control != "shuffled":
-            raise ValueError(
-                f"generation.control={self.generation.control!r}: expected none or shuffled"
-            )
-        return derangement(
-            [number for number, question in enumerate(questions) if question.image is not None],
-            len(questions),
-            np.random.default_rng(self.generation.seed),
-        )
-
     def _run(self, store: Store) -> dict[str, Any]:
         subset = self.target.subset
         return {
@@ -180,46 +130,6 @@ class Score(Stage):
     def _on_all_rows(self, store: Store) -> bool:
         subset = self.target.subset
         return len(subset.chosen(store)) == len(subset.ranking.pool.open(store))
-
-
-def group_of(target: Target) -> str:
-    """A hash of what runs must share to be compared: pool, start, recipe; not subset and seed."""
-    shared = describe(target)
-    del shared["subset"], shared["seed"]
-    shared["pool"] = describe(target.subset.ranking.pool)
-    return digest(shared)
-
-
-def derangement(members: list[int], count: int, rng: np.random.Generator) -> np.ndarray:
-    """An order of `count` positions in which a random cycle permutes `members`.
-
-    So no question with an image keeps its own, and the others stay in place. Raises ValueError:
-    there are fewer than two members.
-    """
-    if len(members) < 2:
-        raise ValueError(
-            f"generation.control=shuffled: {len(members)} questions with an image, 2 are needed"
-        )
-    order = np.arange(count)
-    shuffled = rng.permutation(np.array(members, dtype=np.int64))
-    order[shuffled] = np.roll(shuffled, 1)
-    return order
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """The target trained on all rows, with fixed seeds, so that no sweep over `seed` repeats it."""
-
-    target: Target  # its recipe; subset and seed are replaced
-    seeds: Sequence[int] = (0,)
-
-    def targets(self) -> list[Target]:
-        pool = self.target.subset.ranking.pool
-        all_rows = Subset(Ranking(pool, Full()), fraction=1.0, text_only="ranked")
-        return [dataclasses.replace(self.target, subset=all_rows, seed=seed) for seed in self.seeds]
-
-    def identity(self) -> dict[str, Any]:
-        return {"targets": [describe(target) for target in self.targets()]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,24 +12,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from xmas.evaluation.generation.cached_model import CachedLanguageModel
 from xmas.evaluation.generation.decode import Answer, LoadedGroup
 from xmas.evaluation.generation.kv_cache import SlotCache
 from xmas.evaluation.generation.prefill import (
     PrefillChunk,
     SharedImage,
-    by_source,
-    causal_mask,
-    check_attention,
     device_of,
     embed_inputs,
     encode_images,
     greedy_tokens,
-    padded_position_ids,
     position_ids,
     prefill_batches,
 )
 from xmas.evaluation.generation.prompts import Prompt, naming_errors
-from xmas.models.vlm import language_model
 
 
 @dataclasses.dataclass
@@ -82,8 +78,7 @@ class ContinuousBatch:
         self.images_per_pass = images_per_pass
         self.refill = refill
         self.cache_growth = cache_growth
-        self._language = language_model(model)
-        check_attention(self._language.config, longest + max_new_tokens)
+        self._language = CachedLanguageModel(model, longest + max_new_tokens)
         self._cache = self._new_cache(slots)
         self._sequences: list[_Sequence | None] = [None] * slots
         self._prefix_length = len(prefix)
@@ -93,7 +88,7 @@ class ContinuousBatch:
             with torch.no_grad():
                 positions = position_ids(model, prefix, None)
                 chunk = PrefillChunk(0, prefix, None, 0, 0, None, positions)
-                self._prefill(self._prefix_cache, [chunk])
+                self._language.prefill(self._prefix_cache, [chunk])
 
     def _new_cache(self, slots: int) -> SlotCache:
         return SlotCache(slots, growth=self.cache_growth)
@@ -149,7 +144,7 @@ class ContinuousBatch:
             )
             chunks.append(chunk)
         for batch in prefill_batches(chunks, self.pass_tokens):
-            hidden = self._prefill(self._cache, batch)
+            hidden = self._language.prefill(self._cache, batch)
             self._take_tokens(hidden, [chunk.slot for chunk in batch])
 
     def _prefill_images(self, images: Sequence[tuple[Prompt, SharedImage]]) -> None:
@@ -174,34 +169,10 @@ class ContinuousBatch:
             cache = self._new_cache(len(batch))
             for slot, chunk in enumerate(batch):
                 chunk.slot = slot
-            self._prefill(cache, batch)
+            self._language.prefill(cache, batch)
             for chunk in batch:
                 assert chunk.image is not None
                 chunk.image.cache, chunk.image.slot, chunk.image.features = cache, chunk.slot, None
-
-    def _prefill(
-        self, cache: SlotCache, chunks: Sequence[PrefillChunk]
-    ) -> Float[Tensor, "chunks hidden"]:
-        """Write the keys and values of chunks into `cache`; the last token's hidden states."""
-        for source, members in by_source(chunks):
-            cache.copy_from(
-                source,
-                [chunk.source_slot for chunk in members],
-                [chunk.slot for chunk in members],
-                max(chunk.prefix for chunk in members),
-            )
-        device = device_of(self.model)
-        width = max(len(chunk.ids) for chunk in chunks)
-        ids = np.zeros((len(chunks), width), dtype=np.int64)
-        for line, chunk in enumerate(chunks):
-            ids[line, : len(chunk.ids)] = chunk.ids
-        last = torch.tensor([len(chunk.ids) - 1 for chunk in chunks], device=device)
-        positions = torch.tensor([chunk.prefix for chunk in chunks])[:, None] + torch.arange(width)
-        slots = torch.tensor([chunk.slot for chunk in chunks], device=device)
-        images = [chunk.image for chunk in chunks if chunk.image is not None]
-        inputs = embed_inputs(self.model, torch.from_numpy(ids).to(device), images)
-        hidden = self._forward(cache, slots, positions, inputs, padded_position_ids(chunks, width))
-        return hidden[torch.arange(len(chunks), device=device), last]
 
     def _decode_step(self) -> None:
         """Generate one more token in every slot; the outputs of free slots are ignored."""
@@ -213,40 +184,12 @@ class ContinuousBatch:
         positions = torch.tensor(lengths)[:, None]
         inputs = embed_inputs(self.model, torch.tensor(last, device=device)[:, None])
         model_positions = positions + torch.tensor(shifts)[:, None]
-        hidden = self._forward(self._cache, None, positions, inputs, model_positions)
+        hidden = self._language.forward(self._cache, None, positions, inputs, model_positions)
         active = [slot for slot, sequence in enumerate(sequences) if sequence is not None]
         for sequence in sequences:
             if sequence is not None:
                 sequence.length += 1
         self._take_tokens(hidden[:, 0][torch.tensor(active, device=device)], active)
-
-    def _forward(
-        self,
-        cache: SlotCache,
-        slots: Int[Tensor, " lines"] | None,
-        positions: Int[Tensor, "lines tokens"],
-        inputs: Float[Tensor, "lines tokens hidden"],
-        model_positions: Int[Tensor, "*axes lines tokens"] | None,
-    ) -> Float[Tensor, "lines tokens hidden"]:
-        """A forward pass of the language model.
-
-        Args:
-            slots: of the lines; None: all.
-            positions: of the tokens in the cache, on the host.
-            model_positions: the model's position ids; None: `positions`.
-        """
-        upto = int(positions.max()) + 1
-        mask = causal_mask(positions, upto, inputs)
-        positions = positions.to(inputs.device)
-        own = positions if model_positions is None else model_positions.to(inputs.device)
-        cache.prepare(slots, positions, upto)
-        return self._language(
-            inputs_embeds=inputs,
-            attention_mask=mask,
-            position_ids=own,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
 
     def _take_tokens(self, hidden: Float[Tensor, "lines hidden"], slots: Sequence[int]) -> None:
         """Append the greedy token of these slots to their sequences."""

@@ -1,0 +1,89 @@
+"""The language model of a VLM with a KV cache: prefill, and passes from cached positions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from xmas.evaluation.generation.kv_cache import SlotCache
+from xmas.evaluation.generation.prefill import (
+    PrefillChunk,
+    by_source,
+    causal_mask,
+    check_attention,
+    device_of,
+    embed_inputs,
+    padded_position_ids,
+)
+from xmas.models.vlm import language_model
+
+
+class CachedLanguageModel:
+    """Reads and writes the slots of a `SlotCache`; lines of a batch differ in position and length.
+
+    Args:
+        model: the VLM, whose embeddings and language model are used.
+        longest: tokens of the longest sequence, the answer included.
+
+    Raises:
+        ValueError: the model's attention has no mask here; see `check_attention`.
+    """
+
+    def __init__(self, model: nn.Module, longest: int) -> None:
+        self._model = model
+        self._language = language_model(model)
+        check_attention(self._language.config, longest)
+
+    def prefill(
+        self, cache: SlotCache, chunks: Sequence[PrefillChunk]
+    ) -> Float[Tensor, "chunks hidden"]:
+        """Write the keys and values of chunks into `cache`; the last token's hidden states."""
+        for source, members in by_source(chunks):
+            cache.copy_from(
+                source,
+                [chunk.source_slot for chunk in members],
+                [chunk.slot for chunk in members],
+                max(chunk.prefix for chunk in members),
+            )
+        device = device_of(self._model)
+        width = max(len(chunk.ids) for chunk in chunks)
+        ids = np.zeros((len(chunks), width), dtype=np.int64)
+        for line, chunk in enumerate(chunks):
+            ids[line, : len(chunk.ids)] = chunk.ids
+        last = torch.tensor([len(chunk.ids) - 1 for chunk in chunks], device=device)
+        positions = torch.tensor([chunk.prefix for chunk in chunks])[:, None] + torch.arange(width)
+        slots = torch.tensor([chunk.slot for chunk in chunks], device=device)
+        images = [chunk.image for chunk in chunks if chunk.image is not None]
+        inputs = embed_inputs(self._model, torch.from_numpy(ids).to(device), images)
+        hidden = self.forward(cache, slots, positions, inputs, padded_position_ids(chunks, width))
+        return hidden[torch.arange(len(chunks), device=device), last]
+
+    def forward(
+        self,
+        cache: SlotCache,
+        slots: Int[Tensor, " lines"] | None,
+        positions: Int[Tensor, "lines tokens"],
+        inputs: Float[Tensor, "lines tokens hidden"],
+        model_positions: Int[Tensor, "*axes lines tokens"] | None,
+    ) -> Float[Tensor, "lines tokens hidden"]:
+        """A forward pass of the language model.
+
+        Args:
+            slots: of the lines; None: all.
+            positions: of the tokens in the cache, on the host.
+            model_positions: the model's position ids; None: `positions`.
+        """
+        upto = int(positions.max()) + 1
+        mask = causal_mask(positions, upto, inputs)
+        positions = positions.to(inputs.device)
+        own = positions if model_positions is None else model_positions.to(inputs.device)
+        cache.prepare(slots, positions, upto)
+        return self._language(
+            inputs_embeds=inputs,
+            attention_mask=mask,
+            position_ids=own,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state

@@ -36,6 +36,7 @@ from xmas.cli.config import (
     warn_of_demo_values,
 )
 from xmas.cli.unknown_settings import check_added, explained
+from xmas.data.rows import PoolError
 from xmas.store import Stage, Store, key
 
 
@@ -446,6 +447,12 @@ def test_the_command_makes_a_subset_once(toy: Toy, server, tmp_path):
     assert f"{place.name} reused" in second.stderr
     assert place.parent.parent == store
     assert [path.name for path in tmp_path.iterdir()] == ["store"]  # no outputs folder of Hydra's
+
+
+def test_a_pool_of_files_without_a_file_says_what_to_set(compose):
+    subset = build(compose("pool=files").subset)
+    with pytest.raises(PoolError, match=r"^pool\.annotations is not set: give the path of a JSON"):
+        key(subset)
 
 
 def test_an_unknown_setting_ends_in_one_line(server, tmp_path):

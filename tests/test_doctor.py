@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import official
@@ -23,7 +25,7 @@ from xmas.evaluation.benchmarks.mmvet import MMVet
 from xmas.evaluation.benchmarks.vizwiz import VizWiz
 from xmas.evaluation.facts import facts_of
 from xmas.evaluation.judge.judge import Judge, Judging
-from xmas.store import Made, Store, sha256_of
+from xmas.store import Made, Stage, Store, sha256_of
 
 
 @pytest.fixture
@@ -178,6 +180,26 @@ def test_hashes_of_a_benchmark_s_files_are_told_and_checked(toy, gqa):
     assert f"FAIL  benchmark gqa: {told}, expected {'0' * 64}" in report
     with pytest.raises(ValueError, match=r"sha256.pope: the suite has no such benchmark"):
         Doctor(toy.pool, {"gqa": gqa}, sha256={"pope": {}}).make(toy.store)
+
+
+def test_files_that_a_stage_has_drawn_are_known_by_its_key(toy, gqa, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Drawn(Stage):
+        kind: ClassVar[str] = "drawn_questions"
+
+        def compute(self, store, out):
+            for path in (gqa.questions, gqa.annotations):
+                shutil.copy(path, out)
+
+    store = Store(str(tmp_path / "store"))
+    store.get(Drawn())
+    drawn = dataclasses.replace(gqa, questions=Made(Drawn(), "questions.jsonl"))
+    report = Doctor(toy.pool, {"gqa": drawn}).make(store)
+    assert "benchmark gqa: 3 questions" in report
+    assert "benchmark gqa: questions: " not in report
+    assert f"annotations: {gqa.annotations}, sha256 " in report
+    expected = {"gqa": {"questions": sha256_of(gqa.questions)}}
+    assert "as expected" in Doctor(toy.pool, {"gqa": drawn}, sha256=expected).make(store)
 
 
 def test_label_files_of_another_release_are_found(toy, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -274,6 +275,18 @@ def test_a_folder_counts_by_its_names_and_contents(tmp_path):
     assert key(Reader(same[0])) == key(Reader(same[1]))
     assert len({key(Reader(place)) for place in [same[0], *others]}) == 4
     assert sha256_of(same[0]) == sha256_of(same[1])
+
+
+def test_only_the_hash_of_a_large_file_is_worth_a_line(tmp_path, caplog):
+    small, large = tmp_path / "small.bin", tmp_path / "large.bin"
+    small.write_bytes(b"1")
+    with large.open("wb") as file:
+        file.truncate(100_000_001)  # sparse: takes no disk
+    with caplog.at_level(logging.INFO, logger="xmas"):
+        sha256_of(small)
+        sha256_of(large)
+    (line,) = caplog.messages
+    assert line.startswith(f"sha256 of {large}: ")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from toy import ROWS, TEXT_ONLY, Toy
 
 from xmas.data.pool import Pool
 from xmas.selection.budget import TEXT_ONLY as POLICIES
-from xmas.selection.budget import budget_of
+from xmas.selection.budget import budget_of, check_settings
 from xmas.selection.budget import cut as cut_checked
 from xmas.selection.methods.full import Full
 from xmas.selection.protocol import BudgetSelector, Selector
@@ -53,7 +54,7 @@ def test_rows_win_over_a_fraction(rows):
         ({"fraction": True}, r"subset\.fraction=True is not a number"),
         ({"fraction": None}, r"subset\.fraction=None is not a number"),
         ({"fraction": 0.01}, r"subset\.fraction=0\.01 of 41 rows is none; raise it"),
-        ({"rows": 0}, r"subset\.rows=0 is not within 1 and the 41 rows of the pool"),
+        ({"rows": 0}, r"subset\.rows=0 is not within 1 and the rows of the pool"),
         ({"rows": 42}, r"subset\.rows=42 is not within 1 and the 41 rows"),
         ({"rows": 0.5}, r"subset\.rows=0\.5 is not a whole number; give a count"),
         ({"rows": "abc"}, r"subset\.rows='abc' is not a whole number"),
@@ -62,8 +63,33 @@ def test_rows_win_over_a_fraction(rows):
     ids=str,
 )
 def test_what_is_no_budget_is_refused(given, message):
-    with pytest.raises(ValueError, match=message):
-        unchecked(41, **{"fraction": None, "rows": None} | given)
+    budget = {"fraction": None, "rows": None} | given
+    with pytest.raises(ValueError, match=message):  # noqa: PT012 (whichever refuses first)
+        check_settings(**budget, text_only="ranked")
+        unchecked(41, **budget)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("subset.fraction=2", r"subset\.fraction=2 is not within \(0, 1\]"),
+        ("subset.rows=0", r"subset\.rows=0 is not within 1 and"),
+        (
+            "subset.text_only=rankd",
+            r"subset\.text_only='rankd' is no policy; did you mean ranked\? There are pr",
+        ),
+        ("seed=abc", r"^xmas: seed='abc' is not a whole number from 0 up"),
+        ("seed=-1", r"^xmas: seed=-1 is not a whole number from 0 up"),
+    ],
+)
+@pytest.mark.parametrize("goal", ["subset", "scores"])
+def test_what_is_wrong_in_any_pool_is_refused_before_anything_is_computed(
+    goal, override, message, server, tmp_path
+):
+    ended = server.command(f"goal={goal}", override, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert re.search(message, ended.stderr, re.MULTILINE), ended.stderr
+    assert not list(tmp_path.glob("store/*/*"))
 
 
 def pools(seed: int, cases: int):
@@ -250,7 +276,10 @@ def test_caps_pass_over_the_worst_of_a_source_by_hand():
             {"caps": {"t": 0, "b": 0}, "text_only": "proportional", "budget": 2},
             "budget of 2 rows is over the 1 rows that text_only=proportional and caps leave of 4 w",
         ),
-        ({"text_only": "some"}, "text_only 'some': expected one of proportional, exclude, keep"),
+        (
+            {"text_only": "some"},
+            r"subset\.text_only='some' is no policy\. There are proportional, e",
+        ),
         (
             {"text_only": "exclude", "budget": 5},
             "budget of 5 rows is over the 4 rows that text_onl",

@@ -67,6 +67,10 @@ class Pool:
         return _opened(annotations, images, self.format, stat.st_size, stat.st_mtime_ns)
 
     def _hash(self) -> str:
+        if self.annotations == "???":  # how configurations mark what they leave open
+            raise PoolError(
+                "pool.annotations is not set: give the path of a JSON list in LLaVA's format"
+            )
         try:
             return sha256_of(str(Path(cast("str", self.annotations)).expanduser()))
         except OSError as error:

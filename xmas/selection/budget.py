@@ -11,7 +11,40 @@ from decimal import Decimal
 import numpy as np
 from jaxtyping import Bool, Int
 
+from xmas.store.nearest import suggestion
+
 TEXT_ONLY = ("proportional", "exclude", "keep_all", "ranked")
+
+
+def check_settings(*, fraction: object, rows: object, text_only: object) -> None:
+    """Refuse what is wrong in any pool, so that nothing is computed for it.
+
+    Raises:
+        ValueError: a number is no number or out of its range, or there is no such policy; names the
+            setting.
+    """
+    _check_policy(text_only)
+    if rows is not None:
+        if isinstance(rows, bool) or not isinstance(rows, int):
+            raise ValueError(f"subset.rows={rows!r} is not a whole number; give a count, e.g. 1000")
+        if rows < 1:
+            raise ValueError(f"subset.rows={rows} is not within 1 and the rows of the pool")
+        return
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+        raise ValueError(
+            f"subset.fraction={fraction!r} is not a number; give a share of the pool, e.g. 0.2"
+        )
+    if not 0 < fraction <= 1:
+        raise ValueError(
+            f"subset.fraction={fraction} is not within (0, 1]; for a count use subset.rows"
+        )
+
+
+def _check_policy(text_only: object) -> None:
+    if text_only not in TEXT_ONLY:
+        raise ValueError(
+            f"subset.text_only={text_only!r} is no policy{suggestion(str(text_only), TEXT_ONLY)}"
+        )
 
 
 def budget_of(count: int, *, fraction: float | None, rows: int | None) -> int:
@@ -23,22 +56,13 @@ def budget_of(count: int, *, fraction: float | None, rows: int | None) -> int:
         rows: an exact number; wins over `fraction`.
 
     Raises:
-        ValueError: neither is given, or the budget is zero, negative or over the pool.
+        ValueError: the budget is none in this pool, or over it.
     """
     if rows is not None:
-        if isinstance(rows, bool) or not isinstance(rows, int):
-            raise ValueError(f"subset.rows={rows!r} is not a whole number; give a count, e.g. 1000")
         if not 1 <= rows <= count:
             raise ValueError(f"subset.rows={rows} is not within 1 and the {count} rows of the pool")
         return rows
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
-        raise ValueError(
-            f"subset.fraction={fraction!r} is not a number; give a share of the pool, e.g. 0.2"
-        )
-    if not 0 < fraction <= 1:
-        raise ValueError(
-            f"subset.fraction={fraction} is not within (0, 1]; for a count use subset.rows"
-        )
+    assert fraction is not None  # `check_settings` refused it
     budget = int(Decimal(str(fraction)) * count)
     if budget < 1:
         raise ValueError(f"subset.fraction={fraction} of {count} rows is none; raise it")
@@ -83,8 +107,7 @@ def queue(
     Raises:
         ValueError: no such policy or source, or floors that pool, caps or policy cannot meet.
     """
-    if text_only not in TEXT_ONLY:
-        raise ValueError(f"text_only {text_only!r}: expected one of {', '.join(TEXT_ONLY)}")
+    _check_policy(text_only)
     floors, caps = floors or {}, caps or {}
     names = np.unique(sources).tolist()
     for option, limits in (("floors", floors), ("caps", caps)):

@@ -36,6 +36,12 @@ class Ranking(Stage):
     selector: Selector | BudgetSelector
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(
+                f"seed={self.seed!r} is not a whole number from 0 up; give e.g. seed=0"
+            )
+
     def rng(self) -> np.random.Generator:
         """The selector's generator, from seed and class name.
 

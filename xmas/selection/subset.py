@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from xmas.data.rows import Rows
 from xmas.data.writers import DEFAULT, llava, writer_of
-from xmas.selection.budget import budget_of, cut
+from xmas.selection.budget import budget_of, check_settings, cut
 from xmas.selection.protocol import BudgetSelector, name_of
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset_files import manifest, write_ranking
@@ -79,6 +79,11 @@ class Subset(Stage):
     write: Sequence[str] = volatile(("llava",), compare=False)
 
     def __post_init__(self) -> None:
+        check_settings(
+            fraction=self.fraction if self.tokens is None else 1.0,
+            rows=self.rows,
+            text_only=self.text_only,
+        )
         if self.tokens is None:  # or a subset of N rows would have another key for each proxy
             object.__setattr__(self, "counted", None)
 
@@ -97,7 +102,7 @@ class Subset(Stage):
         """Cut the ranking at the budget and write the files.
 
         Raises:
-            ValueError: the budget is not a number, or cannot be met; see `selection.budget`.
+            ValueError: the budget cannot be met; see `selection.budget`.
         """
         examples = self.ranking.pool.open(store)
         lengths = self._lengths(store)

@@ -94,11 +94,14 @@ def stages_of_fields(value: Any) -> Iterator[Stage]:
         yield from nearest_stages(getattr(value, field.name))
 
 
+_SLOW = 100_000_000  # bytes of a file whose reading is long enough to be worth a line
+
+
 @functools.lru_cache(maxsize=256)
 def _digest(path: str, size: int, modified: int) -> str:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    log.info("sha256 of %s: %s", path, digest)
+    log.log(logging.INFO if size > _SLOW else logging.DEBUG, "sha256 of %s: %s", path, digest)
     return digest
 
 

@@ -40,7 +40,7 @@ def test_a_stand_in_never_passes_under_the_name_of_the_ten():
     found = averages((*stood_in, "mmvet"))
     assert "ARP ten" not in found
     assert found["ARP ten, val"][:3] == ("vqav2_val", "gqa", "vizwiz_val")
-    assert "No ARP ten: nobody was scored on vqav2, vizwiz" in notes_on_averages(
+    assert "No ARP ten: no row has scores on vqav2, vizwiz" in notes_on_averages(
         (*stood_in, "mmvet")
     )
 

@@ -148,6 +148,10 @@ def test_it_is_estimated_generated_scored_tabled_and_drawn_from(made):
     scores = made("scores")
     listed = json.loads((store.get(scores) / "scores.json").read_text())
     assert [entry["name"] for entry in listed["subset"]] == ["colours"]
+    folder, line = scores.make(store).splitlines()
+    assert folder == str(store.path(scores))
+    own, reference = (listed[role][0]["score"] for role in ("subset", "reference"))
+    assert line.split() == ["colours", f"{own:.1f}", "reference", f"{reference:.1f}"]
     (score,) = (part for part in scores.parts() if part.target == scores.target)
     record = json.loads((store.get(score) / "score.json").read_text())
     assert (record["benchmark"], record["num"]) == ("colours", PICTURES)

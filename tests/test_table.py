@@ -14,6 +14,7 @@ from xmas.results.leaderboard import leaderboards
 from xmas.results.leaderboard_rows import Cell
 from xmas.results.score_records import TableError, asked_by, remember, runs
 from xmas.results.table import Table
+from xmas.results.table.choice import choose
 from xmas.store import Store, key
 
 GAP = "\N{EN DASH}"
@@ -91,11 +92,11 @@ def test_markdown_shows_the_reference_first_and_no_spread_for_one_seed(store, fi
         "- ARP: mean over the benchmarks of 100 * score / mean score of the reference\n"
         "- ARP is over all 2\n"
         "- ARP w/o: without MME and LLaVA-Bench, over gqa\n"
-        "- No ARP ten: nobody was scored on vqav2, vizwiz, sqa, textvqa, pope, mmbench, "
+        "- No ARP ten: no row has scores on vqav2, vizwiz, sqa, textvqa, pope, mmbench, "
         "mmbench_cn, llava_wild\n"
-        "- No ARP ten, val: nobody was scored on vqav2_val, vizwiz_val, sqa, textvqa, pope, "
+        "- No ARP ten, val: no row has scores on vqav2_val, vizwiz_val, sqa, textvqa, pope, "
         "mmbench, mmbench_cn, llava_wild\n"
-        "- No ARP seven: nobody was scored on sqa, textvqa, pope, mmbench, mmbench_cn\n"
+        "- No ARP seven: no row has scores on sqa, textvqa, pope, mmbench, mmbench_cn\n"
     )
 
 
@@ -143,6 +144,40 @@ def test_a_missing_benchmark_is_a_gap_and_costs_the_arp(store, filled):
     assert rows["d2"] == ["33.0 ± 4.2", "900.0 (1 of 2)", GAP]
     assert "- No ARP for length, 20 %: seed 0 has no score on mme\n" in text
     assert "- No ARP for d2, 20 %: seed 1 has no score on mme\n" in text
+
+
+def test_the_arp_of_rows_that_lack_a_benchmark_is_over_those_that_are_named(store, filled):
+    filled("length", "gqa", 30)
+    note = "- An ARP for every row, over fewer benchmarks: table.benchmarks=gqa\n"
+    assert note in first(shown(store)[0])
+    for names in ("gqa", ["gqa"]):
+        text, lines = shown(store, benchmarks=names)
+        lines = [line for line in lines if line["origin"] == "measured"]
+        arp = {x["selector"]: float(x["relative"]) for x in lines if x["benchmark"] == "ARP"}
+        assert arp == {"full": 100, "length": 50, "random": 80, "xmas": 95}  # of 60 in the mean
+        assert "over fewer" not in text
+        assert " mme " not in first(text).splitlines()[2]
+    both = leaderboards(choose_all(store, ["mme", "gqa"]))
+    assert both == leaderboards(runs(store))
+    with pytest.raises(TableError, match=r"no scores on benchmark gqaa, only gqa; mme"):
+        Table(benchmarks=["gqa", "gqaa"]).make(store)
+
+
+def choose_all(store, benchmarks):
+    return choose(
+        store, pool=None, selector=None, experiment=None, protocol=None, benchmarks=benchmarks
+    )
+
+
+def test_a_reference_score_of_0_is_named_as_such(store, filled):
+    for selector in ("full", "random"):
+        filled(selector, "pope", 0.0)
+    text = first(shown(store)[0])
+    assert (
+        "- No ARP: the reference's score is 0 on pope, and relative scores are undefined there; "
+        "the ARP of the others: table.benchmarks=[gqa,mme]\n"
+    ) in text
+    assert "train the target" not in text
 
 
 def test_without_a_reference_there_is_no_arp(store, add):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar
 
 from xmas.evaluation.generation.settings import Generation
@@ -172,6 +174,18 @@ class Scores(Stage):
                 )
         (out / "scores.json").write_text(json.dumps(scores, indent=2))
 
+    def make(self, store: Store) -> str:
+        """The folder, then a line for each benchmark: the target's score and the reference's."""
+        folder = store.get(self)
+        record = json.loads((folder / "scores.json").read_text())
+        width = max(map(len, self.benchmarks()), default=0)
+        lines = [
+            f"{name:{width}}  {_mean(record['subset'], name):>7}  "
+            f"reference {_mean(record['reference'], name):>7}"
+            for name in self.benchmarks()
+        ]
+        return "\n".join([str(folder), *lines])
+
     def parts(self) -> list[Score]:
         """The score of every benchmark, for the reference and for the target."""
         return [
@@ -185,3 +199,9 @@ class Scores(Stage):
             *(("reference", target) for target in self.reference.targets()),
             ("subset", self.target),
         ]
+
+
+def _mean(scores: Sequence[dict[str, Any]], name: str) -> str:
+    """The mean of a benchmark's scores over seeds, without those that are invalid."""
+    valid = [of["score"] for of in scores if of["name"] == name and of["score"] is not None]
+    return f"{fmean(valid):.1f}" if valid else "invalid"

@@ -132,7 +132,7 @@ def notes_on_averages(scored: Sequence[str]) -> list[str]:
     for name, which in named_averages().items():
         missing = [benchmark for benchmark in which if benchmark not in scored]
         if missing and len(missing) < len(which):
-            notes.append(f"No {name}: nobody was scored on {', '.join(missing)}")
+            notes.append(f"No {name}: no row has scores on {', '.join(missing)}")
     return notes
 
 

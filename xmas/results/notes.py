@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from xmas.results.arp import ALL, notes_on_averages, reasons
 from xmas.results.evidence import Evidence
+from xmas.results.leaderboard import Leaderboard
 from xmas.results.leaderboard_rows import not_nested
 from xmas.results.statistics.intervals import BASELINE
 
@@ -25,17 +26,47 @@ def about_scores(evidence: Evidence) -> list[str]:
         f"{ALL}: mean over the benchmarks of 100 * score / mean score of the reference",
         *notes_on_averages([*leaderboard.benchmarks]),
     ]
-    if leaderboard.unreferenced:
-        notes.append(
-            f"No {ALL}: no reference score above 0 on {', '.join(leaderboard.unreferenced)}; train "
-            "the target on the whole pool (goal=scores selector=full)"
-        )
+    notes += _without_reference(leaderboard)
     if note := not_nested(leaderboard.rows):
         notes.append(note)
     for row in leaderboard.rows:
         for reason in reasons([*leaderboard.benchmarks], row.gaps, ()):
             notes.append(f"No {ALL} for {row.label}, {row.budget_text}: {reason}")
+    notes += _over_fewer(leaderboard)
     return notes
+
+
+def _without_reference(leaderboard: Leaderboard) -> Iterator[str]:
+    """Why scores on some benchmarks are relative to nothing, and what to do about it."""
+    reference = leaderboard.rows[0].scores if leaderboard.rows[0].is_reference else {}
+    zero = [name for name in leaderboard.unreferenced if name in reference]
+    absent = [name for name in leaderboard.unreferenced if name not in reference]
+    rest = [name for name in leaderboard.benchmarks if name not in leaderboard.unreferenced]
+    others = f"; the ARP of the others: table.benchmarks={_listed(rest)}" if rest else ""
+    if zero:
+        yield (
+            f"No {ALL}: the reference's score is 0 on {', '.join(zero)}, and relative scores are "
+            f"undefined there{others}"
+        )
+    if absent:
+        yield (
+            f"No {ALL}: no reference score above 0 on {', '.join(absent)}; train the target on the "
+            f"whole pool (goal=scores selector=full){others}"
+        )
+
+
+def _over_fewer(leaderboard: Leaderboard) -> Iterator[str]:
+    """How rows that lack some scores get an ARP: over the benchmarks that all rows have."""
+    lost = {name for row in leaderboard.rows for missing in row.gaps.values() for name in missing}
+    rest = [
+        name for name in leaderboard.benchmarks if name not in {*lost, *leaderboard.unreferenced}
+    ]
+    if lost and rest:
+        yield f"An {ALL} for every row, over fewer benchmarks: table.benchmarks={_listed(rest)}"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"[{','.join(names)}]"
 
 
 def about_arp(evidence: Evidence) -> Iterator[str]:

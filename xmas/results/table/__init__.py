@@ -35,6 +35,7 @@ class Table:
     selector: str | Sequence[str] | None = None  # show only these, and the reference
     experiment: str | None = None  # show only what `goal=scores experiment=...` asked for
     protocol: str | None = None  # show only answers generated with it, e.g. "batch 1"
+    benchmarks: str | Sequence[str] | None = None  # show only these; an ARP is over them
     intervals: bool = False  # in every cell; the CSV always has them
     draws: int = 2000  # of the bootstrap
     seed: int = 0  # of the bootstrap's random generator
@@ -70,6 +71,7 @@ class Table:
             selector=self.selector,
             experiment=self.experiment,
             protocol=self.protocol,
+            benchmarks=self.benchmarks,
         )
         return [
             gather(leaderboard, index, store, draws=self.draws, seed=self.seed)

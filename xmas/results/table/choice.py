@@ -16,6 +16,7 @@ def choose(
     selector: str | Sequence[str] | None,
     experiment: str | None,
     protocol: str | None,
+    benchmarks: str | Sequence[str] | None = None,
 ) -> list[Run]:
     """The scores of trained targets that match every argument that is not None.
 
@@ -44,6 +45,16 @@ def choose(
         matching_runs = _matching(
             matching_runs, lambda run: [run.protocol, *run.protocol.split(", ")], [protocol], what
         )
+    if benchmarks is not None:
+        shown = [benchmarks] if isinstance(benchmarks, str) else list(benchmarks)
+        for name in shown:  # a misspelt one is an error, even where others match
+            _matching(
+                matching_runs,
+                lambda run: [run.benchmark],
+                [name],
+                f"{store.root}: no scores on benchmark",
+            )
+        matching_runs = [run for run in matching_runs if run.benchmark in shown]
     if selector is None:
         return matching_runs
     names = [selector] if isinstance(selector, str) else list(selector)

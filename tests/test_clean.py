@@ -168,6 +168,19 @@ def test_cleaning_shows_first_and_then_removes_what_no_kept_result_needs(store, 
     assert "nothing to remove" in dataclasses.replace(NOW, yes=True).make(store)
 
 
+def test_the_list_warns_of_results_that_did_not_record_their_inputs(store, calls):
+    stages = fill(store, calls)
+    assert "older version" not in NOW.make(store)
+    path = store.path(stages["score"]) / "meta.json"
+    meta = json.loads(path.read_text())
+    del meta["inputs"]
+    path.write_text(json.dumps(meta))
+    assert (
+        "1 result was made by an older version that did not record its inputs: token tables and "
+        "image features they used may be listed as removable."
+    ) in NOW.make(store)
+
+
 def test_the_kinds_to_keep_are_configured(store, calls):
     stages = fill(store, calls)
     other = Cut(calls, 9, (Part(calls, 8),))

@@ -102,9 +102,10 @@ class Clean:
                 yield f"Running: {draft.kind} {draft.key}; until it ends, all results are kept"
         former = [entry for entry in folders.results if not entry.recorded]
         if former:
+            count = "1 result was" if len(former) == 1 else f"{len(former)} results were"
             yield (
-                f"{len(former)} results were made by an older version that did not record its "
-                "inputs: token tables and image features they used may be listed as removable."
+                f"{count} made by an older version that did not record its inputs: token tables "
+                "and image features they used may be listed as removable."
             )
         for folder, why in folders.unreadable.items():
             yield f"Left alone: {folder}: {why}"

@@ -27,6 +27,7 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from toy import Toy
 
+from xmas.cli.command import make
 from xmas.cli.config import (
     GOALS,
     ConfigError,
@@ -37,7 +38,7 @@ from xmas.cli.config import (
 )
 from xmas.cli.unknown_settings import check_added, explained
 from xmas.data.rows import PoolError
-from xmas.store import Stage, Store, key
+from xmas.store import Stage, Store, distributed, key
 
 
 def test_all_choices_are_found():
@@ -470,3 +471,21 @@ def test_a_missing_pool_is_named_in_one_line(toy: Toy, server, tmp_path):
     assert ended.returncode == 1
     assert "xmas: pool.annotations=/absent.json: No such file" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@dataclasses.dataclass(frozen=True)
+class Told(Stage):
+    """A stage that says something, and notes whether all ranks share what it computes."""
+
+    kind = "told"
+
+    def compute(self, store: Store, out: Path) -> None:
+        (out / "shared").write_text(str(distributed.shared()))
+
+    def make(self, store: Store) -> str:
+        return (store.get(self) / "shared").read_text()
+
+
+def test_a_goal_that_says_something_is_computed_where_ranks_share_fits(tmp_path):
+    """A fit is refused where rank 0 computes alone; scores and subsets fit, and say something."""
+    assert make(Told(), Store(str(tmp_path))) == "True"

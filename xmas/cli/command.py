@@ -60,8 +60,8 @@ def make(goal: object, store: Store) -> str:
     Raises ConfigError: `goal` is neither, but a part of other goals.
     """
     if isinstance(goal, Page):
-        if distributed.launched() and isinstance(goal, Stage):
-            store.get(goal)  # all ranks compute it; rank 0 alone prints the text
+        if isinstance(goal, Stage):
+            store.get(goal)  # where fits are shared by all ranks; rank 0 alone prints the text
         if not distributed.leads():
             return ""
         with distributed.sharing(False):

@@ -86,6 +86,8 @@ class Subset(Stage):
         )
         if self.tokens is None:  # or a subset of N rows would have another key for each proxy
             object.__setattr__(self, "counted", None)
+        for name in self.write:
+            writer_of(name)
 
     @property
     def nested(self) -> bool:
@@ -134,13 +136,7 @@ class Subset(Stage):
         (out / "manifest.json").write_text(json.dumps(record, indent=2))
 
     def make(self, store: Store) -> str:
-        """The folder of the subset, then one of each other format in `write`, a line each.
-
-        Raises:
-            ValueError: there is no such format.
-        """
-        for name in self.write:
-            writer_of(name)  # a misspelt name stops before anything is computed
+        """The folder of the subset, then one of each other format in `write`, a line each."""
         others = [SubsetFiles(self, name) for name in self.write if name != DEFAULT]
         return "\n".join(str(store.get(stage)) for stage in (self, *others))
 

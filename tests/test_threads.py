@@ -11,7 +11,7 @@ from xmas.cli import threads
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "SLURM_CPUS_PER_TASK"):
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "SLURM_CPUS_PER_TASK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "1")
     monkeypatch.setattr(threads, "_set_here", False)
@@ -35,7 +35,7 @@ def test_cores_are_those_of_affinity_quota_and_allocation(
 def test_processes_divide_the_cores_and_a_later_launcher_divides_again(monkeypatch):
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
     threads.share_cores()
-    assert (os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]) == ("8", "PASSIVE")
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["GOMP_SPINCOUNT"]) == ("8", "1000")
     threads.share_cores(3)
     assert os.environ["OMP_NUM_THREADS"] == "2"
 
@@ -51,7 +51,8 @@ def test_what_the_user_has_set_stays(monkeypatch, caplog):
     threads.log_once()
     (line,) = caplog.messages
     assert "threads: 5 of" in line
-    assert "idle ones spin" in line
+    assert "OMP_WAIT_POLICY=ACTIVE" in line
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_torch_computes_with_the_threads_of_the_command():
@@ -59,9 +60,9 @@ def test_torch_computes_with_the_threads_of_the_command():
     code = (
         "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "from xmas.cli import threads; assert 'torch' not in sys.modules; threads.share_cores();"
-        "import torch; print(torch.get_num_threads(), os.environ['OMP_WAIT_POLICY'])"
+        "import torch; print(torch.get_num_threads(), os.environ['GOMP_SPINCOUNT'])"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert ended.stdout.split() == ["1", "PASSIVE"]
+    assert ended.stdout.split() == ["1", "1000"]

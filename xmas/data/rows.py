@@ -34,8 +34,10 @@ class Rows(abc.ABC):
     def __init__(
         self, annotations: Path, images: Path, index: Iterable[tuple[str | None, str]]
     ) -> None:
-        """Args:
-        index: (image name, None without one; source) of every row. Consumed once, row by row.
+        """Index the rows of a pool in one pass.
+
+        Args:
+            index: (image name, None without one; source) of every row, consumed once.
         """
         self.annotations = annotations
         self.images = images

@@ -87,7 +87,8 @@ class Subset(Stage):
         if self.tokens is None:  # or a subset of N rows would have another key for each proxy
             object.__setattr__(self, "counted", None)
         for name in self.write:
-            writer_of(name)
+            if name != DEFAULT:  # building a default subset looks nothing up on disk
+                writer_of(name)
 
     @property
     def nested(self) -> bool:

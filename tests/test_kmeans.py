@@ -93,6 +93,29 @@ def test_spectra_are_reduced_as_named():
         reduce_spectra(values, "mean")
 
 
+def test_sums_are_added_in_float64_and_rounded_once():
+    """As the release adds Python's floats and then makes a float32 tensor of them."""
+    spectra = np.random.default_rng(0).random((200, 7, 5)) * np.array([140, 40, 9, 3, 1])
+    values = spectra.astype(np.float32)
+    sums = [[sum(spectrum) for spectrum in row] for row in values.tolist()]
+    reduced = reduce_spectra(values, "sum")
+    assert reduced.dtype == np.float32
+    assert reduced.tolist() == np.array(sums, dtype=np.float32).tolist()
+    assert (reduced != values.sum(axis=2)).mean() > 0.2  # sums in float32 are other numbers
+
+
+def test_sums_in_float32_would_be_other_clusters(given):
+    """2^24 + 1 + 1 is 2^24 in float32: row 0 would join rows 2 and 3."""
+    large = 2.0**24
+    values = np.array([[large, 1, 1], [large, 2, 0], [large, 0, 0], [large, 0, 0]])[:, None]
+    features, store = given(values.astype(np.float32))
+    labels = np.load(store.get(Clusters(features, k=2)) / "labels.npy")
+    assert labels[0] == labels[1] != labels[2] == labels[3]
+    summed = values.astype(np.float32).sum(axis=2)
+    labels = kmeans(summed, 2, **OPTIONS)
+    assert labels[0] == labels[2] == labels[3] != labels[1]
+
+
 def test_rows_without_the_feature_are_labelled_k(given):
     values = np.zeros((11, 3, 2), dtype=np.float32)
     values[:4] += 5

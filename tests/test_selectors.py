@@ -451,6 +451,13 @@ def test_xmas_measures_instability_on_what_was_clustered(by_hand):
     np.testing.assert_allclose(ends.scores, scores)
 
 
+def test_xmas_measures_instability_on_sums_as_they_are_clustered(by_hand):
+    """Rounded to float32, of which 2^24 + 1 and 2^24 are one number."""
+    large = 2.0**24
+    ranked = by_hand([[[large, 1], [large, 0]], [[large, 2], [large, 0]]], [0, 0])
+    assert ranked.scores.tolist() == [0, -2]
+
+
 def test_shuffled_snapshots_keep_a_row_s_values_but_not_their_order(by_hand):
     values = np.random.default_rng(2).uniform(1, 9, (9, 5, 1))
     plain, shuffled = by_hand(values.tolist()), by_hand(values.tolist(), shuffled=4)

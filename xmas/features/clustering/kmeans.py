@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -22,13 +22,14 @@ def reduce_spectra(
     """Spectra as one vector per row.
 
     Args:
-        reduction: `sum` over k (the release), the `first` singular value, or the whole `vector`.
+        reduction: `sum` over k (the release; added in float64, rounded to the type of `values`
+            once), the `first` singular value, or the whole `vector`.
 
     Raises:
         ValueError: there is no such reduction.
     """
     if reduction == "sum":
-        return values.sum(axis=2)
+        return values.sum(axis=2, dtype=np.float64).astype(values.dtype)
     if reduction == "first":
         return values[:, :, 0]
     if reduction == "vector":
@@ -162,6 +163,11 @@ class Clusters(Stage):
     iterations: int = 100
     per_centroid: int | None = None
     seed: int = 1234
+
+    def corrections(self) -> dict[str, Any]:
+        """Spectra are summed in float64; before, in float32, which gave a few rows other labels."""
+        summed = self.features.kind == "trajectories" and self.reduction == "sum"
+        return {"sums": "float64"} if summed else {}
 
     def points(self, store: Store) -> Float[np.ndarray, "rows features"]:
         """The points that are clustered, before scaling; NaN on rows without the feature."""

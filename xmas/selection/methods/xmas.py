@@ -1,6 +1,7 @@
 """XMAS: equal quotas for clusters of attention trajectories, the most stable rows first."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -77,16 +78,24 @@ class Xmas:
     stability: str = "absolute"  # relative, log
     smallest: int = 1  # rows that a cluster needs to take part
 
+    def corrections(self) -> dict[str, Any]:
+        """Instability is that of sums as they are clustered, rounded to float32; before, it was not
+        rounded.
+        """
+        return {"instability": "of rounded sums"} if self._reduction == "sum" else {}
+
+    @property
+    def _reduction(self) -> str:
+        return "sum" if self.clusters.reduction == "vector" else self.clusters.reduction
+
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
         has_image = pool.open(store).has_image
         labels = self.clusters.of_pool(store, has_image)
         values = np.load(store.get(self.trajectories) / "values.npy", mmap_mode="r")
         clusters = self.clusters
-        snapshots = kept_snapshots(values, clusters.snapshots, shuffled=clusters.shuffled).astype(
-            np.float64
-        )
-        reduction = "sum" if clusters.reduction == "vector" else clusters.reduction
-        unstable = instability(reduce_spectra(snapshots, reduction), self.stability)
+        snapshots = kept_snapshots(values, clusters.snapshots, shuffled=clusters.shuffled)
+        clustered = reduce_spectra(snapshots, self._reduction).astype(np.float64)
+        unstable = instability(clustered, self.stability)
         unstable[~has_image] = np.nan
         shuffled = rng.permutation(len(labels))
         ties = np.where(has_image, np.arange(len(labels)), shuffled)

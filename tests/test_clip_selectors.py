@@ -12,15 +12,16 @@ from xmas.data.pool import Pool
 from xmas.features.clip.clip_model import PretrainedClip
 from xmas.features.clip.clip_rows import ClipRows
 from xmas.features.clustering.kmeans import Clusters
+from xmas.features.clustering.neighbours import neighbours
 from xmas.features.clustering.spherical import Spherical
 from xmas.selection.methods.aum import Aum
 from xmas.selection.methods.clip_score import ClipScore
-from xmas.selection.methods.d2 import D2, gather, take_in_turn
+from xmas.selection.methods.d2 import D2, gather, take_as_released, take_in_turn
 from xmas.selection.methods.semdedup import Semdedup, members, nearest_earlier
 from xmas.selection.methods.typiclust import Typiclust, typicality
 from xmas.selection.protocol import Ranked
 from xmas.selection.rules.best_first import best_first
-from xmas.store import Store
+from xmas.store import Store, describe
 
 POOL = Pool("/dev/null", ".")  # the features are given
 NAN = float("nan")
@@ -269,6 +270,78 @@ def test_the_best_lowers_its_neighbours():
     found = take_in_turn(np.array([5.0, 4, 3]), near, apart, gamma=1.0)
     assert found == pytest.approx([5, 4 - 5 - 3 * np.exp(-9), 3])
     assert best_first(found, np.random.default_rng(0)).tolist() == [0, 2, 1]
+
+
+def test_the_stand_by_list_by_hand():
+    """Each halves one other: 0 halves 1, 2 halves 4, 1 halves 5, and 5 halves 4; 3 none.
+
+    Visited in order. 0 (10) is chosen: 1 is 9 - 5 = 4. 1 waits for 2 (8). 2 is chosen: 4 is
+    6 - 4 = 2. 3 (7) is chosen. Before 4 (2) comes, 1 (4) is chosen: 5 is 5 - 2 = 3. 4 waits for
+    5, which is chosen: 4 is 2 - 1.5. Exactly, 5 (5) would be chosen before 1 (4).
+    """
+    scores = np.array([10.0, 9, 8, 7, 6, 5])
+    near = np.array([[1], [5], [4], [3], [4], [4]])
+    apart = np.array([np.log(2)] * 3 + [np.inf] * 2 + [np.log(2)])[:, None]
+    order, chosen_at = take_as_released(scores, near, apart, gamma=1.0)
+    assert order.tolist() == [0, 2, 3, 1, 5, 4]
+    assert chosen_at[order] == pytest.approx([10, 8, 7, 4, 3, 0.5])
+    exact = best_first(take_in_turn(scores, near, apart, gamma=1.0), np.random.default_rng(0))
+    assert exact.tolist() == [0, 2, 3, 5, 1, 4]
+
+
+def as_released(
+    scores: np.ndarray, near: np.ndarray, apart: np.ndarray, gamma: float
+) -> tuple[list[int], list[float]]:
+    """The release's loop by lists and maxima, from its description; no heap, no early exit."""
+    score = scores.astype(float).copy()
+    sorted_rows = [int(row) for row in np.argsort(scores)[::-1]]
+    waiting: list[int] = []
+    order: list[int] = []
+    taken: list[float] = []
+    while len(order) < len(score):
+        best = max(waiting, key=lambda row: score[row]) if waiting else None
+        if best is not None and (not sorted_rows or score[best] >= score[sorted_rows[0]]):
+            row = best
+            waiting.remove(row)
+        else:
+            row = sorted_rows.pop(0)
+            if sorted_rows and score[row] < score[sorted_rows[0]]:
+                waiting.append(row)
+                continue
+        order.append(row)
+        taken.append(score[row])
+        score[near[row]] = score[near[row]] - score[row] * np.exp(-apart[row] * gamma)
+    return order, taken
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_d2_by_stand_by_equals_the_release_s_loop(tmp_path, store, seed):
+    rng = np.random.default_rng(seed)
+    points = rng.standard_normal((400, 4))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    importance = rng.standard_normal(400)
+    points[[7, 300]] = NAN
+    features, scores = given(tmp_path, points), Told(importance.tolist())
+    ranked = rank(D2(features, scores, stand_by=True), store)
+    has = np.delete(np.arange(400), [7, 300])
+    near, apart = neighbours(points[has].astype(np.float32), 5, lists=2048, probes=8)
+    apart = apart.astype(float)
+    held = gather(importance[has], near, apart, gamma=1.0)
+    order, taken = as_released(held, near, apart, 0.4)
+    assert ranked.order[:398].tolist() == has[order].tolist()
+    assert ranked.scores[ranked.order[:398]] == pytest.approx(taken, rel=1e-4, abs=1e-5)
+    assert set(ranked.order[398:]) == {7, 300}
+    assert min(taken) < 0  # a score below zero raises its neighbours
+    exact = rank(D2(features, scores), store).order
+    assert len(set(exact[:80]) & set(ranked.order[:80])) < 60
+
+
+def test_the_stand_by_list_is_another_ranking_and_leaves_the_keys_of_others(tmp_path, compose):
+    assert build(compose("variant=d2_released").selector).stand_by
+    selector = D2(given(tmp_path, [[1.0]]), Told([0.0]))
+    assert "stand_by" not in describe(selector)
+    released = dataclasses.replace(selector, stand_by=True)
+    assert describe(released) == describe(selector) | {"stand_by": True}
 
 
 def test_d2_leaves_rows_without_feature_or_importance_to_the_end(tmp_path, store):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from xmas.data.readers import DEFAULT, reader_of
-from xmas.data.rows import PoolError, Rows
+from xmas.data.rows import MAX_PIXELS, PoolError, Rows
 from xmas.store import Made, Store, describe, sha256_of, volatile
 
 
@@ -33,6 +33,7 @@ class Pool:
         sha256: of the annotation file, checked when the pool is opened; None: hash the file.
         name: for people; in tables and logs.
         format: a module of `xmas.data.readers`; None: the one that recognises the file.
+        max_pixels: of an image, width times height; a larger one is refused before it is decoded.
     """
 
     annotations: str | Made = volatile()
@@ -40,6 +41,7 @@ class Pool:
     sha256: str | None = None
     name: str = volatile("pool")
     format: str | None = volatile(None)
+    max_pixels: int = volatile(MAX_PIXELS)
 
     def identity(self) -> Any:
         if isinstance(self.annotations, Made):
@@ -64,7 +66,9 @@ class Pool:
         annotations = store.find(self.annotations)
         stat = annotations.stat()
         images = store.find(self.images)
-        return _opened(annotations, images, self.format, stat.st_size, stat.st_mtime_ns)
+        return _opened(
+            annotations, images, self.format, self.max_pixels, stat.st_size, stat.st_mtime_ns
+        )
 
     def _hash(self) -> str:
         if self.annotations == "???":  # how configurations mark what they leave open
@@ -81,6 +85,10 @@ class Pool:
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(annotations: Path, images: Path, name: str | None, size: int, modified: int) -> Rows:
+def _opened(
+    annotations: Path, images: Path, name: str | None, max_pixels: int, size: int, modified: int
+) -> Rows:
     """Opened once as long as the file's size and time of change stay."""
-    return reader_of(annotations, name).read(annotations, images)
+    rows = reader_of(annotations, name).read(annotations, images)
+    rows.max_pixels = max_pixels
+    return rows

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+MAX_PIXELS = 178_956_970  # what Pillow decodes unless it is told otherwise, 0.5 GB in RGB
+
 
 class PoolError(ValueError):
     """A pool's files are missing or malformed; the message names file, row, value and remedy."""
@@ -29,7 +31,10 @@ class Rows(abc.ABC):
         picture: (rows,) int64, the position of a row's image in `picture_names`; -1 without one.
         picture_names: every distinct image name, sorted; rows with the same image share one.
         sources: (rows,) str, the part of the mix that a row comes from.
+        max_pixels: of an image that is decoded; set by the pool.
     """
+
+    max_pixels: int = MAX_PIXELS
 
     def __init__(
         self, annotations: Path, images: Path, index: Iterable[tuple[str | None, str]]

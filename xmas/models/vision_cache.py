@@ -62,7 +62,7 @@ def features_of(model: nn.Module, batch: Batch) -> Tensor | None:
 def read_image(examples: Rows, row: int) -> Image.Image:
     """The image of a row. Raises PoolError naming annotation file, row and image."""
     try:
-        return open_image(examples.image_path(row))
+        return open_image(examples.image_path(row), examples.max_pixels)
     except ValueError as error:
         raise PoolError(f"{examples.annotations}: row {row}: {error}") from error
 

@@ -71,7 +71,7 @@ class Tokenised(Stage):
             for row in bar(range(len(examples)), label="tokens"):
                 try:
                     if layout.by_size and examples.has_image[row]:
-                        sizes[row] = image_size(examples.image_path(row))
+                        sizes[row] = image_size(examples.image_path(row), examples.max_pixels)
                     has_image = bool(examples.has_image[row])
                     image = layout.tokens(_size(sizes[row])) if has_image else None
                     tokens = encoder.conversation(

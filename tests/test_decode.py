@@ -13,7 +13,7 @@ import torch
 from toy import Toy, draw
 from transformers import LlamaConfig
 
-from xmas.data.images import open_image
+from xmas.data.image_files import open_image
 from xmas.evaluation.generation import prefill
 from xmas.evaluation.generation.cached_model import CachedLanguageModel
 from xmas.evaluation.generation.continuous_batch import ContinuousBatch

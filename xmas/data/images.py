@@ -1,4 +1,4 @@
-"""Read images from files, and turn them into the pixels of a vision tower."""
+"""Turn images into the pixels of a vision tower."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,6 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-
-from xmas.data.image_bounds import RefusedImageError, bounded, decoding
-from xmas.data.rows import MAX_PIXELS
 
 FILE = "images.json"  # in a model folder: size and aspect of `SquareImages`
 
@@ -76,36 +73,3 @@ class SquareImages:
         square = Image.new("RGB", (side, side), self._background)
         square.paste(image, ((side - width) // 2, (side - height) // 2))
         return square
-
-
-def open_image(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The decoded image of a file or its bytes, in RGB.
-
-    Raises:
-        ValueError: the file is missing, truncated, no image, or too large; names it.
-    """
-    try:
-        with decoding(image, max_pixels) as picture:
-            return picture.convert("RGB")
-    except Exception as error:  # Pillow's plugins raise what damage leads them to, e.g. IndexError
-        raise _unreadable(image, error) from error
-
-
-def image_size(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Height and width in pixels, from the header of the file.
-
-    Raises:
-        ValueError: the file is missing, no image, or too large; names it.
-    """
-    try:
-        with bounded(image, max_pixels) as picture:
-            return picture.height, picture.width
-    except Exception as error:
-        raise _unreadable(image, error) from error
-
-
-def _unreadable(image: Path | bytes, error: Exception) -> ValueError:
-    name = f"{len(image)} bytes" if isinstance(image, bytes) else image
-    if isinstance(error, RefusedImageError):
-        return ValueError(f"image {name}: {error}")
-    return ValueError(f"image {name}: {error}; replace the file or remove its rows")

@@ -85,6 +85,16 @@ class _Stream:
                 problem = json.JSONDecodeError("may continue", self.text, stop)  # as a number may
             except json.JSONDecodeError as error:
                 problem = error
+            except ValueError as error:  # Python reads integers of up to 4,300 digits
+                raise PoolError(
+                    f"{self.path}: row {row} has a number of thousands of digits ({error}); fix or "
+                    "remove the row"
+                ) from error
+            except RecursionError as error:
+                raise PoolError(
+                    f"{self.path}: row {row} has lists or objects nested too deeply to be read; "
+                    "fix or remove the row"
+                ) from error
             if self.ended:
                 raise PoolError(f"{self.path}: row {row} is not valid JSON: {problem}") from problem
             self._read_more()

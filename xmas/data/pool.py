@@ -3,11 +3,16 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from xmas.data.readers import DEFAULT, reader_of
+from xmas.data.readers import DEFAULT, ReadsAll, reader_of
 from xmas.data.rows import MAX_PIXELS, PoolError, Rows
 from xmas.store import Made, Store, describe, sha256_of, volatile
+
+if TYPE_CHECKING:
+    from xmas.data.valid_rows import ValidRows
+
+INVALID = ("error", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +39,11 @@ class Pool:
         name: for people; in tables and logs.
         format: a module of `xmas.data.readers`; None: the one that recognises the file.
         max_pixels: of an image, width times height; a larger one is refused before it is decoded.
+        invalid: what to do about malformed rows and rows whose image is broken: `error`, or `skip`.
+            A pool that skips is another pool, that of `ValidRows`: its rows are numbered anew.
+
+    Raises:
+        ValueError: another `invalid`.
     """
 
     annotations: str | Made = volatile()
@@ -42,6 +52,28 @@ class Pool:
     name: str = volatile("pool")
     format: str | None = volatile(None)
     max_pixels: int = volatile(MAX_PIXELS)
+    invalid: str = volatile("error")
+
+    def __post_init__(self) -> None:
+        if self.invalid not in INVALID:
+            raise ValueError(
+                f"pool.invalid={self.invalid!r} is no choice; there are {', '.join(INVALID)}"
+            )
+        if self.invalid == "skip" and self.valid_rows is None:
+            from xmas.data.valid_rows import FILE, ValidRows
+
+            whole = dataclasses.replace(self, invalid="error")
+            object.__setattr__(self, "annotations", Made(ValidRows(whole), FILE))
+            object.__setattr__(self, "sha256", None)
+            object.__setattr__(self, "format", None)
+
+    @property
+    def valid_rows(self) -> "ValidRows | None":
+        """The stage that left rows of this pool out, if one did."""
+        from xmas.data.valid_rows import ValidRows
+
+        stage = self.annotations.stage if isinstance(self.annotations, Made) else None
+        return stage if isinstance(stage, ValidRows) else None
 
     def identity(self) -> Any:
         if isinstance(self.annotations, Made):
@@ -55,9 +87,21 @@ class Pool:
         """The rows of this pool; a stage that makes it is computed first, in `store`.
 
         Raises:
-            PoolError: the file is missing, has another sha256, or has a malformed record.
+            PoolError: the file is missing, has another sha256, or has malformed records.
         """
         store = store or Store()
+        return _opened(*self._files(store), False)
+
+    def open_all(self, store: Store) -> Rows:
+        """As `open`, with malformed rows in `Rows.faults`, where the format's reader can go on."""
+        return _opened(*self._files(store), True)
+
+    def _files(self, store: Store) -> tuple[Path, Path, str | None, int, int, int]:
+        """Annotations, images, format, limit of pixels, and the annotations' size and time of
+        change.
+        """
+        for setting, place in (("annotations", self.annotations), ("images", self.images)):
+            _check_set(setting, place)
         if isinstance(self.annotations, str) and self.sha256 not in (None, self._hash()):
             raise PoolError(
                 f"{self.annotations}: sha256 is {self._hash()}, the configuration expects "
@@ -66,15 +110,11 @@ class Pool:
         annotations = store.find(self.annotations)
         stat = annotations.stat()
         images = store.find(self.images)
-        return _opened(
-            annotations, images, self.format, self.max_pixels, stat.st_size, stat.st_mtime_ns
-        )
+        limit = self.max_pixels
+        return annotations, images, self.format, limit, stat.st_size, stat.st_mtime_ns
 
     def _hash(self) -> str:
-        if self.annotations == "???":  # how configurations mark what they leave open
-            raise PoolError(
-                "pool.annotations is not set: give the path of a JSON list in LLaVA's format"
-            )
+        _check_set("annotations", self.annotations)
         try:
             return sha256_of(str(Path(cast("str", self.annotations)).expanduser()))
         except OSError as error:
@@ -84,11 +124,36 @@ class Pool:
             ) from error
 
 
+_SETTINGS = {
+    "annotations": "the path of an annotation file, e.g. a JSON list in LLaVA's format",
+    "images": "the folder that image paths in the annotations start from",
+}
+
+
+def _check_set(setting: str, place: object) -> None:
+    """Raise PoolError unless a setting is one path: `???` marks what configurations leave open."""
+    if place == "???":
+        raise PoolError(f"pool.{setting} is not set: give {_SETTINGS[setting]}")
+    if not isinstance(place, str | Made):
+        raise PoolError(
+            f"pool.{setting}={place!r}: expected one path. Join several JSON lists into one file "
+            "with `jq -s add FILE FILE ...`, their images below one folder (links will do)"
+        )
+
+
 @functools.lru_cache(maxsize=4)
 def _opened(
-    annotations: Path, images: Path, name: str | None, max_pixels: int, size: int, modified: int
+    annotations: Path,
+    images: Path,
+    name: str | None,
+    max_pixels: int,
+    size: int,
+    modified: int,
+    malformed_too: bool,
 ) -> Rows:
     """Opened once as long as the file's size and time of change stay."""
-    rows = reader_of(annotations, name).read(annotations, images)
+    reader = reader_of(annotations, name)
+    reads_all = malformed_too and isinstance(reader, ReadsAll)
+    rows = (reader.read_all if reads_all else reader.read)(annotations, images)
     rows.max_pixels = max_pixels
     return rows

@@ -2,12 +2,15 @@
 
 import abc
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Int
+
+if TYPE_CHECKING:
+    from xmas.data.faults import Fault
 
 MAX_PIXELS = 178_956_970  # what Pillow decodes unless it is told otherwise, 0.5 GB in RGB
 
@@ -32,9 +35,12 @@ class Rows(abc.ABC):
         picture_names: every distinct image name, sorted; rows with the same image share one.
         sources: (rows,) str, the part of the mix that a row comes from.
         max_pixels: of an image that is decoded; set by the pool.
+        faults: malformed rows, of a pool that was opened with them: they count, without an image,
+            and their content must not be asked for. Empty where opening refuses them.
     """
 
     max_pixels: int = MAX_PIXELS
+    faults: "Sequence[Fault]" = ()
 
     def __init__(
         self, annotations: Path, images: Path, index: Iterable[tuple[str | None, str]]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -12,9 +11,18 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from xmas.data.images import Processor, open_image
+from xmas.data.broken_images import (
+    REPORT,
+    BrokenImageError,
+    all_named,
+    broken_images,
+    refuse,
+)
+from xmas.data.image_files import open_image
+from xmas.data.images import Processor
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
+from xmas.data.seen_images import note, noted_digest, present_digest
 from xmas.models.chat.batches import Batch
 from xmas.models.vlm import check_finite, load, tower_features
 from xmas.store import Stage, Store, volatile
@@ -60,11 +68,11 @@ def features_of(model: nn.Module, batch: Batch) -> Tensor | None:
 
 
 def read_image(examples: Rows, row: int) -> Image.Image:
-    """The image of a row. Raises PoolError naming annotation file, row and image."""
+    """The image of a row. Raises BrokenImageError naming annotation file, row and image."""
     try:
         return open_image(examples.image_path(row), examples.max_pixels)
     except ValueError as error:
-        raise PoolError(f"{examples.annotations}: row {row}: {error}") from error
+        raise BrokenImageError(f"{examples.annotations}: row {row}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,22 +80,43 @@ class CheckedImages(Stage):
     """`images.json`: the number of different images of a pool; every one of them was decoded.
 
     A fit that reads image files batch by batch would find a broken one hours after its start.
+
+    Args:
+        seen: names and sizes of the images, as one hash, where they are others than those that were
+            decoded first under this pool: on another host, or fetched again.
     """
 
     kind: ClassVar[str] = "images"
 
     pool: Pool
     threads: int = volatile(16)
+    seen: str | None = volatile(None)
+
+    def corrections(self) -> dict[str, str]:
+        return {} if self.seen is None else {"seen": self.seen}
 
     def compute(self, store: Store, out: Path) -> None:
-        """Raises PoolError: an image is missing or truncated; names the row and the file."""
+        """Raises PoolError: images are missing or truncated; names the first, and a file with all
+        their rows.
+        """
         examples = self.pool.open(store)
-        rows = [int(row) for row in first_rows(examples)]
-        with ThreadPoolExecutor(self.threads) as decoders:
-            decoded = decoders.map(lambda row: read_image(examples, row).size, rows)
-            for _ in bar(decoded, total=len(rows), label="images", unit="image"):
-                pass
-        (out / "images.json").write_text(json.dumps({"images": len(rows)}))
+        if faults := broken_images(examples, threads=self.threads):
+            raise refuse(examples, faults, out / REPORT)
+        (out / REPORT).unlink(missing_ok=True)
+        note(self.pool, examples, out)
+        (out / "images.json").write_text(json.dumps({"images": len(examples.picture_names)}))
+
+
+def checked_images(pool: Pool, store: Store) -> Rows:
+    """The rows of a pool whose images, as they are now, were all decoded once.
+
+    Raises PoolError: an image is broken.
+    """
+    folder, examples = store.get(CheckedImages(pool)), pool.open(store)
+    seen = present_digest(pool, examples)
+    if seen != noted_digest(folder):
+        store.get(CheckedImages(pool, seen=seen))
+    return examples
 
 
 def pictures_of(
@@ -97,8 +126,7 @@ def pictures_of(
     stage = image_stage(pool, start, cached=cached)
     if isinstance(stage, VisionFeatures):
         return stage.pictures(store)
-    store.get(stage)
-    return FromFiles(pool.open(store), processor)
+    return FromFiles(checked_images(pool, store), processor)
 
 
 def image_stage(pool: Pool, start: Stage, *, cached: bool) -> "VisionFeatures | CheckedImages":
@@ -138,7 +166,8 @@ class VisionFeatures(Stage):
             dtype=np.float32,
             shape=(len(firsts), *tower_features(loaded.model, blank).shape[1:]),
         )
-        with bar(total=len(firsts), label="vision", unit="image") as progress:
+        progress = bar(total=len(firsts), label="vision", unit="image")
+        with progress, all_named(examples, out):
             for start in range(0, len(firsts), self.batch):
                 rows = firsts[start : start + self.batch]
                 images = [read_image(examples, int(row)) for row in rows]
@@ -148,6 +177,7 @@ class VisionFeatures(Stage):
                 values[start : start + len(rows)] = features
                 progress.update(len(rows))
         values.flush()
+        note(self.pool, examples, out)
 
     def pictures(self, store: Store, of: Pool | None = None) -> FromCache:
         """The images by row of this pool, or of another pool whose images are among them.

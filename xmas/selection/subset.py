@@ -38,7 +38,8 @@ class Subset(Stage):
     Writes `rows.json`, ascending; `instructions.json`, the records of these rows as a JSON list,
     byte for byte where the pool is in LLaVA's format; `ranking.parquet`, where pyarrow is
     installed: every row of the pool with its rank, score, cluster and whether it was chosen;
-    `manifest.json`: counts, hashes and origin.
+    `manifest.json`: counts, hashes and origin. Of a pool with `invalid="skip"`, whose rows are
+    numbered anew, also `file_rows.json`: their numbers in the annotation file.
 
     >>> from xmas import Pool, Ranking, Store, Subset
     >>> from xmas.selection.methods.random import Random
@@ -133,6 +134,10 @@ class Subset(Stage):
         }
         if lengths is not None:
             facts["tokens"] = int(lengths[subset_rows].sum())
+        if (valid_rows := self.ranking.pool.valid_rows) is not None:
+            facts["skipped"] = valid_rows.skipped(store)
+            file_rows = valid_rows.file_rows(store)[subset_rows]
+            (out / "file_rows.json").write_text(json.dumps(file_rows.tolist()))
         record = manifest(self, examples, subset_rows, **facts)
         (out / "manifest.json").write_text(json.dumps(record, indent=2))
 

@@ -27,6 +27,15 @@ class Reader(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsAll(Protocol):
+    """A reader that can go on after a malformed row."""
+
+    def read_all(self, annotations: Path, images: Path) -> Rows:
+        """As `read`, with malformed rows in `Rows.faults`. Raises PoolError: no rows at all."""
+        ...
+
+
 def names() -> list[str]:
     """The names of all formats."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from xmas.data.faults import Fault, id_of, refusal
 from xmas.data.json_list import elements
-from xmas.data.rows import PoolError, Rows
+from xmas.data.rows import Rows
 
 IMAGE_PLACEHOLDER = "<image>"
+TEXT, NO_FOLDER = "text", "images"  # sources of rows without an image, or without a folder of it
 
 
 def recognises(annotations: Path, head: bytes) -> bool:
@@ -27,28 +29,52 @@ def recognises(annotations: Path, head: bytes) -> bool:
 
 
 def read(annotations: Path, images: Path) -> "LlavaRows":
-    """Open a pool in LLaVA's format. Raises PoolError: see `check` and `json_list.elements`."""
+    """Open a pool in LLaVA's format. Raises PoolError: see `LlavaRows`."""
     return LlavaRows(annotations, images)
+
+
+def read_all(annotations: Path, images: Path) -> "LlavaRows":
+    """Open a pool in LLaVA's format, with malformed rows in `faults`. Raises PoolError: the file is
+    no JSON list.
+    """
+    return LlavaRows(annotations, images, refuse=False)
 
 
 class LlavaRows(Rows):
     """A pool in LLaVA's format. A row's source is the record's `source`, else the first folder of
-    its image, "images" for one without a folder, "text" for a row without an image.
+    its image below the image folder, "images" for one without a folder, "text" for a row without
+    an image.
     """
 
-    def __init__(self, annotations: Path, images: Path, *, chunk: int = 1 << 22) -> None:
-        """Args:
-        chunk: bytes of the file that are read at a time.
+    def __init__(
+        self, annotations: Path, images: Path, *, chunk: int = 1 << 22, refuse: bool = True
+    ) -> None:
+        """Index the file.
+
+        Args:
+            chunk: bytes of the file that are read at a time.
+            refuse: raise for malformed rows; False: leave them in `faults`.
+
+        Raises:
+            PoolError: see `json_list.elements`.
+            FaultyRowsError: a PoolError with all malformed rows.
         """
         spans = array("q")
 
         def index() -> Iterator[tuple[str | None, str]]:
             for row, (start, stop, record) in enumerate(elements(annotations, chunk=chunk)):
-                check(record, annotations, row)
                 spans.extend((start, stop))
-                yield record.get("image"), _source(record)
+                if (fault := fault_in(record)) is None:
+                    yield record.get("image") or None, source_of(record, images)
+                else:
+                    faults.append(_fault(row, record, *fault))
+                    yield None, TEXT
 
+        faults: list[Fault] = []
         super().__init__(annotations, images, index())
+        self.faults = faults
+        if faults and refuse:
+            raise refusal(annotations, len(self), faults)
         self._spans: Int[np.ndarray, "rows 2"] = np.array(spans, dtype=np.int64).reshape(-1, 2)
         self._file = os.open(annotations, os.O_RDONLY)  # a map's pages would count as memory
         weakref.finalize(self, os.close, self._file)
@@ -82,56 +108,142 @@ class LlavaRows(Rows):
         return turns[1:] if turns[0]["from"] == "gpt" else turns
 
 
-def check(record: Any, path: Path, row: int) -> None:
-    """Raise PoolError unless `record` is a conversation in LLaVA's format."""
+# What other trainers call an image; LLaVA's key is `image`, and a row without it is text.
+OTHER_KEYS = (
+    *("images", "image_path", "image_paths", "image_file", "image_url", "img", "img_path", "Image"),
+    *("picture", "pictures", "photo", "video", "videos", "video_path", "audio", "audios"),
+)
+
+
+def fault_in(record: Any) -> tuple[str, str] | None:
+    """(kind, reason) of the first fault of a record; None: it is a conversation in LLaVA's format.
+
+    The kinds are few, so that rows with the same fault can be counted together.
+    """
     if not isinstance(record, dict):
-        raise PoolError(
-            f"{path}: row {row} is {_short(record)}, expected an object with `conversations`"
-        )
-    where = f"{path}: row {row} (id {record.get('id')!r})"
+        return "not an object", f"is {_short(record)}, expected an object with `conversations`"
     turns = record.get("conversations")
     if not isinstance(turns, list) or not turns:
-        raise PoolError(
-            f"{where}: `conversations` is {_short(turns)}, expected a list of turns; "
-            "fix or remove the row"
+        return (
+            "without conversations",
+            f"`conversations` is {_short(turns)}, expected a list of turns; fix or remove the row",
         )
+    return _fault_in_turns(turns) or _fault_in_image(record, turns)
+
+
+def _fault_in_turns(turns: list[Any]) -> tuple[str, str] | None:
     for number, turn in enumerate(turns):
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise PoolError(
-                f"{where}: turn {number} is {_short(turn)}, expected {{from, value}}; "
-                "fix or remove the row"
+            return (
+                "malformed turn",
+                f"turn {number} is {_short(turn)}, expected {{from, value}}; fix or remove the row",
             )
         if turn.get("from") not in ("human", "gpt"):
-            raise PoolError(
-                f"{where}: turn {number} is from {turn.get('from')!r}, expected 'human' or 'gpt'"
+            return (
+                "unknown role",
+                f"turn {number} is from {_short(turn.get('from'))}, expected 'human' or 'gpt'",
+            )
+        if (place := _half_character(turn["value"])) is not None:
+            return (
+                "half a character",
+                f"turn {number} has half a character, {turn['value'][place]!r}, at {place}: text "
+                "was cut inside a pair of UTF-16 units; remove it",
             )
     roles = [turn["from"] for turn in turns]
     rounds = roles[1:] if roles[0] == "gpt" else roles
     if len(rounds) % 2 or rounds != ["human", "gpt"] * (len(rounds) // 2) or not rounds:
-        raise PoolError(
-            f"{where}: turns come from {_short(roles)}, expected human and gpt in turn, gpt last; "
-            "fix or remove the row"
+        return (
+            "turns out of order",
+            f"turns come from {_short(roles)}, expected human and gpt in turn, gpt last; "
+            "fix or remove the row",
         )
+    return None
+
+
+def _fault_in_image(record: dict[str, Any], turns: list[dict[str, str]]) -> tuple[str, str] | None:
     image = record.get("image")
-    if image is not None:
-        if not isinstance(image, str) or not image:
-            raise PoolError(f"{where}: `image` is {_short(image)}, expected a relative path")
-        count = sum(turn["value"].count(IMAGE_PLACEHOLDER) for turn in turns)
-        if count != 1:
-            raise PoolError(
-                f"{where}: {count} {IMAGE_PLACEHOLDER} for one image ({image}), expected exactly "
-                "1; add or remove placeholders"
+    texts = [turn["value"] for turn in turns]
+    count = sum(text.count(IMAGE_PLACEHOLDER) for text in texts)
+    if image is None or (image == "" and not count):  # some writers give text-only rows an ""
+        for key in OTHER_KEYS:
+            if record.get(key):
+                return (
+                    f"with `{key}` and no `image`",
+                    f"has `{key}` {_short(record[key])} and no `image`, and would be taken for a "
+                    "row without one; rename it to `image`, a relative path",
+                )
+        if any(_own_line(turn) for turn in turns):
+            return (
+                f"{IMAGE_PLACEHOLDER} without an image",
+                f"has an {IMAGE_PLACEHOLDER} and no `image`; add its path, or remove the "
+                "placeholder",
             )
+        return None
+    if not isinstance(image, str) or not image:
+        return "image is no path", f"`image` is {_short(image)}, expected a relative path"
+    if (place := _half_character(image)) is not None:
+        return (
+            "half a character",
+            f"`image` {image!r} has half a character, {image[place]!r}, at {place}; rename the "
+            "file, and remove it here",
+        )
+    if "://" in image:
+        return "image is a URL", f"`image` is {_short(image)}, a URL; download it and give its path"
+    if count != 1:
+        return (
+            "number of placeholders",
+            f"{count} {IMAGE_PLACEHOLDER} for one image ({image}), expected exactly "
+            "1; add or remove placeholders",
+        )
+    return None
 
 
-def _source(record: dict[str, Any]) -> str:
+def _own_line(turn: dict[str, str]) -> bool:
+    """Whether a question has the placeholder on a line of its own, where an image is meant."""
+    text = turn["value"]
+    return (
+        IMAGE_PLACEHOLDER in text
+        and turn["from"] == "human"
+        and any(line.strip() == IMAGE_PLACEHOLDER for line in text.splitlines())
+    )
+
+
+def _half_character(text: str) -> int | None:
+    """The place of the first surrogate: JSON may contain one, no tokenizer and no file name can."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+def source_of(record: dict[str, Any], images: Path) -> str:
+    """The source of a row: see `LlavaRows`. Paths are compared without `.` and `..`, and an
+    absolute one below the image folder is taken from there.
+    """
     name = record.get("source")
-    if isinstance(name, str):
+    if isinstance(name, str) and _half_character(name) is None:
         return name
     image = record.get("image")
     if not image:
-        return "text"
-    return image.split("/")[0] if "/" in image else "images"
+        return TEXT
+    path = image
+    if "//" in path or "./" in path or path.startswith("/"):  # rare, and slower
+        path = os.path.normpath(path)
+        if os.path.isabs(path):
+            path = os.path.relpath(path, os.path.abspath(images))
+    folders = [part for part in path.split("/")[:-1] if part != ".."]
+    return folders[0] if folders else NO_FOLDER
+
+
+def _fault(row: int, record: Any, kind: str, reason: str) -> Fault:
+    fields = record if isinstance(record, dict) else {}
+    image = fields.get("image")
+    return Fault(
+        row, id_of(fields.get("id")), image if isinstance(image, str) else None, kind, reason
+    )
 
 
 def _short(value: Any) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from xmas.data.readers.llava import IMAGE_PLACEHOLDER, LlavaRows, check
-from xmas.data.rows import Rows
+from xmas.data.faults import Fault
+from xmas.data.readers.llava import IMAGE_PLACEHOLDER, LlavaRows, fault_in
+from xmas.data.rows import PoolError, Rows
 
 FILE = "instructions.json"
 
@@ -38,5 +39,6 @@ def _record(rows: Rows, row: int) -> bytes:
         if pictured and number == image_round:
             question = f"{IMAGE_PLACEHOLDER}\n{question}"
         turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-    check(record, rows.annotations, row)
+    if fault := fault_in(record):
+        raise PoolError(f"{rows.annotations}: {Fault(row, row, record.get('image'), *fault)}")
     return json.dumps(record, ensure_ascii=False).encode()

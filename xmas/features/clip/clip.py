@@ -15,8 +15,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from xmas.data.broken_images import all_named
 from xmas.data.pool import Pool
 from xmas.data.rows import Rows
+from xmas.data.seen_images import note
 from xmas.features.clip.clip_model import Clip, fingerprint
 from xmas.features.clip.embedded import HUMAN, MODEL, Embedded
 from xmas.models.vision_cache import first_rows, read_image
@@ -74,10 +76,12 @@ class ClipEmbeddings(Stage):
         clip = Clip(folder, self.precision)
         np.save(out / "picture.npy", examples.picture)
         self._turns(examples, out)
-        self._images(examples, clip, out)
+        with all_named(examples, out):
+            self._images(examples, clip, out)
         self._texts(examples, clip, out)
         origin = {"weights": fingerprint(folder), "width": clip.width, "text_tokens": clip.length}
         (out / "clip.json").write_text(json.dumps(origin, indent=2))
+        note(self.pool, examples, out)
         for checkpoint in out.glob("*.done"):
             checkpoint.unlink()
 

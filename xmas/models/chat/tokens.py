@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Int
 
-from xmas.data.images import image_size
+from xmas.data.image_files import image_size
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
 from xmas.models.chat.labels import NO_IMAGE, Encoder, Tokens

@@ -25,7 +25,7 @@ from xmas.store.former_names import FORMER_NAMES
 from xmas.store.stage import read_meta, type_name
 from xmas.training.fit.trainables import Lora
 
-NEW = {"SubsetFiles"}  # came later; hashed under the name they have
+NEW = {"SubsetFiles", "ValidRows"}  # came later; hashed under the name they have
 DEMO = {  # of `make demo`, selector=xmas
     "demo_pool": "72dd35b4ed8d",
     "tokens": "a7b9a2d3fa4e",

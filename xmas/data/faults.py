@@ -36,7 +36,8 @@ class Fault:
     reason: str
 
     def __str__(self) -> str:
-        subject = f"row {self.row}{'' if self.id is None else f' (id {self.id!r})'}"
+        named = self.id is None or self.reason.startswith("image ")  # by the file
+        subject = f"row {self.row}{'' if named else f' (id {self.id!r})'}"
         return f"{subject}{' ' if self.reason.startswith(('is ', 'has ')) else ': '}{self.reason}"
 
 

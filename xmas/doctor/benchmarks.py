@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xmas.doctor.files import NAMED, unmade
+from xmas.data.faults import NAMED
+from xmas.doctor.files import unmade
 from xmas.doctor.finding import Finding
 from xmas.evaluation.facts import facts_of
 from xmas.evaluation.protocol import Benchmark, Judged, Question

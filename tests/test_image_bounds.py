@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from xmas.data.image_bounds import FORMATS, RefusedImageError, _InFlight, bounded
-from xmas.data.images import image_size, open_image
+from xmas.data.image_files import image_size, open_image
 from xmas.data.pool import Pool
 
 

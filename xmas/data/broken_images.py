@@ -1,7 +1,7 @@
 """All images of a pool that cannot be used, found in one pass, with every row that names one."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,37 +21,24 @@ class BrokenImageError(PoolError):
     """The image of a row cannot be read; the message names annotation file, row and image."""
 
 
-def decoded(path: Path) -> ImageError | None:
+def fault_of(path: Path, max_pixels: int) -> ImageError | None:
     """Why an image cannot be used, None if it can. Decodes all of it, since it may be cut short."""
     try:
-        open_image(path)
+        open_image(path, max_pixels)
     except ImageError as error:
         return error
     return None
 
 
-def broken_images(
-    examples: Rows,
-    check: Callable[[Path], ImageError | None] = decoded,
-    *,
-    pictures: Sequence[int] | None = None,
-    threads: int = _THREADS,
-    label: str = "images",
-) -> list[Fault]:
-    """The faults of all rows whose image cannot be used; every distinct image is read once.
-
-    Args:
-        check: of an image file.
-        pictures: positions in `picture_names`; None: all of them.
-    """
-    numbers = range(len(examples.picture_names)) if pictures is None else pictures
-    paths = (examples.images / examples.picture_names[number] for number in numbers)
+def broken_images(examples: Rows, *, threads: int = _THREADS, label: str = "images") -> list[Fault]:
+    """The faults of all rows whose image cannot be used; every distinct image is decoded once."""
+    paths = [examples.images / name for name in examples.picture_names]
     errors: dict[int, ImageError] = {}
-    with ThreadPoolExecutor(threads) as readers:
-        checks = bar(readers.map(check, paths), total=len(numbers), label=label, unit="image")
-        for number, error in zip(numbers, checks, strict=True):
+    with ThreadPoolExecutor(threads) as decoders:
+        checks = decoders.map(lambda path: fault_of(path, examples.max_pixels), paths)
+        for picture, error in enumerate(bar(checks, total=len(paths), label=label, unit="image")):
             if error is not None:
-                errors[number] = error
+                errors[picture] = error
     return image_faults(examples, errors)
 
 

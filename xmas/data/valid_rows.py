@@ -11,6 +11,7 @@ import numpy as np
 from xmas.data.broken_images import REPORT, broken_images
 from xmas.data.faults import by_kind, counted, refusal, write
 from xmas.data.pool import Pool
+from xmas.data.rows import MAX_PIXELS
 from xmas.data.seen_images import note
 from xmas.data.writers import llava
 from xmas.store import Stage, Store
@@ -32,6 +33,11 @@ class ValidRows(Stage):
     kind: ClassVar[str] = "valid_rows"
 
     pool: Pool
+
+    def corrections(self) -> dict[str, int]:
+        """Which images can be used depends on the limit."""
+        limit = self.pool.max_pixels
+        return {} if limit == MAX_PIXELS else {"max_pixels": limit}
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises PoolError: the file is no pool, or none of its rows can be used."""

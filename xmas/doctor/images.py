@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from PIL import Image
 from xmas.data.broken_images import image_faults, shown
 from xmas.data.faults import Fault
 from xmas.data.image_errors import ImageError, image_error, missing
-from xmas.data.image_files import open_image
+from xmas.data.image_files import decoded
 from xmas.data.rows import Rows
 from xmas.doctor.finding import Finding
 from xmas.store.progress import bar
@@ -47,7 +48,8 @@ def check_images(
     first.pop(-1, None)
     paths = {picture: examples.image_path(row) for picture, row in first.items()}
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        checks = threads.map(look if decode else _there, paths.values())
+        check = functools.partial(look, max_pixels=examples.max_pixels) if decode else _there
+        checks = threads.map(check, paths.values())
         looks = dict(
             zip(paths, bar(checks, total=len(paths), label="images", unit="image"), strict=True)
         )
@@ -88,21 +90,21 @@ def _there(path: Path) -> Look:
     return Look(ImageError(str(path), "not a file", missing(path)))
 
 
-def look(path: Path) -> Look:
+def look(path: Path, max_pixels: int) -> Look:
     """Decode all of an image file, since it may be cut short."""
     try:
-        rgb = open_image(path)
+        with decoded(path, max_pixels) as image:
+            return Look(None, image.format, _loss(image))
     except ImageError as error:
         return Look(error)
-    with Image.open(path) as image:
-        return Look(None, image.format, _loss(image, rgb))
 
 
-def _loss(image: Image.Image, rgb: Image.Image) -> str | None:
+def _loss(image: Image.Image) -> str | None:
     """How the conversion to RGB, which is LLaVA's, loses what an image shows; None if it does not.
 
     Values over 255 are cut off, fractions too, and transparency is dropped, not drawn.
     """
+    rgb = image.convert("RGB")
     if image.mode.startswith("I") or image.mode == "F":
         low, high = image.getextrema()
         assert isinstance(low, int | float)

@@ -16,6 +16,7 @@ from xmas.results.contents import contents
 from xmas.results.inventory import Inventory
 from xmas.results.listing import columns, size_text, time_text
 from xmas.store import Stage, Store, key, volatile
+from xmas.store.integrity import sealed
 
 NOW = Clean(days=0)
 
@@ -133,7 +134,7 @@ def test_a_result_made_before_links_and_labels_has_both_in_the_list(store, calls
     folder = store.get(Cut(calls, 9))
     meta = json.loads((folder / "meta.json").read_text())
     del meta["label"], meta["finished"]
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").write_text(sealed(meta))
     links = Path(store.root) / "by-name" / "subset"
     (links / "size9").unlink()
     assert "size 9" in Inventory().make(store)
@@ -174,7 +175,7 @@ def test_the_list_warns_of_results_that_did_not_record_their_inputs(store, calls
     path = store.path(stages["score"]) / "meta.json"
     meta = json.loads(path.read_text())
     del meta["inputs"]
-    path.write_text(json.dumps(meta))
+    path.write_text(sealed(meta))
     assert (
         "1 result was made by an older version that did not record its inputs: token tables and "
         "image features they used may be listed as removable."
@@ -220,7 +221,7 @@ def test_what_is_young_is_kept(store, calls):
     assert "nothing to remove" in Clean().make(store)
     meta = store.path(stages["alone"]) / "meta.json"
     old = json.loads(meta.read_text()) | {"finished": "2001-02-03T04:05:06+00:00"}
-    meta.write_text(json.dumps(old))
+    meta.write_text(sealed(old))
     assert key(stages["alone"]) in Clean().make(store)
 
 
@@ -241,7 +242,7 @@ def test_old_drafts_are_removed_and_young_ones_keep_their_inputs(store, calls):
     recent = Clean(keep=[], days=1)
     made = store.path(needed) / "meta.json"
     made.write_text(
-        json.dumps(json.loads(made.read_text()) | {"finished": "2001-02-03T04:05:06+00:00"})
+        sealed(json.loads(made.read_text()) | {"finished": "2001-02-03T04:05:06+00:00"})
     )
     assert "nothing to remove" in recent.make(store)
     age(draft)

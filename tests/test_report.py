@@ -38,6 +38,7 @@ from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
 from xmas.store import Store, describe, key
 from xmas.store.index import ResultIndex, key_of
+from xmas.store.integrity import sealed
 
 STEPS = (1, 3, 6)
 VOID = ("meta", "img")
@@ -552,7 +553,7 @@ def test_the_table_has_hours_their_share_of_full_and_length_by_step(toy):
             selector = meta["config"]["subset"]["ranking"]["selector"]["type"].rsplit(".", 1)[-1]
             meta |= {"seconds": 3600 * hours[selector], "devices": 4}
             meta["device"] = "L4" if selector == "Xmas" else "H200"
-        path.write_text(json.dumps(meta))
+        path.write_text(sealed(meta))
     text = Table().make(toy.store)
     assert (
         "R² of the features of xmas against text length, by step: 1: 0.97, 3: 0.50, 6: 0.25" in text

@@ -336,7 +336,7 @@ def test_meta_says_what_was_made_and_by_what(store, text):
     meta = json.loads((store.get(stage) / "meta.json").read_text())
     assert set(meta) == {
         *("kind", "key", "config", "seconds", "inputs", "versions", "commit", "host", "cpus"),
-        *("device", "devices", "label", "finished"),
+        *("device", "devices", "label", "finished", "files", "sha256"),
     }
     assert meta["kind"] == "reader"
     assert meta["key"] == key(stage) == store.path(stage).name

@@ -38,7 +38,7 @@ log = logging.getLogger("xmas")
 
 @runtime_checkable
 class Page(Protocol):
-    """A goal whose result is text: table, report, results, clean, doctor, rescore."""
+    """A goal whose result is text: table, report, results, verify, clean, doctor, rescore."""
 
     def make(self, store: Store) -> str:
         """Do the work, and return the text that the command prints."""

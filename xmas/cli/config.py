@@ -69,7 +69,7 @@ def _target(name: str) -> Callable[..., Any]:
 
 GOALS = (  # that the README lists; `goal=` accepts any other stage's node too
     *("subset", "audit", "proxy", "target", "scores", "table", "report", "dashboard"),
-    *("rescore", "submission", "export", "results", "clean", "doctor", "estimate"),
+    *("rescore", "submission", "export", "results", "verify", "clean", "doctor", "estimate"),
 )
 
 

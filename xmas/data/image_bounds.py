@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from xmas.data.rows import MAX_PIXELS
+from xmas.store.integrity import checked_content
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 _BYTES = 8  # of a file for each allowed pixel, at most: four channels of 16 bits, not compressed
@@ -71,6 +72,7 @@ def file_of(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> io.BufferedRea
 
     Raises:
         RefusedImageError: it is no regular file, or larger than any image of so many pixels.
+        DamagedResultError: it is in a result of the store, and not what was written.
         OSError: the file is missing, a folder, or may not be read.
     """
     if isinstance(image, bytes):
@@ -89,7 +91,8 @@ def file_of(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> io.BufferedRea
             f"{status.st_size:,} bytes, more than {_BYTES} a pixel of pool.max_pixels={max_pixels}",
             "shrink the file, remove its rows, or raise pool.max_pixels",
         )
-    return image.open("rb")
+    content = checked_content(image)
+    return image.open("rb") if content is None else io.BytesIO(content)
 
 
 def _identified(file: io.BufferedReader | io.BytesIO) -> ImageFile:

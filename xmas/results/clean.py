@@ -11,7 +11,7 @@ from pathlib import Path
 from xmas.results.contents import Contents, Entry, contents
 from xmas.results.listing import listed, size_text, time_text, total
 from xmas.store import Store, by_name
-from xmas.store.atomic import removed_of, restore
+from xmas.store.atomic import discard, removed_of, restore
 from xmas.store.force import kinds_of
 from xmas.store.index import Result, ResultIndex
 from xmas.store.lock import alone_if_free
@@ -120,20 +120,13 @@ def needed_by(kept: Sequence[Entry], results: Sequence[Entry]) -> set[str]:
 
 
 def remove(folder: Path, store: Store) -> bool:
-    """Remove a result or draft under its lock; False if another process has the lock.
-
-    The folder is renamed first: a result is whole or absent, also if this is interrupted.
-    """
+    """Remove a result or draft under its lock; False if another process has the lock."""
     final_folder = folder.with_name(folder.name.lstrip("."))
     with alone_if_free(final_folder.with_name(f".{final_folder.name}"), kind=store.locks) as free:
         if not free:
             return False
-        aside = removed_of(final_folder)
         with contextlib.suppress(FileNotFoundError):  # removed by another process
-            if aside.exists():
-                shutil.rmtree(aside)
-            folder.rename(aside)
-            shutil.rmtree(aside)
+            discard(folder)
     log.info("%-14s %s removed", folder.parent.name, final_folder.name)
     return True
 

@@ -15,6 +15,7 @@ from xmas.store import Store, read_meta
 from xmas.store.computation import Computation
 from xmas.store.former_records import stages_of_fields
 from xmas.store.index import Result, key_of
+from xmas.store.integrity import META
 from xmas.store.label import label
 from xmas.store.lock import is_held
 from xmas.store.provenance import finished
@@ -71,6 +72,9 @@ def contents(store: Store) -> Contents:
 
 
 def _add_result(folders: Contents, folder: Path) -> None:
+    if not (folder / META).exists():
+        folders.unreadable[folder] = "there is no meta.json"
+        return
     try:
         result = Result.read(folder)
         if (result.meta["kind"], result.meta["key"]) != (result.kind, result.key):
@@ -90,8 +94,6 @@ def _add_result(folders: Contents, folder: Path) -> None:
             inputs=tuple(result.inputs),
             recorded=result.recorded,
         )
-    except FileNotFoundError:
-        folders.unreadable[folder] = "there is no meta.json"
     except KeyError as error:
         folders.unreadable[folder] = f"meta.json has no {error}"
     except (ValueError, TypeError, AttributeError, OSError) as error:

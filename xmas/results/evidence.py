@@ -102,8 +102,8 @@ class Evidence:
 
     def rows_of(self, training: Training) -> Int[np.ndarray, " rows"]:
         """The rows of a training's subset. Raises AbsentError: they are not in the store."""
-        folder = self.index.result(training.subset, "subset").folder
-        return np.array(json.loads((folder / "rows.json").read_text()), dtype=np.int64)
+        subset = self.index.result(training.subset, "subset")
+        return np.array(json.loads(subset.file("rows.json").read_text()), dtype=np.int64)
 
     def xmas(self) -> Line:
         """The XMAS row at its largest budget. Raises AbsentError: no target is."""
@@ -180,8 +180,10 @@ def _length_r2(training: Training, index: ResultIndex) -> dict[int, float]:
     """
     by_step: dict[int, float] = {}
     for result in index.inside(training.target.get("subset")).values():
-        path = result.folder / "statistics.json"
-        if result.kind == "trajectories" and path.exists():
+        if result.kind != "trajectories":
+            continue
+        path = result.file("statistics.json")
+        if path.exists():
             steps = json.loads(path.read_text(encoding="utf-8"))
             shares = {
                 int(step): float(of_step.get("r2_length", {}).get("sum", math.nan))

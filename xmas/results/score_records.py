@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xmas.store import Store, write_atomically
+from xmas.store.integrity import check
 
 Settings = tuple[tuple[str, str], ...]  # dotted path and value
 _EXPERIMENTS = "experiments"  # folder in a store: which experiment asked for which scores
@@ -54,6 +55,7 @@ def runs(store: Store) -> list[Run]:
 
     Raises:
         TableError: a file lacks a key.
+        DamagedResultError: a file is not what was written when the score was finished.
     """
     own = ("folder", "settings", "measured", "config", "invalid")
     fields = [field for field in dataclasses.fields(Run) if field.name not in own]
@@ -61,6 +63,7 @@ def runs(store: Store) -> list[Run]:
     scores = []
     flat: dict[str, Settings] = {}  # a target's settings, which all its scores share
     for folder, meta in store.results("score"):
+        check(folder)
         if not (folder / "run.json").exists():
             continue
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))

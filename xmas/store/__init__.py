@@ -6,6 +6,7 @@ from xmas.store.atomic import write_atomically as write_atomically
 from xmas.store.provenance import commit as commit
 from xmas.store.provenance import versions as versions
 from xmas.store.provenance import worked_on as worked_on
+from xmas.store.run_logger import RunLogger as RunLogger
 from xmas.store.stage import Made as Made
 from xmas.store.stage import Stage as Stage
 from xmas.store.stage import content as content
@@ -18,5 +19,4 @@ from xmas.store.stage import sha256_of as sha256_of
 from xmas.store.stage import stages_of_fields as stages_of_fields
 from xmas.store.stage import type_name as type_name
 from xmas.store.stage import volatile as volatile
-from xmas.store.store import RunLogger as RunLogger
 from xmas.store.store import Store as Store

@@ -41,6 +41,18 @@ def restore(partial: Path, path: Path, *, whole: str) -> None:
         shutil.rmtree(former)
 
 
+def discard(folder: Path) -> None:
+    """Remove a draft or result, renamed first: it is whole or absent, also if this is interrupted.
+
+    Raises FileNotFoundError: another process has removed it.
+    """
+    aside = removed_of(folder.with_name(folder.name.lstrip(".")))
+    if aside.exists():
+        shutil.rmtree(aside)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
 def partial_of(path: Path) -> Path:
     """Where `path` is while it is being written."""
     return path.with_name(f".{path.name}.partial")

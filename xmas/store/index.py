@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from xmas.store.former_records import move_scan_seconds, nested_stages, stages_of_fields
-from xmas.store.stage import digest, read_meta
+from xmas.store.integrity import check, finished_folders, meta_of
+from xmas.store.stage import digest
 from xmas.store.store import Store
 
 Config = dict[str, Any]
@@ -33,7 +34,13 @@ class Result:
 
     @classmethod
     def read(cls, folder: Path) -> "Result":
-        return cls(folder.parent.name, folder.name, folder, read_meta(folder / "meta.json"))
+        """Raises DamagedResultError: `meta.json` is lost or is not what was written."""
+        return cls(folder.parent.name, folder.name, folder, meta_of(folder))
+
+    def file(self, name: str) -> Path:
+        """One of its files, to be read. Raises DamagedResultError: it is not what was written."""
+        check(self.folder, name)
+        return self.folder / name
 
     @property
     def config(self) -> Config:
@@ -90,10 +97,7 @@ class ResultIndex:
     """All finished results of a store, by key."""
 
     def __init__(self, store: Store) -> None:
-        metas = {
-            path.parent: read_meta(path)
-            for path in sorted(Path(store.root).glob("*/[!.]*/meta.json"))
-        }
+        metas = {folder: meta_of(folder) for folder in finished_folders(Path(store.root))}
         move_scan_seconds(metas)
         self.results = {
             folder.name: Result(folder.parent.name, folder.name, folder, meta)

@@ -32,6 +32,7 @@ def bar(
     label: str = "",
     unit: str = "row",
     initial: int = 0,
+    scaled: bool = False,
 ) -> "tqdm[Any]":
     """A progress bar over `iterable`, or without one a context manager with `update(count)`.
 
@@ -41,6 +42,7 @@ def bar(
         label: before the bar.
         unit: singular, e.g. "row".
         initial: units that an interrupted attempt had done.
+        scaled: show counts with prefixes, as 4.2M.
     """
     terminal = sys.stderr.isatty()
     return (tqdm if terminal else _Lines)(
@@ -49,6 +51,7 @@ def bar(
         desc=label,
         unit=f" {unit}s",
         initial=initial,
+        unit_scale=scaled,
         mininterval=0.2 if terminal else 10,
         ascii=not terminal,
         dynamic_ncols=terminal,

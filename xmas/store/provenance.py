@@ -55,12 +55,14 @@ def now() -> str:
 
 
 def finished(folder: Path) -> float:
-    """When a result was finished, in seconds since the epoch.
+    """When a result was finished, in seconds since the epoch; 0 where `meta.json` is lost.
 
     Results of former versions do not say it: the modification time of `meta.json` is used, which a
     copy may change.
     """
     path = folder / "meta.json"
+    if not path.exists():
+        return 0.0
     try:
         return datetime.fromisoformat(json.loads(path.read_text())["finished"]).timestamp()
     except (KeyError, TypeError, ValueError):

@@ -5,6 +5,7 @@ history; the hash of that history names the folder of its result. Building a sta
 touches no disk.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -94,6 +95,10 @@ def stages_of_fields(value: Any) -> Iterator[Stage]:
         yield from nearest_stages(getattr(value, field.name))
 
 
+class ChangedFileError(ValueError):
+    """A file that is part of a stage's identity changed while the stage was computed."""
+
+
 _SLOW = 100_000_000  # bytes of a file whose reading is long enough to be worth a line
 
 
@@ -114,9 +119,40 @@ def sha256_of(path: str | Path) -> str:
     if Path(path).is_dir():
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())
         listing = "".join(f"{file.relative_to(path)} {sha256_of(file)}\n" for file in files)
-        return hashlib.sha256(listing.encode()).hexdigest()
-    status = os.stat(path)
-    return _digest(str(path), status.st_size, status.st_mtime_ns)
+        digest = hashlib.sha256(listing.encode()).hexdigest()
+    else:
+        status = os.stat(path)
+        digest = _digest(str(path), status.st_size, status.st_mtime_ns)
+    for hashes in _noting:
+        hashes.setdefault(str(path), digest)
+    return digest
+
+
+_noting: list[dict[str, str]] = []
+
+
+@contextlib.contextmanager
+def hashed_files() -> Iterator[dict[str, str]]:
+    """The files that are hashed in the with block, with the first sha256 of each."""
+    hashes: dict[str, str] = {}
+    _noting.append(hashes)
+    try:
+        yield hashes
+    finally:
+        _noting.remove(hashes)
+
+
+def check_unchanged(hashes: dict[str, str]) -> None:
+    """Raise ChangedFileError if a file no longer has its sha256; names it."""
+    for path, digest in hashes.items():
+        try:
+            now = sha256_of(path)
+        except FileNotFoundError:
+            raise ChangedFileError(f"{path} was removed") from None
+        if now != digest:
+            raise ChangedFileError(
+                f"{path} was edited: its sha256 was {digest[:12]}… and is {now[:12]}…"
+            )
 
 
 _STABLE_NAMES = {former: name for name, former in FORMER_NAMES.items()}
@@ -187,8 +223,12 @@ def digest(described: Any) -> str:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The `meta.json` of a result of any version, with the type names of today."""
-    text = path.read_text(encoding="utf-8")
+    """A described stage in a file of any version, with the type names of today."""
+    return parse_meta(path.read_text(encoding="utf-8"))
+
+
+def parse_meta(text: str) -> dict[str, Any]:
+    """The text of a `meta.json` of any version, parsed, with the type names of today."""
     return json.loads(_TYPE.sub(lambda match: _renamed(match, _STABLE_NAMES), text))
 
 

@@ -7,52 +7,36 @@ import json
 import logging
 import os
 import platform
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from xmas.store import by_name, distributed
-from xmas.store.atomic import put_in_place, restore
+from xmas.store.atomic import discard, put_in_place, restore
 from xmas.store.computation import Computation, counted_for
 from xmas.store.force import kinds_of, started
+from xmas.store.integrity import META, check, finished_folders, meta_of, record_files, sealed
 from xmas.store.label import label
 from xmas.store.lock import alone
 from xmas.store.provenance import commit, finished, now, versions, worked_on
-from xmas.store.stage import Made, Stage, describe, key, read_meta
+from xmas.store.run_logger import RunLogger
+from xmas.store.stage import (
+    ChangedFileError,
+    Made,
+    Stage,
+    check_unchanged,
+    describe,
+    digest,
+    hashed_files,
+    key,
+)
 
 log = logging.getLogger(__name__)
 
 ANNOUNCED = "stage.json"  # in a draft: what it will be
 _AGREED: set[str] = set()  # results that all ranks of this run have found finished
-
-
-@runtime_checkable
-class RunLogger(Protocol):
-    """Logs fits and results to W&B, TensorBoard or CSV; `logger=NAME` on the command line sets it.
-
-    Implemented in `xmas.results.logger`. Not part of any stage: no key and no result depends on it.
-    """
-
-    def fit_logger(self, stage: Stage) -> Any:
-        """Lightning's logger for the fit of a stage that is being computed."""
-        ...
-
-    def enter(self, folder: Path) -> None:
-        """Log a finished result, unless it is logged already."""
-        ...
-
-    def enter_all(self, goal: Stage, store: "Store") -> None:
-        """Log every finished result of a goal and of the stages it depends on."""
-        ...
-
-    def enter_page(self, name: str, files: list[Path]) -> None:
-        """Log the files of a table or report, replacing earlier ones of the same name."""
-        ...
-
-    def close(self) -> None:
-        """Mark the runs of stages that did not finish as failed."""
-        ...
 
 
 @functools.cache
@@ -140,36 +124,62 @@ class Store:
 
     def _get_alone(self, stage: Stage) -> Path:
         """The result of `stage`, computed here, or by another process that has its lock."""
-        folder = self.path(stage)
-        if self._is_finished(stage):
-            _log_reused(stage.kind, str(folder))
-            return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        waiting = functools.partial(_log_event, stage, "waits for another process")
-        with alone(folder.with_name(f".{folder.name}"), kind=self.locks, waiting=waiting):
-            draft = self._draft(stage)
-            restore(draft, folder, whole="meta.json")
-            if self._is_finished(stage):
-                _log_reused(stage.kind, str(folder))
-                return folder
-            has_draft = draft.exists()
-            draft.mkdir(exist_ok=True)
-            _log_event(stage, "resumed" if has_draft else "computing")
-            with self._recorded(stage, draft, resumed=has_draft):
-                self._compute(stage, draft)
-            put_in_place(draft, folder)
-            by_name.link(folder, label(stage))
+        with hashed_files() as hashes:  # of what is part of the key, and of what is read
+            folder = self.path(stage)
+            if self._is_finished(stage, folder):
+                return self._reused(folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            waiting = functools.partial(_log_event, stage, "waits for another process")
+            draft = folder.with_name(f".{folder.name}")
+            with alone(draft, kind=self.locks, waiting=waiting):
+                restore(draft, folder, whole=META)
+                if self._is_finished(stage, folder):
+                    return self._reused(folder)
+                self._make(stage, draft, hashes)
+                put_in_place(draft, folder)
+                by_name.link(folder, label(stage))
         _log_event(stage, f"done      {folder}")
         if self.run_logger is not None:
             self.run_logger.enter(folder)
         return folder
 
-    def _is_finished(self, stage: Stage) -> bool:
+    def _make(self, stage: Stage, draft: Path, hashes: dict[str, str]) -> None:
+        """Fill the draft. `hashes`: of the files that the stage's key was made from.
+
+        Raises ChangedFileError: one of them changed meanwhile. How much of the draft comes from the
+        changed file is unknown, so the draft is removed.
+        """
+        has_draft = draft.exists()
+        draft.mkdir(exist_ok=True)
+        _log_event(stage, "resumed" if has_draft else "computing")
+        try:
+            with self._recorded(stage, draft, resumed=has_draft):
+                self._compute(stage, draft)
+                check_unchanged(hashes)
+        except Exception as error:
+            try:
+                check_unchanged(hashes)
+            except ChangedFileError as change:
+                discard(draft)
+                raise ChangedFileError(
+                    f"{change} while {stage.kind} {draft.name[1:]} was computed from it; nothing "
+                    "was stored. Run the same command again: it computes that of the file as it is"
+                ) from error
+            raise
+
+    def _is_finished(self, stage: Stage, folder: Path) -> bool:
         """Whether the result is finished and need not be computed anew."""
-        folder = self.path(stage)
         if not folder.exists():
             return False
-        return stage.kind not in kinds_of(self.force) or finished(folder) >= self.since
+        if stage.kind not in kinds_of(self.force):
+            return True
+        return self.since <= finished(folder) <= time.time()  # later: by a clock that is ahead
+
+    def _reused(self, folder: Path) -> Path:
+        """The folder of a finished result. Raises DamagedResultError: a file is not as written."""
+        check(folder)
+        _log_reused(folder.parent.name, str(folder))
+        return folder
 
     def fit_logger(self, stage: Stage) -> Any:
         """Lightning's logger for the fit of `stage`; None without a run logger."""
@@ -217,8 +227,7 @@ class Store:
 
     def results(self, kind: str) -> list[tuple[Path, dict[str, Any]]]:
         """Every finished result of a kind with its `meta.json`, in the order of their folders."""
-        paths = sorted((Path(self.root) / kind).glob("[!.]*/meta.json"))
-        return [(path.parent, read_meta(path)) for path in paths]
+        return [(folder, meta_of(folder)) for folder in finished_folders(Path(self.root), kind)]
 
     @contextlib.contextmanager
     def _recorded(self, stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
@@ -228,7 +237,8 @@ class Store:
         records of their own. `inputs` are these stages' results, `<kind>/<key>`, in the order in
         which they were asked for; results made before inputs were recorded have no such entry.
         """
-        computation = Computation(_name(stage), draft)
+        result_key = draft.name[1:]
+        computation = Computation(f"{stage.kind}/{result_key}", draft)
         if resumed:
             computation.resume()
         try:
@@ -242,11 +252,14 @@ class Store:
         (draft / ANNOUNCED).unlink()
         computation.finish()
         inputs = computation.inputs
+        config = describe(stage)
+        if digest(config) != result_key:
+            raise ChangedFileError(f"{stage.kind} {result_key} is now {digest(config)}")
         record = {
             "kind": stage.kind,
-            "key": key(stage),
+            "key": result_key,
             "label": label(stage),
-            "config": describe(stage),
+            "config": config,
             "seconds": round(computation.seconds, 3),
             **({} if inputs is None else {"inputs": list(inputs)}),
             "versions": versions(),
@@ -255,5 +268,6 @@ class Store:
             "host": platform.node(),
             "cpus": os.cpu_count(),
             **worked_on(stage),
+            "files": record_files(draft),
         }
-        (draft / "meta.json").write_text(json.dumps(record, indent=2))
+        (draft / META).write_text(sealed(record))

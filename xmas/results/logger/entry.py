@@ -20,6 +20,7 @@ from xmas.results.measured_costs import measured_cost
 from xmas.results.score_records import TableError, runs
 from xmas.store import Store
 from xmas.store.index import AbsentError, Config, Result, ResultIndex, key_of
+from xmas.store.integrity import check
 from xmas.training.probe import logged
 
 Number = float | int
@@ -43,7 +44,8 @@ class Entry:
 
 
 def entry_of(result: Result, store: Store) -> Entry | None:
-    """None: the result has nothing to log."""
+    """None: the result has nothing to log. Raises DamagedResultError: a file is not as written."""
+    check(result.folder)
     readers = {
         "loss.csv": _fit,
         "statistics.json": _spectra,

@@ -76,7 +76,7 @@ def _audit_of(line: Line, index: ResultIndex) -> dict[str, Any] | None:
     subset = key_of(line.trainings[0].subset)
     for result in index.results.values():
         if result.kind == "audit" and key_of(result.config["subset"]) == subset:
-            return json.loads((result.folder / "audit.json").read_text(encoding="utf-8"))
+            return json.loads(result.file("audit.json").read_text(encoding="utf-8"))
     return None
 
 

@@ -54,7 +54,7 @@ def strips(evidence: Evidence, palette: Palette, pool: Pool | None, count: int) 
 def _pair(evidence: Evidence, line: Line, examples: Rows, palette: Palette, count: int) -> str:
     training = line.trainings[0]
     ranking = evidence.index.result(training.ranking, "ranking")
-    order = np.load(ranking.folder / "order.npy")
+    order = np.load(ranking.file("order.npy"))
     in_subset = np.isin(order, evidence.rows_of(training))
     has_image = examples.has_image[order] | (not examples.has_image.any())
     first = order[in_subset & has_image][:count]

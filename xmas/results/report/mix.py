@@ -100,8 +100,8 @@ def overlap(evidence: Evidence, palette: Palette) -> str:
 
 def _chance(evidence: Evidence, size: int) -> str:
     """How many rows two random subsets share."""
-    folder = evidence.index.result(evidence.largest[0].trainings[0].subset, "subset").folder
-    count = json.loads((folder / "manifest.json").read_text())["pool_rows"]
+    subset = evidence.index.result(evidence.largest[0].trainings[0].subset, "subset")
+    count = json.loads(subset.file("manifest.json").read_text())["pool_rows"]
     return (
         f"Two independent random subsets would share {100 * size / count:.0f}; a common seed can "
         "make selectors that draw at random share more."

@@ -35,7 +35,7 @@ def values(evidence: Evidence) -> tuple[Result, Float[np.ndarray, "rows steps"]]
     """
     result = evidence.index.result(described(evidence, "Trajectories"), "trajectories")
     reduction = described(evidence, "Clusters").get("reduction", "sum")
-    spectra = np.load(result.folder / "values.npy", mmap_mode="r")
+    spectra = np.load(result.file("values.npy"), mmap_mode="r")
     return result, reduce_spectra(spectra, "sum" if reduction == "vector" else reduction)
 
 
@@ -43,13 +43,13 @@ def labels(evidence: Evidence) -> tuple[Int[np.ndarray, " rows"], int]:
     """The cluster of every row, and the number that means "no image"."""
     config = described(evidence, "Clusters")
     result = evidence.index.result(config, "clusters")
-    return np.load(result.folder / "labels.npy"), int(config["k"])
+    return np.load(result.file("labels.npy")), int(config["k"])
 
 
 def ribbons(evidence: Evidence) -> str:
     """Median and quartiles of some clusters over the fit."""
     result, row_values = values(evidence)
-    steps = np.load(result.folder / "steps.npy")
+    steps = np.load(result.file("steps.npy"))
     of_row, no_image = labels(evidence)
     sizes = np.bincount(of_row, minlength=no_image + 1)[:no_image]
     nonempty = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
@@ -112,7 +112,7 @@ def text_lengths(evidence: Evidence, count: int) -> Int[np.ndarray, " rows"]:
     identity_fields = ("pool", "template", "max_length")
     for result in evidence.index.results.values():
         if result.kind == "tokens" and all(result.config[n] == proxy[n] for n in identity_fields):
-            lengths = np.diff(np.load(result.folder / "offsets.npy"))
+            lengths = np.diff(np.load(result.file("offsets.npy")))
             if len(lengths) == count:
                 return lengths
     raise AbsentError("No R² against text length: the tokens are no longer in the store.")
@@ -121,7 +121,7 @@ def text_lengths(evidence: Evidence, count: int) -> Int[np.ndarray, " rows"]:
 def length_curve(evidence: Evidence) -> str:
     """R² of the value against text length, a point a snapshot."""
     result, row_values = values(evidence)
-    steps = np.load(result.folder / "steps.npy")
+    steps = np.load(result.file("steps.npy"))
     lengths = text_lengths(evidence, len(row_values))
     rows_with_values = np.flatnonzero(~np.isnan(row_values).any(axis=1))
     r2 = [

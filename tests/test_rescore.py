@@ -1,5 +1,6 @@
 """Scores of answer files from elsewhere: by content, complete, in any order, and as a command."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -46,6 +47,37 @@ def changed(path: Path, change) -> str:
     return json.dumps(found | {under: change(found[under])})
 
 
+USED = {  # columns of the questions that a score uses; the others use the id alone
+    "sqa": ("id", "image"),
+    "vizwiz_val": ("question_id", "image"),
+    "textvqa": ("question_id", "text"),
+    "textvqa_noocr": ("question_id", "text"),
+    "mme": ("question_id", "text"),
+    "pope": ("question_id", "text", "image", "category"),
+}
+
+
+def with_used_alone(path: Path, name: str) -> str:
+    """The text of a file of questions without the columns that a score does not use."""
+    if path.suffix == ".tsv":
+        rows = csv.DictReader(path.read_text().splitlines(), delimiter="\t")
+        columns = ["index", *"ABCD", "answer"]
+        lines = ["\t".join(row[column] for column in columns) for row in rows]
+        return "\n".join(["\t".join(columns), *lines, ""])
+    used = USED.get(name, ("question_id",))
+
+    def cut(row: dict) -> dict:
+        return {key: content for key, content in row.items() if key in used}
+
+    if path.suffix == ".jsonl":
+        lines = path.read_text().splitlines()
+        return "".join(json.dumps(cut(json.loads(line))) + "\n" for line in lines)
+    content = json.loads(path.read_text())
+    if isinstance(content, list):
+        return json.dumps([cut(row) for row in content])
+    return json.dumps({"questions": [cut(row) for row in content["questions"]]})
+
+
 def shuffled(rows: list) -> list:
     rows = list(rows)
     random.Random(1).shuffle(rows)
@@ -67,6 +99,10 @@ def test_at_official_size_order_means_nothing_and_one_line_less_is_refused(name,
     assert plain(of.benchmark.score(shuffled(answers), store)) == told
     with pytest.raises(AnswerError, match="have no answer"):
         of.benchmark.score(answers[1:], store)
+    questions = of.files[0].read_text()
+    of.files[0].write_text(with_used_alone(of.files[0], name))
+    assert of.benchmark.score(answers, store).score == scored.score  # without unused columns
+    of.files[0].write_text(questions)
     for file in of.files[:3]:  # MME has fifteen, all alike but the first
         before = file.read_text()
         file.write_text(changed(file, shuffled))

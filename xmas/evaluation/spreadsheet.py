@@ -19,7 +19,7 @@ def missing(cell: str) -> bool:
 
 
 def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """The rows of the TSV. Raises AnswerError: a row lacks its index or one of `columns`."""
+    """The rows of the TSV. Raises AnswerError: no column of `columns`, a cut line, or no index."""
     limit = csv.field_size_limit(sys.maxsize)  # of the process; an image is longer than 128 KiB
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -28,7 +28,7 @@ def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
                 raise AnswerError(f"{path}: no column {', '.join(absent)}")
             for row in reader:
                 where = f"{path}: line {reader.line_num}"
-                if short := [name for name in columns if row[name] is None]:
+                if short := [name for name, cell in row.items() if cell is None]:
                     raise AnswerError(f"{where}: no {short[0]}, the line is cut short")
                 if None in row:
                     raise AnswerError(f"{where}: more cells than columns")

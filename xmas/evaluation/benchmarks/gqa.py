@@ -52,7 +52,7 @@ class Gqa:
         images = store.find(self.images)
         return [
             Question(row["question_id"], row["text"], images / row["image"])
-            for row in self._rows(store).values()
+            for row in self._rows(store, "text", "image").values()
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
@@ -74,9 +74,10 @@ class Gqa:
             outcomes=Outcomes.mean({name: right for name, (right, _) in correct.items()}),
         )
 
-    def _rows(self, store: Store) -> dict[str, dict[str, Any]]:
+    def _rows(self, store: Store, *keys: str) -> dict[str, dict[str, Any]]:
+        """The questions, each at least with its id and `keys`; scoring needs the id alone."""
         path = store.find(self.questions)
-        rows = json_lines(path, "question_id", "text", "image")
+        rows = json_lines(path, "question_id", *keys)
         expect(
             len(rows),
             self.count,

@@ -35,7 +35,8 @@ CHINESE = "\n请直接回答选项字母。"
 _LETTERS = "ABCD"
 _PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _LAST_WORDS = 4  # among which the option's letter has to be
-_ASKED = ("index", "question", "hint", *_LETTERS, "image")  # the columns that are read
+_SCORED = ("index", *_LETTERS)  # the columns of the questions that scoring reads
+_ASKED = ("index", "question", "hint", *_LETTERS, "image")
 _NOT_UPLOADED = ("hint", "category", "source", "image", "comment", "l2-category")
 _PREDICTION = 6  # columns before that of the predictions
 _ROTATION = 1_000_000  # between the indices of two orders of one question
@@ -70,7 +71,7 @@ class MMBench:
         """A question for every row. Raises AnswerError: not the expected number of rows."""
         path = store.find(self.questions)
         questions = []
-        for index, row in self._rows(store).items():
+        for index, row in self._rows(store, _ASKED).items():
             options = _options(row)
             lines = [] if missing(row["hint"]) else [row["hint"]]
             lines.append(row["question"])
@@ -94,7 +95,7 @@ class MMBench:
 
         Raises AnswerError: an answer is missing, doubled or unknown.
         """
-        rows = self._rows(store)
+        rows = self._rows(store, _SCORED)
         truth = self._truth(store, rows)
         letters = self._picked(answers, rows)
         right = {index: letters[index] == truth[index] for index in rows}
@@ -117,7 +118,7 @@ class MMBench:
 
         Raises AnswerError: an answer is missing, doubled or unknown.
         """
-        rows = self._rows(store)
+        rows = self._rows(store, ("index",))
         lines = answer_lines(answers, self.name)
         texts = join(rows, lines, lambda line: line["question_id"], benchmark=self.name)
         columns = [name for name in next(iter(rows.values())) if name not in _NOT_UPLOADED]
@@ -138,9 +139,10 @@ class MMBench:
         texts = join(rows, lines, lambda line: line["question_id"], benchmark=self.name)
         return {index: option_letter(texts[index], _options(row)) for index, row in rows.items()}
 
-    def _rows(self, store: Store) -> dict[int, dict[str, str]]:
+    def _rows(self, store: Store, columns: tuple[str, ...]) -> dict[int, dict[str, str]]:
+        """The rows by index. Raises AnswerError: one of `columns` is missing."""
         path = store.find(self.questions)
-        rows = by_key(read_tsv(path, _ASKED), lambda row: int(row["index"]), path)
+        rows = by_key(read_tsv(path, columns), lambda row: int(row["index"]), path)
         expect(
             len(rows),
             self.count,

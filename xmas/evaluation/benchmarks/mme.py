@@ -75,7 +75,7 @@ class Mme:
         images = store.find(self.images)
         return [
             Question(row["question_id"], row["text"], images / row["image"])
-            for row in self._rows(store).values()
+            for row in self._rows(store, "image").values()
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
@@ -109,9 +109,10 @@ class Mme:
             outcomes=_outcomes({task: rights[task] for task in self.tasks}),
         )
 
-    def _rows(self, store: Store) -> dict[Key, dict[str, Any]]:
+    def _rows(self, store: Store, *keys: str) -> dict[Key, dict[str, Any]]:
+        """The questions, each at least with id, text and `keys`: scoring needs no image."""
         path = store.find(self.questions)
-        rows = json_lines(path, "question_id", "text", "image")
+        rows = json_lines(path, "question_id", "text", *keys)
         advice = "take LLaVA's llava_mme.jsonl, or set count=null"
         expect(len(rows), self.count, what=f"{path}: questions", advice=advice)
         return by_key(rows, lambda row: _key(row, "text"), path)

@@ -93,7 +93,7 @@ class MMVet:
         images = store.find(self.images)
         return [
             Question(row["question_id"], row["text"], images / row["image"])
-            for row in self._rows(store).values()
+            for row in self._rows(store, "text", "image").values()
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
@@ -154,9 +154,10 @@ class MMVet:
         path.write_text(json.dumps(texts, indent=1, ensure_ascii=False), encoding="utf-8")
         return path
 
-    def _rows(self, store: Store) -> dict[str, dict[str, Any]]:
+    def _rows(self, store: Store, *keys: str) -> dict[str, dict[str, Any]]:
+        """The questions, each at least with its id and `keys`; scoring needs the id alone."""
         path = store.find(self.questions)
-        rows = json_lines(path, "question_id", "text", "image")
+        rows = json_lines(path, "question_id", *keys)
         advice = "take LLaVA's llava-mm-vet.jsonl, or set count=null"
         expect(len(rows), self.count, what=f"{path}: questions", advice=advice)
         return by_key(rows, _name, path)

@@ -63,7 +63,7 @@ class Sqa:
         images = store.find(self.images)
         return [
             Question(name, _prompt(row), images / row["image"] if "image" in row else None)
-            for name, row in self._rows(store).items()
+            for name, row in self._rows(store, "conversations").items()
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
@@ -94,9 +94,12 @@ class Sqa:
         detail["failed"] = unreadable
         return Scored(100 * fmean(values.values()), len(values), detail, Outcomes.mean(values))
 
-    def _rows(self, store: Store) -> dict[str, dict[str, Any]]:
+    def _rows(self, store: Store, *keys: str) -> dict[str, dict[str, Any]]:
+        """The questions, each at least with its id and `keys`: scoring needs no more than the id,
+        and whether there is an image.
+        """
         path = store.find(self.questions)
-        listed = json_rows(path, None, "id", "conversations")
+        listed = json_rows(path, None, "id", *keys)
         rows = by_key(listed, lambda row: str(row["id"]), path)
         advice = "take LLaVA's llava_test_CQM-A.json, or set count=null with_image=null"
         expect(len(rows), self.count, what=f"{path}: questions", advice=advice)

@@ -70,7 +70,7 @@ class TextVqa:
         images = store.find(self.images)
         return [
             Question(row["question_id"], row["text"], images / row["image"])
-            for row in self._rows(store).values()
+            for row in self._rows(store, "image").values()
         ]
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
@@ -97,10 +97,11 @@ class TextVqa:
             values[name] = agreement(evalai_answer(texts[name]), by_people)
         return Scored(100 * fmean(values.values()), len(values), {}, Outcomes.mean(values))
 
-    def _rows(self, store: Store) -> dict[Key, dict[str, Any]]:
+    def _rows(self, store: Store, *keys: str) -> dict[Key, dict[str, Any]]:
+        """The questions, each at least with id, text and `keys`: scoring needs no image."""
         path = store.find(self.questions)
         if path.suffix == ".jsonl":
-            rows = json_lines(path, "question_id", "text", "image")
+            rows = json_lines(path, "question_id", "text", *keys)
         else:
             rows = _official(path, None if self.ocr is None else store.find(self.ocr))
         advice = "take LLaVA's llava_textvqa_val_v051_ocr.jsonl, or set count=null"
@@ -140,7 +141,8 @@ def _official(path: Path, ocr: Path | None) -> list[dict[str, Any]]:
     tokens: dict[str, list[str]] | None = None
     if ocr is not None:
         tokens = {
-            row["image_id"]: row["ocr_tokens"] for row in json_rows(ocr, "data", "ocr_tokens")
+            row["image_id"]: row["ocr_tokens"]
+            for row in json_rows(ocr, "data", "image_id", "ocr_tokens")
         }
     questions = []
     for row in rows:

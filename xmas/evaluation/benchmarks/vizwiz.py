@@ -58,7 +58,8 @@ class VizWiz:
 
     def asked(self, store: Store) -> list[Question]:
         """All questions, in the order of the file. Raises AnswerError: not the expected number."""
-        return _asked(_rows(store.find(self.questions), self.count), store.find(self.images))
+        rows = _rows(store.find(self.questions), self.count, "text")
+        return _asked(rows, store.find(self.images))
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         """Raises AnswerError: the truth is not public."""
@@ -109,7 +110,8 @@ class VizWizVal:
 
     def asked(self, store: Store) -> list[Question]:
         """All questions, in the order of the file. Raises AnswerError: not the expected number."""
-        return _asked(_rows(store.find(self.questions), self.count), store.find(self.images))
+        rows = _rows(store.find(self.questions), self.count, "text")
+        return _asked(rows, store.find(self.images))
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         """VQA accuracy.
@@ -148,19 +150,21 @@ class VizWizVal:
         return Scored(100 * fmean(values.values()), len(values), detail, Outcomes.mean(values))
 
 
-def _rows(path: Path, count: int | None) -> dict[str, dict[str, Any]]:
-    """The questions by id, as rows of LLaVA's files, from either of the two formats."""
+def _rows(path: Path, count: int | None, *keys: str) -> dict[str, dict[str, Any]]:
+    """The questions by id, as rows of LLaVA's files, from either of the two formats.
+
+    Each has at least its id, its image and `keys`: scoring needs no `text`.
+    """
     if path.suffix == ".jsonl":
-        rows = json_lines(path, "question_id", "text", "image")
+        rows = json_lines(path, "question_id", "image", *keys)
     else:
-        rows = [
-            {
-                "question_id": row["image"],
-                "text": row["question"].capitalize() + UNSURE + SHORT,
-                "image": row["image"],
-            }
-            for row in json_rows(path, None, "image", "question")
-        ]
+        has_text = "text" in keys
+        rows = []
+        for row in json_rows(path, None, "image", *(["question"] if has_text else [])):
+            question = {"question_id": row["image"], "image": row["image"]}
+            if has_text:
+                question["text"] = row["question"].capitalize() + UNSURE + SHORT
+            rows.append(question)
     advice = "take LLaVA's llava_test.jsonl or the owners' val.json, or set count=null"
     expect(len(rows), count, what=f"{path}: questions", advice=advice)
     return by_key(rows, _key, path)

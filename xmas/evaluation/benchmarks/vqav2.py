@@ -19,7 +19,7 @@ questions; `only` (COCO's `instances_val2017.json`) restricts the questions to i
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
@@ -72,8 +72,8 @@ class VqaV2:
 
     def asked(self, store: Store) -> list[Question]:
         """All questions, in the order of the file. Raises AnswerError: not the expected number."""
-        rows = _rows(store.find(self.questions), self.count, self.split)
-        return _asked(rows, store.find(self.images))
+        path = store.find(self.questions)
+        return _asked(_rows(path, self.count, self.split, "text", "image"), store.find(self.images))
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         """Raises AnswerError: the truth is not public."""
@@ -134,7 +134,7 @@ class VqaV2Val:
 
         Raises AnswerError: not the expected number, or none is left.
         """
-        return _asked(self._kept(store), store.find(self.images))
+        return _asked(self._kept(store, "text", "image"), store.find(self.images))
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         """VQA accuracy.
@@ -171,8 +171,10 @@ class VqaV2Val:
         }
         return Scored(100 * fmean(values.values()), len(values), detail, Outcomes.mean(values))
 
-    def _kept(self, store: Store) -> dict[int, dict[str, Any]]:
-        rows = _rows(store.find(self.questions), self.count, self.split)
+    def _kept(self, store: Store, *keys: str) -> dict[int, dict[str, Any]]:
+        """The questions about kept images, each at least with its id and `keys`."""
+        keys = keys if self.only is None else tuple({*keys, "image"})
+        rows = _rows(store.find(self.questions), self.count, self.split, *keys)
         if self.split.startswith("test"):
             raise AnswerError(f"vqav2_val: {self.split} is a test split; benchmark=vqav2 asks it")
         if self.only is None:
@@ -196,28 +198,35 @@ def accuracy(prediction: str, answers: list[str]) -> float:
     return agreement(prediction, [plain[text] for text in answers])
 
 
-def _rows(path: Path, count: int | None, split: str) -> dict[int, dict[str, Any]]:
-    """The questions by id, as rows of LLaVA's files, from either of the two formats."""
+def _rows(path: Path, count: int | None, split: str, *keys: str) -> dict[int, dict[str, Any]]:
+    """The questions by id, as rows of LLaVA's files, from either of the two formats.
+
+    Each has at least its id and `keys`, of `text` and `image`: scoring needs no more than the id.
+    """
     if path.suffix == ".jsonl":
-        rows = json_lines(path, "question_id", "text", "image")
+        rows = json_lines(path, "question_id", *keys)
     else:
-        rows = list(_official(path))
+        rows = list(_official(path, keys))
     advice = f"take the questions of {split}, or set the number to null"
     expect(len(rows), count, what=f"{path}: questions", advice=advice)
     return by_key(rows, _key, path)
 
 
-def _official(path: Path) -> Iterator[dict[str, Any]]:
-    """The owners' questions as LLaVA asks them."""
-    content = with_keys(json_object(path), ("data_subtype", "questions"), str(path))
-    images = content["data_subtype"].replace("test-dev", "test")
+def _official(path: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The owners' questions as LLaVA asks them: id, and `text` and `image` where `keys` say so."""
+    content = json_object(path)
+    with_keys(content, ("questions", *(["data_subtype"] if "image" in keys else [])), str(path))
+    official = {"text": "question", "image": "image_id"}
     for number, row in enumerate(content["questions"]):
-        with_keys(row, ("question_id", "question", "image_id"), f"{path}: question {number}")
-        yield {
-            "question_id": row["question_id"],
-            "text": row["question"] + SHORT,
-            "image": f"COCO_{images}_{row['image_id']:012d}.jpg",
-        }
+        where = f"{path}: question {number}"
+        with_keys(row, ("question_id", *(official[key] for key in keys)), where)
+        question = {"question_id": row["question_id"]}
+        if "text" in keys:
+            question["text"] = row["question"] + SHORT
+        if "image" in keys:
+            images = content["data_subtype"].replace("test-dev", "test")
+            question["image"] = f"COCO_{images}_{row['image_id']:012d}.jpg"
+        yield question
 
 
 def _asked(rows: dict[int, dict[str, Any]], images: Path) -> list[Question]:

@@ -19,11 +19,11 @@ from xmas.data.image_files import image_size, open_image
 from xmas.data.pool import Pool
 from xmas.results.score_records import runs
 from xmas.results.verify import Verify
-from xmas.store import Made, Stage, Store, content, key, volatile
+from xmas.store import Made, Stage, Store, content, key, sha256_of, volatile
 from xmas.store import integrity as module
 from xmas.store.index import ResultIndex
 from xmas.store.integrity import DamagedResultError, check, record_files, sealed
-from xmas.store.stage import ChangedFileError
+from xmas.store.stage import ChangedFileError, hashed_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,6 +276,20 @@ def test_an_outer_result_is_not_made_of_an_edited_file_either(store, tmp_path):
     with pytest.raises(ChangedFileError, match=names(source)):
         store.get(outer)
     assert not list(Path(store.root).glob("copy/*/"))
+
+
+def test_hashes_are_noted_for_every_computation_that_waits(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("a")
+    with hashed_files() as outer:
+        sha256_of(path)
+        with hashed_files() as inner:
+            sha256_of(path)
+            assert inner == outer == {str(path): sha256_of(path)}
+        (tmp_path / "b.json").write_text("b")
+        sha256_of(tmp_path / "b.json")
+    assert set(outer) == {str(path), str(tmp_path / "b.json")}
+    assert set(inner) == {str(path)}
 
 
 def test_a_pool_of_a_configured_sha256_that_is_edited_meanwhile_is_named(store, tmp_path):

@@ -17,7 +17,8 @@ from typing import Any
 
 from xmas.data.pool import Pool
 from xmas.data.rows import Rows
-from xmas.store import Made, Stage, Store, digest, read_meta
+from xmas.store import Made, Stage, Store, digest
+from xmas.store.integrity import meta_of
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def _compare(folder: str, images: str) -> None:
     if not others:
         return
     kind, key = Path(folder).parts[-2:]
-    finished = read_meta(Path(folder) / "meta.json").get("finished", "an unknown date")
+    finished = meta_of(Path(folder)).get("finished", "an unknown date")
     log.warning(
         "%s/%s of %s was made from other images: %d of %d compared in %s have another size or are "
         "missing, e.g. %s; force=%s makes it anew, and what was made from it in turn",
@@ -95,7 +96,7 @@ def _made_from(folder: Path, store: Store) -> Iterator[Path]:
             continue
         if (result / FILE).exists():
             yield result
-        inputs = {Path(store.root) / name for name in read_meta(result / "meta.json")["inputs"]}
+        inputs = {Path(store.root) / name for name in meta_of(result).get("inputs", [])}
         pending += sorted(inputs - visited)
         visited |= inputs
 

@@ -139,7 +139,7 @@ def hashed_files() -> Iterator[dict[str, str]]:
     try:
         yield hashes
     finally:
-        _noting.remove(hashes)
+        _noting[:] = [noted for noted in _noting if noted is not hashes]
 
 
 def check_unchanged(hashes: dict[str, str]) -> None:

@@ -1,23 +1,33 @@
-"""Files and folders that are complete or absent, even if a process dies while writing them."""
+"""Files and folders that are complete or absent, even if a process dies or the power is cut."""
 
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
+
+from xmas.store.durable import sync, sync_folder
+
+_OF_ATTEMPTS = (  # in a draft; of a complete one they are no part
+    *("attempts.json", "seconds.json", "stage.json", "error.txt"),
+    *("*.ckpt", ".*.partial", ".*.former", ".*.damaged"),
+)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` write a file or folder next to `path`, then rename it to `path`."""
+    """Let `write` write a file or folder next to `path`, sync it, then rename it to `path`."""
     partial = partial_of(path)
     if partial.is_dir():
         shutil.rmtree(partial)
     write(partial)
+    sync(partial)
     put_in_place(partial, path)
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Rename a complete file or folder to `path`, replacing one that is there.
+    """Rename a complete, synced file or folder to `path`, replacing one that is there.
 
-    A folder cannot replace another one in one step: the former is moved aside until it can.
+    A folder cannot replace another one in one step: the former is moved aside until it can, and
+    removed when the rename is on the disk.
     """
     former = former_of(path)
     if partial.is_dir() and path.exists():
@@ -25,18 +35,50 @@ def put_in_place(partial: Path, path: Path) -> None:
             shutil.rmtree(former)
         path.rename(former)
     partial.replace(path)
+    sync_folder(path.parent)
     if former.exists():
         shutil.rmtree(former)
 
 
-def restore(partial: Path, path: Path, *, whole: str) -> None:
-    """Finish what a process that died in `put_in_place` has begun.
+def complete(draft: Path, whole: str, text: str) -> None:
+    """Write the file that says that a draft is complete, after all else is on the disk.
+
+    Args:
+        whole: the file's name.
+        text: its content.
+    """
+    sync(draft)
+    write_atomically(draft / whole, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Rename a complete draft to `path`, without what only further attempts would need."""
+    for leftover in of_attempts(draft):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    sync_folder(draft)
+    put_in_place(draft, path)
+
+
+def of_attempts(draft: Path) -> list[Path]:
+    """The files and folders of a draft that are no part of the result: checkpoints, records."""
+    return [
+        path
+        for path in sorted(draft.iterdir())
+        if any(fnmatch(path.name, pattern) for pattern in _OF_ATTEMPTS)
+    ]
+
+
+def restore(draft: Path, path: Path, *, whole: str) -> None:
+    """Finish what a process that died between `complete` and the end of `publish` has begun.
 
     `whole`: the file that is written last, so that a folder which has it is complete.
     """
     former = former_of(path)
-    if former.exists() and not path.exists():
-        (partial if (partial / whole).exists() else former).rename(path)
+    if (draft / whole).exists():
+        publish(draft, path)
+    elif former.exists() and not path.exists():
+        former.rename(path)
+        sync_folder(path.parent)
     if former.exists():
         shutil.rmtree(former)
 
@@ -50,6 +92,7 @@ def discard(folder: Path) -> None:
     if aside.exists():
         shutil.rmtree(aside)
     folder.rename(aside)
+    sync_folder(aside.parent)
     shutil.rmtree(aside)
 
 
@@ -66,3 +109,8 @@ def former_of(path: Path) -> Path:
 def removed_of(path: Path) -> Path:
     """Where the folder that was at `path` is while it is being removed."""
     return path.with_name(f".{path.name}.removed")
+
+
+def damaged_of(path: Path) -> Path:
+    """Where what was at `path` is moved when it cannot be read."""
+    return path.with_name(f".{path.name}.damaged")

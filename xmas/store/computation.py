@@ -7,12 +7,15 @@ fields of a stage do not tell, since it may hold another stage and never use it.
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 from xmas.store.atomic import partial_of, write_atomically
+
+log = logging.getLogger(__name__)
 
 _FILE = "attempts.json"
 _SECONDS = "seconds.json"  # a number: what attempts left until inputs were recorded
@@ -41,9 +44,16 @@ class Computation:
     def resume(self) -> None:
         """Add what earlier attempts have left in the draft."""
         if (attempts := self.draft / _FILE).exists():
-            record = json.loads(attempts.read_text())
-            self.earlier = record["seconds"]
-            self.inputs = None if record["inputs"] is None else dict.fromkeys(record["inputs"])
+            try:
+                record = json.loads(attempts.read_text())
+                self.earlier = float(record["seconds"])
+                self.inputs = None if record["inputs"] is None else dict.fromkeys(record["inputs"])
+            except (ValueError, TypeError, KeyError) as error:
+                log.warning(
+                    "%s cannot be read (%s): seconds and inputs of earlier attempts are not "
+                    "recorded", attempts, error,
+                )  # fmt: skip
+                self.inputs = None
             return
         unfinished = partial_of(self.draft / _FILE).name
         if any(path.name != unfinished for path in self.draft.iterdir()):
@@ -60,7 +70,8 @@ class Computation:
         try:
             yield
         except BaseException:
-            self.save()
+            with contextlib.suppress(OSError):  # of a full disk: the first error says more
+                self.save()
             raise
         finally:
             Computation.running = self.waiting
@@ -93,11 +104,6 @@ class Computation:
             "inputs": None if self.inputs is None else list(self.inputs),
         }
         write_atomically(self.draft / _FILE, lambda path: path.write_text(json.dumps(record)))
-
-    def finish(self) -> None:
-        """Remove what only a further attempt would need."""
-        for name in (_FILE, _SECONDS):
-            (self.draft / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from xmas.store.atomic import of_attempts
 from xmas.store.by_name import LINKS
 from xmas.store.stage import parse_meta
 
@@ -38,13 +39,15 @@ class DamagedResultError(ValueError):
 
 
 def record_files(folder: Path) -> Files:
-    """Size and sha256 of every file in a folder, for its `meta.json`.
+    """Size and sha256 of every file of a result in its draft, for its `meta.json`.
 
     Of more than `FEW` files those in its folders are listed in `files.json`, which is listed here:
     a pool of 27,000 pictures would make a `meta.json` of 3 MB.
     """
     (folder / LIST).unlink(missing_ok=True)  # of an earlier attempt
-    files = {name: _record(folder / name) for name in sorted(file_names(folder))}
+    leftovers = {path.name for path in of_attempts(folder)}
+    names = [name for name in file_names(folder) if name.partition("/")[0] not in leftovers]
+    files = {name: _record(folder / name) for name in sorted(names)}
     if len(files) <= FEW:
         return files
     inside = {name: entry for name, entry in files.items() if "/" in name}

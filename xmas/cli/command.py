@@ -7,14 +7,16 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from xmas.cli import help as help_page
 from xmas.cli import threads
 from xmas.cli.config import (
     ConfigError,
@@ -144,18 +146,30 @@ def run(cfg: DictConfig) -> None:
         sys.exit(f"xmas: {error}")
 
 
+def run_once(overrides: list[str]) -> None:
+    """Run without Hydra's flags: `run` composes a second configuration only to know its mode."""
+    with hydra.initialize_config_dir(folder(), job_name="xmas", version_base="1.3"):
+        cast("Any", GlobalHydra.instance().hydra).run("config", run.__wrapped__, overrides)
+
+
 def main() -> None:
     """The entry point; threads are set up before anything imports torch."""
     start_command()
     threads.share_cores()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the one line on stderr is ours
+    arguments = sys.argv[1:]
     try:
-        check_choices(sys.argv[1:])
-        check_added(sys.argv[1:])
-        run()
+        check_choices(arguments)
+        check_added(arguments)
+        if help_page.wanted(arguments):
+            print(help_page.page(arguments))
+        elif any(argument.startswith("-") or "hydra.mode" in argument for argument in arguments):
+            run()
+        else:
+            run_once(arguments)
     except ConfigError as error:
         sys.exit(f"xmas: {error}")
     except ConfigCompositionException as error:
-        sys.exit(f"xmas: {explained(str(error), sys.argv[1:], composed_choices(sys.argv[1:]))}")
+        sys.exit(f"xmas: {explained(str(error), arguments, composed_choices(arguments))}")
     except CompactHydraException as error:  # also the summary of a multirun
         sys.exit(str(error))

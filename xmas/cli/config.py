@@ -169,4 +169,10 @@ def warn_of_demo_values(choices: dict[str, str]) -> None:
         )
 
 
+def _unless_null(value: Any, node: Any) -> Any:
+    """`${unless_null:VALUE,NODE}`: the node, built and imported only where the value is set."""
+    return None if value is None else node
+
+
+OmegaConf.register_new_resolver("unless_null", _unless_null, replace=True)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn

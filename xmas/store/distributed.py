@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import pickle
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -49,6 +50,8 @@ def rank_and_world() -> tuple[int, int]:
         if not shared():
             return 0, 1
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if "torch" not in sys.modules:  # without it there is no group of processes
+        return 0, 1
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():

@@ -381,44 +381,6 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
     )
 
 
-def loaded(statement: str) -> set[str]:
-    """The top modules that a fresh interpreter has behind a statement."""
-    code = f"{statement}\nimport json, sys; print(json.dumps([*sys.modules]))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(json.loads(said.stdout.splitlines()[-1]))
-
-
-def test_importing_xmas_loads_neither_torch_nor_faiss():
-    found = loaded("import xmas; xmas.Pool, xmas.Store, xmas.Subset, xmas.Ranking, xmas.Selector")
-    assert "xmas.data.pool" in found
-    assert not found & {"torch", "faiss", "transformers", "lightning", "peft", "hydra"}
-
-
-def test_that_test_can_fail():
-    assert {"torch", "faiss"} <= loaded("import xmas, torch, faiss")
-
-
-def test_help_is_quick_and_loads_no_torch():
-    code = (
-        "import sys; sys.argv = ['xmas', '--help']; from xmas.cli.command import main\n"
-        "try: main()\n"
-        "except SystemExit: pass"
-    )
-    found = loaded(code)
-    assert "hydra" in found
-    assert not found & {"torch", "faiss", "transformers", "lightning"}
-    assert any(processor_seconds(code) < 2 for _ in range(3))  # more where the cores are shared
-
-
-def processor_seconds(code: str) -> float:
-    """What a fresh interpreter spends of a core on a statement, however long it waits for one."""
-    ended = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport time; print(time.process_time())"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return float(ended.stdout.splitlines()[-1])
-
-
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -37,7 +37,6 @@ from xmas.estimate.census import count
 from xmas.estimate.page import render
 from xmas.estimate.per_stage.fits import fit_work
 from xmas.estimate.per_stage.forward_passes import scan_load
-from xmas.estimate.planned_stages import planned_stages
 from xmas.estimate.question_counts import QuestionCounts, count_questions
 from xmas.estimate.stage_estimates import StageEstimate
 from xmas.estimate.work import Context, Work, work
@@ -61,6 +60,7 @@ from xmas.selection.methods.semdedup import Semdedup
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
 from xmas.store import Made, Stage, Store, key, volatile
+from xmas.store.planned_stages import planned_stages
 from xmas.training.fit.batch_plan import plan_batches
 from xmas.training.fit.recipe import Device, Hardware
 

@@ -14,7 +14,6 @@ from offline import offline_runs
 from toy import Toy, declared, losses, picture_name, recorded, shared
 
 from xmas.cli.command import logged
-from xmas.estimate.planned_stages import planned_stages
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.protocol import Question, Scored
 from xmas.evaluation.reference import Reference
@@ -29,6 +28,7 @@ from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
 from xmas.store import Stage, Store, key
+from xmas.store.planned_stages import planned_stages
 from xmas.target.target import Target
 
 LOGGERS = [Wandb, Csv, TensorBoard]

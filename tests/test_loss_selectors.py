@@ -15,7 +15,6 @@ from xmas.data.pool import Pool
 from xmas.estimate import flops
 from xmas.estimate.assumed import Assumed
 from xmas.estimate.per_stage.losses import answers_load
-from xmas.estimate.planned_stages import planned_stages
 from xmas.estimate.work import Context, work
 from xmas.features.losses.answer_scorer import ScorerSettings
 from xmas.features.losses.answers import Answers
@@ -32,6 +31,7 @@ from xmas.selection.ranking import Ranking
 from xmas.selection.rules.turns import even_quotas
 from xmas.selection.subset import Subset
 from xmas.store import Stage, Store, content, key
+from xmas.store.planned_stages import planned_stages
 
 NAN = float("nan")
 

@@ -9,7 +9,6 @@ from test_estimate import estimate, lines
 from test_report import put, train
 from toy import Toy, declared, shared
 
-from xmas.estimate.planned_stages import planned_stages
 from xmas.results.measured_costs import measured_cost, selected_by
 from xmas.results.table import Table
 from xmas.selection.methods.full import Full
@@ -18,6 +17,7 @@ from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
 from xmas.store import Store, describe
 from xmas.store.index import ResultIndex
+from xmas.store.planned_stages import planned_stages
 
 HOUR = 3600.0
 

@@ -19,7 +19,6 @@ from toy import ROWS, TEXT_ONLY, Toy, declared, recorded
 
 from xmas.cli.config import build, folder
 from xmas.data.pool import Pool
-from xmas.estimate.planned_stages import planned_stages  # with what every stage needs
 from xmas.features.clustering.kmeans import Clusters
 from xmas.features.clustering.spherical import Spherical
 from xmas.features.trajectories import Trajectories
@@ -35,6 +34,7 @@ from xmas.selection.ranking import Ranking
 from xmas.selection.rules.turns import even_quotas
 from xmas.selection.subset import Subset
 from xmas.store import Store, content, key
+from xmas.store.planned_stages import planned_stages  # with what every stage needs
 
 NAMES = sorted(path.stem for path in (Path(folder()) / "selector").glob("*.yaml"))
 VARIANTS = sorted(path.stem for path in (Path(folder()) / "variant").glob("*.yaml"))

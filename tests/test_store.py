@@ -277,6 +277,22 @@ def test_a_folder_counts_by_its_names_and_contents(tmp_path):
     assert sha256_of(same[0]) == sha256_of(same[1])
 
 
+def test_a_result_is_called_reused_once_and_not_by_the_process_that_computed_it(
+    store, text, caplog, monkeypatch
+):
+    def events(ask):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="xmas"):
+            ask()
+        return [message.split()[2] for message in caplog.messages]
+
+    assert events(lambda: store.get(text)) == ["computing", "done"]
+    assert events(lambda: store.get(text)) == []
+    monkeypatch.setattr("xmas.store.store._LOGGED", set())  # of another process
+    assert events(lambda: store.get(text)) == ["reused"]
+    assert events(lambda: store.get(text)) == []
+
+
 def test_only_the_hash_of_a_large_file_is_worth_a_line(tmp_path, caplog):
     small, large = tmp_path / "small.bin", tmp_path / "large.bin"
     small.write_bytes(b"1")

@@ -31,6 +31,7 @@ from xmas.cli.unknown_settings import check_added, composed_choices, explained
 from xmas.results.score_records import remember
 from xmas.store import RunLogger, Stage, Store, distributed, key
 from xmas.store.force import kinds_of, start_command
+from xmas.store.planned_stages import planned_stages
 
 if TYPE_CHECKING:
     from xmas.evaluation.scores import Scores
@@ -82,8 +83,6 @@ def renew(goal: object, store: Store) -> None:
     kinds = kinds_of(store.force)
     if not kinds:
         return
-    from xmas.estimate.planned_stages import planned_stages
-
     stages = planned_stages(goal) if isinstance(goal, Stage) else []
     check_kinds(kinds, {stage.kind for stage in stages}, store, of=type(goal).__name__.lower())
     renewed = [stage for stage in stages if stage.kind in kinds and store.path(stage).exists()]

@@ -8,12 +8,12 @@ import dataclasses
 
 from xmas.estimate.assumed import Assumed
 from xmas.estimate.page import render
-from xmas.estimate.planned_stages import planned_stages
 from xmas.estimate.stage_estimates import estimate_stages, estimated_work
 from xmas.estimate.work import Context
 from xmas.evaluation.reference import Reference
 from xmas.models.chat.tokens import Tokenised
 from xmas.store import Stage, Store
+from xmas.store.planned_stages import planned_stages
 from xmas.training.fit.recipe import Hardware
 
 

@@ -38,12 +38,14 @@ log = logging.getLogger(__name__)
 
 ANNOUNCED = "stage.json"  # in a draft: what it will be
 _AGREED: set[str] = set()  # results that all ranks of this run have found finished
+_LOGGED: set[str] = set()  # results that this process has logged as done or reused
 
 
-@functools.cache
-def _log_reused(kind: str, path: str) -> None:
-    """Log one line for a reused result, the first time that a process asks for it."""
-    log.info("%-14s %s reused    %s", kind, Path(path).name, path)
+def _log_reused(folder: Path) -> None:
+    """Log one line for a reused result, unless this process has computed or reused it before."""
+    if str(folder) not in _LOGGED:
+        log.info("%-14s %s reused    %s", folder.parent.name, folder.name, folder)
+    _LOGGED.add(str(folder))
 
 
 def _name(stage: Stage) -> str:
@@ -141,6 +143,7 @@ class Store:
                 publish(draft, folder)
                 by_name.link(folder, label(stage))
         _log_event(stage, f"done      {folder}")
+        _LOGGED.add(str(folder))
         if self.run_logger is not None:
             self.run_logger.enter(folder)
         return folder
@@ -183,7 +186,7 @@ class Store:
     def _reused(self, folder: Path) -> Path:
         """The folder of a finished result. Raises DamagedResultError: a file is not as written."""
         check(folder)
-        _log_reused(folder.parent.name, str(folder))
+        _log_reused(folder)
         return folder
 
     def fit_logger(self, stage: Stage) -> Any:

@@ -1,6 +1,6 @@
 """The stages that a goal will ask for, in an order in which they can run."""
 
-from xmas.store import Stage
+from xmas.store.stage import Stage
 
 
 def planned_stages(goal: Stage) -> list[Stage]:

@@ -1,0 +1,95 @@
+"""Starting is quick: what a command imports, counted in modules, which no other work slows down."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from scored import Shelves
+
+HEAVY = {"torch", "transformers", "lightning", "peft", "faiss", "datasets", "wandb", "matplotlib"}
+CODE = """
+import json, os, sys
+def run(*arguments):
+    from xmas.cli.command import main
+    os.environ.pop("XMAS_STARTED", None)  # or all were one command
+    sys.argv = ["xmas", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, ended.code
+for steps in json.load(sys.stdin):
+    if os.fork():
+        assert os.wait()[1] == 0
+        continue
+    for name, step in steps.items():
+        exec(step) if isinstance(step, str) else run(*step)
+        print("LOADED", json.dumps([name, [*sys.modules]]), flush=True)
+    break
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(toy, tmp_path_factory):
+    """The modules that a fresh interpreter has loaded after each step, and those before it."""
+    store = tmp_path_factory.mktemp("starting")
+    add = Shelves(store)
+    add("full", "gqa", 60.0)
+    add("random", "gqa", 48.0)
+    subset = [*toy.overrides(), f"store.root={store}", "selector=random"]
+    python = {
+        "interpreter": "",
+        "import": "import xmas",
+        "names": "from xmas import Pool, Ranking, Selector, Stage, Store, Subset, Table, scores",
+        "clean": "import xmas.results.inventory, xmas.results.clean",
+        "benchmarks": "from xmas.evaluation.facts import known; assert len(known()) > 9",
+        "doctor": "import xmas.doctor.benchmarks, xmas.doctor.files, xmas.doctor.machine",
+        "report": "import xmas.results.report.page",
+        "last": "import this",
+    }
+    command = {
+        "help": ["--help"],
+        "table": ["goal=table", f"store.root={store}"],
+        "subset": subset,
+        "subset again": subset,
+        "subset, forced": [*subset, "force=subset"],
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", CODE], input=json.dumps([python, command]),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ended.stderr.count(" computing") == 3  # the ranking, and twice the subset
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("LOADED")]
+    return {name: set(names) for name, names in (json.loads(line[7:]) for line in lines)}
+
+
+def test_nothing_heavy_is_loaded_for_what_needs_none_of_it(loaded):
+    assert len(loaded) == 13
+    for step, modules in loaded.items():
+        assert not modules & HEAVY, step
+    assert "hydra" not in loaded["report"]
+    assert "pyarrow" not in loaded["table"]
+    assert "numpy" not in loaded["help"]
+    assert {name for name in loaded["import"] if name.startswith("xmas")} == {"xmas"}
+
+
+def test_what_is_loaded_is_seen(loaded):
+    """Or nothing would ever be heavy."""
+    assert {"xmas.data.pool", "xmas.selection.subset"} <= loaded["names"]
+    assert {"hydra", "xmas.data.readers.llava"} <= loaded["subset"]
+    assert "this" in loaded["last"] - loaded["report"]
+
+
+@pytest.mark.parametrize(
+    ("step", "before", "limit"),
+    [
+        ("import", "interpreter", 15),
+        ("help", "interpreter", 400),
+        ("table", "help", 250),
+        ("subset", "table", 450),  # with pyarrow and the pandas that it loads where it is installed
+    ],
+)
+def test_imports_have_a_budget(loaded, step, before, limit):
+    """In modules, the standard library's included: about a millisecond of a core each."""
+    added = loaded[step] - loaded[before]
+    assert len(added) <= limit, sorted(added)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from damage import DAMAGES, flip
+from damage import DAMAGES, User, flip, trials
 from PIL import Image
 from scored import Shelves
 
@@ -107,6 +107,15 @@ def test_a_damaged_file_is_named_wherever_the_result_is_used(store, name, damage
     with pytest.raises(DamagedResultError, match=f"^1 file is wrong\n{names(path)}"):
         Verify().make(store)
     assert not store.path(Total(Values())).exists()
+
+
+def test_no_use_of_real_results_is_silent(toy):
+    """As experiments/reliability/corruption.py, which does it to results of every kind."""
+    stages = [toy.subset(), toy.subset().ranking, toy.tokenizer, toy.proxy.tokens()]
+    by_folder = {toy.store.get(stage): stage for stage in stages}
+    said = [*trials(by_folder, lambda folder: toy.store.get(User(by_folder[folder])))]
+    assert len(said) > 60
+    assert {trial.said for trial in said} == {"named"}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -49,7 +49,7 @@ from xmas.features.losses.answers import Answers
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vlm import load
 from xmas.results.logger.csv import Csv
-from xmas.store import Stage, Store, commit, versions
+from xmas.store import Stage, Store, checkpoint, commit, versions
 from xmas.training import probe
 from xmas.training.fit import callbacks
 from xmas.training.fit.module import FitModule
@@ -176,7 +176,7 @@ def die_at(holder: Any, name: str, call: int) -> None:
 
 
 def die_writing(holder: Any, call: int) -> None:
-    """Die in the given call of `write_atomically`, with half of the file written."""
+    """Die in the given call of `write_atomically`, with half of the largest file written."""
     original, calls = holder.write_atomically, 0
 
     def torn(path: Path, write: Callable[[Path], Any]) -> None:
@@ -186,7 +186,9 @@ def die_writing(holder: Any, call: int) -> None:
         def half(partial: Path) -> None:
             write(partial)
             if calls == call:
-                os.truncate(partial, partial.stat().st_size // 2)
+                files = [path for path in [partial, *partial.rglob("*")] if path.is_file()]
+                largest = max(files, key=lambda path: path.stat().st_size)
+                os.truncate(largest, largest.stat().st_size // 2)
                 die()
 
         original(path, half)
@@ -196,7 +198,7 @@ def die_writing(holder: Any, call: int) -> None:
 
 DEATHS: dict[str, Callable[[int], None]] = {
     "training step": lambda call: die_at(FitModule, "training_step", call),
-    "checkpoint": lambda call: die_writing(callbacks, call),
+    "checkpoint": lambda call: die_writing(checkpoint, call),
     "snapshot": lambda call: die_at(probe.SavedSteps, "at", call),
     "snapshot's file": lambda call: die_writing(probe, call),
     "end of the fit": lambda call: die_at(callbacks.Losses, "on_fit_end", call),

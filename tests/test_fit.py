@@ -20,9 +20,9 @@ from xmas.models.chat.packing import pack, positions
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import features_of
 from xmas.models.vlm import LoadedModel, freeze_tower, hidden_states, language_model, load, tower
-from xmas.store import former_of, write_atomically
+from xmas.store.atomic import former_of
+from xmas.store.checkpoint import save_checkpoint, saved_state
 from xmas.training.fit.batch_plan import BatchPlan, microbatches_per_rank, plan_batches
-from xmas.training.fit.callbacks import checkpoint_at, remove_checkpoint
 from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.sanity import advice
@@ -439,7 +439,7 @@ def test_another_error_is_not_taken_for_one_of_memory(fitted, monkeypatch):
 
 def test_a_checkpoint_may_be_a_folder(tmp_path: Path):
     """As DeepSpeed writes it, a file for every rank."""
-    place = tmp_path / "last.ckpt"
+    checkpoint = tmp_path / "last.ckpt"
 
     def write(text: str) -> Callable[[Path], object]:
         def fill(path: Path) -> None:
@@ -448,15 +448,17 @@ def test_a_checkpoint_may_be_a_folder(tmp_path: Path):
 
         return fill
 
-    assert checkpoint_at(place) is None
+    def ranks() -> list[str]:
+        state = saved_state(tmp_path)
+        assert state is not None
+        return [file.name for file in state.iterdir()]
+
+    assert saved_state(tmp_path) is None
     for text in ("one", "two"):
-        write_atomically(place, write(text))
-        assert [file.name for file in place.iterdir()] == [text]
-        assert checkpoint_at(place) == str(place)
-    place.rename(former_of(place))  # killed between two renames
-    assert checkpoint_at(place) == str(former_of(place))
-    write_atomically(place, write("three"))
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
-    former_of(place).mkdir()
-    remove_checkpoint(place)
-    assert not list(tmp_path.iterdir())
+        save_checkpoint(tmp_path, write(text))
+        assert ranks() == [text]
+    checkpoint.rename(former_of(checkpoint))  # killed between two renames
+    assert ranks() == ["two"]
+    save_checkpoint(tmp_path, write("three"))
+    assert ranks() == ["three"]
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

@@ -1,7 +1,5 @@
 """Stages, and the store that keeps their results."""
 
-from xmas.store.atomic import former_of as former_of
-from xmas.store.atomic import partial_of as partial_of
 from xmas.store.atomic import write_atomically as write_atomically
 from xmas.store.provenance import commit as commit
 from xmas.store.provenance import versions as versions

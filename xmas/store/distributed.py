@@ -10,9 +10,11 @@ import functools
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(days=30)  # a rank waits for another; torchrun ends all ranks if one dies
 
@@ -88,6 +90,20 @@ def send(message: Any) -> None:
 def receive() -> Any:
     """On other ranks: wait for the next message of rank 0. Raises RuntimeError: it has ended."""
     return _channel().receive()
+
+
+def from_rank_0(make: Callable[[], T]) -> T:
+    """What `make` returns on rank 0, on all ranks that compute together; only rank 0 calls it."""
+    if not (launched() and shared()):
+        return make()
+    if leads():
+        value = make()
+        send(("value", value))
+        return value
+    kind, value = receive()
+    if kind == "failed":
+        raise RuntimeError(f"rank 0 could not continue: {value}")
+    return value
 
 
 class _Channel:

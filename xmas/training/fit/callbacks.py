@@ -1,7 +1,6 @@
-"""Callbacks of every fit: a progress bar, the loss curve, checkpoints that survive `kill -9`."""
+"""Callbacks of every fit: a progress bar, the loss curve, checkpoints that survive power cuts."""
 
 import csv
-import shutil
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from xmas.models.chat.batches import Batch, Loader
-from xmas.store import former_of, partial_of, write_atomically
+from xmas.store.checkpoint import save_checkpoint, state_being_saved
 from xmas.store.progress import bar
 
 COLUMNS = ("step", "loss", "rate", "answer_tokens")
@@ -129,11 +128,11 @@ class Progress(Callback):
 class Checkpoints(Callback):
     """Checkpoints of an unfinished fit, every `seconds`, between two optimiser steps.
 
-    Written under another name and renamed, so that the file is complete whenever a process dies.
+    The last one, in the draft, is complete whenever a process dies; see `xmas.store.checkpoint`.
     """
 
-    def __init__(self, path: Path, seconds: float) -> None:
-        self.path = path
+    def __init__(self, draft: Path, seconds: float) -> None:
+        self.draft = draft
         self.seconds = seconds
         self._last = time.monotonic()
 
@@ -155,20 +154,8 @@ class Checkpoints(Callback):
     def save(self, trainer: Trainer) -> None:
         """All ranks write or take part in writing; rank 0 renames."""
         if trainer.is_global_zero:
-            write_atomically(self.path, trainer.save_checkpoint)
+            save_checkpoint(self.draft, trainer.save_checkpoint)
         else:
-            trainer.save_checkpoint(partial_of(self.path))
+            trainer.save_checkpoint(state_being_saved(self.draft))
         trainer.strategy.barrier()
         self._last = time.monotonic()
-
-
-def checkpoint_at(path: Path) -> str | None:
-    """The last complete checkpoint, to resume from; None where a fit starts anew."""
-    places = [path, former_of(path)]
-    return next((str(place) for place in places if place.exists()), None)
-
-
-def remove_checkpoint(path: Path) -> None:
-    """Remove the last checkpoint, and files that a killed process wrote in part."""
-    for file in path.parent.glob(f"*{path.name}*"):
-        shutil.rmtree(file) if file.is_dir() else file.unlink()

@@ -21,14 +21,9 @@ from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import Pictures
 from xmas.models.vlm import unwrap
 from xmas.store import distributed
+from xmas.store.checkpoint import saved_state
 from xmas.training.fit.batch_plan import microbatches_per_rank, plan_batches
-from xmas.training.fit.callbacks import (
-    Checkpoints,
-    Losses,
-    Progress,
-    checkpoint_at,
-    remove_checkpoint,
-)
+from xmas.training.fit.callbacks import Checkpoints, Losses, Progress
 from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.sanity import FirstBatches, check_rows, memory_advice
@@ -53,9 +48,10 @@ def fit(
 ) -> None:
     """Train the trainable weights of `model` on `rows` of a pool; writes `out/loss.csv`.
 
-    Resumes from the `out/last.ckpt` of an interrupted fit, which is removed at the end; on a CPU
-    the result is then the same, bit for bit, as without the interruption. Where torchrun has
-    started several processes, all of them call this, and each ends with the fitted model.
+    Resumes from the checkpoint `out/last.ckpt` of an interrupted fit, which stays until the store
+    has the result on the disk; on a CPU the result is then the same, bit for bit, as without the
+    interruption. Where torchrun has started several processes, all of them call this, and each ends
+    with the fitted model.
 
     Args:
         rows: of the pool that `table` and `pictures` belong to.
@@ -89,7 +85,7 @@ def fit(
         change=pack if hardware.packing else None,
         world=world,
     )
-    last = out / "last.ckpt"
+    state = distributed.from_rank_0(lambda: saved_state(out))
     steps = recipe.steps(len(rows))
     module = FitModule(model, recipe, steps=steps, seed=seed, logit_rows=hardware.logit_rows)
     with (
@@ -119,15 +115,13 @@ def fit(
                 Losses(out / "loss.csv"),
                 Progress(label, len(rows) * recipe.epochs),
                 FirstBatches(config.get_text_config().vocab_size),
-                Checkpoints(last, hardware.checkpoint_seconds),
+                Checkpoints(out, hardware.checkpoint_seconds),
                 *callbacks,
             ],
         )
-        trainer.fit(module, loader, ckpt_path=checkpoint_at(last))
+        trainer.fit(module, loader, ckpt_path=state)
         unshard(model)
     model.eval()
-    if trainer.is_global_zero:
-        remove_checkpoint(last)
 
 
 @contextlib.contextmanager

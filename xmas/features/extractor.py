@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.vlm import LoadedModel, cast_parameters, load
-from xmas.store import Stage, Store, write_atomically
+from xmas.store import Stage, Store
+from xmas.store.arrays import ArrayInParts
 from xmas.store.progress import bar
 from xmas.training.proxy import Proxy
 
@@ -71,7 +72,7 @@ class FeatureExtractor:
         mark_rows: int,
         of: Callable[[Batch], Float[np.ndarray, "rows width"]],
     ) -> None:
-        """Fill `out/values.npy`, (rows, width) float16, memory-mapped, with `of` every batch.
+        """Fill `out/values.npy`, (rows, width) float16, with `of` every batch.
 
         Args:
             batches: the pool's rows, in the order in which they run.
@@ -80,9 +81,8 @@ class FeatureExtractor:
                 in the model's precision.
         """
         table = self.proxy.tokens().open(store)
-        values = _memory_map(out / "values.npy", len(table), width)
-        checkpoint = out / "batches.txt"
-        resume_at = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        array = ArrayInParts(out / "values.npy", np.float16, (len(table), width), batches)
+        resume_at = array.done
         loader = Loader(
             table,
             batches,
@@ -96,15 +96,13 @@ class FeatureExtractor:
         initial = sum(map(len, batches[:resume_at]))
         with bar(total=len(table), label=self.name.replace("_", " "), initial=initial) as progress:
             for number, batch in enumerate(loader, resume_at + 1):
-                values[batch.rows] = of(_placed(batch, parts))
+                array.values[batch.rows] = of(_placed(batch, parts))
                 progress.update(len(batch.rows))
                 unsaved += len(batch.rows)
                 if unsaved >= mark_rows:
-                    values.flush()
-                    write_atomically(checkpoint, lambda path, at=number: path.write_text(str(at)))
+                    array.save(number)
                     unsaved = 0
-        values.flush()
-        checkpoint.unlink(missing_ok=True)
+        array.finish()
 
     def check(self, batch: Batch, values: Float[np.ndarray, "rows width"]) -> None:
         """Raise FloatingPointError naming the rows of a batch that are not finite."""
@@ -125,10 +123,3 @@ def _placed(batch: Batch, parts: LoadedModel) -> Batch:
         for name, tensor in batch.pictures.items()
     }
     return batch
-
-
-def _memory_map(path: Path, rows: int, width: int) -> np.memmap:
-    """A float16 array on disk: that of an interrupted attempt if there is one, else a new one."""
-    if path.exists():
-        return np.lib.format.open_memmap(path, mode="r+")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(rows, width))

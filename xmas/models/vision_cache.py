@@ -26,6 +26,7 @@ from xmas.data.seen_images import note, noted_digest, present_digest
 from xmas.models.chat.batches import Batch
 from xmas.models.vlm import check_finite, load, tower_features
 from xmas.store import Stage, Store, volatile
+from xmas.store.arrays import new_array
 from xmas.store.progress import bar
 
 
@@ -160,11 +161,10 @@ class VisionFeatures(Stage):
             )
         firsts = first_rows(examples)
         blank = loaded.processor.pictures([Image.new("RGB", (2, 2))])["pixels"]
-        values = np.lib.format.open_memmap(
+        values = new_array(
             out / "values.npy",
-            mode="w+",
-            dtype=np.float32,
-            shape=(len(firsts), *tower_features(loaded.model, blank).shape[1:]),
+            np.float32,
+            (len(firsts), *tower_features(loaded.model, blank).shape[1:]),
         )
         progress = bar(total=len(firsts), label="vision", unit="image")
         with progress, all_named(examples, out):

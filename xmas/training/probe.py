@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from xmas.store import write_atomically
+from xmas.store.durable import make_folder
 from xmas.training.fit.sharding import full_weight
 
 
@@ -67,7 +68,7 @@ class SavedSteps(Snapshots):
         if not trainer.is_global_zero:
             return
         path = self.folder / str(trainer.global_step) / "trained.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomically(path, lambda partial: save_file(trained, partial))
 
 

@@ -7,7 +7,6 @@ number of processes.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,10 @@ from xmas.models.chat.labels import Encoder
 from xmas.models.vlm import LoadedModel
 from xmas.store import write_atomically
 from xmas.store.distributed import barrier, rank_and_world
+from xmas.store.lines import appending, keep_whole_lines, whole_lines
 from xmas.store.progress import bar
+
+_SYNC = 10.0  # seconds of answers that a power cut may cost; a killed process loses none
 
 
 def generate_answers(
@@ -67,7 +69,7 @@ def generate_answers(
     order = range(len(questions)) if image_order is None else image_order.tolist()
     groups = group_prompts(parts, encoder, questions, image_order=order, label=label)
     own = out.with_name(f"{out.name}.{rank}.partial")
-    _cut_torn(own)
+    keep_whole_lines(own)
     answered_ids = set(_lines(out, questions))
     barrier()  # until every rank has read what there is
     todo = _share(groups, answered_ids, rank, world)
@@ -81,14 +83,13 @@ def generate_answers(
         answers = ContinuousBatch(parts.model, **options).answers(groups_with_images)
     total = sum(len(group.prompts) for group in todo)
     with (
-        own.open("a", encoding="utf-8") as file,
+        appending(own, seconds=_SYNC) as append,
         bar(total=total, label=label, unit="question") as progress,
     ):
         for prompt, tokens in answers:
             text = parts.tokenizer.decode(tokens, skip_special_tokens=True).strip()
             line = _line(questions[prompt.position], text, model_id)
-            file.write(json.dumps({"position": prompt.position, "line": line}) + "\n")
-            file.flush()
+            append({"position": prompt.position, "line": line})
             progress.update()
     barrier()
     if rank == 0:
@@ -116,13 +117,6 @@ def _parts(out: Path) -> list[Path]:
     return sorted(out.parent.glob(f"{out.name}.*.partial"))
 
 
-def _cut_torn(part: Path) -> None:
-    """Cut off a partly written last line."""
-    if part.exists():
-        written = part.read_bytes()
-        os.truncate(part, written.rfind(b"\n") + 1)
-
-
 def _lines(out: Path, questions: Sequence[Question]) -> dict[int, dict[str, Any]]:
     """The answer lines of all ranks by their question's position.
 
@@ -130,9 +124,7 @@ def _lines(out: Path, questions: Sequence[Question]) -> dict[int, dict[str, Any]
     """
     lines: dict[int, dict[str, Any]] = {}
     for part in _parts(out):
-        *complete, _torn = part.read_bytes().split(b"\n")
-        for number, entry in enumerate(complete, start=1):
-            record = json.loads(entry)
+        for number, record in whole_lines(part).items():
             position, line = record["position"], record["line"]
             question = questions[position] if position < len(questions) else None
             if question is None or (line["question_id"], line["prompt"]) != (

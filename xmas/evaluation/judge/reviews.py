@@ -20,6 +20,7 @@ from xmas.evaluation.json_files import json_lines, json_object, with_keys
 from xmas.evaluation.judge.endpoint import Reply
 from xmas.evaluation.protocol import AnswerError
 from xmas.store import Stage, Store, describe, write_atomically
+from xmas.store.lines import appending, keep_whole_lines
 from xmas.store.progress import bar
 
 
@@ -88,7 +89,9 @@ class Reviews(Stage):
             out / "prompts.jsonl",
             ({"question_id": name, "prompt": prompt} for name, prompt in prompts.items()),
         )
-        lines = {(line["question_id"], line["run"]): line for line in _complete_lines(partial_path)}
+        lines = {
+            (line["question_id"], line["run"]): line for line in keep_whole_lines(partial_path)
+        }
         missing = {
             request: self._body(request)
             for request in self.asked
@@ -96,7 +99,7 @@ class Reviews(Stage):
         }
         label = f"reviews by {self.judge.model}"
         with (
-            partial_path.open("a", encoding="utf-8") as file,
+            appending(partial_path, seconds=0) as append,  # each was paid for
             bar(total=len(self.asked), label=label, unit="review", initial=len(lines)) as progress,
         ):
             for request, reply in self.judge.replies(missing):
@@ -108,8 +111,7 @@ class Reviews(Stage):
                     **dataclasses.asdict(reply),
                     "prompt_sha256": digest(request.prompt),
                 }
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                file.flush()
+                append(line)
                 lines[request.question_id, request.run] = line
                 progress.update()
         _write(reviews_path, (lines[request.question_id, request.run] for request in self.asked))
@@ -127,17 +129,6 @@ class Reviews(Stage):
 def digest(prompt: str) -> str:
     """The sha256 by which a review names its prompt."""
     return hashlib.sha256(prompt.encode()).hexdigest()
-
-
-def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of an interrupted attempt; a partly written last line is cut off the file."""
-    if not path.exists():
-        return []
-    written = path.read_bytes()
-    complete = written[: written.rfind(b"\n") + 1]
-    if len(complete) < len(written):
-        path.write_bytes(complete)
-    return [json.loads(line) for line in complete.splitlines()]
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -22,7 +22,8 @@ from xmas.data.seen_images import note
 from xmas.features.clip.clip_model import Clip, fingerprint
 from xmas.features.clip.embedded import HUMAN, MODEL, Embedded
 from xmas.models.vision_cache import first_rows, read_image
-from xmas.store import Stage, Store, volatile, write_atomically
+from xmas.store import Stage, Store, volatile
+from xmas.store.arrays import ArrayInParts
 from xmas.store.progress import bar
 
 
@@ -82,8 +83,6 @@ class ClipEmbeddings(Stage):
         origin = {"weights": fingerprint(folder), "width": clip.width, "text_tokens": clip.length}
         (out / "clip.json").write_text(json.dumps(origin, indent=2))
         note(self.pool, examples, out)
-        for checkpoint in out.glob("*.done"):
-            checkpoint.unlink()
 
     def _turns(self, examples: Rows, out: Path) -> None:
         counts = [2 * len(examples.conversation(row)) for row in range(len(examples))]
@@ -156,21 +155,16 @@ def _blocks(
         count: vectors in the file, of `width` values.
         size: vectors in a block, or the borders of all blocks.
     """
-    path, checkpoint = out / f"{name}.npy", out / f"{name}.done"
     borders = [*range(0, count, size), count] if isinstance(size, int) else size
-    resume_at = int(checkpoint.read_text()) if checkpoint.exists() else 0
-    vectors = np.lib.format.open_memmap(
-        path, mode="r+" if resume_at else "w+", dtype=np.float16, shape=(count, width)
-    )
-    with bar(total=count, label=f"clip, {name}", unit=name, initial=resume_at) as progress:
-        for start, stop in itertools.pairwise(borders):
-            if stop <= resume_at:
-                continue
-            yield start, stop, vectors
-            vectors.flush()
-            write_atomically(checkpoint, lambda path, stop=stop: path.write_text(str(stop)))
-            progress.update(stop - start)
-    vectors.flush()
+    blocks = [slice(start, stop) for start, stop in itertools.pairwise(borders)]
+    array = ArrayInParts(out / f"{name}.npy", np.float16, (count, width), blocks)
+    initial = borders[array.done]
+    with bar(total=count, label=f"clip, {name}", unit=name, initial=initial) as progress:
+        for number, block in enumerate(blocks[array.done :], start=array.done + 1):
+            yield block.start, block.stop, array.values
+            array.save(number)
+            progress.update(block.stop - block.start)
+    array.finish()
 
 
 def _check(values: Float[np.ndarray, "lines width"], names: list[str]) -> None:

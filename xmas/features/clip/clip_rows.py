@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.clip.embedded import Embedded, joint, unit
 from xmas.store import Stage, Store
+from xmas.store.arrays import new_array
 
 COMBINATIONS = ("concat", "mean", "image", "text")
 
@@ -39,9 +40,7 @@ class ClipRows(Stage):
             raise ValueError(f"combine {self.combine!r}: expected one of {', '.join(COMBINATIONS)}")
         embeddings = self.clip.open(store)
         width = embeddings.width * (2 if self.combine == "concat" else 1)
-        values = np.lib.format.open_memmap(
-            out / "values.npy", mode="w+", dtype=np.float16, shape=(len(embeddings), width)
-        )
+        values = new_array(out / "values.npy", np.float16, (len(embeddings), width))
         for rows in embeddings.blocks():
             values[rows[0] : rows[-1] + 1] = self._of(embeddings, rows)
         values.flush()

@@ -7,8 +7,6 @@ seconds on a large GPU, 45 minutes on two CPU cores; the release makes fifty ite
 
 import dataclasses
 import json
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xmas.store import Stage, Store, volatile, write_atomically
+from xmas.store import Stage, Store, volatile
+from xmas.store.checkpoint import save_checkpoint, saved_state
 from xmas.store.progress import bar
 
 
@@ -106,7 +105,7 @@ def spherical_kmeans(
     *,
     seed: int,
     iterations: int,
-    checkpoints: Path | None = None,
+    draft: Path | None = None,
 ) -> Float[np.ndarray, "k width"]:
     """Unit centroids after at most `iterations` of Lloyd's algorithm.
 
@@ -117,8 +116,7 @@ def spherical_kmeans(
     Args:
         rows: that train, ascending.
         seed: of the first centroids.
-        checkpoints: a folder for the centroids of the last iteration, from which an interrupted run
-            resumes; None: no checkpoints.
+        draft: a folder for checkpoints, from which an interrupted run resumes; None: without.
 
     Raises:
         ValueError: fewer rows than clusters, or a row that is not finite.
@@ -129,7 +127,7 @@ def spherical_kmeans(
     """
     if len(rows) < k:
         raise ValueError(f"spherical k-means: {k} clusters of {len(rows)} rows; set k lower")
-    first_iteration, centroids = _last_checkpoint(checkpoints)
+    first_iteration, centroids = _last_checkpoint(draft)
     if centroids is None:
         first = np.sort(np.random.default_rng(seed).choice(rows, k, replace=False))
         centroids = unit(assign.read(first))
@@ -147,8 +145,8 @@ def spherical_kmeans(
         empty, again = refilled(labels, nearness, k)
         if len(empty):
             centroids[torch.from_numpy(empty)] = unit(assign.read(rows[again]))
-        if checkpoints is not None:
-            _save(checkpoints, iteration + 1, centroids)
+        if draft is not None:
+            _save(draft, iteration + 1, centroids)
     return centroids.cpu().numpy()
 
 
@@ -168,25 +166,23 @@ def refilled(
     return empty, np.array(seeds, dtype=np.int64)
 
 
-def _save(folder: Path, iteration: int, centroids: Tensor) -> None:
-    """Write the checkpoint of an iteration, and remove that of the one before."""
-    folder.mkdir(exist_ok=True)
+def _save(draft: Path, iteration: int, centroids: Tensor) -> None:
+    """Make the centroids after an iteration the checkpoint."""
 
     def write(path: Path) -> None:
         with path.open("wb") as file:  # numpy would append a suffix to a path
-            np.save(file, centroids.cpu().numpy())
+            np.savez(file, iteration=iteration, centroids=centroids.cpu().numpy())
 
-    write_atomically(folder / f"{iteration}.npy", write)
-    (folder / f"{iteration - 1}.npy").unlink(missing_ok=True)
+    save_checkpoint(draft, write)
 
 
-def _last_checkpoint(folder: Path | None) -> tuple[int, Tensor | None]:
+def _last_checkpoint(draft: Path | None) -> tuple[int, Tensor | None]:
     """The number of finished iterations, and their centroids."""
-    paths = [] if folder is None else list(folder.glob("*.npy"))
-    numbers = [int(path.stem) for path in paths if re.fullmatch(r"\d+", path.stem)]
-    if folder is None or not numbers:
+    state = None if draft is None else saved_state(draft)
+    if state is None:
         return 0, None
-    return max(numbers), torch.from_numpy(np.load(folder / f"{max(numbers)}.npy"))
+    with np.load(state) as saved:
+        return int(saved["iteration"]), torch.from_numpy(saved["centroids"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +224,7 @@ class Spherical(Stage):
             self.k,
             seed=self.seed,
             iterations=self.iterations,
-            checkpoints=out / "iterations",
+            draft=out,
         )
         last = torch.from_numpy(centroids).to(assign.device)
         labels = np.full(len(values), self.k, dtype=np.int64)
@@ -237,7 +233,6 @@ class Spherical(Stage):
         np.save(out / "labels.npy", labels)
         sizes = np.bincount(labels, minlength=self.k + 1)
         (out / "sizes.json").write_text(json.dumps(sizes.tolist()))
-        shutil.rmtree(out / "iterations", ignore_errors=True)
 
 
 def training_rows(

@@ -5,10 +5,13 @@ kernel, where the release compares every candidate with all rows added before.
 """
 
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+
+from xmas.store.arrays import reserve
 
 PRECISIONS = ("float32", "float64")
 
@@ -88,6 +91,7 @@ def _matrix(count: int, memory: int) -> Float[np.ndarray, "rows rows"]:
     if count * count * 8 <= memory:
         return np.empty((count, count))
     with tempfile.TemporaryFile() as file:  # the map keeps it open; it has no name
+        reserve(file, count * count * 8, Path(tempfile.gettempdir()) / "kernel (unnamed)")
         return np.memmap(file, np.float64, "w+", shape=(count, count))
 
 

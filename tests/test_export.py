@@ -201,6 +201,9 @@ def test_the_chat_template_is_the_fit_s(plain):
     messages = [*asked("What?", True), said_by("assistant", "A."), *asked("Sure?", False)]
     behind = template(messages, add_generation_prompt=True).replace("<image> \n", "<image>\n")
     assert behind == f"{SYSTEM} USER: <image>\nWhat? ASSISTANT: A.</s>USER: Sure? ASSISTANT:"
+    alone = [*asked("", True), said_by("assistant", ""), *asked("", False)]
+    behind = template(alone, add_generation_prompt=True).replace("<image>  ", "<image> ")
+    assert behind == f"{SYSTEM} USER: <image> ASSISTANT:USER:ASSISTANT:"
     texts = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     assert template(texts, add_generation_prompt=True) == "Be brief. USER: Why? ASSISTANT:"
 

@@ -32,9 +32,41 @@ CONVERSATIONS = {
     "emoji and accents": [("Où ?", "là-bas 🎨, ça"), ("🎨?", "é")],
     "roles in the text": [("Say USER: or ASSISTANT: twice", "ASSISTANT: USER: no"), ("b", "c")],
     "end marks in the question": [("What does </s> mean?", "the end"), ("Sure?", "yes")],
+    "an end mark at the end of an answer": [("a", "b</s>"), ("c", "d")],
+    "pads in the text": [("What does <unk> mean?", "a <unk> b"), ("Sure?", "yes")],
     "one letter": [("a", "b")],
+    "an image alone": [("", "a fig"), ("Sure?", "yes")],
     "empty answer in the middle": [("a", "b"), ("c", ""), ("d", "e")],
 }  # fmt: skip
+LOST = (  # by LLaVA, and under strict parity
+    "roles in the text",
+    "end marks in the question",
+    "an end mark at the end of an answer",
+    "pads in the text",
+)
+
+
+def llava_text(
+    rounds: list[tuple[str, str]],
+    *,
+    image: bool,
+    system=VICUNA_SYSTEM,
+    image_round=0,
+    in_answer=False,
+) -> str:
+    """The text of LLaVA's `preprocess_multimodal` and `Conversation.get_prompt`: the placeholder at
+    the start of the turn that has it, alone where nothing else is in the turn; a role before every
+    turn, and a separator behind each that is not empty.
+    """
+    text = f"{system} " if system else ""
+    for number, both in enumerate(rounds):
+        for turn, (role, sep, message) in enumerate(
+            zip(("USER", "ASSISTANT"), (" ", "</s>"), both, strict=True)
+        ):
+            if image and (number, turn) == (image_round, int(in_answer)):
+                message = f"<image>\n{message}" if message else "<image>"
+            text += f"{role}: {message}{sep}" if message else f"{role}:"
+    return text
 
 
 def metaspace(legacy: bool) -> LlamaTokenizer:
@@ -136,10 +168,7 @@ def test_ids_are_those_of_llava_s_chunks(encoder, name, image):
     """LLaVA's `tokenizer_image_token`: chunks around the image alone, one begin mark."""
     rounds = CONVERSATIONS[name]
     tokens = encoder.conversation(rounds, image=IMAGE if image else None)
-    text = encoder.template.system + " " if encoder.template.system else ""
-    for number, (question, answer) in enumerate(rounds):
-        text += "USER: " + ("<image>\n" if image and number == 0 else "") + question + " ASSISTANT:"
-        text += f" {answer}</s>" if answer else ""
+    text = llava_text(rounds, image=image, system=encoder.template.system)
     begin = encoder.tokenizer.bos_token_id
     chunks = [encoder.tokenizer(chunk).input_ids for chunk in text.split("<image>", int(image))]
     assert all(chunk[0] == begin for chunk in chunks)
@@ -213,12 +242,13 @@ def test_labels_are_those_of_llava_s_arithmetic(tokenizers, kind, name, image):
     """Where it loses a conversation, it is kept here, and lost under strict parity."""
     rounds = CONVERSATIONS[name]
     tokenizer, image_ids = tokenizers[kind], IMAGE if image else None
-    counted = counted_by_llava(tokenizer, rounds, image=image)
+    counted = counted_by_llava(tokenizer, llava_text(rounds, image=image), image=image)
     encoded = Encoder(tokenizer, Template()).conversation(rounds, image=image_ids)
     strict = Encoder(tokenizer, Template(strict_parity=True)).conversation(rounds, image=image_ids)
     assert encoded.labelled.any()
     assert strict.ids.tolist() == encoded.ids.tolist()
-    assert (counted is None) == (name in ("roles in the text", "end marks in the question"))
+    lost = name in LOST or (name == "an image alone" and not image)
+    assert (counted is None) == lost
     if counted is None:
         assert not strict.labelled.any()
         return
@@ -227,17 +257,14 @@ def test_labels_are_those_of_llava_s_arithmetic(tokenizers, kind, name, image):
     assert strict.labelled.tolist() == encoded.labelled.tolist()
 
 
-def counted_by_llava(tokenizer, rounds, *, image: bool) -> list[bool] | None:
+def counted_by_llava(tokenizer, text: str, *, image: bool) -> list[bool] | None:
     """Labels by lengths of separately tokenised rounds, an image counted as one token; null where
     these do not add up. The facts are those of LLaVA's `preprocess_v1`, behind its fix of 2024: a
     round behind `</s>` is shorter than alone, by 1 with `legacy` false and Llama's own vocabulary.
+    What they have to add up to is the text without pads, which are the unknown token.
     """
     alone, behind = (len(tokenizer(text).input_ids) for text in ("USER:", "a</s>USER:"))
     lost = alone - 1 - (behind - len(tokenizer("a").input_ids) - 1)
-    text = f"{VICUNA_SYSTEM} "
-    for number, (question, answer) in enumerate(rounds):
-        opening = ("<image>\n" if image and number == 0 else "") + question
-        text += f"USER: {opening} ASSISTANT:" + (f" {answer}</s>" if answer else "")
 
     def length(part: str) -> int:
         chunks = part.split("<image>") if image else [part]
@@ -254,7 +281,9 @@ def counted_by_llava(tokenizer, rounds, *, image: bool) -> list[bool] | None:
         labelled[at : at + opening] = False
         at += length(turn) - shorter
     labelled[at:] = False
-    return labelled.tolist() if at == len(labelled) else None
+    pads = sum(tokenizer(chunk).input_ids.count(0) for chunk in text.split("<image>"))
+    assert tokenizer.unk_token_id == 0
+    return labelled.tolist() if at == len(labelled) - pads else None
 
 
 def test_a_question_without_words_is_its_role_alone():
@@ -285,6 +314,64 @@ def test_an_image_opens_the_question_that_shows_it(encoder):
     assert len(runs(tokens.labelled)) == 3
 
 
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("answer", ["", "a fig", "12, 数"])
+@pytest.mark.parametrize("kind", ["first", "always"])
+def test_an_image_in_an_answer_stays_there_as_in_llava(tokenizers, kind, answer, at):
+    rounds, tokenizer = [("What?", answer), ("And?", answer)], tokenizers[kind]
+    encoder = Encoder(tokenizer, Template(strict_parity=True))
+    text = llava_text(rounds[: at + 1], image=True, image_round=at, in_answer=True)
+    if not answer and at:
+        text = text.replace("USER: What? ASSISTANT:", "USER: What? ASSISTANT: yes</s>")
+        rounds[0] = ("What?", "yes")  # or LLaVA would lose all
+    tokens = encoder.conversation(rounds[: at + 1], image=IMAGE, image_round=at, in_answer=True)
+    first, second = (tokenizer(chunk).input_ids for chunk in text.split("<image>"))
+    assert tokens.ids.tolist() == [*first, *second[1:]]
+    assert tokens.image_at == len(first)
+    counted = counted_by_llava(tokenizer, text, image=True)
+    assert counted is not None
+    assert counted[len(first)]  # until LLaVA puts the image's features there, which it leaves out
+    assert np.insert(tokens.labelled, len(first), True).tolist() == counted
+
+
+def counted_by_tinyllava(ids_of, text: str) -> list[bool]:
+    """Labels by TinyLLaVA's `Template._make_masks`, for a tokenizer without a begin mark."""
+    labelled, at = np.ones(len(ids_of(text)), dtype=bool), 0
+    for turn in text.split("</s>"):
+        if not turn:
+            break
+        question, _ = turn.split(" ASSISTANT: ")
+        labelled[at : at + len(ids_of(question + " ASSISTANT: ")) - 1] = False
+        at += len(ids_of(turn)) + 1
+    assert at == len(labelled)
+    return labelled.tolist()
+
+
+@pytest.mark.parametrize("answers", [("", "so"), ("so", ""), ("", ""), ("yes", "no")])
+def test_an_empty_answer_ends_in_tinyllava_s_phi_and_its_end_is_learnt(tokenizers, answers):
+    tokenizer = tokenizers["bytes"]
+    rounds = list(zip(("What?", "Sure?"), answers, strict=True))
+    text = "".join(f"USER: {question} ASSISTANT: {answer}</s>" for question, answer in rounds)
+    encoder = Encoder(tokenizer, Template(system="", lone_user=None))
+    tokens = encoder.conversation(rounds, image=None)
+    assert tokens.ids.tolist() == tokenizer(text).input_ids
+
+    def ids_of(part: str) -> list[int]:
+        return tokenizer(part, add_special_tokens=False).input_ids
+
+    assert not tokens.labelled[0]  # the begin mark, which TinyLLaVA's tokenizer does not have
+    assert tokens.labelled[1:].tolist() == counted_by_tinyllava(ids_of, text)
+    assert encoder.template.prompt("What?", image=False) == ["USER: What? ASSISTANT:"]
+
+
+def test_templates_with_other_rules_than_before_have_other_keys():
+    for template in (Template(), Template(system="", eos="<|im_end|>")):
+        assert not template.corrections()
+    strict, phi = Template(strict_parity=True), Template(lone_user=None)
+    assert strict.corrections() == {"strict_rule": 2}
+    assert phi.corrections() == {"empty_answers": "ended"}
+
+
 def pool_of(folder, *conversations: list[str], image: bool = False) -> Pool:
     records = [{"id": n, "conversations": turns(*texts)} for n, texts in enumerate(conversations)]
     if image:
@@ -304,6 +391,24 @@ def test_the_round_of_an_image_is_found_in_the_pool(toy: Toy, tmp_path):
     expected = encoder.conversation(rounds, image=Fixed(16).tokens(None), image_round=1)
     assert table[0].ids.tolist() == expected.ids.tolist()
     assert table.image_at[0] == expected.image_at > 10
+
+
+def test_an_image_in_an_answer_is_found_in_the_pool(toy: Toy, tmp_path):
+    turns_of_row = ["Hello?", "hi", "Draw it.", "Here: <image> "]
+    pool = pool_of(tmp_path, turns_of_row, image=True)
+    examples = pool.open()
+    assert (examples.image_round(0), examples.image_in_answer(0)) == (1, True)
+    assert examples.conversation(0) == [("Hello?", "hi"), ("Draw it.", "Here:")]
+    tokenised = Tokenised(pool, toy.start.tokenizer, Template(), 16)
+    stored = tokenised.open(toy.store)[0]
+    tokenizer = tokenised.encoder(toy.store).tokenizer
+    first, second = llava_text(
+        [("Hello?", "hi"), ("Draw it.", "Here:")], image=True, image_round=1, in_answer=True
+    ).split("<image>")
+    assert second == "\nHere:</s>"
+    ids = [*tokenizer(first).input_ids, *tokenizer(second).input_ids[1:]]
+    assert stored.ids.tolist() == ids
+    assert stored.image_at == len(tokenizer(first).input_ids)
 
 
 def test_rows_without_an_answer_are_told_and_left_out_of_fits(

@@ -84,7 +84,11 @@ class Rows(abc.ABC):
 
     @abc.abstractmethod
     def image_round(self, row: int) -> int:
-        """The number of the round in `conversation` whose question has the image; 0 if unknown."""
+        """The number of the round in `conversation` that has the image; 0 if unknown."""
+
+    def image_in_answer(self, row: int) -> bool:
+        """Whether the image is in the answer of `image_round`, not in its question."""
+        return False
 
     def image_path(self, row: int) -> Path:
         """The image file of `row`. Raises PoolError: the row has no image."""

@@ -4,6 +4,7 @@ Written without transformers 5 where it would write what 4 and vLLM do not read.
 """
 
 import copy
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,8 @@ def _write_processor(
 ) -> None:
     config = loaded.model.config
     processor = exportable(config).hub_processor(config, loaded.processor, tokenizer, image)
-    for behind in (template.behind_image, " " + template.behind_image):
-        processor.chat_template = jinja(template, image=image, behind_image=behind)
+    for gaps in itertools.product(("", " "), repeat=2):
+        processor.chat_template = jinja(template, image=image, gaps=gaps)
         if _same_ids(processor, loaded, template):
             break
     else:
@@ -104,8 +105,19 @@ def _write_processor(
 
 
 def _same_ids(processor: Any, loaded: LoadedModel, template: Template) -> bool:
-    """Whether a conversation of all kinds of turns has the ids of a fit, with an image or not."""
-    rounds = [("What is drawn? 数", "A fig.\n"), ("Sure?", "7")]
+    """Whether conversations of all kinds of turns have the ids of a fit, with an image or not."""
+    return all(
+        _has_same_ids(processor, loaded, template, rounds)
+        for rounds in (
+            [("What is drawn? 数", "A fig.\n"), ("Sure?", "7")],
+            [("", "A fig."), ("Sure?", ""), ("", "7")],
+        )
+    )
+
+
+def _has_same_ids(
+    processor: Any, loaded: LoadedModel, template: Template, rounds: list[tuple[str, str]]
+) -> bool:
     picture = Image.new("RGB", (5, 8))
     for image in (loaded.layout.tokens((8, 5)), None):
         tokens = loaded.encoder(template).conversation(rounds, image=image)

@@ -100,8 +100,16 @@ class LlavaRows(Rows):
         return list(zip(texts[0::2], texts[1::2], strict=True))
 
     def image_round(self, row: int) -> int:
-        questions = [turn["value"] for turn in self._turns(row)[0::2]]
-        return next((at for at, text in enumerate(questions) if IMAGE_PLACEHOLDER in text), 0)
+        return self._image_turn(row) // 2
+
+    def image_in_answer(self, row: int) -> bool:
+        """As in LLaVA's own loader, the image is then at the start of this answer."""
+        return self._image_turn(row) % 2 == 1
+
+    def _image_turn(self, row: int) -> int:
+        """The number of the turn with the placeholder, after a first one of the model; or 0."""
+        turns = [turn["value"] for turn in self._turns(row)]
+        return next((at for at, text in enumerate(turns) if IMAGE_PLACEHOLDER in text), 0)
 
     def _turns(self, row: int) -> list[dict[str, str]]:
         turns = self[row]["conversations"]

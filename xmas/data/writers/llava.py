@@ -37,7 +37,10 @@ def _record(rows: Rows, row: int) -> bytes:
     turns = record["conversations"] = []
     for number, (question, answer) in enumerate(rows.conversation(row)):
         if pictured and number == image_round:
-            question = f"{IMAGE_PLACEHOLDER}\n{question}"
+            if rows.image_in_answer(row):
+                answer = f"{IMAGE_PLACEHOLDER}\n{answer}"
+            else:
+                question = f"{IMAGE_PLACEHOLDER}\n{question}"
         turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     if fault := fault_in(record):
         raise PoolError(f"{rows.annotations}: {Fault(row, row, record.get('image'), *fault)}")

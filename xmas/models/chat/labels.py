@@ -62,6 +62,7 @@ class Encoder:
         *,
         image: Int[np.ndarray, " image"] | None,
         image_round: int = 0,
+        in_answer: bool = False,
     ) -> Tokens:
         """A whole conversation, cut at `max_length` with the image's tokens counted.
 
@@ -69,12 +70,13 @@ class Encoder:
 
         Args:
             image: the tokens of its image, from a `Layout`.
-            image_round: number of the turn whose question has the image.
+            image_round: number of the round that has the image.
+            in_answer: it is in the answer of this round, not in the question.
 
         Raises ValueError: `max_length` would cut the image.
         """
         chunks, answers = self.template.render(
-            rounds, image=image is not None, image_round=image_round
+            rounds, image=image is not None, image_round=image_round, in_answer=in_answer
         )
         ids, labelled, image_at = [], [], -1
         for number, chunk in enumerate(chunks):

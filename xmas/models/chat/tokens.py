@@ -78,6 +78,7 @@ class Tokenised(Stage):
                         examples.conversation(row),
                         image=image,
                         image_round=examples.image_round(row),
+                        in_answer=examples.image_in_answer(row),
                     )
                 except ValueError as error:
                     raise PoolError(f"{examples.annotations}: row {row}: {error}") from error

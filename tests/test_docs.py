@@ -269,7 +269,8 @@ def test_the_example_selector_works_from_outside(toy: Toy, compose, tmp_path, mo
         target.write_text(text.replace("xmas.selection.methods.shortest", "shortest"))
     monkeypatch.syspath_prepend(tmp_path)
     searchpath = f"hydra.searchpath=[file://{tmp_path}]"  # as --config-dir
-    ranking = build(compose(*toy.overrides(), "selector=shortest", searchpath).ranking)
+    composed = compose(*toy.overrides(), "selector=shortest", searchpath)
+    ranking = build(composed.ranking, frozenset({"shortest"}))
     assert type(ranking.selector).__module__ == "shortest"
     assert toy.store.get(ranking).exists()
 

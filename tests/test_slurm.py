@@ -22,7 +22,7 @@ def start(marks: Path, toy, environment, *arguments: str) -> subprocess.Popen:
     given = [
         *toy.overrides(),
         f"store.root={marks.parent / 'store'}",
-        *("selector=sweeping", "subset.rows=20", "hydra/launcher=slurm"),
+        *("selector=sweeping", "allow=sweeping", "subset.rows=20", "hydra/launcher=slurm"),
         *("hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1"),
         *("hydra.launcher.timeout_min=5", *arguments),
     ]

@@ -34,7 +34,12 @@ def marks(tmp_path: Path) -> Path:
 
 def swept(marks: Path, toy: Toy, *arguments: str) -> list[str]:
     """The arguments of the command."""
-    given = [*toy.overrides(), f"store.root={marks.parent / 'store'}", "selector=sweeping"]
+    given = [
+        *toy.overrides(),
+        f"store.root={marks.parent / 'store'}",
+        "selector=sweeping",
+        "allow=sweeping",
+    ]
     return ["-m", "--config-dir", str(marks.parent), *given, *arguments]
 
 

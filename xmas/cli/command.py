@@ -27,6 +27,8 @@ from xmas.cli.config import (
     goal_node,
     warn_of_demo_values,
 )
+from xmas.cli.hydra_guard import guard
+from xmas.cli.targets import allowed_by_user
 from xmas.cli.unknown_settings import check_added, composed_choices, explained
 from xmas.results.score_records import remember
 from xmas.store import RunLogger, Stage, Store, distributed, key
@@ -97,11 +99,13 @@ def note(goal: object, store: Store, experiment: str | None) -> None:
         remember(store, experiment, [key(part) for part in cast("Scores", goal).parts()])
 
 
-def run_logger_of(cfg: DictConfig, experiment: str | None) -> RunLogger | None:
+def run_logger_of(
+    cfg: DictConfig, experiment: str | None, allowed: frozenset[str]
+) -> RunLogger | None:
     """The logger that `logger=` configures; its group is the experiment's name by default."""
     if cfg.logger is None or not distributed.leads():
         return None
-    run_logger = build(cfg.logger)
+    run_logger = build(cfg.logger, allowed)
     return dataclasses.replace(run_logger, group=run_logger.group or experiment)
 
 
@@ -129,11 +133,12 @@ def run(cfg: DictConfig) -> None:
     if not distributed.leads():
         logging.getLogger("xmas").setLevel(logging.ERROR)  # rank 0 logs for all
     try:
-        goal, store = build(goal_node(cfg)), build(cfg.store)
+        allowed = allowed_by_user(cfg.allow, hydra_config.overrides.task)
+        goal, store = build(goal_node(cfg), allowed), build(cfg.store, allowed)
         experiment = hydra_config.runtime.choices.get("experiment")
         if distributed.leads():
             note(goal, store, experiment)
-        with logged(goal, store, run_logger_of(cfg, experiment)) as logged_store:
+        with logged(goal, store, run_logger_of(cfg, experiment, allowed)) as logged_store:
             renew(goal, logged_store)
             text = make(goal, logged_store)
         if distributed.leads():
@@ -156,6 +161,7 @@ def main() -> None:
     start_command()
     threads.share_cores()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the one line on stderr is ours
+    guard()
     arguments = sys.argv[1:]
     try:
         check_choices(arguments)

@@ -1,23 +1,20 @@
 """From a composed configuration to objects: the only place that instantiates."""
 
-import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from xmas.cli.config_error import ConfigError
+from xmas.cli.targets import allowed_by_user, check_names, class_of
 from xmas.store import Stage, Store
 from xmas.store.nearest import hint, nearest, suggestion
 
 log = logging.getLogger(__name__)
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be built; the message says what to change."""
 
 
 def folder() -> str:
@@ -27,44 +24,47 @@ def folder() -> str:
     return str(checkout if checkout.is_dir() else package / "conf")
 
 
-def build(node: DictConfig) -> Any:
+def build(node: DictConfig, allowed: frozenset[str] | None = None) -> Any:
     """Build the object that a node describes; computes nothing and reads no file.
 
-    Raises ConfigError: the fields of a node do not fit its `_target_`; the message says where.
+    Args:
+        allowed: packages that may be named next to xmas; None: those in the environment.
+
+    Raises:
+        ConfigError: a node names a class that may not be built, or its fields do not fit its
+            `_target_`; the message says where.
     """
-    return _built(OmegaConf.to_container(node, resolve=True), "")
+    allowed = allowed_by_user() if allowed is None else allowed
+    plain = OmegaConf.to_container(node, resolve=True)
+    place = node._get_full_key(None)
+    check_names(plain, allowed, place)  # all of them before the first is imported
+    return _built(plain, allowed, place)
 
 
-def _built(plain: Any, place: str) -> Any:
+def _built(plain: Any, allowed: frozenset[str], place: str) -> Any:
     """Build inner nodes first.
 
-    Hydra resolves targets; its own recursion takes a hundred times as long, most of the time of a
-    job whose results are all there.
+    Hydra's own `instantiate` takes a hundred times as long, most of the time of a job whose results
+    are all there, and builds any callable that is installed.
     """
     if isinstance(plain, list):
-        return [_built(element, f"{place}[{number}]") for number, element in enumerate(plain)]
+        return [
+            _built(element, allowed, f"{place}[{number}]") for number, element in enumerate(plain)
+        ]
     if not isinstance(plain, dict):
         return plain
     fields = {
-        name: _built(value, f"{place}.{name}".lstrip("."))
+        name: _built(value, allowed, f"{place}.{name}".lstrip("."))
         for name, value in plain.items()
         if name != "_target_"
     }
     if "_target_" not in plain:
         return fields
     try:
-        return _target(plain["_target_"])(**fields)
+        return class_of(plain["_target_"], allowed)(**fields)
     except TypeError as error:
         where = f"{place}: " if place else ""
         raise ConfigError(f"{where}{plain['_target_']}: {error}") from error
-
-
-@functools.cache
-def _target(name: str) -> Callable[..., Any]:
-    """The callable that a `_target_` names, if Hydra's rules allow it."""
-    from hydra.utils import instantiate
-
-    return instantiate({"_target_": name, "_partial_": True}).func
 
 
 GOALS = (  # that the README lists; `goal=` accepts any other stage's node too

@@ -228,6 +228,19 @@ def test_whole_numbers_and_floats_are_one_key(text):
     assert key(dataclasses.replace(text, size=True)) != key(dataclasses.replace(text, size=1))
 
 
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1, 2**64 - 1, 10**400])
+def test_a_whole_number_that_is_no_float_is_refused(number, text):
+    with pytest.raises(ValueError, match=r"^size=.* is no exact float: .* at most 2\^53"):
+        key(dataclasses.replace(text, size=number))
+    with pytest.raises(ValueError, match="is no exact float"):
+        key(Holder([1, {"a": number}]))
+
+
+def test_large_whole_numbers_that_are_floats_are_told_apart():
+    numbers = [2**53 - 1, 2**53, 2**53 + 2, 2**64, 2**64 + 4096]
+    assert len({key(Holder(number)) for number in numbers}) == len(numbers)
+
+
 def test_lists_and_tuples_are_one_key_and_the_order_of_a_dict_does_not_count():
     assert key(Holder([1, 2])) == key(Holder((1, 2))) != key(Holder([2, 1]))
     assert key(Holder({"a": 1, "b": 2})) == key(Holder({"b": 2, "a": 1}))

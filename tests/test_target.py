@@ -170,6 +170,14 @@ def logits(model, batch) -> torch.Tensor:
     return model(inputs_embeds=embedded, attention_mask=batch.mask.long()).logits[batch.mask]
 
 
+def test_an_adapter_names_its_start_point_and_no_folder(toy: Toy, target):
+    folder = toy.store.get(target)
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == f"pretrained/{key(target.start)}"
+    for path in folder.rglob("*"):
+        assert path.is_dir() or str(toy.folder).encode() not in path.read_bytes(), path
+
+
 def test_the_adapter_loads_in_plain_peft_and_merged_it_answers_alike(toy: Toy, target, batch):
     place = toy.store.get(toy.start)
     base = LlavaForConditionalGeneration.from_pretrained(place)

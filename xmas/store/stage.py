@@ -155,6 +155,7 @@ def check_unchanged(hashes: dict[str, str]) -> None:
             )
 
 
+_WHOLE = 2**53  # up to which every whole number is a float
 _STABLE_NAMES = {former: name for name, former in FORMER_NAMES.items()}
 _TYPE = re.compile(r'"type": "([\w.]+)"')
 
@@ -177,7 +178,8 @@ def describe(value: Any) -> Any:
     the code, or a volatile field that is not at its default. A higher `version`, or a field of the
     identity, would rename the unaffected results too.
 
-    Raises TypeError: a field is neither plain data nor a dataclass.
+    Raises TypeError: a field is neither plain data nor a dataclass. Raises ValueError: a whole
+    number is no float, as some above 2^53.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own = getattr(value, "identity", None)
@@ -191,9 +193,24 @@ def describe(value: Any) -> Any:
         return [describe(element) for element in value]
     if value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, int | float):
-        return float(value)  # fraction=1 and fraction=1.0 are one result
+    if isinstance(value, int):
+        return _exact(value)
+    if isinstance(value, float):
+        return value
     raise TypeError(f"{value!r} ({type(value).__name__}) is neither plain data nor a dataclass")
+
+
+def _exact(value: int, name: str = "") -> float:
+    """The float of a whole number: fraction=1 and fraction=1.0 are one result.
+
+    Raises ValueError: it has none, so that two seeds would be one result.
+    """
+    if abs(value) > _WHOLE and (value.bit_length() > 1000 or float(value) != value):
+        text = str(value) if value.bit_length() < 100 else f"a number of {value.bit_length()} bits"
+        raise ValueError(
+            f"{name}{text} is no exact float: give a whole number of at most 2^53 = {_WHOLE}"
+        )
+    return float(value)
 
 
 def _described_fields(value: Any) -> dict[str, Any]:
@@ -205,6 +222,8 @@ def _described_fields(value: Any) -> dict[str, Any]:
         content = getattr(value, field.name)
         if rule == "content" and isinstance(content, str):
             identity[field.name] = {"sha256": sha256_of(content)}
+        elif isinstance(content, int) and not isinstance(content, bool) and rule != "none":
+            identity[field.name] = _exact(content, f"{field.name}=")
         elif rule != "none":
             identity[field.name] = describe(content)
     return identity

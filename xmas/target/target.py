@@ -20,6 +20,7 @@ from xmas.store import (
     Stage,
     Store,
     distributed,
+    key,
     nearest_stages,
     volatile,
     write_atomically,
@@ -122,7 +123,10 @@ class Target(ModelOnPool, Stage):
         from safetensors.torch import save_file
 
         if self.lora is not None:
-            cast("PeftModel", model).save_pretrained(str(out / "adapter"))
+            adapted = cast("PeftModel", model)
+            _rename_base(adapted, f"{self.start.kind}/{key(self.start)}")
+            # Embeddings get no rows; to find that out, PEFT would look for the base's folder.
+            adapted.save_pretrained(str(out / "adapter"), save_embedding_layers=False)
             return
         weights = trained_weights(model, self.recipe.precision)
         write_atomically(out / "trained.safetensors", lambda path: save_file(weights, path))
@@ -154,3 +158,11 @@ class Target(ModelOnPool, Stage):
         model = self.load(store).model if step else load(store.get(self.start)).model
         parameters = freeze_tower(model).named_parameters()
         return {name: weight.data for name, weight in parameters if weight.requires_grad}
+
+
+def _rename_base(adapted: "PeftModel", name: str) -> None:
+    """What the adapter's files call the model below it: PEFT's own is this host's folder of it."""
+    base: Any = adapted.get_base_model()
+    base.name_or_path = base.config.name_or_path = name
+    for config in adapted.peft_config.values():
+        config.base_model_name_or_path = name

@@ -17,7 +17,7 @@ from xmas.features.pooled import Means, Windows, means_of
 from xmas.models.chat.template import Template
 from xmas.models.vision_cache import read_image
 from xmas.models.vlm import LoadedModel, language_model, load
-from xmas.store import Store
+from xmas.store import Store, describe
 from xmas.training.proxy import Proxy
 
 HALF = 1e-3  # values are at most one, in float16
@@ -235,6 +235,24 @@ def test_the_released_order_is_cut_into_chunks_and_batches(toy):
     assert [len(rows) for rows in batches] == [4, 4, 4, 2, 4, 4, 4, 2, 4, 4, 4, 1]
     np.random.seed(42)  # as the release draws it
     assert np.concatenate(batches).tolist() == np.random.permutation(ROWS).tolist()
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4, 9, 41, 50])
+def test_chunks_are_those_of_the_release(toy, chunks):
+    """LLaVA's `split_list`: pieces of ceil(n / k) rows, and what is left."""
+    stage = activations(toy, mode="released", batch=50, chunks=chunks)
+    sizes, left, size = [], ROWS, -(-ROWS // chunks)
+    while left > 0:
+        sizes.append(min(size, left))
+        left -= size
+    batches = stage.batches(stage.proxy.tokens().open(toy.store))
+    assert [len(rows) for rows in batches] == sizes
+    assert sizes != [len(part) for part in np.array_split(range(ROWS), chunks)] or chunks in (
+        1, 2, 41,
+    )  # fmt: skip
+    described = describe(activations(toy, mode="fixed", batch=50, chunks=chunks))
+    assert "chunk_rows" not in described
+    assert ("chunk_rows" in describe(stage)) == (chunks > 1)
 
 
 # What runs, and what is refused.

@@ -4,14 +4,17 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import connector
 from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
 from transformers import AttentionInterface
 
+from xmas.cli.config import build
+from xmas.evaluation.generation.settings import Generation
 from xmas.models import varlen_attention
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
@@ -20,11 +23,12 @@ from xmas.models.chat.packing import pack, positions
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import features_of
 from xmas.models.vlm import LoadedModel, freeze_tower, hidden_states, language_model, load, tower
+from xmas.store import describe, digest
 from xmas.store.atomic import former_of
 from xmas.store.checkpoint import save_checkpoint, saved_state
 from xmas.training.fit.batch_plan import BatchPlan, microbatches_per_rank, plan_batches
 from xmas.training.fit.module import FitModule
-from xmas.training.fit.recipe import Hardware, Recipe
+from xmas.training.fit.recipe import PRECISIONS, Hardware, Recipe
 from xmas.training.fit.sanity import advice
 from xmas.training.fit.speed import configured
 from xmas.training.fit.trainables import Lora, with_lora
@@ -369,6 +373,28 @@ def test_a_batch_that_devices_cannot_share_is_refused():
         microbatches_per_rank(Recipe(batch=128, micro_batch=16), 16)
     with pytest.raises(ValueError, match="token_mean 'row' is none of micro_batch, step"):
         Recipe(token_mean="row")
+
+
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [(32, "32-true"), ("32", "32-true"), (16, "16-mixed"), ("bf16", "bf16-mixed"), (64, "64-true")],
+)
+def test_lightning_s_short_names_of_precisions_are_the_same_recipe(short, name):
+    """As Lightning itself converts them."""
+    assert Recipe(precision=short) == Recipe(precision=name)
+    assert digest(describe(Recipe(precision=short))) == digest(describe(Recipe(precision=name)))
+    assert connector._PRECISION_INPUT_STR_ALIAS_CONVERSION[str(short)] == name
+    assert set(PRECISIONS) == set(get_args(connector._PRECISION_INPUT_STR))
+
+
+def test_other_precisions_are_refused(compose):
+    with pytest.raises(ValueError, match="precision 'fp32' is none of bf16-mixed, 16-mixed,"):
+        Recipe(precision="fp32")
+    with pytest.raises(ValueError, match=r"generation.precision='half': expected one of float16,"):
+        Generation(precision="half")
+    cfg = compose("proxy.recipe.precision=32", "generation.precision=16")
+    assert build(cfg.proxy.recipe).precision == "32-true"
+    assert build(cfg.generation).precision == "float16"
 
 
 def test_a_run_without_labels_stops_before_it_starts(toy, table, tmp_path, parts):

@@ -1,6 +1,7 @@
 """Activations of a small model's attention layers on every row: COINCIDE's features."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -71,15 +72,21 @@ class Activations(Stage):
     mark_rows: int = 4096
 
     def corrections(self) -> dict[str, Any]:
-        """In 16 bits, rotary frequencies stay float32; before they were rounded too."""
-        return {"buffers": "float32"} if self.weights != "float32" else {}
+        """In 16 bits, rotary frequencies stay float32; before they were rounded too. Chunks are the
+        release's, all but the last of ceil(rows / chunks) rows; before, they were nearly equal.
+        """
+        buffers = {"buffers": "float32"} if self.weights != "float32" else {}
+        cut = self.mode == "released" and self.chunks > 1
+        return buffers | ({"chunk_rows": "rounded up"} if cut else {})
 
     def __post_init__(self) -> None:
-        """Raises ValueError: there is no such mode, or no layer is named."""
+        """Raises ValueError: there is no such mode, no layer is named, or no chunk is made."""
         if self.mode not in MODES:
             raise ValueError(f"activations mode {self.mode!r}: expected one of {', '.join(MODES)}")
         if not self.layers:
             raise ValueError("features.activations.layers is empty; name one layer at least")
+        if self.chunks < 1:
+            raise ValueError(f"features.activations.chunks={self.chunks}: at least 1 is needed")
 
     def language(self, values: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n half"]:
         """The language halves of features, or of centroids of features, layer after layer."""
@@ -122,10 +129,11 @@ class Activations(Stage):
         if self.mode == "fixed":
             return length_batches(table.lengths, 0, self.batch_tokens)
         order = np.random.RandomState(self.order_seed).permutation(len(table))
+        size = math.ceil(len(order) / self.chunks)
         return [
             rows
-            for chunk in np.array_split(order, self.chunks)
-            for rows in micro_batches(chunk, self.batch)
+            for start in range(0, len(order), size)
+            for rows in micro_batches(order[start : start + size], self.batch)
         ]
 
     @torch.no_grad()

@@ -9,6 +9,9 @@ import numpy as np
 from xmas.evaluation.protocol import Question
 from xmas.store import volatile
 
+PRECISIONS = ("float16", "bfloat16", "float32", "float64")
+_SHORT = {"bf16": "bfloat16", "16": "float16", "32": "float32", "64": "float64"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
@@ -19,17 +22,26 @@ class Generation:
 
     Args:
         batch: questions that are decoded together; more is faster and may change a token.
-        precision: of weights and activations, the name of a torch dtype.
+        precision: of weights and activations, the name of a torch dtype; or bf16, 16, 32, 64.
         control: `shuffled` shows every question the image of another one.
         seed: of the shuffling.
         workers: threads that decode images ahead.
     """
 
     batch: int = 1
-    precision: str = "float16"
+    precision: Any = "float16"  # a str: a short one is made long
     control: str = "none"
     seed: int = 0
     workers: int = volatile(0)
+
+    def __post_init__(self) -> None:
+        name = _SHORT.get(str(self.precision), self.precision)
+        if name not in PRECISIONS:
+            raise ValueError(
+                f"generation.precision={self.precision!r}: expected one of "
+                f"{', '.join((*PRECISIONS, *_SHORT))}"
+            )
+        object.__setattr__(self, "precision", name)
 
     def corrections(self) -> dict[str, Any]:
         """In 16 bits, rotary frequencies stay float32; before they were rounded too."""

@@ -2,10 +2,16 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from xmas.store import volatile
 
 TOKEN_MEANS = ("micro_batch", "step")
+PRECISIONS = (
+    "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true", "transformer-engine",
+    "transformer-engine-float16",
+)  # fmt: skip
+_SHORT = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Recipe:
     warmup: float = 0.03  # of all steps, linear from zero, rounded up
     weight_decay: float = 0.0
     clip: float | None = None  # gradient-norm clipping; null: none, as LLaVA in effect
-    precision: str = "bf16-mixed"  # Lightning's name
+    precision: Any = "bf16-mixed"  # Lightning's name, a str; a short one, as 32, is made long
     token_mean: str = "micro_batch"  # then their mean, LLaVA's; step: all tokens of a step
 
     def __post_init__(self) -> None:
@@ -35,6 +41,12 @@ class Recipe:
             )
         if self.epochs < 1:
             raise ValueError(f"epochs {self.epochs}: at least 1 is needed")
+        long_name = _SHORT.get(str(self.precision), self.precision)
+        if long_name not in PRECISIONS:
+            raise ValueError(
+                f"precision {self.precision!r} is none of {', '.join((*PRECISIONS, *_SHORT))}"
+            )
+        object.__setattr__(self, "precision", long_name)
 
     @property
     def accumulated(self) -> int:

@@ -1,18 +1,33 @@
 """Image files that nobody has vouched for: refused before they are decoded, with a remedy."""
 
+import dataclasses
 import io
+import json
 import os
+import re
 import struct
 import threading
 import zlib
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from toy import draw, turns
 
-from xmas.data.image_bounds import FORMATS, RefusedImageError, _InFlight, bounded
+from xmas.data.image_bounds import FORMATS, _InFlight, bounded
 from xmas.data.image_files import image_size, open_image
+from xmas.data.image_paths import ImageError
+from xmas.data.images import SquareImages, prepared
 from xmas.data.pool import Pool
+from xmas.data.rows import PoolError
+from xmas.doctor.files import check_pool
+from xmas.evaluation import benchmarks
+from xmas.evaluation.json_files import image_below
+from xmas.evaluation.protocol import AnswerError
+from xmas.models.vision_cache import CheckedImages, read_image
+from xmas.results.audit.images import ImageHashes
+from xmas.store import Store
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -80,7 +95,7 @@ def test_a_file_with_more_bytes_than_any_such_image_has_is_not_read(tmp_path):
     path = tmp_path / "long.png"
     path.write_bytes(encoded("PNG"))
     os.truncate(path, 8 * 100 + 1)
-    with pytest.raises(RefusedImageError, match=r"801 bytes, more than 8 a pixel of .*=100"):
+    with pytest.raises(ImageError, match=r"801 bytes, more than 8 a pixel of .*=100"):
         bounded(path, 100).__enter__()
     assert image_size(path, 101) == (3, 5)
 
@@ -116,3 +131,126 @@ def test_threads_decode_only_so_many_pixels_at_a_time():
     assert len(most) == 5
     assert {tuple(pixels) for pixels in most} <= {(40,), (40, 40), (500,)}
     assert (500,) in map(tuple, most)
+
+
+def pool_naming(tmp_path: Path, *names: str, **options) -> Pool:
+    """A pool of images in `tmp_path/images`, next to a file that is none of its business."""
+    folder = tmp_path / "images"
+    (folder / "a").mkdir(parents=True, exist_ok=True)
+    for place in (folder / "a" / "1.png", folder / "2.png", tmp_path / "private.png"):
+        place.write_bytes(encoded("PNG"))
+    records = [{"image": name, "conversations": turns("<image>", "b")} for name in names]
+    (tmp_path / "mix.json").write_text(json.dumps(records))
+    return Pool(str(tmp_path / "mix.json"), str(folder), **options)
+
+
+@pytest.fixture(params=["..", "deep", "absolute", "link", "linked folder", "sibling"])
+def escape(request, tmp_path) -> str:
+    """A name that leads from `tmp_path/images` to a private file."""
+    folder, private = tmp_path / "images", tmp_path / "private.png"
+    folder.mkdir()
+    if request.param == "link":
+        (folder / "link.png").symlink_to(private)
+    if request.param == "linked folder":
+        (folder / "linked").symlink_to(tmp_path)
+    if request.param == "sibling":  # its path begins as the folder's
+        (tmp_path / "images2").mkdir()
+        (tmp_path / "images2" / "x.png").write_bytes(encoded("PNG"))
+    return {
+        "..": "../private.png",
+        "deep": "a/../a/../../private.png",
+        "absolute": str(private),
+        "link": "link.png",
+        "linked folder": "linked/private.png",
+        "sibling": "../images2/x.png",
+    }[request.param]
+
+
+def test_an_image_outside_the_folder_is_refused_wherever_it_is_read(tmp_path, escape):
+    pool = pool_naming(tmp_path, "a/1.png", escape)
+    rows, store = pool.open(), Store(str(tmp_path / "store"))
+    leads = rf"image {re.escape(escape)}: leads to .*\.png, outside .*images; move .*outside=true"
+    with pytest.raises(ValueError, match=leads):
+        rows.image_path(1)
+    with pytest.raises(PoolError, match=rf"mix\.json: row 1: {leads}"):
+        read_image(rows, 1)
+    with pytest.raises(PoolError, match=rf"row 1.*{leads}"):
+        store.get(CheckedImages(pool))
+    with pytest.raises(ValueError, match=leads):
+        store.get(ImageHashes(pool))
+    for decode in (True, False):
+        (fault,) = [
+            finding for finding in check_pool(pool, store, decode=decode) if finding.level == "FAIL"
+        ]
+        assert "1 outside the image folder" in fault.message
+    assert rows.image_path(0) == tmp_path / "images" / "a" / "1.png"
+
+
+def test_it_is_read_where_the_user_says_so(tmp_path, escape):
+    pool = pool_naming(tmp_path, "a/1.png", escape, outside=True)
+    assert read_image(pool.open(), 1).size == (5, 3)
+    assert Store(str(tmp_path / "store")).get(CheckedImages(pool)).exists()
+    assert pool.identity() == dataclasses.replace(pool, outside=False).identity()
+
+
+def test_absolute_and_dotted_names_of_images_in_the_folder_are_inside(tmp_path):
+    """Also where the folder itself is reached by a link, as image folders mostly are."""
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    absolute = str(tmp_path / "images" / "2.png")
+    names = [absolute, "./2.png", "a/../2.png", "a//1.png", str(tmp_path / "link" / "a" / "1.png")]
+    pool = pool_naming(tmp_path, *names)
+    for images in (tmp_path / "images", tmp_path / "link"):
+        rows = dataclasses.replace(pool, images=str(images)).open()
+        assert [read_image(rows, row).size for row in range(5)] == [(5, 3)] * 5
+
+
+def test_a_question_s_image_is_below_the_benchmark_s_folder(tmp_path, escape):
+    pool_naming(tmp_path)
+    images = tmp_path / "images"
+    assert image_below(images, "a/1.png") == images / "a" / "1.png"
+    with pytest.raises(
+        ValueError, match=rf"image {re.escape(escape)}: leads to .*, outside .*images"
+    ):
+        image_below(images, escape)
+    with pytest.raises(AnswerError, match=r"image 17: expected a path, relative to .*images"):
+        image_below(images, 17)
+
+
+def test_every_benchmark_reads_only_images_below_its_folder():
+    """A question's image comes from `image_below`, or is in the question file itself."""
+    sources = [path.read_text() for path in Path(benchmarks.__path__[0]).glob("*.py")]
+    assert sum("image_below(" in text for text in sources) >= 9
+    assert not [text for text in sources if re.search(r"images? / ", text)]
+
+
+def test_large_images_are_prepared_a_few_at_a_time():
+    alive, most = [0], [0]
+
+    class Large(Image.Image):
+        width = height = 3000
+
+        def __init__(self):
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+
+        def __del__(self):
+            alive[0] -= 1
+
+    class Sums:
+        def pictures(self, images):
+            return {"pixels": torch.ones(len(images), 1)}
+
+        def save(self, folder):
+            raise NotImplementedError
+
+    values = prepared(Sums(), (Large() for _ in range(11)))
+    assert values["pixels"].shape == (11, 1)
+    assert most[0] <= 4
+
+
+def test_images_prepared_in_parts_are_those_prepared_together(monkeypatch):
+    monkeypatch.setattr("xmas.data.images._TOGETHER", 3000)
+    pictures = [draw(number) for number in range(9)]
+    processor = SquareImages(32)
+    parts = prepared(processor, iter(pictures))["pixels"]
+    torch.testing.assert_close(parts, processor.pictures(pictures)["pixels"], rtol=0, atol=0)

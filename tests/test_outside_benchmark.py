@@ -21,7 +21,7 @@ FILES = {
 import dataclasses
 from typing import Any, ClassVar
 
-from xmas.evaluation.json_files import answer_lines, by_key, json_lines
+from xmas.evaluation.json_files import answer_lines, by_key, image_below, json_lines
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import Question, Scored, join
 from xmas.store import Store, content, volatile
@@ -46,7 +46,7 @@ class Colours:
     def asked(self, store: Store) -> list[Question]:
         images = store.find(self.images)
         return [
-            Question(row["question_id"], row["text"], images / row["image"])
+            Question(row["question_id"], row["text"], image_below(images, row["image"]))
             for row in self.rows(store).values()
         ]
 

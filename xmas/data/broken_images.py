@@ -21,10 +21,14 @@ class BrokenImageError(PoolError):
     """The image of a row cannot be read; the message names annotation file, row and image."""
 
 
-def fault_of(path: Path, max_pixels: int) -> ImageError | None:
-    """Why an image cannot be used, None if it can. Decodes all of it, since it may be cut short."""
+def fault_of(examples: Rows, picture: int) -> ImageError | None:
+    """Why an image cannot be used, None if it can. Decodes all of it, since it may be cut short.
+
+    Args:
+        picture: its position in `picture_names`.
+    """
     try:
-        open_image(path, max_pixels)
+        open_image(examples.picture_path(picture), examples.max_pixels)
     except ImageError as error:
         return error
     return None
@@ -32,11 +36,11 @@ def fault_of(path: Path, max_pixels: int) -> ImageError | None:
 
 def broken_images(examples: Rows, *, threads: int = _THREADS, label: str = "images") -> list[Fault]:
     """The faults of all rows whose image cannot be used; every distinct image is decoded once."""
-    paths = [examples.images / name for name in examples.picture_names]
+    count = len(examples.picture_names)
     errors: dict[int, ImageError] = {}
     with ThreadPoolExecutor(threads) as decoders:
-        checks = decoders.map(lambda path: fault_of(path, examples.max_pixels), paths)
-        for picture, error in enumerate(bar(checks, total=len(paths), label=label, unit="image")):
+        checks = decoders.map(lambda picture: fault_of(examples, picture), range(count))
+        for picture, error in enumerate(bar(checks, total=count, label=label, unit="image")):
             if error is not None:
                 errors[picture] = error
     return image_faults(examples, errors)

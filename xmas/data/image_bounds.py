@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
+from xmas.data.image_paths import ImageError
 from xmas.data.rows import MAX_PIXELS
 from xmas.store.integrity import checked_content
 
@@ -25,28 +26,19 @@ _HEAD = 16  # bytes by which Pillow tells formats
 _KINDS = ((stat.S_ISFIFO, "FIFO"), (stat.S_ISSOCK, "socket"), (lambda mode: True, "device"))
 
 
-class RefusedImageError(ValueError):
-    """An image is not decoded. `kind` is the same for all images that are refused for this."""
-
-    def __init__(self, kind: str, reason: str, remedy: str) -> None:
-        super().__init__(f"{reason}; {remedy}")
-        self.kind = kind
-        self.reason = reason
-        self.remedy = remedy
-
-
 @contextlib.contextmanager
 def bounded(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
     """An image of which only the header was read.
 
     Raises:
-        RefusedImageError: it is no regular file, or too large.
+        ImageError: it is no regular file, or too large.
         UnidentifiedImageError: it is of none of `FORMATS`.
         OSError: the file is missing or may not be read.
     """
     with file_of(image, max_pixels) as file, _identified(file) as picture:
         if picture.width * picture.height > max_pixels:
-            raise RefusedImageError(
+            raise ImageError(
+                name_of(image),
                 "image too large",
                 f"{picture.width} x {picture.height} pixels, more than "
                 f"pool.max_pixels={max_pixels}",
@@ -71,7 +63,7 @@ def file_of(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> io.BufferedRea
     """An image's file, opened to be read, or its bytes as a file.
 
     Raises:
-        RefusedImageError: it is no regular file, or larger than any image of so many pixels.
+        ImageError: it is no regular file, or larger than any image of so many pixels.
         DamagedResultError: it is in a result of the store, and not what was written.
         OSError: the file is missing, a folder, or may not be read.
     """
@@ -80,19 +72,25 @@ def file_of(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> io.BufferedRea
     status = image.stat()
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         kind = next(name for is_kind, name in _KINDS if is_kind(status.st_mode))
-        raise RefusedImageError(
+        raise ImageError(
+            str(image),
             "not a regular file",
             f"is a {kind}, expected a regular file",
-            "replace it or remove its rows",
         )
     if status.st_size > _BYTES * max_pixels:
-        raise RefusedImageError(
+        raise ImageError(
+            str(image),
             "image too large",
             f"{status.st_size:,} bytes, more than {_BYTES} a pixel of pool.max_pixels={max_pixels}",
             "shrink the file, remove its rows, or raise pool.max_pixels",
         )
     content = checked_content(image)
     return image.open("rb") if content is None else io.BytesIO(content)
+
+
+def name_of(image: Path | bytes) -> str:
+    """An image in messages."""
+    return f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
 
 
 def _identified(file: io.BufferedReader | io.BytesIO) -> ImageFile:

@@ -6,29 +6,18 @@ from pathlib import Path
 
 from PIL import UnidentifiedImageError
 
-from xmas.data.image_bounds import RefusedImageError
+from xmas.data.image_bounds import name_of
+from xmas.data.image_paths import ImageError
 
-REMEDY = "replace the file or remove its rows"
 _HEAD = 24  # bytes shown of a file that is no image: enough to tell a web page, a pointer, an error
-
-
-class ImageError(ValueError):
-    """An image cannot be read. `kind` is the same for all images with this fault."""
-
-    def __init__(self, name: str, kind: str, reason: str, remedy: str = REMEDY) -> None:
-        super().__init__(f"image {name}: {reason}; {remedy}")
-        self.kind = kind
-        self.reason = reason
-        self.remedy = remedy
 
 
 def image_error(image: Path | bytes, error: Exception) -> ImageError:
     """What an error says about an image file or its bytes, with what there is instead."""
-    if isinstance(error, RefusedImageError):
-        name = f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
-        return ImageError(name, error.kind, error.reason, error.remedy)
+    if isinstance(error, ImageError):
+        return error
     if isinstance(image, bytes):
-        return ImageError(f"{len(image)} bytes", *_of_content(image[:_HEAD], len(image), error))
+        return ImageError(name_of(image), *_of_content(image[:_HEAD], len(image), error))
     if isinstance(error, OSError) and error.errno is not None:
         return ImageError(str(image), *_of_place(image, error))
     size = image.stat().st_size

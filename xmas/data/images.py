@@ -1,13 +1,16 @@
 """Turn images into the pixels of a vision tower."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+_TOGETHER = 1 << 24  # pixels, decoded, that wait for a processor: 50 MB in RGB
 FILE = "images.json"  # in a model folder: size and aspect of `SquareImages`
 
 
@@ -26,6 +29,25 @@ class Processor(Protocol):
     def save(self, folder: Path) -> None:
         """Write the files from which the same processor can be loaded."""
         ...
+
+
+def prepared(processor: Processor, images: Iterable[Image.Image]) -> dict[str, Tensor]:
+    """`processor.pictures` of images that come one by one, few large ones in memory at a time."""
+    parts = [processor.pictures(batch) for batch in _batches(images)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _batches(images: Iterable[Image.Image]) -> Iterator[list[Image.Image]]:
+    batch: list[Image.Image] = []
+    pixels = 0
+    for image in images:
+        batch.append(image)
+        pixels += image.width * image.height
+        if pixels >= _TOGETHER:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
 
 
 class SquareImages:

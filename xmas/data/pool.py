@@ -39,6 +39,7 @@ class Pool:
         name: for people; in tables and logs.
         format: a module of `xmas.data.readers`; None: the one that recognises the file.
         max_pixels: of an image, width times height; a larger one is refused before it is decoded.
+        outside: whether images may be outside `images`: named by `..`, absolute paths or links.
         invalid: what to do about malformed rows and rows whose image is broken: `error`, or `skip`.
             A pool that skips is another pool, that of `ValidRows`: its rows are numbered anew.
 
@@ -52,6 +53,7 @@ class Pool:
     name: str = volatile("pool")
     format: str | None = volatile(None)
     max_pixels: int = volatile(MAX_PIXELS)
+    outside: bool = volatile(False)
     invalid: str = volatile("error")
 
     def __post_init__(self) -> None:
@@ -96,8 +98,8 @@ class Pool:
         """As `open`, with malformed rows in `Rows.faults`, where the format's reader can go on."""
         return _opened(*self._files(store), True)
 
-    def _files(self, store: Store) -> tuple[Path, Path, str | None, int, int, int]:
-        """Annotations, images, format, limit of pixels, and the annotations' size and time of
+    def _files(self, store: Store) -> tuple[Path, Path, str | None, int, bool, int, int]:
+        """Annotations, images, format, limits of images, and the annotations' size and time of
         change.
         """
         for setting, place in (("annotations", self.annotations), ("images", self.images)):
@@ -110,8 +112,8 @@ class Pool:
         annotations = store.find(self.annotations)
         stat = annotations.stat()
         images = store.find(self.images)
-        limit = self.max_pixels
-        return annotations, images, self.format, limit, stat.st_size, stat.st_mtime_ns
+        limits = self.max_pixels, self.outside
+        return annotations, images, self.format, *limits, stat.st_size, stat.st_mtime_ns
 
     def _hash(self) -> str:
         _check_set("annotations", self.annotations)
@@ -137,7 +139,8 @@ def _check_set(setting: str, place: object) -> None:
     if not isinstance(place, str | Made):
         raise PoolError(
             f"pool.{setting}={place!r}: expected one path. Join several JSON lists into one file "
-            "with `jq -s add FILE FILE ...`, their images below one folder (links will do)"
+            "with `jq -s add FILE FILE ...`, their images below one folder (with links to them, "
+            "pool.outside=true)"
         )
 
 
@@ -147,6 +150,7 @@ def _opened(
     images: Path,
     name: str | None,
     max_pixels: int,
+    outside: bool,
     size: int,
     modified: int,
     malformed_too: bool,
@@ -155,5 +159,5 @@ def _opened(
     reader = reader_of(annotations, name)
     reads_all = malformed_too and isinstance(reader, ReadsAll)
     rows = (reader.read_all if reads_all else reader.read)(annotations, images)
-    rows.max_pixels = max_pixels
+    rows.max_pixels, rows.outside = max_pixels, outside
     return rows

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from xmas.data.image_paths import path_below
+
 if TYPE_CHECKING:
     from xmas.data.faults import Fault
 
@@ -35,11 +37,13 @@ class Rows(abc.ABC):
         picture_names: every distinct image name, sorted; rows with the same image share one.
         sources: (rows,) str, the part of the mix that a row comes from.
         max_pixels: of an image that is decoded; set by the pool.
+        outside: whether images may be outside `images`; set by the pool.
         faults: malformed rows, of a pool that was opened with them: they count, without an image,
             and their content must not be asked for. Empty where opening refuses them.
     """
 
     max_pixels: int = MAX_PIXELS
+    outside: bool = False
     faults: "Sequence[Fault]" = ()
 
     def __init__(
@@ -91,7 +95,26 @@ class Rows(abc.ABC):
         return False
 
     def image_path(self, row: int) -> Path:
-        """The image file of `row`. Raises PoolError: the row has no image."""
+        """The image file of `row`.
+
+        Raises:
+            PoolError: the row has no image.
+            ImageError: see `picture_path`.
+        """
         if not self.has_image[row]:
             raise PoolError(f"{self.annotations}: row {row} has no image; check `has_image` first")
-        return self.images / self.picture_names[self.picture[row]]
+        return self.picture_path(int(self.picture[row]))
+
+    def picture_path(self, picture: int) -> Path:
+        """The file of an image, by its position in `picture_names`.
+
+        Raises ImageError: its name leads outside the image folder.
+        """
+        name = self.picture_names[picture]
+        if self.outside:
+            return self.images / name
+        return path_below(
+            self.images,
+            name,
+            remedy="move the file below it, or set pool.outside=true if you trust the annotations",
+        )

@@ -12,7 +12,8 @@ from PIL import Image
 
 from xmas.data.broken_images import image_faults, shown
 from xmas.data.faults import Fault
-from xmas.data.image_errors import ImageError, image_error, missing
+from xmas.data.image_bounds import file_of
+from xmas.data.image_errors import ImageError, image_error
 from xmas.data.image_files import decoded
 from xmas.data.rows import Rows
 from xmas.doctor.finding import Finding
@@ -46,10 +47,10 @@ def check_images(
     for row, picture in enumerate(examples.picture.tolist()):
         first.setdefault(picture, row)
     first.pop(-1, None)
-    paths = {picture: examples.image_path(row) for picture, row in first.items()}
+    paths = {picture: examples.images / examples.picture_names[picture] for picture in first}
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        check = functools.partial(look, max_pixels=examples.max_pixels) if decode else _there
-        checks = threads.map(check, paths.values())
+        check = functools.partial(look if decode else _there, examples)
+        checks = threads.map(check, paths)
         looks = dict(
             zip(paths, bar(checks, total=len(paths), label="images", unit="image"), strict=True)
         )
@@ -80,20 +81,22 @@ def check_images(
         yield Finding("OK", subject, f"{len(paths):,} images, all {state}")
 
 
-def _there(path: Path) -> Look:
-    if path.is_file():
-        return Look(None)
+def _there(examples: Rows, picture: int) -> Look:
     try:
-        path.open("rb").close()
-    except OSError as error:
-        return Look(image_error(path, error))
-    return Look(ImageError(str(path), "not a file", missing(path)))
+        path = examples.picture_path(picture)
+        try:
+            file_of(path, examples.max_pixels).close()
+        except OSError as error:
+            raise image_error(path, error) from error
+    except ImageError as error:
+        return Look(error)
+    return Look(None)
 
 
-def look(path: Path, max_pixels: int) -> Look:
+def look(examples: Rows, picture: int) -> Look:
     """Decode all of an image file, since it may be cut short."""
     try:
-        with decoded(path, max_pixels) as image:
+        with decoded(examples.picture_path(picture), examples.max_pixels) as image:
             return Look(None, image.format, _loss(image))
     except ImageError as error:
         return Look(error)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
+from xmas.data.image_paths import path_below
 from xmas.evaluation.protocol import AnswerError
 
 
@@ -69,6 +70,15 @@ def with_keys(row: Any, keys: Iterable[str], where: str) -> dict[str, Any]:
         text = text if len(text) <= 120 else text[:117] + "..."
         raise AnswerError(f"{where} has no `{missing[0]}`: {text}")
     return row
+
+
+def image_below(images: Path, name: Any) -> Path:
+    """The image file that a question names. Raises ValueError: no path, or outside `images`."""
+    if not isinstance(name, str):
+        raise AnswerError(f"image {name!r}: expected a path, relative to {images}")
+    return path_below(
+        images, name, remedy="put the file there, or set the folder that has all images"
+    )
 
 
 def answer_lines(

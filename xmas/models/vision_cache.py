@@ -19,7 +19,7 @@ from xmas.data.broken_images import (
     refuse,
 )
 from xmas.data.image_files import open_image
-from xmas.data.images import Processor
+from xmas.data.images import Processor, prepared
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
 from xmas.data.seen_images import note, noted_digest, present_digest
@@ -45,7 +45,7 @@ class FromFiles:
     processor: Processor
 
     def __call__(self, rows: list[int]) -> dict[str, Tensor]:
-        return self.processor.pictures([read_image(self.examples, row) for row in rows])
+        return prepared(self.processor, (read_image(self.examples, row) for row in rows))
 
 
 @dataclasses.dataclass
@@ -170,8 +170,8 @@ class VisionFeatures(Stage):
         with progress, all_named(examples, out):
             for start in range(0, len(firsts), self.batch):
                 rows = firsts[start : start + self.batch]
-                images = [read_image(examples, int(row)) for row in rows]
-                pixels = loaded.processor.pictures(images)["pixels"]
+                images = (read_image(examples, int(row)) for row in rows)
+                pixels = prepared(loaded.processor, images)["pixels"]
                 features = tower_features(loaded.model, pixels).float().numpy()
                 check_finite(features, f"features of images {start} to {start + len(rows) - 1}")
                 values[start : start + len(rows)] = features

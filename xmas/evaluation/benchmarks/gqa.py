@@ -15,7 +15,14 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from xmas.evaluation.facts import LLAVA_EVAL, Facts
-from xmas.evaluation.json_files import answer_lines, by_key, json_lines, json_object, with_keys
+from xmas.evaluation.json_files import (
+    answer_lines,
+    by_key,
+    image_below,
+    json_lines,
+    json_object,
+    with_keys,
+)
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
@@ -51,7 +58,7 @@ class Gqa:
         """All questions, in the order of the file. Raises AnswerError: not the expected number."""
         images = store.find(self.images)
         return [
-            Question(row["question_id"], row["text"], images / row["image"])
+            Question(row["question_id"], row["text"], image_below(images, row["image"]))
             for row in self._rows(store, "text", "image").values()
         ]
 

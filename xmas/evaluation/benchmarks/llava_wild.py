@@ -20,7 +20,14 @@ from statistics import fmean, pstdev
 from typing import Any, ClassVar
 
 from xmas.evaluation.facts import EARLIER_REVIEWS, Facts
-from xmas.evaluation.json_files import answer_lines, by_key, json_lines, json_object, with_keys
+from xmas.evaluation.json_files import (
+    answer_lines,
+    by_key,
+    image_below,
+    json_lines,
+    json_object,
+    with_keys,
+)
 from xmas.evaluation.judge.judge import Judging, check_wording, number
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
@@ -83,7 +90,7 @@ class LlavaWild:
         """All questions, in the order of the file. Raises AnswerError: not the expected number."""
         images = store.find(self.images)
         return [
-            Question(row["question_id"], row["text"], images / row["image"])
+            Question(row["question_id"], row["text"], image_below(images, row["image"]))
             for row in self._rows(store).values()
         ]
 

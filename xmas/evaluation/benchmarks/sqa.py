@@ -17,7 +17,14 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from xmas.evaluation.facts import LLAVA_EVAL, Facts
-from xmas.evaluation.json_files import answer_lines, by_key, json_object, json_rows, with_keys
+from xmas.evaluation.json_files import (
+    answer_lines,
+    by_key,
+    image_below,
+    json_object,
+    json_rows,
+    with_keys,
+)
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import LETTER, AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
@@ -62,7 +69,9 @@ class Sqa:
         """All questions, in the order of the file. Raises AnswerError: not the expected number."""
         images = store.find(self.images)
         return [
-            Question(name, _prompt(row), images / row["image"] if "image" in row else None)
+            Question(
+                name, _prompt(row), image_below(images, row["image"]) if "image" in row else None
+            )
             for name, row in self._rows(store, "conversations").items()
         ]
 

@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from xmas.evaluation.facts import LLAVA_EVAL, Facts
-from xmas.evaluation.json_files import answer_lines, by_key, json_lines, json_rows
+from xmas.evaluation.json_files import answer_lines, by_key, image_below, json_lines, json_rows
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.vqa_accuracy import agreement, evalai_answer
@@ -172,7 +172,8 @@ def _rows(path: Path, count: int | None, *keys: str) -> dict[str, dict[str, Any]
 
 def _asked(rows: dict[str, dict[str, Any]], images: Path) -> list[Question]:
     return [
-        Question(row["question_id"], row["text"], images / row["image"]) for row in rows.values()
+        Question(row["question_id"], row["text"], image_below(images, row["image"]))
+        for row in rows.values()
     ]
 
 

@@ -28,6 +28,7 @@ from xmas.evaluation.facts import COCO, LLAVA_EVAL, Facts
 from xmas.evaluation.json_files import (
     answer_lines,
     by_key,
+    image_below,
     json_lines,
     json_object,
     json_rows,
@@ -230,7 +231,9 @@ def _official(path: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _asked(rows: dict[int, dict[str, Any]], images: Path) -> list[Question]:
-    return [Question(name, row["text"], images / row["image"]) for name, row in rows.items()]
+    return [
+        Question(name, row["text"], image_below(images, row["image"])) for name, row in rows.items()
+    ]
 
 
 def _key(row: dict[str, Any]) -> int:

@@ -2,8 +2,8 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
-import io
 import os
 from pathlib import Path
 from typing import ClassVar
@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt64
 from PIL import Image
 
+from xmas.data.image_bounds import decoding, file_of
+from xmas.data.image_errors import ImageError, image_error
 from xmas.data.pool import Pool
-from xmas.data.rows import PoolError
+from xmas.data.rows import MAX_PIXELS, PoolError
 from xmas.store import Stage, Store
 from xmas.store.progress import bar
 
@@ -33,17 +35,23 @@ def difference_hash(image: Image.Image) -> UInt64[np.ndarray, "2"]:
     return np.packbits(np.concatenate([across.ravel(), down.ravel()])).view(np.uint64)
 
 
-def hashes_of(image: Path | bytes) -> tuple[UInt8[np.ndarray, "32"], UInt64[np.ndarray, "2"]]:
-    """sha256 and difference hash of an image file. Raises OSError: it is none."""
-    content = image if isinstance(image, bytes) else image.read_bytes()
-    digest = np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
-    with Image.open(io.BytesIO(content)) as opened:
-        opened.draft("L", (8 * _SIDE, 8 * _SIDE))  # JPEGs need not be decoded in full
-        return digest, difference_hash(opened)
+def hashes_of(
+    image: Path | bytes, max_pixels: int = MAX_PIXELS
+) -> tuple[UInt8[np.ndarray, "32"], UInt64[np.ndarray, "2"]]:
+    """sha256 and difference hash of an image file. Raises ImageError: it cannot be read."""
+    try:
+        with file_of(image, max_pixels) as file:
+            content = file.read()
+        with decoding(content, max_pixels) as picture:
+            picture.draft("L", (8 * _SIDE, 8 * _SIDE))  # JPEGs need not be decoded in full
+            seen = difference_hash(picture)
+    except Exception as error:  # Pillow's plugins raise what damage leads them to
+        raise image_error(image, error) from error
+    return np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8), seen
 
 
 def all_hashes(
-    images: list[Path] | list[Path | bytes], *, label: str
+    images: list[Path] | list[Path | bytes], *, label: str, max_pixels: int = MAX_PIXELS
 ) -> tuple[UInt8[np.ndarray, "images 32"], UInt64[np.ndarray, "images 2"]]:
     """`hashes_of` of every image, with a progress bar called `label`.
 
@@ -53,15 +61,15 @@ def all_hashes(
     digests = np.zeros((len(images), 32), dtype=np.uint8)
     difference_hashes = np.zeros((len(images), 2), dtype=np.uint64)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashes = pool.map(hashes_of, images)
+        hashes = pool.map(functools.partial(hashes_of, max_pixels=max_pixels), images)
         for number in bar(range(len(images)), label=label, unit="image"):
             try:
                 digests[number], difference_hashes[number] = next(hashes)
-            except OSError as error:
+            except ImageError as error:
                 image = images[number]
                 name = image if isinstance(image, Path) else f"image {number} of {label}"
                 raise PoolError(
-                    f"{name}: {error}; repair the file, or set audit.images=false"
+                    f"{name}: {error.reason}; {error.remedy}, or set audit.images=false"
                 ) from error
     return digests, difference_hashes
 
@@ -96,7 +104,9 @@ class ImageHashes(Stage):
     def compute(self, store: Store, out: Path) -> None:
         """Raises PoolError: an image is missing or cannot be read."""
         examples = self.pool.open(store)
-        places = [examples.images / name for name in examples.picture_names]
-        digests, difference_hashes = all_hashes(places, label="image hashes")
+        paths = [examples.picture_path(number) for number in range(len(examples.picture_names))]
+        digests, difference_hashes = all_hashes(
+            paths, label="image hashes", max_pixels=examples.max_pixels
+        )
         np.save(out / "sha256.npy", digests)
         np.save(out / "seen.npy", difference_hashes)

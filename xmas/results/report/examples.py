@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 
+from xmas.data.image_files import open_image
+from xmas.data.image_paths import ImageError
 from xmas.data.pool import Pool
 from xmas.data.rows import Rows
 from xmas.evaluation.protocol import LETTER, SHORT
@@ -79,7 +80,7 @@ def _tile(row: int, examples: Rows) -> str:
     more = f", {len(rounds)} rounds" if len(rounds) > 1 else ""
     picture = tag("div", "text only", class_="no-picture")
     if examples.has_image[row]:
-        picture = _picture(examples.image_path(row), f"image of row {row}")
+        picture = _picture(examples, row)
     return tag(
         "article",
         picture,
@@ -95,21 +96,20 @@ def _short(words: str) -> str:
     return joined if len(joined) <= _LETTERS else joined[: _LETTERS - 1].rstrip() + "…"
 
 
-def _picture(path: Path, described: str) -> str:
+def _picture(examples: Rows, row: int) -> str:
     """An image embedded in the page; where it cannot be read, a sentence instead."""
     try:
-        address, small = _embedded(path)
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError on broken PNG chunks
-        return tag("div", text(f"cannot be read: {error}"), class_="no-picture")
-    return tag("img", src=address, alt=described, class_="pixels" if small else None)
+        address, small = _embedded(examples.image_path(row), examples.max_pixels)
+    except ImageError as error:
+        return tag("div", text(f"cannot be read: {error.reason}"), class_="no-picture")
+    return tag("img", src=address, alt=f"image of row {row}", class_="pixels" if small else None)
 
 
 @functools.lru_cache(maxsize=512)
-def _embedded(path: Path) -> tuple[str, bool]:
+def _embedded(path: Path, max_pixels: int) -> tuple[str, bool]:
     """An image as a data address, and whether it is small enough to show its pixels."""
-    with Image.open(path) as image:
-        small = max(image.size) <= _SMALL
-        thumbnail = image.convert("RGB")
+    thumbnail = open_image(path, max_pixels)
+    small = max(thumbnail.size) <= _SMALL
     file = io.BytesIO()
     if small:
         thumbnail.save(file, "PNG", optimize=True)

@@ -30,8 +30,10 @@ from xmas.cli.config import (
 from xmas.cli.hydra_guard import guard
 from xmas.cli.targets import allowed_by_user
 from xmas.cli.unknown_settings import check_added, composed_choices, explained
+from xmas.data.seen_images import warn_of_changes
 from xmas.results.score_records import remember
 from xmas.store import RunLogger, Stage, Store, distributed, key
+from xmas.store.feasible import check_all
 from xmas.store.force import kinds_of, start_command
 from xmas.store.planned_stages import planned_stages
 
@@ -138,9 +140,13 @@ def run(cfg: DictConfig) -> None:
         experiment = hydra_config.runtime.choices.get("experiment")
         if distributed.leads():
             note(goal, store, experiment)
+        if isinstance(goal, Stage):
+            check_all(goal, store)
         with logged(goal, store, run_logger_of(cfg, experiment, allowed)) as logged_store:
             renew(goal, logged_store)
             text = make(goal, logged_store)
+        if isinstance(goal, Stage) and distributed.leads():
+            warn_of_changes(goal, store)
         if distributed.leads():
             print(text)
     except (ValueError, OSError, MemoryError) as error:

@@ -14,7 +14,7 @@ from xmas.data.rows import PoolError, Rows
 from xmas.store.progress import bar
 
 REPORT = "faults.jsonl"
-_THREADS = 16  # reading and decoding wait for the disk more than for each other
+THREADS = 16  # reading and decoding wait for the disk more than for each other
 
 
 class BrokenImageError(PoolError):
@@ -34,7 +34,7 @@ def fault_of(examples: Rows, picture: int) -> ImageError | None:
     return None
 
 
-def broken_images(examples: Rows, *, threads: int = _THREADS, label: str = "images") -> list[Fault]:
+def broken_images(examples: Rows, *, threads: int = THREADS, label: str = "images") -> list[Fault]:
     """The faults of all rows whose image cannot be used; every distinct image is decoded once."""
     count = len(examples.picture_names)
     errors: dict[int, ImageError] = {}

@@ -64,14 +64,14 @@ def counted(faults: Sequence[Fault]) -> str:
 
     >>> from xmas.data.faults import Fault, counted
     >>> counted([Fault(row, None, None, "image missing", "...") for row in range(7)])
-    '7 image missing (rows 0, 1, 2, 3, 4 and 2 more)'
+    'image missing: 7 (rows 0, 1, 2, 3, 4 and 2 more)'
     """
     parts = []
     for kind, count in by_kind(faults).items():
         rows = [str(fault.row) for fault in faults if fault.kind == kind]
         more = f" and {count - NAMED:,} more" if count > NAMED else ""
         plural = "s" if count > 1 else ""
-        parts.append(f"{count:,} {kind} (row{plural} {', '.join(rows[:NAMED])}{more})")
+        parts.append(f"{kind}: {count:,} (row{plural} {', '.join(rows[:NAMED])}{more})")
     return "; ".join(parts)
 
 

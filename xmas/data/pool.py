@@ -94,6 +94,12 @@ class Pool:
         store = store or Store()
         return _opened(*self._files(store), False)
 
+    def at_hand(self, store: Store) -> bool:
+        """Whether the annotations can be read now, without computing a stage."""
+        if isinstance(self.annotations, Made):
+            return store.path(self.annotations.stage).exists()
+        return Path(self.annotations).expanduser().exists()
+
     def open_all(self, store: Store) -> Rows:
         """As `open`, with malformed rows in `Rows.faults`, where the format's reader can go on."""
         return _opened(*self._files(store), True)

@@ -67,7 +67,7 @@ def check_images(
             "FAIL",
             subject,
             f"{len(pictures):,} of {sources[source]:,} images of {source} missing or damaged: "
-            f"{shown(messages)} ({', '.join(f'{n:,} {kind}' for kind, n in kinds.most_common())})",
+            f"{shown(messages)} ({', '.join(f'{kind}: {n:,}' for kind, n in kinds.most_common())})",
             f"fetch them again below {examples.images}, set pool.images, or remove their rows"
             + (f"; known: {known[source]}" if source in known else ""),
         )

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
 from xmas.estimate.assumed import DRAWING, Assumed, Census, supposed
-from xmas.models.chat.labels import Tokens
+from xmas.models.chat.labels import ImageCutError, Tokens
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.template import Plain, Template
 from xmas.models.chat.tokens import Tokenised
@@ -38,21 +38,29 @@ def count(
 
     Raises PoolError: the annotation file is there, but a row of it is malformed.
     """
-    if at_hand(pool.annotations, store):
-        return _counted(pool, tokens, store, assumed, sample)
+    if pool.at_hand(store):
+        return _counted(pool, pool.open(store), tokens, store, assumed, sample)
+    if pool.valid_rows is not None and (whole := pool.valid_rows.pool).at_hand(store):
+        # Its malformed rows are left out; which images are broken is not known yet.
+        return _counted(whole, whole.open_all(store), tokens, store, assumed, sample)
     return supposed(pool, assumed)
 
 
 def _counted(
-    pool: Pool, tokens: Tokenised | None, store: Store, assumed: Assumed, sample: int
+    pool: Pool,
+    examples: Rows,
+    tokens: Tokenised | None,
+    store: Store,
+    assumed: Assumed,
+    sample: int,
 ) -> Census:
-    examples = pool.open(store)
     if not len(examples):
         raise PoolError(f"{examples.annotations}: the list is empty; it has no rows to choose from")
-    some = np.arange(len(examples))
+    rows = np.setdiff1d(np.arange(len(examples)), [fault.row for fault in examples.faults])
+    some = rows
     if len(some) > sample:
-        some = np.sort(np.random.default_rng(0).choice(len(some), sample, replace=False))
-    of = "all rows" if len(some) == len(examples) else f"a sample of {len(some):,} rows"
+        some = rows[np.sort(np.random.default_rng(0).choice(len(rows), sample, replace=False))]
+    of = "all rows" if len(some) == len(rows) else f"a sample of {len(some):,} rows"
     if tokens is not None and store.path(tokens).exists():
         table = tokens.open(store)
         sizes = [_sizes(table[int(row)]) for row in some]
@@ -67,7 +75,7 @@ def _counted(
     text, answers = np.array(sizes, dtype=float).T
     return Census(
         name=pool.name,
-        rows=len(examples),
+        rows=len(rows),
         images=len(examples.picture_names),
         text=text,
         answers=answers,
@@ -94,6 +102,8 @@ def _tokenised(
         image = image_tokens if examples.has_image[row] else None
         try:
             sizes.append(_sizes(encoder.conversation(examples.conversation(row), image=image)))
+        except ImageCutError:
+            sizes.append((0.0, 0.0))  # left out
         except ValueError as error:
             raise PoolError(f"{examples.annotations}: row {row}: {error}") from error
     return sizes

@@ -59,6 +59,7 @@ class Activations(Stage):
     """
 
     kind: ClassVar[str] = "activations"
+    of_images: ClassVar[bool] = True  # rows without one have no value
 
     proxy: Proxy
     step: int | None = None

@@ -49,6 +49,7 @@ class Trajectories(Stage):
     """
 
     kind: ClassVar[str] = "trajectories"
+    of_images: ClassVar[bool] = True  # rows without one have no value
     version: ClassVar[int] = 3  # statistics; tower features in 16 bits
     together: ClassVar[bool] = True
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from xmas.data.pool import Pool
+from xmas.data.rows import PoolError
 from xmas.selection.protocol import BudgetSelector, Ranked, Selector, name_of
 from xmas.store import Stage, Store
 
@@ -49,6 +50,11 @@ class Ranking(Stage):
         """
         name = type(self.selector).__name__
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+
+    def check(self, store: Store) -> None:
+        """Raises PoolError: the pool is there, and empty."""
+        if self.pool.at_hand(store) and not len(rows := self.pool.open(store)):
+            raise PoolError(f"{rows.annotations}: the list is empty; there is nothing to choose")
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: the selector gives no order, or not one of every row exactly once."""

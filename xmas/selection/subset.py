@@ -102,6 +102,10 @@ class Subset(Stage):
         ranking_stages = [self.ranking] if self.nested else nearest_stages(selector)
         return [*nearest_stages(pool), *ranking_stages, *token_stages]
 
+    def check(self, store: Store) -> None:
+        """Raises PoolError: the pool is there, and empty."""
+        self.ranking.check(store)
+
     def compute(self, store: Store, out: Path) -> None:
         """Cut the ranking at the budget and write the files.
 

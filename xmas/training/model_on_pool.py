@@ -28,6 +28,7 @@ from xmas.models.vision_cache import (
 from xmas.models.vlm import LoadedModel, load
 from xmas.store import Stage, Store, stages_of_fields
 from xmas.training.fit.recipe import Hardware, Recipe
+from xmas.training.fit.sanity import no_image
 from xmas.training.fit.trainer import fit
 
 
@@ -90,6 +91,11 @@ class ModelOnPool:
         return Tokenised(
             self.pool, self.start.tokenizer, self.template, self.start.image, self.max_length
         )
+
+    def check(self: OnPool, store: Store) -> None:
+        """Raises ValueError: no row of the pool, if it is there, has an image."""
+        if self.pool.at_hand(store) and not (rows := self.pool.open(store)).has_image.any():
+            raise no_image(len(rows))
 
     def image_stage(self: OnPool) -> VisionFeatures | CheckedImages:
         """The stage that decodes every image before a fit needs one."""

@@ -1,5 +1,7 @@
 """What stages cost that run no model: drawings, tokens, clusters, rankings, subsets."""
 
+from xmas.data.broken_images import THREADS
+from xmas.data.valid_rows import ValidRows
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.estimate import flops
@@ -74,6 +76,18 @@ def _(stage: CheckedImages, context: Context) -> Work:
         f"{census.images:,} images of {census.name} decoded",
         core_seconds=census.images * census.decode,
         readers=stage.threads,
+        host=float(_INDEX * census.rows),
+    )
+
+
+@work.register
+def _(stage: ValidRows, context: Context) -> Work:
+    census = context.census(stage.pool)
+    return Work(
+        f"{census.rows:,} rows of {census.name} checked, {census.images:,} images decoded",
+        core_seconds=census.images * census.decode,
+        readers=THREADS,
+        disk=float(census.size),
         host=float(_INDEX * census.rows),
     )
 

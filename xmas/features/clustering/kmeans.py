@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from xmas.features.clustering.enough_rows import check_enough, setting_of
 from xmas.store import Stage, Store
 
 REDUCTIONS = ("sum", "first", "vector")
@@ -96,6 +97,7 @@ def kmeans(
     seed: int,
     iterations: int,
     per_centroid: int | None,
+    setting: str = "clusters.k",
 ) -> Int[np.ndarray, " points"]:
     """The cluster of every point, by FAISS's k-means, on a GPU if there is one.
 
@@ -104,6 +106,7 @@ def kmeans(
         iterations: of Lloyd's algorithm.
         per_centroid: at most this many points per centroid are sampled for training; None: all.
             FAISS's default of 256 changes the clusters of larger sets.
+        setting: of `k`, for messages.
 
     Raises:
         ValueError: a value is not finite, or there are fewer points than clusters.
@@ -114,7 +117,7 @@ def kmeans(
         bad = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
         raise ValueError(f"k-means: point {bad} is not finite: {points[bad]}")
     if len(points) < k:
-        raise ValueError(f"k-means: {k} clusters of {len(points)} points; set clusters.k lower")
+        raise ValueError(f"k-means: {k} clusters of {len(points)} points; set {setting} lower")
     vectors = np.ascontiguousarray(points, dtype=np.float32)
     model = faiss.Kmeans(
         vectors.shape[1],
@@ -169,6 +172,12 @@ class Clusters(Stage):
         summed = self.features.kind == "trajectories" and self.reduction == "sum"
         return {"sums": "float64"} if summed else {}
 
+    def check(self, store: Store) -> None:
+        """Raises ValueError: the pool has fewer rows than clusters."""
+        pictured = getattr(self.features, "of_images", False) and self.missing == "apart"
+        setting = setting_of(self, self.features)
+        check_enough(setting, self.k, self.features, store, pictured=pictured)
+
     def points(self, store: Store) -> Float[np.ndarray, "rows features"]:
         """The points that are clustered, before scaling; NaN on rows without the feature."""
         values = np.load(store.get(self.features) / "values.npy", mmap_mode="r")
@@ -196,6 +205,7 @@ class Clusters(Stage):
             seed=self.seed,
             iterations=self.iterations,
             per_centroid=self.per_centroid,
+            setting=setting_of(self, self.features),
         )
         np.save(out / "labels.npy", labels)
         sizes = np.bincount(labels, minlength=self.k + 1)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xmas.features.clustering.enough_rows import check_enough, setting_of
 from xmas.store import Stage, Store, volatile
 from xmas.store.checkpoint import save_checkpoint, saved_state
 from xmas.store.progress import bar
@@ -106,6 +107,7 @@ def spherical_kmeans(
     seed: int,
     iterations: int,
     draft: Path | None = None,
+    setting: str = "k",
 ) -> Float[np.ndarray, "k width"]:
     """Unit centroids after at most `iterations` of Lloyd's algorithm.
 
@@ -126,7 +128,9 @@ def spherical_kmeans(
     and splits a large cluster at random if one is empty.
     """
     if len(rows) < k:
-        raise ValueError(f"spherical k-means: {k} clusters of {len(rows)} rows; set k lower")
+        raise ValueError(
+            f"spherical k-means: {k} clusters of {len(rows)} rows; set {setting} lower"
+        )
     first_iteration, centroids = _last_checkpoint(draft)
     if centroids is None:
         first = np.sort(np.random.default_rng(seed).choice(rows, k, replace=False))
@@ -213,6 +217,12 @@ class Spherical(Stage):
     block: int = 4096
     device: str | None = volatile(None)
 
+    def check(self, store: Store) -> None:
+        """Raises ValueError: the pool has fewer rows than clusters."""
+        pictured = getattr(self.features, "of_images", False)
+        setting = setting_of(self, self.features)
+        check_enough(setting, self.k, self.features, store, pictured=pictured)
+
     def compute(self, store: Store, out: Path) -> None:
         values = np.load(store.get(self.features) / "values.npy", mmap_mode="r")
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -225,6 +235,7 @@ class Spherical(Stage):
             seed=self.seed,
             iterations=self.iterations,
             draft=out,
+            setting=setting_of(self, self.features),
         )
         last = torch.from_numpy(centroids).to(assign.device)
         labels = np.full(len(values), self.k, dtype=np.int64)

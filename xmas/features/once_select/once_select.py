@@ -18,6 +18,7 @@ from torch import Tensor
 
 from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.clip.embedded import Embedded, joint
+from xmas.features.clustering.enough_rows import check_enough
 from xmas.features.clustering.kmeans import kmeans
 from xmas.features.once_select.classifier import (
     GatedClassifier,
@@ -85,6 +86,12 @@ class OnceSelect(Stage):
         centroids = self._centroids(embeddings)
         labels, distances = assign(embeddings, centroids)
         train, test = self._core(labels, distances)
+        if not len(train):
+            raise ValueError(
+                f"none of the {len(centroids)} clusters has two rows with an image and a question, "
+                "one to train on and one to test; set features.pseudo_labels.trained.k lower, or "
+                "take a larger pool"
+            )
         log.info("training on %d rows, %d are held out", len(train), len(test))
         train_pairs, test_pairs = (
             Pairs(*map(torch.from_numpy, (*pairs(embeddings, rows), labels[rows])))
@@ -105,6 +112,11 @@ class OnceSelect(Stage):
             "chosen": epoch_line,
         }
         (out / "selector.json").write_text(json.dumps(about, indent=2))
+
+    def check(self, store: Store) -> None:
+        """Raises ValueError: the pool has fewer rows than clusters."""
+        setting = "features.pseudo_labels.trained.k"
+        check_enough(setting, self.k, self.clip, store, pictured=True)
 
     def _centroids(self, embedded: Embedded) -> Float[np.ndarray, "k joint"]:
         rng = np.random.default_rng(self.seed)

@@ -36,6 +36,10 @@ class Tokens:
         return len(self.ids) + len(self.image)
 
 
+class ImageCutError(ValueError):
+    """`max_length` ends inside or before the image of a conversation."""
+
+
 class Encoder:
     """Conversations to `Tokens` for one tokenizer and template.
 
@@ -73,7 +77,7 @@ class Encoder:
             image_round: number of the round that has the image.
             in_answer: it is in the answer of this round, not in the question.
 
-        Raises ValueError: `max_length` would cut the image.
+        Raises ImageCutError: a ValueError: `max_length` would cut the image.
         """
         chunks, answers = self.template.render(
             rounds, image=image is not None, image_round=image_round, in_answer=in_answer
@@ -89,7 +93,7 @@ class Encoder:
         image_tokens = NO_IMAGE if image is None else image
         room = self.max_length - len(image_tokens)
         if image_at > room:
-            raise ValueError(
+            raise ImageCutError(
                 f"max_length {self.max_length} ends inside the image, which needs "
                 f"{image_at + len(image_tokens)} tokens with the text before it; raise max_length"
             )

@@ -13,10 +13,11 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Int
 
+from xmas.data.faults import NAMED
 from xmas.data.image_files import image_size
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
-from xmas.models.chat.labels import NO_IMAGE, Encoder, Tokens
+from xmas.models.chat.labels import NO_IMAGE, Encoder, ImageCutError, Tokens
 from xmas.models.chat.layout import Fixed, HasLayout, Layout
 from xmas.models.chat.template import Plain, Template
 from xmas.store import Made, Stage, Store
@@ -32,7 +33,7 @@ class Tokenised(Stage):
     `image_lengths.npy` (rows,) int32, tokens of its image; `image_sizes.npy` (rows, 2) int32,
     height and width in pixels, where the tokens follow from them, else (0, 0). `answered.npy`
     (rows,) bool: rows with a labelled token. A fit leaves the others out: their answers are empty
-    or after the cut.
+    or after the cut. A row whose image is after the cut is one of these, its text kept.
     """
 
     kind: ClassVar[str] = "tokens"
@@ -60,13 +61,14 @@ class Tokenised(Stage):
         return Fixed(self.image) if isinstance(self.image, int) else self.image.layout(store)
 
     def compute(self, store: Store, out: Path) -> None:
-        """Raises PoolError: `max_length` ends inside a row's image, or no row has an answer."""
+        """Raises PoolError: no row has an answer, or `max_length` cuts most of the images."""
         examples = self.pool.open(store)
         encoder, layout = self.encoder(store), self.layout(store)
         offsets = np.zeros(len(examples) + 1, dtype=np.int64)
         image_at, image_lengths = np.zeros((2, len(examples)), dtype=np.int32)
         sizes = np.zeros((len(examples), 2), dtype=np.int32)
         answered = np.zeros(len(examples), dtype=bool)
+        cut: dict[int, ImageCutError] = {}
         with (out / "ids.bin").open("wb") as ids, (out / "labelled.bin").open("wb") as labelled:
             for row in bar(range(len(examples)), label="tokens"):
                 try:
@@ -80,6 +82,10 @@ class Tokenised(Stage):
                         image_round=examples.image_round(row),
                         in_answer=examples.image_in_answer(row),
                     )
+                except ImageCutError as error:
+                    cut[row] = error
+                    text = encoder.conversation(examples.conversation(row), image=None)
+                    tokens = dataclasses.replace(text, labelled=np.zeros_like(text.labelled))
                 except ValueError as error:
                     raise PoolError(f"{examples.annotations}: row {row}: {error}") from error
                 ids.write(tokens.ids.tobytes())
@@ -87,12 +93,25 @@ class Tokenised(Stage):
                 offsets[row + 1] = offsets[row] + len(tokens.ids)
                 image_at[row], image_lengths[row] = tokens.image_at, len(tokens.image)
                 answered[row] = tokens.labelled.any()
+        self._report_cut(cut, int(examples.has_image.sum()), str(examples.annotations))
         self._report(answered, str(examples.annotations))
         np.save(out / "answered.npy", answered)
         np.save(out / "offsets.npy", offsets)
         np.save(out / "image_at.npy", image_at)
         np.save(out / "image_lengths.npy", image_lengths)
         np.save(out / "image_sizes.npy", sizes)
+
+    def _report_cut(self, cut: dict[int, ImageCutError], images: int, annotations: str) -> None:
+        """Say which rows lose their image. Raises PoolError: most of those that have one."""
+        if not cut:
+            return
+        row, error = next(iter(cut.items()))
+        rows = ", ".join(map(str, list(cut)[:NAMED])) + (", ..." if len(cut) > NAMED else "")
+        message = f"{annotations}: row {row}: {error}"
+        message += f". So it is with {len(cut)} of {images} rows with an image: {rows}"
+        if 2 * len(cut) > images:
+            raise PoolError(message)
+        log.warning("%s; no fit and no attention scan sees them", message)
 
     def _report(self, answered: Bool[np.ndarray, " rows"], annotations: str) -> None:
         """Say which rows a fit will leave out. Raises PoolError: all of them."""

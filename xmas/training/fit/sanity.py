@@ -26,10 +26,7 @@ def check_rows(table: TokenTable, dealt: BatchPlan) -> None:
     Warns of single ones without, which a fit passes over.
     """
     if (table.image_at < 0).all():
-        raise ValueError(
-            f"none of the pool's {len(table)} rows has an image: a vision-language model would "
-            "learn from text alone; rows name their image under `image`"
-        )
+        raise no_image(len(table))
     why = "the template does not find the answers, or max_length cuts them off"
     if not any(dealt.weights[:FIRST]):
         rows = [int(row) for batch in dealt.batches[:FIRST] for row in batch]
@@ -42,6 +39,14 @@ def check_rows(table: TokenTable, dealt: BatchPlan) -> None:
             "%d of %d microbatches have no labelled token, the first is %d, rows %s: %s",
             len(empty), len(dealt.weights), empty[0], dealt.batches[empty[0]].tolist(), why,
         )  # fmt: skip
+
+
+def no_image(rows: int) -> ValueError:
+    """The error for a pool of this many rows of text alone."""
+    return ValueError(
+        f"none of the pool's {rows} rows has an image: a vision-language model would learn from "
+        "text alone; rows name their image under `image`"
+    )
 
 
 class FirstBatches(Callback):

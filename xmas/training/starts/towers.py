@@ -15,14 +15,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextConfig
 
+from xmas.data.broken_images import all_named
 from xmas.data.images import SquareImages
 from xmas.data.pool import Pool
+from xmas.data.seen_images import note
 from xmas.models.cpu_matmul import by_onednn
 from xmas.models.tokenizer import TrainedTokenizer
 from xmas.models.vision_cache import first_rows, read_image
 from xmas.models.vlm import check_finite
 from xmas.store import Stage, Store, write_atomically
 from xmas.store.progress import bar
+from xmas.training.fit.sanity import no_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,13 @@ class TwoTower(Stage):
     warmup: float = 0.05
     seed: int = 0
 
+    def check(self, store: Store) -> None:
+        """Raises ValueError: no row of the captions, if they are there, has an image."""
+        if self.captions.at_hand(store) and not (rows := self.captions.open(store)).has_image.any():
+            raise no_image(len(rows))
+
     def compute(self, store: Store, out: Path) -> None:
+        """Raises PoolError: images are missing or broken; names them."""
         from transformers import AutoTokenizer
 
         examples = self.captions.open(store)
@@ -76,15 +85,17 @@ class TwoTower(Stage):
         )
         process = SquareImages(self.image_size)
         pixels = torch.empty(len(rows), 3, self.image_size, self.image_size, dtype=torch.float16)
-        for start in bar(range(0, len(rows), 256), label="captions read", unit="batch"):
-            pictures = [read_image(examples, int(row)) for row in rows[start : start + 256]]
-            pixels[start : start + 256] = process(pictures).half()
+        with all_named(examples, out):
+            for start in bar(range(0, len(rows), 256), label="captions read", unit="batch"):
+                pictures = [read_image(examples, int(row)) for row in rows[start : start + 256]]
+                pixels[start : start + 256] = process(pictures).half()
         same = torch.from_numpy(np.unique(np.array(texts), return_inverse=True)[1])
         model = self._fit(
             self._build(tokenizer), pixels, tokens["input_ids"], tokens["attention_mask"], same, out
         )
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
+        note(self.captions, examples, out)
         (out / "last.pt").unlink(missing_ok=True)
 
     def _build(self, tokenizer) -> CLIPModel:

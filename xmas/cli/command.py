@@ -29,7 +29,7 @@ from xmas.cli.config import (
 )
 from xmas.cli.hydra_guard import guard
 from xmas.cli.targets import allowed_by_user
-from xmas.cli.unknown_settings import check_added, composed_choices, explained
+from xmas.cli.unknown_settings import check_added, composed_choices, explained, with_own_keys
 from xmas.data.seen_images import warn_of_changes
 from xmas.results.score_records import remember
 from xmas.store import RunLogger, Stage, Store, distributed, key
@@ -168,7 +168,7 @@ def main() -> None:
     threads.share_cores()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the one line on stderr is ours
     guard()
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] = with_own_keys(sys.argv[1:])
     try:
         check_choices(arguments)
         check_added(arguments)

@@ -150,7 +150,12 @@ def check_choices(arguments: list[str]) -> None:
         if not equals or not names or group.startswith("hydra/"):  # Hydra itself has more choices
             continue
         for choice in choices.split(","):
-            if re.fullmatch(r"[\w-]+", choice) and choice not in [*names, "null"]:
+            if choice == "null":
+                raise ConfigError(
+                    f"{group}=null: a group has a choice or none; leave it out with ~{group}, or "
+                    f"name one of {', '.join(names)}"
+                )
+            if re.fullmatch(r"[\w-]+", choice) and choice not in names:
                 raise ConfigError(
                     f"{group}={choice} does not exist"
                     f"{suggestion(choice, names, form=f'{group}={{}}')}"

@@ -18,6 +18,21 @@ _ADDED = re.compile(r"\+{1,2}([A-Za-z_]\w*)([\w.]*)(=.*)", re.DOTALL)
 _ALIKE = 0.75  # difflib's ratio from which an added key counts as misspelt: one letter in four
 
 
+# Mappings whose keys are the user's.
+OPEN = ("subset.floors", "subset.caps", "doctor.sha256", "doctor.known")
+
+
+def with_own_keys(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with `++` before those that name a key of an `OPEN` mapping.
+
+    Hydra takes no key that the configuration does not have, and these mappings are empty there.
+    """
+    return [
+        f"++{argument}" if argument.partition("=")[0].startswith(OPEN) else argument
+        for argument in arguments
+    ]
+
+
 def check_added(arguments: Sequence[str]) -> None:
     """Raise ConfigError for `+key=value` whose key is almost that of a setting.
 

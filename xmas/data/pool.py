@@ -133,7 +133,7 @@ class Pool:
 
 
 _SETTINGS = {
-    "annotations": "the path of an annotation file, e.g. a JSON list in LLaVA's format",
+    "annotations": "the path of a JSON list in LLaVA's format, or of a file that a reader knows",
     "images": "the folder that image paths in the annotations start from",
 }
 

@@ -4,13 +4,13 @@ A missing key would otherwise show much later, as an error without a place or as
 it is named with file, line and value.
 """
 
-import json
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
 from xmas.data.image_paths import path_below
-from xmas.evaluation.protocol import AnswerError
+from xmas.evaluation.protocol import AnswerError, check_key
+from xmas.evaluation.text_files import json_of, text_lines, text_of
 
 
 def json_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
@@ -19,21 +19,16 @@ def json_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
     Raises AnswerError: a line is no JSON object or lacks a key; the message names file and line.
     """
     rows = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise AnswerError(f"{path}: line {number} is not JSON: {error}") from error
-            rows.append(with_keys(row, keys, f"{path}: line {number}"))
+    for number, line in text_lines(path):
+        if line.strip():
+            where = f"{path}: line {number}"
+            rows.append(with_keys(json_of(line, where), keys, where))
     return rows
 
 
 def json_object(path: Path) -> dict[str, Any]:
     """The object that a JSON file consists of. Raises AnswerError: the file is anything else."""
-    content = _json(path)
+    content = json_of(text_of(path), f"{path}:")
     if not isinstance(content, dict):
         raise AnswerError(f"{path}: contains a {type(content).__name__}, expected an object")
     return content
@@ -46,20 +41,13 @@ def json_rows(path: Path, under: str | None, *keys: str) -> list[dict[str, Any]]
 
     Raises AnswerError: there is no such list, or a row lacks a key; the message names it.
     """
-    rows = _json(path) if under is None else json_object(path).get(under)
+    rows = json_of(text_of(path), f"{path}:") if under is None else json_object(path).get(under)
     if not isinstance(rows, list):
         where = "" if under is None else f" under `{under}`"
         raise AnswerError(f"{path}: contains a {type(rows).__name__}{where}, expected a list")
     for number, row in enumerate(rows):
         with_keys(row, keys, f"{path}: row {number}")
     return rows
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise AnswerError(f"{path}: not JSON: {error}") from error
 
 
 def with_keys(row: Any, keys: Iterable[str], where: str) -> dict[str, Any]:
@@ -84,13 +72,14 @@ def image_below(images: Path, name: Any) -> Path:
 def answer_lines(
     answers: list[dict[str, Any]], benchmark: str, *, keys: tuple[str, ...] = ()
 ) -> list[dict[str, Any]]:
-    """`answers`, if each has `question_id`, a `text` that is a string, and `keys`.
+    """`answers`, if each has a `question_id`, a `text` that is a string, and `keys`.
 
     Raises AnswerError otherwise, naming the line.
     """
     for number, line in enumerate(answers, start=1):
         where = f"{benchmark}: answer line {number}"
         with_keys(line, ("question_id", "text", *keys), where)
+        check_key(line["question_id"], f"{where}: `question_id`")
         if not isinstance(line["text"], str):
             raise AnswerError(f"{where}: `text` is {line['text']!r}, expected a string")
     return answers
@@ -102,7 +91,9 @@ def by_key(
     """`rows` by their key, in order. Raises AnswerError: there are none, or two share a key."""
     keyed: dict[Any, dict[str, Any]] = {}
     for row in rows:
-        if (key := key_of(row)) in keyed:
+        key = key_of(row)
+        check_key(key, str(where))
+        if key in keyed:
             raise AnswerError(f"{where}: {key!r} is in the file twice")
         keyed[key] = row
     if not keyed:

@@ -136,6 +136,8 @@ def join(
         key_of: the key of an answer line.
         benchmark: for messages.
 
+    A number and its digits as a text are the same key: writers of JSON disagree about ids.
+
     Raises:
         AnswerError: a key has no answer, two answers, or was not asked.
 
@@ -144,9 +146,13 @@ def join(
     {'b': 'no', 'a': 'yes'}
     """
     keys = dict.fromkeys(expected)
+    of_text = {str(name): name for name in keys if isinstance(name, int | str)}
     texts: dict[Hashable, str] = {}
     for number, line in enumerate(answers, start=1):
         name = key_of(line)
+        check_key(name, f"{benchmark}: line {number}")
+        if name not in keys and isinstance(name, int | str):
+            name = of_text.get(str(name), name)
         if name not in keys:
             raise AnswerError(f"{benchmark}: line {number} answers {name!r}, which was not asked")
         if name in texts:
@@ -159,6 +165,17 @@ def join(
             f"{missing[0]!r}; an incomplete file is not scored"
         )
     return texts
+
+
+def check_key(key: Any, where: str) -> None:
+    """Raise AnswerError unless an id is a number or a text, or a key made of such.
+
+    `true` would be taken for 1, and a list for nothing that can be looked up.
+    """
+    parts = key if isinstance(key, tuple) else (key,)
+    for part in parts:
+        if isinstance(part, bool) or not isinstance(part, int | float | str):
+            raise AnswerError(f"{where}: {part!r} is no id, expected a number or a text")
 
 
 def expect(count: int, expected: int | None, *, what: str, advice: str) -> None:

@@ -19,6 +19,7 @@ from xmas.evaluation.facts import Facts, facts_of
 from xmas.evaluation.json_files import json_object, json_rows
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored
+from xmas.evaluation.text_files import ENCODING, json_of, text_lines
 from xmas.store import Store
 
 
@@ -146,9 +147,8 @@ def copy_rows(path: Path, to: Path, ids: set[str], facts: Facts) -> None:
     Raises AnswerError: the file is no JSON lines, JSON list or TSV, or a row has no id.
     """
     if path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
-            lines = [line for line in file if line.strip()]
-        to.write_text("".join(line for line in lines if _id(line, facts) in ids), "utf-8")
+        lines = [line for _, line in text_lines(path) if line.strip()]
+        to.write_text("".join(line for line in lines if _id(line, facts, path) in ids), "utf-8")
     elif path.suffix == ".json":
         rows = json_rows(path, facts.listed_under, facts.id_key)
         rows = [row for row in rows if str(row[facts.id_key]) in ids]
@@ -160,7 +160,7 @@ def copy_rows(path: Path, to: Path, ids: set[str], facts: Facts) -> None:
         limit = csv.field_size_limit(sys.maxsize)  # an image is one field
         try:
             with (
-                path.open(encoding="utf-8", newline="") as file,
+                path.open(encoding=ENCODING, newline="") as file,
                 to.open("w", encoding="utf-8", newline="") as part,
             ):
                 rows = csv.reader(file, delimiter="\t")
@@ -178,9 +178,9 @@ def copy_rows(path: Path, to: Path, ids: set[str], facts: Facts) -> None:
         )
 
 
-def _id(line: str, facts: Facts) -> str:
+def _id(line: str, facts: Facts, path: Path) -> str:
     """The id of a JSON line: LLaVA's `question_id`, or the key that `facts` name."""
-    row = json.loads(line)
+    row = json_of(line, f"{path}: a line")
     return str(row["question_id"] if "question_id" in row else row[facts.id_key])
 
 

@@ -4,13 +4,17 @@ import contextlib
 import dataclasses
 import gc
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 from xmas.evaluation.json_files import json_lines
+from xmas.evaluation.odd_answers import odd_answers
 from xmas.evaluation.protocol import Benchmark
 from xmas.store import Made, Stage, Store, content
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,10 @@ class Rescore(Stage):
         assert self.benchmark is not None  # make asks
         assert self.answers is not None
         with _collector_paused():
-            scored = self.benchmark.score(json_lines(store.find(self.answers)), store)
+            answers = json_lines(store.find(self.answers))
+            scored = self.benchmark.score(answers, store)
+        for sentence in odd_answers(answers, scored):
+            log.warning("%s: %s", store.find(self.answers), sentence)
         record = scored.record(self.benchmark)
         (out / "score.json").write_text(json.dumps(record, indent=2))
 

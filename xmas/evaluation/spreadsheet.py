@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from xmas.evaluation.protocol import AnswerError
+from xmas.evaluation.text_files import ENCODING, not_utf_8
 
 _MISSING = {  # what pandas.read_table reads as missing, in addition to any case of nan and none
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "1.#IND", "1.#QNAN", "<NA>",
@@ -22,7 +23,7 @@ def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """The rows of the TSV. Raises AnswerError: no column of `columns`, a cut line, or no index."""
     limit = csv.field_size_limit(sys.maxsize)  # of the process; an image is longer than 128 KiB
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding=ENCODING, newline="") as file:
             reader = csv.DictReader(file, delimiter="\t")
             if absent := [name for name in columns if name not in (reader.fieldnames or ())]:
                 raise AnswerError(f"{path}: no column {', '.join(absent)}")
@@ -35,6 +36,8 @@ def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
                 if not row["index"].isdecimal():
                     raise AnswerError(f"{where}: index {row['index']!r} is not a number")
                 yield row
+    except UnicodeDecodeError as error:
+        raise not_utf_8(path, error) from error
     finally:
         csv.field_size_limit(limit)
 

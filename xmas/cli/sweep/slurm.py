@@ -17,6 +17,7 @@ from hydra.types import HydraContext
 
 from xmas.cli.sweep.job import Job, Outcome, run_elsewhere
 from xmas.cli.sweep.processes import say_into
+from xmas.cli.sweep.summary import SweepError
 
 log = logging.getLogger("xmas.cli.sweep")
 
@@ -58,13 +59,14 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Submit the jobs as an array; yield each outcome when its job ends.
 
-    `given` are the fields of submitit's launcher for Hydra. Raises RuntimeError: there is no SLURM
+    `given` are the fields of submitit's launcher for Hydra. Raises SweepError: there is no SLURM
     on this host, or it refuses the jobs.
     """
     import submitit  # pyright: ignore[reportMissingImports]
+    from submitit.core.utils import FailedJobError  # pyright: ignore[reportMissingImports]
 
     if shutil.which("sbatch") is None:
-        raise RuntimeError("hydra/launcher=slurm: no sbatch here; use a host that submits jobs")
+        raise SweepError("xmas: hydra/launcher=slurm: no sbatch here; use a host that submits jobs")
     options = {name: value for name, value in given.items() if value is not None}
     executor = submitit.AutoExecutor(
         folder=options.pop("submitit_folder"),
@@ -74,8 +76,11 @@ def outcomes(
     executor.update_parameters(
         **{name if name in _GENERAL else f"slurm_{name}": value for name, value in options.items()}
     )
-    with executor.batch():
-        slurm_jobs = [executor.submit(OnNode(context), job) for job in jobs]
+    try:
+        with executor.batch():
+            slurm_jobs = [executor.submit(OnNode(context), job) for job in jobs]
+    except FailedJobError as error:
+        raise SweepError(f"xmas: hydra/launcher=slurm: sbatch refuses the jobs: {error}") from error
     log.info("SLURM jobs %s to %s", slurm_jobs[0].job_id, slurm_jobs[-1].job_id)
     try:
         yield from _ended(dict(zip(jobs, slurm_jobs, strict=True)))

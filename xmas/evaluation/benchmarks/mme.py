@@ -24,6 +24,7 @@ from xmas.evaluation.facts import LLAVA_EVAL, Facts
 from xmas.evaluation.json_files import answer_lines, by_key, image_below, json_lines
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
+from xmas.evaluation.text_files import text_of
 from xmas.store import Made, Store, content, volatile
 
 PERCEPTION = (
@@ -192,7 +193,7 @@ def _truth_lines(root: Path, task: str) -> Iterator[tuple[str, str, str, str]]:
             f"{task}/questions_answers_YN/*.txt"
         )
     for file in files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+        for number, line in enumerate(text_of(file).split("\n"), start=1):
             if not line.strip():
                 continue
             cells = line.strip().split("\t")

@@ -33,6 +33,7 @@ from xmas.evaluation.json_files import (
 from xmas.evaluation.judge.judge import Judging, check_wording, number
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
+from xmas.evaluation.text_files import text_of
 from xmas.store import Made, Store, content, volatile
 
 _OWNERS = "https://github.com/yuweihao/MM-Vet"
@@ -182,7 +183,7 @@ class MMVet:
         if self.prompt is None:
             return PROMPT
         path = store.find(self.prompt)
-        text = path.read_text(encoding="utf-8")
+        text = text_of(path)
         if path.suffix == ".py":
             text = _assigned(ast.parse(text), path)
         text = text.strip() + "\n"  # as in the evaluator

@@ -128,7 +128,7 @@ class Duplicates(Stage):
         _, first, which = np.unique(identity, axis=0, return_index=True, return_inverse=True)
         np.save(out / "exact.npy", first[which.reshape(-1)])
         pairs = near_texts(sketches, _of_rows(examples.picture, groups), self.similarity)
-        if self.images:  # a chain of near images may connect two that are not
+        if self.images and pictures:  # a chain of near images may connect two that are not
             first_image, second_image = examples.picture[pairs].T
             apart = distances(hashes[first_image], hashes[second_image])
             pairs = pairs[(first_image < 0) | (apart <= self.distance)]

@@ -17,8 +17,7 @@ from typing import Any
 
 from xmas.data.pool import Pool
 from xmas.data.rows import Rows
-from xmas.store import Made, Stage, Store, digest
-from xmas.store.integrity import meta_of
+from xmas.store import Made, Stage, Store, digest, read_meta
 
 log = logging.getLogger(__name__)
 
@@ -58,47 +57,75 @@ def noted_digest(folder: Path) -> str | None:
 
 
 def warn_of_changes(goal: Stage, store: Store) -> None:
-    """Warn of results that a goal was made from and whose images are others now.
+    """Warn if a goal was made from images that are others now; names what to compute anew.
 
     The sizes of a sample are compared, so that a goal whose results are all there takes no longer.
     """
-    pools = {digest(pool.identity()): pool for pool in _pools(goal)}
-    for folder in _made_from(store.path(goal), store):
-        record = json.loads((folder / FILE).read_text())
-        pool = pools.get(record["pool"])
-        if pool is not None and isinstance(pool.images, str):
-            _compare(str(folder), str(Path(pool.images).expanduser()))
+    folders = {
+        digest(pool.identity()): str(Path(pool.images).expanduser())
+        for pool in _pools(goal)
+        if isinstance(pool.images, str)
+    }
+    changes: dict[str, str] = {}
+    kinds: dict[str, None] = {}  # of the results to compute anew, inputs first
+
+    def visit(result: Path) -> bool:
+        """Whether a result, or one that it was made from, saw other images."""
+        if str(result) in visited:
+            return visited[str(result)]
+        inner = [visit(Path(store.root) / name) for name in _inputs(str(result))]
+        change = _change(str(result), folders)
+        if change is not None:
+            changes["/".join(result.parts[-2:])] = change
+        visited[str(result)] = change is not None or any(inner)
+        if visited[str(result)]:
+            kinds[result.parent.name] = None
+        return visited[str(result)]
+
+    visited: dict[str, bool] = {}
+    if visit(store.path(goal)):
+        _warn(
+            f"results were made from other images: "
+            f"{'; '.join(f'{name}: {change}' for name, change in changes.items())}; "
+            f"'force=[{','.join(kinds)}]' makes them anew"
+        )
 
 
 @functools.cache
-def _compare(folder: str, images: str) -> None:
-    """Warn once a process if a result's images are others now."""
-    sizes = json.loads((Path(folder) / FILE).read_text())["sizes"]
-    present = _sizes(Path(images), list(sizes))
-    others = [name for name, size in zip(sizes, present, strict=True) if sizes[name] != size]
+def _warn(message: str) -> None:
+    log.warning("%s", message)
+
+
+def _change(result: str, folders: dict[str, str]) -> str | None:
+    """How the images that a result was made from are others now; None if they are the same."""
+    path = Path(result) / FILE
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    images = folders.get(record["pool"])
+    others = () if images is None else _others(result, images)
     if not others:
-        return
-    kind, key = Path(folder).parts[-2:]
-    finished = meta_of(Path(folder)).get("finished", "an unknown date")
-    log.warning(
-        "%s/%s of %s was made from other images: %d of %d compared in %s have another size or are "
-        "missing, e.g. %s; force=%s makes it anew, and what was made from it in turn",
-        kind, key, finished, len(others), len(sizes), images, others[0], kind,
-    )  # fmt: skip
+        return None
+    finished = str(read_meta(Path(result) / "meta.json").get("finished", "an unknown date"))[:10]
+    return (
+        f"{len(others)} of {len(record['sizes'])} compared have another size than on {finished}, "
+        f"or are missing, e.g. {Path(str(images)) / others[0]}"
+    )
 
 
-def _made_from(folder: Path, store: Store) -> Iterator[Path]:
-    """The results with a note among those that a finished result was made from, itself included."""
-    pending, visited = [folder], {folder}
-    while pending:
-        result = pending.pop()
-        if not (result / "meta.json").exists():
-            continue
-        if (result / FILE).exists():
-            yield result
-        inputs = {Path(store.root) / name for name in meta_of(result).get("inputs", [])}
-        pending += sorted(inputs - visited)
-        visited |= inputs
+@functools.cache
+def _others(result: str, images: str) -> tuple[str, ...]:
+    """The images of a result's sample that have another size now; looked up once a process."""
+    sizes = json.loads((Path(result) / FILE).read_text())["sizes"]
+    present = _sizes(Path(images), list(sizes))
+    return tuple(name for name, size in zip(sizes, present, strict=True) if sizes[name] != size)
+
+
+@functools.cache
+def _inputs(result: str) -> tuple[str, ...]:
+    """The results, `<kind>/<key>`, that a finished result was made from."""
+    path = Path(result) / "meta.json"
+    return tuple(read_meta(path).get("inputs", ())) if path.exists() else ()
 
 
 def _pools(value: Any) -> Iterator[Pool]:

@@ -256,6 +256,10 @@ def test_the_goal_is_taken_from_the_command_line(compose):
         ("pool=zzzz", r"pool=zzzz does not exist\. There are demo, demo_unseen, files, llava665k"),
         ("+benchmark@suite.x=gqaa", r"did you mean benchmark=gqa\?"),
         ("hardware=gpu", r"hardware=gpu does not exist"),
+        (
+            "experiment=null",
+            r"experiment=null: a group has a choice or none; leave it out with ~ex",
+        ),
     ],
 )
 def test_an_unknown_choice_is_answered_with_the_nearest(argument, message):
@@ -269,7 +273,6 @@ def test_an_unknown_choice_is_answered_with_the_nearest(argument, message):
         "selector=xmas",
         "selector=random,length,xmas",
         "'selector=random,xmas'",
-        "experiment=null",
         "~experiment",
         "+benchmark@suite.cn=mmbench_cn",
         "/benchmark@suite.cn=mmbench_cn",

@@ -21,6 +21,7 @@ from toy import ROWS, Toy
 
 from xmas.cli.command import Page
 from xmas.cli.config import build, check_choices, goal_node
+from xmas.cli.unknown_settings import with_own_keys
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.scores import Score
 from xmas.store import Stage
@@ -82,7 +83,7 @@ def test_every_command_composes(page, command, tmp_path, compose):
             for end in (0, -1)
         )
         for chosen in dict.fromkeys(ends):
-            goal = build(goal_node(compose(*chosen, searchpath)))
+            goal = build(goal_node(compose(*with_own_keys(chosen), searchpath)))
             assert isinstance(goal, Stage | Page)
 
 

@@ -34,10 +34,11 @@ class ValidRows(Stage):
 
     pool: Pool
 
-    def corrections(self) -> dict[str, int]:
-        """Which images can be used depends on the limit."""
-        limit = self.pool.max_pixels
-        return {} if limit == MAX_PIXELS else {"max_pixels": limit}
+    def corrections(self) -> dict[str, Any]:
+        """Which images can be used depends on the limits."""
+        limits = {"max_pixels": self.pool.max_pixels, "outside": self.pool.outside}
+        defaults = {"max_pixels": MAX_PIXELS, "outside": False}
+        return {name: limit for name, limit in limits.items() if limit != defaults[name]}
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises PoolError: the file is no pool, or none of its rows can be used."""

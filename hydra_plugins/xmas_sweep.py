@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -14,10 +15,26 @@ from xmas.cli.sweep.summary import follow
 
 
 class Grid(BasicSweeper):
-    """Hydra's grid search. The launchers below compose every job before the first one starts."""
+    """Hydra's grid search, without what it does before a launcher.
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Do nothing: composing each job twice would double the time of a job that only reuses."""
+    Composing each job to validate it: the launchers below compose all jobs before the first starts.
+    Saving a `multirun.yaml`: nothing reads it, and a store of finished results may be read-only.
+    """
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.config is not None
+        assert self.launcher is not None
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        self.overrides = self.split_arguments(overrides, self.max_batch_size)
+        started = 0
+        ended = []
+        while not self.is_done():
+            batch = self.get_job_batch()
+            ended.append(self.launcher.launch(batch, initial_job_idx=started))
+            started += len(batch)
+        return ended
 
 
 class Local(Launcher):

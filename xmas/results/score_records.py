@@ -7,12 +7,16 @@ and which reference it belongs to. The score of an answers file from elsewhere h
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from xmas.store import Store, write_atomically
 from xmas.store.integrity import check
+from xmas.store.writable import is_writable
+
+log = logging.getLogger(__name__)
 
 Settings = tuple[tuple[str, str], ...]  # dotted path and value
 _EXPERIMENTS = "experiments"  # folder in a store: which experiment asked for which scores
@@ -103,6 +107,14 @@ def remember(store: Store, experiment: str, scores: Sequence[str]) -> None:
     """Note that `experiment` asked for these scores, by key: several may ask for one score."""
     name = hashlib.sha256(" ".join(scores).encode()).hexdigest()[:12]
     path = Path(store.root) / _EXPERIMENTS / experiment / f"{name}.json"
+    if path.exists():
+        return
+    if not is_writable(path.parent):
+        log.warning(
+            "%s is read-only: that experiment=%s asked for these scores is not noted, so "
+            "table.experiment=%s does not show them", store.root, experiment, experiment,
+        )  # fmt: skip
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda partial: partial.write_text(json.dumps(scores)))
 

@@ -8,6 +8,8 @@ fields of a stage do not tell, since it may hold another stage and never use it.
 import contextlib
 import json
 import logging
+import os
+import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +95,15 @@ class Computation:
         except (OSError, ValueError, TypeError, KeyError):
             return None, []
 
+    @staticmethod
+    def process(draft: Path) -> str:
+        """Which process works on a draft, as far as it says so."""
+        try:
+            record = json.loads((draft / _FILE).read_text())
+            return f"process {record['pid']} on host {record['host']}"
+        except (OSError, ValueError, TypeError, KeyError):
+            return "it has just begun"
+
     @property
     def seconds(self) -> float:
         """Seconds of this stage alone, over all attempts."""
@@ -102,6 +113,8 @@ class Computation:
         record = {
             "seconds": round(self.seconds, 3),
             "inputs": None if self.inputs is None else list(self.inputs),
+            "host": platform.node(),
+            "pid": os.getpid(),
         }
         write_atomically(self.draft / _FILE, lambda path: path.write_text(json.dumps(record)))
 

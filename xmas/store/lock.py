@@ -12,6 +12,7 @@ import fcntl
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -68,10 +69,27 @@ def alone_if_free(path: Path, *, kind: str = "auto") -> Iterator[bool]:
 
 def is_held(path: Path, *, kind: str = "auto") -> bool:
     """Whether another process holds the lock of `path`. Raises as `alone` does."""
-    if not Path(_lock_of(path, kind).lock_file).exists():
+    lock_file = Path(_lock_of(path, kind).lock_file)
+    if not lock_file.exists():
         return False
+    if not os.access(lock_file, os.W_OK):
+        return _is_held_elsewhere(lock_file)
     with alone_if_free(path, kind=kind) as free:
         return not free
+
+
+def _is_held_elsewhere(lock_file: Path) -> bool:
+    """`is_held` for a lock file that this process may only read: it is not taken to find out."""
+    if lock_file.suffix == ".lease":
+        return abs(time.time() - lock_file.stat().st_mtime) < LEASE
+    descriptor = os.open(lock_file, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _lock_of(path: Path, kind: str) -> BaseFileLock:

@@ -33,6 +33,7 @@ from xmas.store.stage import (
     hashed_files,
     key,
 )
+from xmas.store.writable import check_writable
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,10 @@ def _name(stage: Stage) -> str:
 
 def _log_event(stage: Stage, event: str) -> None:
     log.info("%-14s %s %s", stage.kind, key(stage), event)
+
+
+def _log_waiting(stage: Stage, draft: Path) -> None:
+    _log_event(stage, f"waits for another process: {Computation.process(draft)}")
 
 
 def _note_identity(stage: Stage, draft: Path) -> None:
@@ -132,9 +137,10 @@ class Store:
             folder = self.path(stage)
             if self._is_finished(stage, folder):
                 return self._reused(folder)
+            check_writable(folder.parent, result=folder.name)
             make_folder(folder.parent)
-            waiting = functools.partial(_log_event, stage, "waits for another process")
             draft = folder.with_name(f".{folder.name}")
+            waiting = functools.partial(_log_waiting, stage, draft)
             with alone(draft, kind=self.locks, waiting=waiting):
                 restore(draft, folder, whole=META)
                 if self._is_finished(stage, folder):

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import pickle
 import re
+import tempfile
 import textwrap
 import time
 import traceback
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, open_dict
 
 from xmas.cli.sweep.torchrun import run_on_all, wanted
 from xmas.store import distributed
+from xmas.store.writable import is_writable
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +63,14 @@ def compose(
         number,
         job_overrides,
         pickle.dumps(job_config),
-        str(Path(job_config.store.root) / "logs" / log_name(job_overrides)),
+        str(log_folder(job_config.store.root) / log_name(job_overrides)),
     )
+
+
+def log_folder(root: str) -> Path:
+    """`logs/` of the store, or a folder for temporary files where the store is read-only."""
+    folder = Path(root) / "logs"
+    return folder if is_writable(folder) else Path(tempfile.gettempdir()) / "xmas-logs"
 
 
 def log_name(overrides: Sequence[str]) -> str:

@@ -5,13 +5,13 @@ of their summaries, and the table's means and intervals, which `goal=table logge
 """
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xmas.results.dashboard.charts import CHARTS
-from xmas.store import Store, write_atomically
+from xmas.results.pages import page_path, write_page
+from xmas.store import Store
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -41,13 +41,12 @@ class Dashboard:
         )
         content = {"view": view, "charts": CHARTS}
         (path,) = self.files(store)
-        Path(store.root).mkdir(parents=True, exist_ok=True)
-        write_atomically(path, functools.partial(_put, text=json.dumps(content, indent=2)))
+        write_page(path, json.dumps(content, indent=2))
         return f"{path}\nnothing was sent; dashboard.push=true sends it"
 
     def files(self, store: Store) -> list[Path]:
         """What `make` writes."""
-        return [Path(store.root) / "dashboard.json"]
+        return [page_path(store, "dashboard.json")]
 
     def view(self, entity: str) -> "Workspace":
         """The view; its custom charts are those of `entity`."""
@@ -64,7 +63,3 @@ class Dashboard:
         for name, spec in CHARTS.items():
             api.create_custom_chart(entity, name, spec["title"], "vega2", "private", spec)
         return str(self.view(entity).save().url)
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

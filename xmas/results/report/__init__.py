@@ -5,13 +5,13 @@ that cannot be shown says why.
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 
 from xmas.data.pool import Pool
 from xmas.results.leaderboard import leaderboards
+from xmas.results.pages import page_path, write_page
 from xmas.results.score_records import TableError, runs
-from xmas.store import Store, write_atomically
+from xmas.store import Store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Report:
     examples: int = 8  # images a strip
 
     def make(self, store: Store) -> str:
-        """Write `report.html` into the store; its path.
+        """Write `report.html`, see `page_path`; its path.
 
         Raises TableError: there is nothing to report, or the scores cannot be compared.
         """
@@ -42,13 +42,9 @@ class Report:
         evidence = [gather(board, index, store) for board in boards]
         (path,) = self.files(store)
         html = page(evidence, pool=self.pool, examples=self.examples)
-        write_atomically(path, functools.partial(_put, text=html))
+        write_page(path, html)
         return str(path)
 
     def files(self, store: Store) -> list[Path]:
         """What `make` writes."""
-        return [Path(store.root) / "report.html"]
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+        return [page_path(store, "report.html")]

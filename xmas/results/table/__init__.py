@@ -5,7 +5,6 @@ shown of it. The CSV has everything at full precision; the other two are for rea
 """
 
 import dataclasses
-import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 from xmas.results.evidence import Evidence, gather
 from xmas.results.grids import grids
 from xmas.results.leaderboard import leaderboards
+from xmas.results.pages import page_path, write_page
 from xmas.results.table.choice import choose
 from xmas.results.table.csv_lines import as_csv
 from xmas.results.table.formats import latex, markdown
-from xmas.store import Store, write_atomically
+from xmas.store import Store
 from xmas.store.index import ResultIndex
 
 
@@ -41,7 +41,8 @@ class Table:
     seed: int = 0  # of the bootstrap's random generator
 
     def make(self, store: Store) -> str:
-        """Write `table.md`, `table.csv` and `table.tex` into the store; the Markdown and the paths.
+        """Write `table.md`, `table.csv` and `table.tex`, see `page_path`; the Markdown and the
+        paths.
 
         Raises TableError: there is nothing to show, or the scores cannot be compared.
         """
@@ -49,12 +50,12 @@ class Table:
         tables = [grid for of in evidence for grid in grids(of, intervals=self.intervals)]
         texts = {"md": markdown(tables), "csv": as_csv(evidence), "tex": latex(tables)}
         for path in self.files(store):
-            write_atomically(path, functools.partial(_put, text=texts[path.suffix[1:]]))
+            write_page(path, texts[path.suffix[1:]])
         return texts["md"] + "\n" + "\n".join(map(str, self.files(store)))
 
     def files(self, store: Store) -> list[Path]:
         """What `make` writes."""
-        return [Path(store.root) / f"table.{kind}" for kind in ("md", "csv", "tex")]
+        return [page_path(store, f"table.{kind}") for kind in ("md", "csv", "tex")]
 
     def frame(self, store: Store) -> Any:
         """The lines of `table.csv` as a pandas DataFrame; raises as `make` does."""
@@ -77,7 +78,3 @@ class Table:
             gather(leaderboard, index, store, draws=self.draws, seed=self.seed)
             for leaderboard in leaderboards(runs)
         ]
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

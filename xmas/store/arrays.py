@@ -129,6 +129,8 @@ class ArrayInParts:
             return f"cannot be read ({error})"
         if self.values.dtype != dtype or self.values.shape != shape:
             return f"has shape {self.values.shape} {self.values.dtype}, expected {shape} {dtype}"
+        with self._partial.open("r+b") as file:  # numpy fills up a file that was cut
+            reserve(file, self._partial.stat().st_size, self._partial)
         if not self._note.exists():
             return None
         try:

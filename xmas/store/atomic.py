@@ -113,4 +113,4 @@ def removed_of(path: Path) -> Path:
 
 def damaged_of(path: Path) -> Path:
     """Where what was at `path` is moved when it cannot be read."""
-    return path.with_name(f".{path.name}.damaged")
+    return path.with_name(f".{path.name.lstrip('.')}.damaged")

@@ -182,7 +182,7 @@ def test_an_image_outside_the_folder_is_refused_wherever_it_is_read(tmp_path, es
         (fault,) = [
             finding for finding in check_pool(pool, store, decode=decode) if finding.level == "FAIL"
         ]
-        assert "1 outside the image folder" in fault.message
+        assert "outside the image folder: 1" in fault.message
     assert rows.image_path(0) == tmp_path / "images" / "a" / "1.png"
 
 

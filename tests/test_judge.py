@@ -1,22 +1,29 @@
 """A judge that replies late, wrongly or not at all, and a key that stands nowhere."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 from fake_judge import FakeJudge, Fault, Say, completion, prompt_of
 
+from xmas.evaluation.benchmarks.llava_wild import grades
+from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.judge.endpoint import JudgeError, _seconds
 from xmas.evaluation.judge.judge import Judge
-from xmas.evaluation.judge.reviews import ReviewRequest, Reviews
+from xmas.evaluation.judge.reviews import ReviewRequest, Reviews, reviews_from_file
+from xmas.evaluation.protocol import AnswerError
 from xmas.store import Store, describe, key
 
 KEY = "sk-secret-0123456789abcdef"
@@ -40,6 +47,10 @@ def asked(count: int) -> tuple[ReviewRequest, ...]:
 
 def reviews(of: Judge, count: int = 5) -> Reviews:
     return Reviews(of, asked(count), system="be fair", temperature=0.2, max_tokens=7)
+
+
+def ask(of: Judge) -> None:
+    list(of.replies({"prompt 0": {"messages": []}}))
 
 
 def echo(body: dict, before: int) -> str:
@@ -253,6 +264,160 @@ def test_a_judge_that_cannot_be_asked_says_why(changes, message):
     assert "hidden" not in str(caught.value)
 
 
+# --- hostile ---
+
+
+class Raw:
+    """A server that answers every request with the bytes that `stream` yields, as long as it can;
+    `sent` counts them.
+    """
+
+    def __init__(self, stream: Callable[[], Iterator[bytes]]) -> None:
+        self.stream, self.sent = stream, 0
+        self.server = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.getsockname()[1]}/v1"
+
+    def serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.server.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1 << 16)
+                for part in self.stream():
+                    connection.sendall(part)
+                    self.sent += len(part)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.server.close()
+
+
+def dripping(start: bytes, drop: bytes) -> Callable[[], Iterator[bytes]]:
+    def stream() -> Iterator[bytes]:
+        yield start
+        while True:
+            time.sleep(0.05)
+            yield drop
+
+    return stream
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "drop"),
+    [
+        (OK + b"\r\n", b" "),
+        (OK + b"Content-Length: 999999\r\n\r\n", b" "),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+        (OK + b"X-", b"a"),
+        (b"", b"H"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["body", "length", "chunks", "chunk size", "header", "status", "continue"],
+)
+def test_an_endless_drip_ends_when_the_whole_reply_is_late(start, drop):
+    begun = time.monotonic()
+    late = r"no whole reply within 0\.4 s \(judge\.total_timeout\); tried"
+    with Raw(dripping(start, drop)) as server, pytest.raises(JudgeError, match=late):
+        ask(judge(None, base_url=server.url, tries=1, total_timeout=0.4))
+    assert 0.3 < time.monotonic() - begun < 30
+
+
+def test_a_reply_without_end_is_not_read_into_memory():
+    def stream() -> Iterator[bytes]:
+        yield OK + b"Content-Length: 3000000000\r\n\r\n"
+        while True:
+            yield bytes(1 << 20)
+
+    with (
+        Raw(stream) as server,
+        pytest.raises(JudgeError, match=r"a reply of more than 4 MiB; tried 1 times, run again"),
+    ):
+        ask(judge(None, base_url=server.url, tries=1))
+    assert server.sent < 64 << 20  # what buffers of the connection took
+
+
+def of_choice(**fields) -> Fault:
+    message = {"message": {"role": "assistant", **fields}, "finish_reason": "stop"}
+    return Fault(body=json.dumps({"model": "fake-0613", "choices": [message]}))
+
+
+@pytest.mark.parametrize(
+    "content", [7, 1.5, True, False, [], ["8 9"], [{"type": "text", "text": "8 9"}], {"a": "8 9"}]
+)
+def test_a_content_that_is_no_text_becomes_an_invalid_review(tmp_path, monkeypatch, content):
+    """And not a number, nor the end of the other reviews."""
+    quickly(monkeypatch)
+
+    def odd(body, before):
+        return of_choice(content=content) if prompt_of(body) == "prompt 1" else "8 9"
+
+    with FakeJudge(odd) as fake:
+        kept = lines(Store(str(tmp_path)).get(reviews(judge(fake, tries=2), 3)) / "reviews.jsonl")
+    assert [line["content"] for line in kept] == ["8 9", "", "8 9"]
+    assert kept[1]["finish_reason"].startswith("no text in the completion: ")
+    assert [prompt_of(body) for body in fake.requests].count("prompt 1") == 2
+    assert grades(kept[1]["content"]) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model": {"a": []}, "choices": [{"message": {"content": "8 9"}, "finish_reason": [7]}]}',
+        '{"model": 7, "choices": [{"message": {"content": "8 9"}, "finish_reason": {}}]}',
+        '{"choices": [{"message": {"content": "8 9"}, "finish_reason": null}]}',
+    ],
+)
+def test_odd_types_next_to_the_text_are_left_out(tmp_path, body):
+    with FakeJudge(lambda *_: Fault(body=body)) as fake:
+        (line,) = lines(Store(str(tmp_path)).get(reviews(judge(fake), 1)) / "reviews.jsonl")
+    assert (line["content"], line["served"], line["finish_reason"]) == ("8 9", None, None)
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"choices": ' * 50_000, "9" * 10_000, "nul"])
+def test_json_that_cannot_be_parsed_is_no_completion(tmp_path, monkeypatch, body):
+    quickly(monkeypatch)
+    with FakeJudge(lambda *_: Fault(body=body)) as fake, pytest.raises(JudgeError, match="no chat"):
+        Store(str(tmp_path)).get(reviews(judge(fake, tries=2), 1))
+
+
+def test_half_a_character_is_replaced_and_the_rest_is_read(tmp_path):
+    with FakeJudge(lambda *_: of_choice(content="8 9\nfine \ud83d!\x00\u2028")) as fake:
+        folder = Store(str(tmp_path)).get(reviews(judge(fake), 1))
+    (line,) = json_lines(folder / "reviews.jsonl")
+    assert line["content"] == "8 9\nfine \N{REPLACEMENT CHARACTER}!\x00\u2028"
+    assert grades(line["content"]) == (8.0, 9.0)
+
+
+@pytest.mark.parametrize("date", ["Mon, 01 Jan 0001 00:00:00 -0000", "99999999999", "nan", "-1"])
+def test_an_odd_time_to_wait_is_bounded(date):
+    assert (_seconds(date) or 0.0) >= 0.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("question_id", [1]), ("question_id", None), ("question_id", True), ("content", 7),
+     ("run", "0"), ("run", True), ("attempt", 1.5), ("attempt", {}), ("served", ["a"])],
+)  # fmt: skip
+def test_an_odd_type_in_a_review_file_is_named(tmp_path, field, value):
+    path = tmp_path / "reviews.jsonl"
+    good = {"question_id": 1, "content": "8 9"}
+    path.write_text(json.dumps(good) + "\n" + json.dumps(good | {field: value}))
+    with pytest.raises(AnswerError, match=rf"review 2: `{field}` is .*, expected "):
+        reviews_from_file(path, {1: "prompt"}, judge="fake", runs=2, answer_ids={})
+
+
 # --- interrupted ---
 
 
@@ -297,7 +462,8 @@ def test_replies_on_their_way_are_kept_when_another_fails(tmp_path):
 KILLED = """
 import sys
 from xmas.evaluation.judge.judge import Judge
-from xmas.evaluation.judge.reviews import ReviewRequest, Reviews
+from xmas.evaluation.judge.reviews import ReviewRequest, Reviews, reviews_from_file
+from xmas.evaluation.protocol import AnswerError
 from xmas.store import Store
 
 asked = tuple(ReviewRequest(number, 0, f"prompt {number}") for number in range(11))
@@ -385,6 +551,27 @@ def test_the_key_is_in_no_log_manifest_review_or_error(
     everything += [path.read_text(encoding="utf-8") + str(path) for path in written]
     for part in (KEY, KEY[:10], KEY[-10:]):
         assert not [text for text in everything if part in text]
+
+
+def test_the_key_is_removed_where_json_escapes_it(tmp_path, monkeypatch, caplog):
+    quickly(monkeypatch)
+    escaped = KEY.replace("-", "\\u002d").replace("s", "\\u0073")
+    bodies = [
+        f'{{"model": "of {escaped}", "choices": [{{"message": {{"content": "8 9 {escaped}"}}}}]}}',
+        f'{{"choices": [{{"message": {{"content": ["{escaped}"]}}}}]}}',
+        f'{{"error": "{escaped}"}}',
+    ]
+    said = []
+    for number, body in enumerate(bodies):
+        with FakeJudge(lambda *_, body=body: Fault(body=body)) as fake:
+            try:
+                Store(str(tmp_path / str(number))).get(reviews(judge(fake, tries=2), 1))
+            except JudgeError as error:
+                said.append(str(error))
+    assert len(said) == 1
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    for text in [*said, caplog.text, *written]:
+        assert not [part for part in (KEY, escaped, KEY[:10], escaped[:14]) if part in text]
 
 
 @pytest.mark.parametrize("bad", [f"{KEY} x", f"{KEY}\nX-Other: 1", f'{KEY}"', f"{KEY}ü", "  "])

@@ -18,15 +18,18 @@ import os
 import re
 import time
 import urllib.parse
-import urllib.request
 from threading import Event
 from typing import Any
+
+from xmas.evaluation.judge.transport import post
 
 log = logging.getLogger(__name__)
 
 _PLACEHOLDER = 8  # characters; a shorter key, such as EMPTY for a local server, is no secret
 _TRANSIENT = {408, 409, 425, 429}  # and 5xx
 _SHOWN = 300  # characters of a server's message, in an error
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_HALF = re.compile("[\ud800-\udfff]")  # halves of characters, which JSON allows and UTF-8 does not
 _LONGEST = 300.0  # seconds between two tries, also if the server asks for more
 
 
@@ -40,6 +43,14 @@ class TransientError(Exception):
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
+
+
+class NoTextError(TransientError):
+    """A chat completion has something else than text, and may have text later."""
+
+    def __init__(self, reason: str, served: str | None) -> None:
+        super().__init__(reason)
+        self.served = served
 
 
 class PermanentError(Exception):
@@ -68,12 +79,14 @@ class Endpoint:
         key_variable: the environment variable with the API key; None: no key is sent.
         tries: of one request, with waits of 1, 2, 4, ... seconds between them.
         timeout: seconds without a byte.
+        total_timeout: seconds of one try, until the whole reply is there.
     """
 
     base_url: str
     key_variable: str | None
     tries: int
     timeout: float
+    total_timeout: float
 
     def check(self) -> None:
         """Raise JudgeError if no request can be sent: a malformed address, or no key."""
@@ -92,11 +105,20 @@ class Endpoint:
         while not stop.wait(wait):
             number += 1
             try:
-                return complete(address, body, key=key, timeout=self.timeout)
+                return complete(
+                    address,
+                    body,
+                    key=key,
+                    timeout=self.timeout,
+                    total_timeout=self.total_timeout,
+                )
             except PermanentError as error:
                 stop.set()
                 raise JudgeError(f"{address}: {error}") from None
             except TransientError as error:
+                if number == self.tries and isinstance(error, NoTextError):
+                    log.warning("judge %s: %s; an invalid review", label, error)
+                    return Reply("", error.served, str(error))
                 if number == self.tries:
                     stop.set()
                     reason = f"{error}; tried {number} times, run again to resume"
@@ -139,34 +161,29 @@ class Endpoint:
         return key
 
 
-class _NoRedirects(urllib.request.HTTPErrorProcessor):
-    """Returns every response, errors too. Redirects are not followed, since the key would be sent
-    to the address that the server names.
-    """
-
-    def http_response(self, request: Any, response: Any) -> Any:
-        return response
-
-    https_response = http_response
-
-
-def complete(address: str, body: dict[str, Any], *, key: str | None, timeout: float) -> Reply:
+def complete(
+    address: str,
+    body: dict[str, Any],
+    *,
+    key: str | None,
+    timeout: float,
+    total_timeout: float,
+) -> Reply:
     """Send one request. Raises TransientError or PermanentError; neither contains the key."""
     headers = {"Content-Type": "application/json"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+    limits = {"timeout": timeout, "total_timeout": total_timeout}
     try:
-        with urllib.request.build_opener(_NoRedirects).open(request, timeout=timeout) as response:
-            code, wait = response.status, _seconds(response.headers.get("Retry-After"))
-            text = _without(response.read().decode(errors="replace"), key)
+        response = post(address, json.dumps(body).encode(), headers, **limits)
     except (OSError, http.client.HTTPException) as error:
-        reason = _without(f"{type(error).__name__}: {error}", key)[:_SHOWN]
-        raise TransientError(reason) from None
+        raise TransientError(_shown(f"{type(error).__name__}: {error}", key)) from None
+    code, wait = response.status, _seconds(response.retry_after)
+    text = response.body.decode(errors="replace")
     if code == 200:
-        return _reply(text)
+        return _reply(text, key)
     if code in _TRANSIENT or code >= 500:
-        raise TransientError(f"HTTP {code}: {text[:_SHOWN]}", wait)
+        raise TransientError(f"HTTP {code}: {_shown(text, key)}", wait)
     if code in (401, 403):  # what servers write here quotes parts of the key
         raise PermanentError(
             f"HTTP {code}: the key is not accepted"
@@ -178,25 +195,46 @@ def complete(address: str, body: dict[str, Any], *, key: str | None, timeout: fl
             f"HTTP {code}: redirects are not followed, because the key would leak; set "
             "judge.base_url to the final address"
         )
-    raise PermanentError(f"HTTP {code}: {text[:_SHOWN]}")
+    raise PermanentError(f"HTTP {code}: {_shown(text, key)}")
 
 
 def _without(text: str, key: str | None) -> str:
     return text if key is None or len(key) < _PLACEHOLDER else text.replace(key, "[key]")
 
 
-def _reply(text: str) -> Reply:
-    """Raises TransientError: not a chat completion, such as an error page of a proxy."""
+def _shown(text: str, key: str | None) -> str:
+    """The beginning of a server's message; the key is removed in JSON's escapes too."""
+    plain = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
+    return _without(text if _without(plain, key) == plain else plain, key)[:_SHOWN]
+
+
+def _reply(text: str, key: str | None) -> Reply:
+    """The reply in a chat completion.
+
+    Raises:
+        TransientError: not a chat completion, such as an error page of a proxy.
+        NoTextError: a chat completion whose content is no text.
+    """
     try:
         completion = json.loads(text)
         choice = completion["choices"][0]
         content = choice["message"]["content"]
-        reply = Reply(content or "", completion.get("model"), choice.get("finish_reason"))
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise TransientError(f"no chat completion: {text[:_SHOWN]}") from None
-    if not isinstance(reply.content, str):
-        raise TransientError(f"no text in the completion: {text[:_SHOWN]}")
-    return reply
+        served, reason = completion.get("model"), choice.get("finish_reason")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise TransientError(f"no chat completion: {_shown(text, key)}") from None
+    if content is not None and not isinstance(content, str):
+        raise NoTextError(f"no text in the completion: {_shown(text, key)}", _name(served, key))
+    return Reply(_clean(content or "", key), _name(served, key), _name(reason, key))
+
+
+def _name(value: Any, key: str | None) -> str | None:
+    """A short field of a completion, None where the server sent something else."""
+    return _clean(value, key)[:_SHOWN] if isinstance(value, str) else None
+
+
+def _clean(text: str, key: str | None) -> str:
+    """Text that can be written as UTF-8, without the key, which JSON may have had in escapes."""
+    return _without(_HALF.sub("\N{REPLACEMENT CHARACTER}", text), key)
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -209,5 +247,5 @@ def _seconds(retry_after: str | None) -> float | None:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -37,7 +37,7 @@ class Judge:
     Args:
         model: as the endpoint calls it; use a dated name, since others change without notice.
         options: of requests, for example `{"seed": 1}`; null leaves out what a benchmark sets.
-        base_url, key_variable, tries, timeout: see `Endpoint`.
+        base_url, key_variable, tries, timeout, total_timeout: see `Endpoint`.
         at_once: requests in flight.
     """
 
@@ -48,10 +48,13 @@ class Judge:
     at_once: int = volatile(8)
     tries: int = volatile(6)
     timeout: float = volatile(120.0)
+    total_timeout: float = volatile(1200.0)
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(self.base_url, self.key_variable, self.tries, self.timeout)
+        return Endpoint(
+            self.base_url, self.key_variable, self.tries, self.timeout, self.total_timeout
+        )
 
     def check(self) -> None:
         """Raise JudgeError if it cannot be asked: no name, no key, or a malformed address."""

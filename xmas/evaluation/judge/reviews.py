@@ -23,6 +23,15 @@ from xmas.store import Stage, Store, describe, write_atomically
 from xmas.store.lines import appending, keep_whole_lines
 from xmas.store.progress import bar
 
+_WORDS = {str: "a string", int: "an integer", type(None): "null"}
+_FIELDS: dict[str, tuple[type, ...]] = {  # of a review's line, where it has them
+    "question_id": (str, int),
+    "content": (str,),
+    "run": (int,),
+    "attempt": (int,),
+    "served": (str, type(None)),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ReviewRequest:
@@ -190,14 +199,20 @@ def reviews_from_file(
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """JSON lines, or MM-Vet's one object of lists by question.
 
-    Raises AnswerError: a line has no `question_id`, or no `content` that is a string.
+    Raises AnswerError: a line has no `question_id` or `content`, or a field of an odd type.
     """
     rows = _mmvet_lines(path) if path.suffix == ".json" else json_lines(path)
     for number, row in enumerate(rows, start=1):
         where = f"{path}: review {number}"
         with_keys(row, ("question_id", "content"), where)
-        if not isinstance(row["content"], str):
-            raise AnswerError(f"{where}: `content` is {row['content']!r}, expected a string")
+        for field, expected in _FIELDS.items():
+            value = row.get(field)
+            is_expected = isinstance(value, expected) and not isinstance(value, bool)
+            if field in row and not is_expected:
+                names = " or ".join(_WORDS[kind] for kind in expected)
+                raise AnswerError(
+                    f"{where}: `{field}` is {value!r}, expected {names}; fix the line"
+                )
         yield row
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from xmas.store.atomic import partial_of, put_in_place, write_atomically
 from xmas.store.checkpoint import move_aside
 from xmas.store.durable import sync
+from xmas.store.full_disk import FULL
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_FALLOCATE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 _BLOCK = 1 << 20  # bytes
 
@@ -58,7 +58,7 @@ def reserve(file: IO[bytes], size: int, path: Path) -> None:
                 content = os.pread(descriptor, min(_BLOCK, size - start), start)
                 os.pwrite(descriptor, content.ljust(min(_BLOCK, size - start), b"\0"), start)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise OSError(
             error.errno,

@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from xmas.store.durable import sync, sync_folder
+from xmas.store.full_disk import full_disk
 
 _OF_ATTEMPTS = (  # in a draft; of a complete one they are no part
     *("attempts.json", "seconds.json", "stage.json", "error.txt"),
@@ -14,13 +15,29 @@ _OF_ATTEMPTS = (  # in a draft; of a complete one they are no part
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` write a file or folder next to `path`, sync it, then rename it to `path`."""
+    """Let `write` write a file or folder next to `path`, sync it, then rename it to `path`.
+
+    What is next to it is removed if `write` fails. Raises OSError: the disk is full; names `path`.
+    """
     partial = partial_of(path)
-    if partial.is_dir():
-        shutil.rmtree(partial)
-    write(partial)
-    sync(partial)
+    _remove(partial)
+    try:
+        write(partial)
+        sync(partial)
+    except BaseException as error:
+        full = full_disk(error, partial) if isinstance(error, Exception) else None
+        _remove(partial)
+        if full is not None:
+            raise OSError(full.errno, full.strerror, str(path)) from error
+        raise
     put_in_place(partial, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def put_in_place(partial: Path, path: Path) -> None:

@@ -18,6 +18,7 @@ from xmas.store.atomic import complete, discard, publish, restore, write_atomica
 from xmas.store.computation import Computation, counted_for
 from xmas.store.durable import make_folder, sync
 from xmas.store.force import kinds_of, started
+from xmas.store.full_disk import full_disk
 from xmas.store.integrity import META, check, finished_folders, meta_of, record_files, sealed
 from xmas.store.label import label
 from xmas.store.lock import alone
@@ -179,6 +180,8 @@ class Store:
                     f"{change} while {stage.kind} {draft.name[1:]} was computed from it; nothing "
                     "was stored. Run the same command again: it computes that of the file as it is"
                 ) from error
+            if (full := full_disk(error, draft)) is not None:
+                raise full from error
             raise
 
     def _is_finished(self, stage: Stage, folder: Path) -> bool:

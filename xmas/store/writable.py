@@ -4,7 +4,6 @@ Finished results of such a store are as good as any: nothing is written to use t
 link. What would be written next to them goes elsewhere, or is left out where it is for people only.
 """
 
-import errno
 import os
 from pathlib import Path
 
@@ -16,11 +15,9 @@ def is_writable(folder: Path) -> bool:
 
 
 def check_writable(folder: Path, *, result: str) -> None:
-    """Raise OSError where a result cannot be computed because its folder cannot be written."""
+    """Raise PermissionError where a result would be computed in a folder that is read-only."""
     if not is_writable(folder):
-        raise OSError(
-            errno.EROFS,
-            f"cannot be written, and has no finished result {result}: make the store writable, or "
-            "compute in another one with store.root=DIR",
-            str(folder),
+        raise PermissionError(
+            f"{folder} cannot be written, and has no finished result {result}: make the store "
+            "writable, or compute in another one with store.root=DIR"
         )

@@ -20,6 +20,7 @@ TRAPS = (
     "Hello  world", " a", "  two", "three   ", "\tTab\t\ttabs", "lines\n\n  and\r\n\n",
     "def f():\n    x", "2024-11-28 1,234.50", "数一数 一二三", "Ünïcödé e\u0301",
     "🎨 🧑\u200d🎨", "\x00\x07\x7f", "\u00a0x\u2003y", "aaaaaaaa", " ", "     ",
+    "x" + " " * 41 + "y", " " * 83, "-" * 41, "=" * 83,
     "\u2581 meta", "ﬁ", "ASSISTANT: USER: ", "a_b-c/d\\e", "\u202eright",
 )  # fmt: skip
 
@@ -82,6 +83,10 @@ def sentencepiece_tokenizer(folder: Path) -> Any:
 def merges_by_score(model: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     """Every pair of pieces that makes a piece, the pair whose piece scores highest first.
 
+    Of equal scores, which all pieces of white space have, sentencepiece takes the leftmost pair of
+    the text. A run of spaces so grows from its left end: the pair with the longer first piece goes
+    first.
+
     Args:
         model: a `SentencePieceProcessor`.
         vocabulary: its pieces and their ids.
@@ -93,11 +98,8 @@ def merges_by_score(model: Any, vocabulary: dict[str, int]) -> list[tuple[str, s
         for cut in range(1, len(piece)):
             prefix, suffix = piece[:cut], piece[cut:]
             if prefix in vocabulary and suffix in vocabulary:
-                pairs.append((-model.get_score(number), vocabulary[prefix], vocabulary[suffix]))
-    return [
-        (model.id_to_piece(prefix), model.id_to_piece(suffix))
-        for _, prefix, suffix in sorted(pairs)
-    ]
+                pairs.append((-model.get_score(number), -cut, prefix, suffix))
+    return [(prefix, suffix) for _, _, prefix, suffix in sorted(pairs)]
 
 
 def _model(path: Path) -> Any:

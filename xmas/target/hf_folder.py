@@ -94,7 +94,7 @@ def _write_processor(
 ) -> None:
     config = loaded.model.config
     processor = exportable(config).hub_processor(config, loaded.processor, tokenizer, image)
-    for gaps in itertools.product(("", " "), repeat=2):
+    for gaps in itertools.product(("", " "), ("", " ")):
         processor.chat_template = jinja(template, image=image, gaps=gaps)
         if _same_ids(processor, loaded, template):
             break

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import random
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -312,6 +314,42 @@ def test_an_image_opens_the_question_that_shows_it(encoder):
     tokens = encoder.conversation(rounds, image=IMAGE, image_round=1)
     assert tokens.image_at > np.flatnonzero(tokens.labelled)[0]
     assert len(runs(tokens.labelled)) == 3
+
+
+def conversations(
+    count: int, seed: int
+) -> Iterator[tuple[list[tuple[str, str]], dict[str, int | bool]]]:
+    """Rounds of few words, a tenth of the turns with marks of LLaVA's, and where an image is."""
+    rng = random.Random(seed)
+    marks = ["<unk>", "</s>", " ASSISTANT: ", "USER:", "\n", "  ", "数", "🎨", "12"]
+    words = ["What?", "a fig", "red", "on the left", "so it is"]
+
+    def turn() -> str:
+        parts = rng.choices(words, k=rng.randrange(4))
+        if rng.random() < 0.1:
+            parts.insert(rng.randrange(len(parts) + 1), rng.choice(marks))
+        return " ".join(parts).strip()
+
+    for _ in range(count):
+        rounds = [(turn(), turn()) for _ in range(rng.randrange(1, 4))]
+        place = {"image_round": rng.randrange(len(rounds)), "in_answer": rng.random() < 0.2}
+        yield rounds, place
+
+
+@pytest.mark.parametrize("kind", ["first", "always"])
+def test_strict_labels_are_llava_s_whatever_the_text(tokenizers, kind):
+    encoder, lost = Encoder(tokenizers[kind], Template(strict_parity=True)), 0
+    for rounds, place in conversations(300, seed=1):
+        tokens = encoder.conversation(rounds, image=IMAGE, **place)
+        text = llava_text(rounds, image=True, **place)
+        counted = counted_by_llava(tokenizers[kind], text, image=True)
+        if counted is None:
+            lost += 1
+            assert not tokens.labelled.any(), text
+            continue
+        counted[tokens.image_at] = False
+        assert np.insert(tokens.labelled, tokens.image_at, False).tolist() == counted, text
+    assert 50 < lost < 250
 
 
 @pytest.mark.parametrize("at", [0, 1])

@@ -6,7 +6,6 @@ Every reference is independent of the package: float64 numpy, Python's floats, s
 loop that was written from a release's description. They are those of the tests, at larger sizes.
 """
 
-import random
 import sys
 import tempfile
 from pathlib import Path
@@ -39,7 +38,7 @@ def main() -> None:
 
 
 def released_matrices() -> None:
-    """Mode `released` against the float64 formula, for equal and grouped heads, all combinations."""
+    """Mode `released` against the float64 formula: equal and grouped heads, all combinations."""
     for name, make in test_metric.MODELS.items():
         model = test_metric.randomised(make())
         layers = test_metric.release(model, test_metric.ids(), test_metric.WINDOW)
@@ -91,29 +90,16 @@ def tokens(count: int = 5000) -> None:
         print(f"tokenizer.model, legacy {legacy}: {equal:,} of {len(texts):,} texts have equal ids")
 
 
-def labels(count: int = 2000) -> None:
+def labels(count: int = 5000) -> None:
     """Labels of conversations against LLaVA's arithmetic, and what strict parity drops."""
-    rng = random.Random(8)
-    marks = ["<unk>", "</s>", " ASSISTANT: ", "USER:", "", "\n", "  ", "数", "🎨", "12"]
-    words = ["What?", "a fig", "red", "on the left", "so it is"]
-
-    def text() -> str:
-        parts = rng.choices(words, k=rng.randrange(0, 4))
-        if rng.random() < 0.1:
-            parts.insert(rng.randrange(len(parts) + 1), rng.choice(marks))
-        return " ".join(parts).strip()
-
+    tokenizers = [test_labels.metaspace(legacy=legacy) for legacy in (False, True)]
     equal = lost = dropped = 0
-    for number in range(count):
-        tokenizer = test_labels.metaspace(legacy=bool(number % 2))
-        rounds = [(text(), text()) for _ in range(rng.randrange(1, 4))]
-        at, in_answer = rng.randrange(len(rounds)), rng.random() < 0.2
-        whole = test_labels.llava_text(rounds, image=True, image_round=at, in_answer=in_answer)
-        counted = test_labels.counted_by_llava(tokenizer, whole, image=True)
+    for number, (rounds, place) in enumerate(test_labels.conversations(count, seed=8)):
+        tokenizer = tokenizers[number % 2]
+        text = test_labels.llava_text(rounds, image=True, **place)
+        counted = test_labels.counted_by_llava(tokenizer, text, image=True)
         encoder = Encoder(tokenizer, Template(strict_parity=True))
-        row = encoder.conversation(
-            rounds, image=test_labels.IMAGE, image_round=at, in_answer=in_answer
-        )
+        row = encoder.conversation(rounds, image=test_labels.IMAGE, **place)
         lost += counted is None
         if counted is None:
             dropped += not row.labelled.any()

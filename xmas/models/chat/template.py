@@ -82,9 +82,8 @@ class Template:
             chunks[-1] += self.assistant
             pictured = pictured and in_answer
             if answer is not None and (answer or pictured or self.lone_user is None):
-                start = len(
-                    chunks[-1]
-                )  # a space goes with an answer; a prompt ends in "ASSISTANT:"
+                # A space goes with an answer: a prompt ends in "ASSISTANT:".
+                start = len(chunks[-1])
                 chunks[-1] += self.behind_assistant
                 if pictured:
                     answers.append((len(chunks) - 1, start, len(chunks[-1])))
@@ -93,19 +92,34 @@ class Template:
                 chunks[-1] += answer + self.eos
                 answers.append((len(chunks) - 1, start, len(chunks[-1])))
                 chunks[-1] += self.behind_answer
-        if self.strict_parity and self._lost_by_llava("".join(chunks)):
-            return chunks, []
-        return chunks, answers
+        return chunks, self._answers_to_llava(chunks) if self.strict_parity else answers
 
-    def _lost_by_llava(self, text: str) -> bool:
-        """Whether its lengths of the rounds do not add up to that of the text without pads.
+    def _answers_to_llava(self, chunks: list[str]) -> list[tuple[int, int, int]]:
+        """The positions of the answers by LLaVA's arithmetic, which knows the text alone.
 
-        They do not where a round does not split into a question and an answer at their marks, as
-        the empty one after an answer that ends in `</s>`, or where the last answer is empty.
+        A round ends at `</s>` and has its answer after the first mark. There is no answer at all
+        where the lengths of rounds do not add up to that of the text without pads: where a round
+        has no such mark or several, as the empty one after an answer that ends in `</s>`, where the
+        last answer is empty, and where the text has a pad.
+
+        Source: LLaVA `llava/train/train.py`, preprocess_v1.
         """
+        image = "<image>"
+        text = image.join(chunks)
         between = self.behind_question + self.assistant + self.behind_assistant
         *turns, rest = text.split(self.eos)
-        return bool(rest) or LLAVA_PAD in text or any(turn.count(between) != 1 for turn in turns)
+        if rest or LLAVA_PAD in text or any(turn.count(between) != 1 for turn in turns):
+            return []
+        cut, behind = len(chunks[0]), len(chunks[0]) + len(image)
+        answers, end = [], 0
+        for turn in turns:
+            start = end + turn.index(between) + len(self.behind_question + self.assistant)
+            end += len(turn) + len(self.eos)
+            if start < cut:
+                answers.append((0, start, min(end, cut)))
+            if end > cut:
+                answers.append((1, max(start - behind, 0), end - behind))
+        return answers
 
     def prompt(self, question: str, *, image: bool) -> list[str]:
         """The chunks of a single question, up to where the model's answer starts."""

@@ -8,6 +8,7 @@ code, but those of joblib and of the standard library abort all jobs when one pr
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
@@ -80,10 +81,22 @@ def outcomes(
 
 def _child(job: Job, context: HydraContext, device: int | None, send: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
     say_into(job.log)
     send.send(run_elsewhere(job, context))
+
+
+def end_with_parent() -> None:
+    """End this process when the command that started it has ended, however that was.
+
+    A command that is terminated or killed runs no code for its jobs, which would go on for days.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def say_into(path: str) -> None:

@@ -1,6 +1,8 @@
 """Jobs on several devices: the job starts torchrun, which starts a process for each."""
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 PORT = 29500  # where the hosts of a job meet: torchrun's own default
 
 
@@ -44,7 +47,7 @@ def command(hardware: Any) -> list[str]:
 def run_on_all(hardware: Any, config: DictConfig, overrides: Sequence[str], log: str) -> str | None:
     """Run a job's command on all devices; its error in one line, None if it succeeded.
 
-    Its output is appended to `log`.
+    Its output is appended to `log`. On Linux it ends with this process, also when that is killed.
     """
     config_dirs = [
         f"--config-dir={source.path}"
@@ -57,5 +60,11 @@ def run_on_all(hardware: Any, config: DictConfig, overrides: Sequence[str], log:
             stdout=file,
             stderr=subprocess.STDOUT,
             check=False,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
     return f"torchrun ended with status {ended.returncode}" if ended.returncode else None
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send this process SIGTERM when the one that started it has ended."""
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)

@@ -5,6 +5,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import stat
 import time
 from pathlib import Path
 
@@ -94,6 +95,20 @@ def test_where_a_file_system_has_no_flock_there_is_a_lease(tmp_path, monkeypatch
     with lock.alone(tmp_path / "result", waiting=lambda: None):
         assert (tmp_path / "result.lease").exists()
         assert not (tmp_path / "result.lock").exists()
+
+
+def test_nfs_without_a_lock_daemon_locks_folders_and_no_files(tmp_path, monkeypatch):
+    whole = fcntl.flock
+
+    def no_locks(file, operation):
+        descriptor = file if isinstance(file, int) else file.fileno()
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOLCK, "No locks available")
+        whole(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with lock.alone(tmp_path / "result", waiting=lambda: None):
+        assert [path.name for path in tmp_path.iterdir()] == ["result.lease"]
 
 
 def test_with_flock_there_is_none(tmp_path):

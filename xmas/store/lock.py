@@ -12,17 +12,20 @@ import fcntl
 import functools
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from xmas.store.writable import is_writable
+
 log = logging.getLogger(__name__)
 
 LEASE = 120.0  # seconds without renewal after which a holder counts as dead
 KINDS = ("auto", "flock", "lease")
-_ABSENT = {errno.ENOSYS, errno.EOPNOTSUPP}
+_ABSENT = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}  # the last: NFS without a lock daemon
 
 
 @contextlib.contextmanager
@@ -101,17 +104,29 @@ def _lock_of(path: Path, kind: str) -> BaseFileLock:
 
 @functools.cache
 def has_flock(folder: str) -> bool:
-    """Whether the file system of `folder` knows flock."""
-    probe = os.open(folder, os.O_RDONLY)
+    """Whether the file system of `folder` knows flock.
+
+    A file without a name is locked: NFS locks folders on this host alone, whatever its server has.
+    Where none can be made, no lock will be taken either, and the folder is asked.
+    """
+    path = Path(folder)
+    with tempfile.TemporaryFile(dir=folder) if is_writable(path) else _opened(path) as probe:
+        try:
+            fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in _ABSENT:
-            raise
-        return False
+        yield descriptor
     finally:
-        os.close(probe)
-    return True
+        os.close(descriptor)
 
 
 def _lease(path: Path) -> BaseFileLock:

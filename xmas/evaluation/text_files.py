@@ -8,7 +8,7 @@ from typing import Any
 from xmas.evaluation.protocol import AnswerError
 
 ENCODING = "utf-8-sig"  # UTF-8; the mark that PowerShell and Excel put first is dropped
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the marks; without one every other byte of ASCII is 0
 
 
 def text_of(path: Path) -> str:
@@ -31,7 +31,8 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 def not_utf_8(path: Path, error: UnicodeDecodeError) -> AnswerError:
     """The error for a file in another encoding, with how to convert it."""
     with path.open("rb") as file:
-        is_utf_16 = file.read(2) in _UTF_16
+        head = file.read(64)
+    is_utf_16 = head.startswith(_UTF_16) or b"\0" in head
     name = "UTF-16" if is_utf_16 else "ISO-8859-1 or another encoding"
     from_name = "UTF-16" if is_utf_16 else "ISO-8859-1"
     return AnswerError(

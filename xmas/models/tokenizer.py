@@ -1,6 +1,7 @@
 """A tokenizer trained on a pool's text, for randomly initialised models."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +11,11 @@ from xmas.models.chat.template import Template
 from xmas.store import Stage, Store
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+LONGEST = (
+    20_000  # characters of a word in training, whose time grows with the square: 0.3 s for one
+)
+_LONG = re.compile(rf"\S{{{LONGEST + 1}}}|\s{{{LONGEST + 1}}}")
+_PIECE = re.compile(rf"\s{{1,{LONGEST}}}\S{{0,{LONGEST}}}|\S{{1,{LONGEST}}}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,7 @@ class TrainedTokenizer(Stage):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(self._texts(store), trainer)
+        tokenizer.train_from_iterator(self.texts(store), trainer)
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
         )
@@ -54,12 +60,24 @@ class TrainedTokenizer(Stage):
             clean_up_tokenization_spaces=False,
         ).save_pretrained(out)
 
-    def _texts(self, store: Store) -> Iterator[str]:
+    def texts(self, store: Store) -> Iterator[str]:
+        """The texts that it is trained on, their very long words cut."""
         template = Template()
         yield template.user + template.assistant
         for pool in self.pools:
             examples = pool.open(store)
             for row in range(len(examples)):
                 for question, answer in examples.conversation(row):
-                    yield question
-                    yield " " + answer
+                    yield from pieces(question)
+                    yield from pieces(" " + answer)
+
+
+def pieces(text: str) -> Iterator[str]:
+    """A text for training: whole, or word by word if one is longer than `LONGEST`, which is cut.
+
+    A picture in base64 is a word of a million letters.
+    """
+    if len(text) <= LONGEST or not _LONG.search(text):
+        yield text
+    else:
+        yield from _PIECE.findall(text)

@@ -137,7 +137,7 @@ def measures(pairs: list[tuple[bool, bool]]) -> dict[str, float]:
     }
 
 
-def _id(row: dict[str, Any]) -> int:
+def _id(row: dict[str, Any]) -> int | str:
     return row["question_id"]
 
 

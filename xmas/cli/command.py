@@ -36,6 +36,7 @@ from xmas.store import RunLogger, Stage, Store, distributed, key
 from xmas.store.feasible import check_all
 from xmas.store.force import kinds_of, start_command
 from xmas.store.planned_stages import planned_stages
+from xmas.store.printable import printable
 
 if TYPE_CHECKING:
     from xmas.evaluation.scores import Scores
@@ -148,12 +149,12 @@ def run(cfg: DictConfig) -> None:
         if isinstance(goal, Stage) and distributed.leads():
             warn_of_changes(goal, store)
         if distributed.leads():
-            print(text)
+            print(printable(text))
     except (ValueError, OSError, MemoryError) as error:
         if hydra_config.mode == RunMode.MULTIRUN:
             raise  # the other jobs continue; the summary of the sweep names this one
         log.debug("", exc_info=True)
-        sys.exit(f"xmas: {error}")
+        sys.exit(printable(f"xmas: {error}"))
 
 
 def run_once(overrides: list[str]) -> None:
@@ -179,8 +180,8 @@ def main() -> None:
         else:
             run_once(arguments)
     except ConfigError as error:
-        sys.exit(f"xmas: {error}")
+        sys.exit(printable(f"xmas: {error}"))
     except ConfigCompositionException as error:
         sys.exit(f"xmas: {explained(str(error), arguments, composed_choices(arguments))}")
     except CompactHydraException as error:  # also the summary of a multirun
-        sys.exit(str(error))
+        sys.exit(printable(str(error)))

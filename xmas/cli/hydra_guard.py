@@ -16,7 +16,10 @@ from xmas.cli.config_error import ConfigError
 from xmas.cli.targets import allowed_by_user, class_of, targets, within
 
 _PLUGINS = ("hydra.launcher._target_", "hydra.sweeper._target_")  # Hydra takes plugins alone
-_LOGGING = re.compile(r"logging\.(handlers\.)?\w+(Handler|Formatter|Filter)|colorlog\.\w+Formatter")
+_LOGGING = re.compile(
+    r"logging\.(handlers\.)?\w+(Handler|Formatter|Filter)|colorlog\.\w+Formatter"
+    r"|xmas\.store\.printable\.Formatter"
+)
 _CALLED = ("class", "()")  # keys of `logging.config.dictConfig`
 
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, open_dict
 
 from xmas.cli.sweep.torchrun import run_on_all, wanted
 from xmas.store import distributed
+from xmas.store.printable import Formatter
 from xmas.store.writable import is_writable
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def _also_into(path: str) -> Iterator[None]:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(Formatter("%(asctime)s %(message)s"))
     root.addHandler(handler)
     _file.addHandler(handler)
     _file.propagate = False

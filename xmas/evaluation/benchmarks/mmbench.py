@@ -31,6 +31,7 @@ from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import LETTER, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.spreadsheet import missing, read_tsv, write_sheet
 from xmas.store import Made, Store, content, volatile
+from xmas.store.label import file_name
 
 CHINESE = "\n请直接回答选项字母。"
 _LETTERS = "ABCD"
@@ -147,7 +148,7 @@ class MMBench:
             [texts[index] if name == "prediction" else _cell(name, row[name]) for name in columns]
             for index, row in rows.items()
         )
-        file = out / f"{self.name}_{self.split}.xlsx"
+        file = out / f"{file_name(f'{self.name}_{self.split}')}.xlsx"
         write_sheet(file, columns, cells)
         return file
 

@@ -25,6 +25,7 @@ from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.vqa_accuracy import agreement, evalai_answer
 from xmas.store import Made, Store, content, volatile
+from xmas.store.label import file_name
 
 UNSURE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 _ANNOTATORS = 10
@@ -79,7 +80,7 @@ class VizWiz:
             {"image": row["image"], "answer": evalai_answer(texts[name])}
             for name, row in rows.items()
         ]
-        file = out / f"vizwiz_{self.split}.json"
+        file = out / f"vizwiz_{file_name(self.split)}.json"
         file.write_text(json.dumps(upload, ensure_ascii=False), encoding="utf-8")
         return file
 

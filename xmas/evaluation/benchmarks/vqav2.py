@@ -38,6 +38,7 @@ from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.vqa_accuracy import agreement, evalai_answer, vqa_answer
 from xmas.store import Made, Store, content, volatile
+from xmas.store.label import file_name
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class VqaV2:
             {"question_id": name, "answer": evalai_answer(texts[name]) if name in texts else ""}
             for name in everything
         ]
-        file = out / f"vqav2_{self.split}.json"
+        file = out / f"vqav2_{file_name(self.split)}.json"
         file.write_text(json.dumps(upload), encoding="utf-8")
         return file
 

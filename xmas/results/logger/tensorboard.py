@@ -7,6 +7,7 @@ from typing import cast
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from xmas.results.escaping import markdown_text
 from xmas.results.logger import RunLogger
 from xmas.results.logger.entry import Entry
 
@@ -29,6 +30,8 @@ class TensorBoard(RunLogger):
         summary = {f"summary/{name}": value for name, value in entry.summary.items()}
         logger.log_metrics(summary, 0)
         for name, why in entry.missing.items():
-            cast("TensorBoardLogger", logger).experiment.add_text(f"missing/{name}", why, 0)
+            cast("TensorBoardLogger", logger).experiment.add_text(
+                f"missing/{name}", markdown_text(why), 0
+            )
         logger.save()
         logger.finalize("success")

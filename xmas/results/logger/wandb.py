@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from xmas.results.logger import RunLogger
 from xmas.results.logger.entry import Entry
+from xmas.store.printable import one_line, plain
 
 if TYPE_CHECKING:
     from wandb import Run, Table
@@ -54,8 +55,8 @@ class Wandb(RunLogger):
             project=self.project,
             entity=self.entity,
             id=name,  # a run of that name is replaced, not resumed
-            name=f"{kind} {key}",
-            group=self.named,
+            name=one_line(f"{kind} {key}"),
+            group=one_line(self.named),
             job_type=kind,
             dir=folder,
             mode=cast("Any", mode),
@@ -70,10 +71,10 @@ class Wandb(RunLogger):
         import wandb
 
         run = _run(logger)
-        run.name = entry.name
-        run.config.update(entry.config, allow_val_change=True)
+        run.name = one_line(entry.name)
+        run.config.update(plain(entry.config), allow_val_change=True)
         missing = {f"missing/{name}": why for name, why in entry.missing.items()}
-        run.summary.update({**entry.summary, **missing})
+        run.summary.update(plain({**entry.summary, **missing}))
         for file in entry.files:
             if file.suffix == ".csv":
                 run.log({file.stem: _table(file)})

@@ -10,6 +10,7 @@ from xmas.results.report.svg import (
     figure,
     frame,
     gridlines,
+    joined,
     percent,
     tag,
     text,
@@ -52,7 +53,7 @@ def sizes(evidence: Evidence) -> str:
         f"far as it has them: {exhausted}. Text-only rows have no trajectory and are apart, below."
     )
     body = [tag("p", *keys, class_="key"), bars, _text_only(int(count[-1]), int(of_subset[-1]))]
-    return figure("".join(body), caption)
+    return figure(joined(body), caption)
 
 
 def _bars(values: np.ndarray, scale: Scale, class_: str) -> str:

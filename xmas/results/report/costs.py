@@ -11,6 +11,7 @@ from xmas.results.report.svg import (
     Scale,
     axis,
     figure,
+    joined,
     percent,
     scrolled_table,
     tag,
@@ -53,7 +54,7 @@ def bars(evidence: Evidence) -> str:
     return (
         figure(body, caption)
         + _numbers(costs, parts)
-        + "".join(tag("p", text(why), class_="absent") for why in absent)
+        + joined(tag("p", why, class_="absent") for why in absent)
     )
 
 

@@ -16,7 +16,7 @@ from xmas.evaluation.protocol import LETTER, SHORT
 from xmas.results.evidence import Evidence, Line
 from xmas.results.report.palette import Palette
 from xmas.results.report.pool_rows import pool_rows
-from xmas.results.report.svg import tag, text
+from xmas.results.report.svg import joined, tag, text
 from xmas.store.index import AbsentError
 
 _LARGEST = 224  # pixels of a side, in the page
@@ -46,10 +46,10 @@ def strips(evidence: Evidence, palette: Palette, pool: Pool | None, count: int) 
         "p",
         f"At {lines[0].budget}, seed {lines[0].trainings[0].seed}; rows with an image, if the pool "
         "has any. Below each: the first question, and its answer in italics. Left out: "
-        f"{text(endings)}.",
+        f"{endings}.",
         class_="about",
     )
-    return about + "".join(_pair(evidence, line, examples, palette, count) for line in lines)
+    return about + joined(_pair(evidence, line, examples, palette, count) for line in lines)
 
 
 def _pair(evidence: Evidence, line: Line, examples: Rows, palette: Palette, count: int) -> str:
@@ -84,7 +84,7 @@ def _tile(row: int, examples: Rows) -> str:
     return tag(
         "article",
         picture,
-        tag("p", f"row {row:,} · {text(examples.sources[row])}{more}", class_="where"),
+        tag("p", f"row {row:,} · {examples.sources[row]}{more}", class_="where"),
         tag("p", text(_short(question)), class_="question"),
         tag("p", text(_short(answer)), class_="answer"),
         class_="tile",

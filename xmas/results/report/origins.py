@@ -66,7 +66,7 @@ def _pool(evidence: Evidence) -> str:
     """The name, and the hash of the file where the pool is one."""
     digest = evidence.pool["pool"].get("sha256")
     name = text(evidence.leaderboard.pool)
-    return name + (f", sha256 {tag('code', digest)}" if digest else "")
+    return name + ", sha256 " + tag("code", digest) if digest else name
 
 
 def _several(values: Any) -> str:

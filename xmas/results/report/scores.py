@@ -6,7 +6,17 @@ from xmas.results import grids
 from xmas.results.evidence import Evidence, Line
 from xmas.results.report.html_table import cell_markup, html_table
 from xmas.results.report.palette import Palette
-from xmas.results.report.svg import Scale, axis, figure, percent, tag, text, track, vertical
+from xmas.results.report.svg import (
+    Scale,
+    axis,
+    figure,
+    joined,
+    percent,
+    tag,
+    text,
+    track,
+    vertical,
+)
 from xmas.results.statistics.intervals import BASELINE
 from xmas.results.view import measured
 from xmas.store.index import AbsentError
@@ -21,17 +31,23 @@ def outcome(evidence: Evidence) -> str:
     if not scored:
         return tag(
             "p",
-            f"Pool <b>{text(leaderboard.pool)}</b> has scores of {len(evidence.lines)} kinds of "
+            "Pool ",
+            tag("b", leaderboard.pool),
+            f" has scores of {len(evidence.lines)} kinds of "
             "training, but none of a subset can be related to a target trained on the whole pool; "
             "the notes below the table say why.",
             class_="lead",
         )
     best = max(scored, key=lambda line: line.arp.mean)
-    sentences = [
-        f"On pool <b>{text(leaderboard.pool)}</b>, with {best.budget} of it "
-        f"({best.row.rows[-1]:,} rows), <b>{text(best.row.label)}</b> gives the best target: "
-        f"{best.arp.mean:.1f}\N{NO-BREAK SPACE}% of the scores of training on everything (ARP)."
-    ]
+    claim = (
+        "On pool ",
+        tag("b", leaderboard.pool),
+        f", with {best.budget} of it ({best.row.rows[-1]:,} rows), ",
+        tag("b", best.row.label),
+        " gives the best target: "
+        f"{best.arp.mean:.1f}\N{NO-BREAK SPACE}% of the scores of training on everything (ARP).",
+    )
+    sentences: list[str] = [joined(claim)]
     baseline = next((line for line in scored if line.selector == BASELINE), None)
     if baseline is None:
         sentences.append("There is no random subset of this size to compare it with.")
@@ -49,7 +65,7 @@ def outcome(evidence: Evidence) -> str:
             "The demo pool is drawn, and its models are tiny: these numbers show that the "
             "parts work together, and say nothing about the claims of any paper."
         )
-    return tag("p", " ".join(sentences), class_="lead")
+    return tag("p", joined(sentences, " "), class_="lead")
 
 
 def _doubt(scored: list[Line], best: Line, baseline: Line | None) -> str:

@@ -6,17 +6,20 @@ Colour comes from classes, so that a figure follows the colour scheme and the pr
 """
 
 import dataclasses
-import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from markupsafe import Markup
+
+from xmas.results.escaping import html_attribute, html_text
 
 _VOID = ("img", "meta")
 
 
-def tag(name: str, /, *children: str, **attributes: str | float | bool | None) -> str:
+def tag(name: str, /, *children: str, **attributes: str | float | bool | None) -> Markup:
     """An HTML or SVG element. `class_` is `class`, other underscores are dashes, None is left out.
 
-    Children are markup: text goes through `text` first. Attribute values are escaped here.
+    Children that are no markup are text, and escaped here, as the values of attributes are.
     """
     parts = []
     for attribute, value in attributes.items():
@@ -24,14 +27,19 @@ def tag(name: str, /, *children: str, **attributes: str | float | bool | None) -
             continue
         attribute = attribute.rstrip("_").replace("_", "-")
         written = f"{value:.6g}" if isinstance(value, float) else str(value)
-        parts.append(attribute if value is True else f'{attribute}="{html.escape(written)}"')
+        parts.append(attribute if value is True else f'{attribute}="{html_attribute(written)}"')
     opening = " ".join([name, *parts])
-    return f"<{opening}>" if name in _VOID else f"<{opening}>{''.join(children)}</{name}>"
+    return Markup(f"<{opening}>" if name in _VOID else f"<{opening}>{joined(children)}</{name}>")
 
 
-def text(value: object) -> str:
+def text(value: object) -> Markup:
     """Text as markup."""
-    return html.escape(str(value), quote=False)
+    return html_text(value)
+
+
+def joined(parts: Iterable[str], between: str = "") -> Markup:
+    """Markup and text, one after the other."""
+    return Markup(text(between).join(map(text, parts)))
 
 
 def percent(share: float) -> str:
@@ -64,19 +72,19 @@ class Scale:
         return cls(low - air, high + air)
 
 
-def track(*marks: str, height: int, label: str) -> str:
+def track(*marks: str, height: int, label: str) -> Markup:
     """A strip as wide as its place; `label` is what a screen reader says."""
     return tag(
         "svg", *marks, class_="track", width="100%", height=height, role="img", aria_label=label
     )
 
 
-def vertical(at: float, class_: str) -> str:
+def vertical(at: float, class_: str) -> Markup:
     """A line from top to bottom at a per cent of the width."""
     return tag("line", x1=percent(at), x2=percent(at), y1="0", y2="100%", class_=class_)
 
 
-def axis(scale: Scale, form: str = "{:g}", *, most: int = 5) -> str:
+def axis(scale: Scale, form: str = "{:g}", *, most: int = 5) -> Markup:
     """The numbers under tracks that share a scale."""
     words = []
     for tick in scale.ticks(most):
@@ -88,7 +96,7 @@ def axis(scale: Scale, form: str = "{:g}", *, most: int = 5) -> str:
     return track(*words, height=18, label="axis")
 
 
-def frame(*paths: str) -> str:
+def frame(*paths: str) -> Markup:
     """The inner frame for paths: 100 units wide and high, from the top left, stretched to fit."""
     return tag(
         "svg",
@@ -100,7 +108,7 @@ def frame(*paths: str) -> str:
     )
 
 
-def line(points: Sequence[tuple[float, float]], class_: str) -> str:
+def line(points: Sequence[tuple[float, float]], class_: str) -> Markup:
     """A line through (x, y) in per cent of the frame, y upwards."""
     steps = " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in points)
     return tag("polyline", points=steps, class_=class_, vector_effect="non-scaling-stroke")
@@ -108,13 +116,13 @@ def line(points: Sequence[tuple[float, float]], class_: str) -> str:
 
 def area(
     upper: Sequence[tuple[float, float]], lower: Sequence[tuple[float, float]], class_: str
-) -> str:
+) -> Markup:
     """The area between two lines in per cent of the frame, y upwards."""
     steps = " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in [*upper, *reversed(lower)])
     return tag("polygon", points=steps, class_=class_)
 
 
-def gridlines(scale: Scale, *, right: bool = False) -> str:
+def gridlines(scale: Scale, *, right: bool = False) -> Markup:
     """Horizontal lines with their values on them; drawn last, to stay readable."""
     x, anchor = ("100%", "end") if right else ("0", "start")
     marks = []
@@ -124,14 +132,14 @@ def gridlines(scale: Scale, *, right: bool = False) -> str:
         marks.append(
             tag("text", f"{tick:g}", x=x, y=y, dy="-3", text_anchor=anchor, class_="tick haloed")
         )
-    return "".join(marks)
+    return joined(marks)
 
 
-def figure(body: str, caption: str) -> str:
-    return tag("figure", body, tag("figcaption", caption))
+def figure(body: str, *caption: str) -> Markup:
+    return tag("figure", body, tag("figcaption", *caption))
 
 
-def scrolled_table(head: Sequence[str], rows: Sequence[Sequence[str]], class_: str = "") -> str:
+def scrolled_table(head: Sequence[str], rows: Sequence[Sequence[str]], class_: str = "") -> Markup:
     """A table of markup cells, in a container that scrolls sideways; names come first."""
     lines = [
         tag("tr", tag("th", cells[0], scope="row"), *(tag("td", cell) for cell in cells[1:]))

@@ -163,5 +163,7 @@ def length_curve(evidence: Evidence) -> str:
         "anything its attention is almost uniform, and the singular values of a uniform matrix "
         "follow from its size: the value then is the length of the text and little else. What a "
         "trajectory says beyond length is what is "
-        "missing to 1; the selector <b>length</b> is the control for it.",
+        "missing to 1; the selector ",
+        tag("b", "length"),
+        " is the control for it.",
     )

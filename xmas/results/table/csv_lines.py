@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from xmas.results import view
 from xmas.results.arp import ALL
+from xmas.results.escaping import csv_text
 from xmas.results.evidence import Evidence, Line
 from xmas.results.leaderboard_rows import Cell
 from xmas.results.statistics.bootstrap import Interval
@@ -38,9 +39,15 @@ def as_csv(leaderboards: Iterable[Evidence]) -> str:
     writer.writeheader()
     for evidence in leaderboards:
         for line in evidence.lines:
-            writer.writerows(_measured(evidence, line))
-        writer.writerows(_published(evidence))
+            writer.writerows(map(_escaped, _measured(evidence, line)))
+        writer.writerows(map(_escaped, _published(evidence)))
     return text.getvalue()
+
+
+def _escaped(fields: dict[str, Value]) -> dict[str, Value]:
+    return {
+        name: csv_text(value) if isinstance(value, str) else value for name, value in fields.items()
+    }
 
 
 def _measured(evidence: Evidence, line: Line) -> Iterator[dict[str, Value]]:

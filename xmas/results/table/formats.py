@@ -2,33 +2,23 @@
 
 from collections.abc import Iterable
 
+from xmas.results.escaping import latex_text, markdown_text
 from xmas.results.grids import Grid
-from xmas.results.view import GAP
-
-_LATEX = str.maketrans(
-    {
-        **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "²": r"\textsuperscript{2}",
-        GAP: "--",
-    }
-)
+from xmas.store.printable import one_line
 
 
 def markdown(grids: Iterable[Grid]) -> str:
     """A padded table for each grid, its title above and its notes below."""
     blocks = []
     for grid in grids:
-        cells = [grid.head, *([str(cell) for cell in row] for row in grid.rows)]
+        cells = [[markdown_text(cell) for cell in row] for row in [grid.head, *grid.rows]]
         widths = [max(2, *map(len, column)) for column in zip(*cells, strict=True)]
         lines = [_line(row, widths) for row in cells]
         rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
         lines.insert(1, _line(rule, widths))
-        notes = [f"- {note}" for note in grid.notes]
-        blocks.append("\n".join([f"## {grid.title}", "", *lines, "", *notes, ""]))
+        notes = [f"- {markdown_text(note)}" for note in grid.notes]
+        title = f"## {markdown_text(grid.title)}"
+        blocks.append("\n".join([title, "", *lines, "", *notes, ""]))
     return "\n".join(blocks)
 
 
@@ -37,10 +27,9 @@ def latex(grids: Iterable[Grid]) -> str:
     blocks = ["% needs \\usepackage{booktabs}"]
     for grid in grids:
         head, *body = [
-            " & ".join(str(cell).translate(_LATEX) for cell in cells) + r" \\"
-            for cells in [grid.head, *grid.rows]
+            " & ".join(map(latex_text, cells)) + r" \\" for cells in [grid.head, *grid.rows]
         ]
-        about = [f"% {line}" for line in [grid.title, *grid.notes]]
+        about = [f"% {one_line(line)}" for line in [grid.title, *grid.notes]]
         columns = "l" + "r" * (len(grid.head) - 1)
         begin = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
         blocks.append("\n".join([*about, *begin, *body, r"\bottomrule", r"\end{tabular}"]))

@@ -43,7 +43,7 @@ from xmas.results.table import Table
 from xmas.results.verify import Verify
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
-from xmas.store import Stage, Store, key
+from xmas.store import Stage, Store, key, volatile
 from xmas.target.export import Export
 
 
@@ -54,7 +54,7 @@ class Drawn:
     name: ClassVar[str] = "drawn"
     metric: ClassVar[str] = "accuracy"
 
-    images: str
+    images: str = volatile()
     split: str = "toy"
     max_new_tokens: int = 4
 
@@ -87,7 +87,7 @@ def fill(place: Path) -> tuple[toys.Toy, Recording]:
         every = build(hydra.compose("config", [*toy.overrides(), *EVERY_SELECTOR]).every)
     for selector in every.values():
         store.get(Subset(Ranking(toy.pool, selector), rows=23))
-    suite = {"drawn": Drawn(str(toy.folder / "images"))}
+    suite: dict[str, Any] = {"drawn": Drawn(str(toy.folder / "images"))}
     for selector in (every["random"], every["xmas"]):
         target = toy.target(Subset(Ranking(toy.pool, selector), rows=23))
         store.get(Scores(suite, target, Reference(target), Generation(precision="float32")))

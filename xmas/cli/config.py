@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from xmas.cli.config_error import ConfigError
 from xmas.cli.targets import allowed_by_user, check_names, class_of
 from xmas.store import Stage, Store
+from xmas.store.integrity import finished_folders
 from xmas.store.nearest import hint, nearest, suggestion
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def check_kinds(kinds: Iterable[str], needed: Collection[str], store: Store, *, 
             raise ConfigError(f"force={kind}: goal={of} computes no results; drop force")
         if kind in needed:
             continue
-        if store.results(kind):
+        if finished_folders(Path(store.root), kind):
             log.warning("force=%s: goal=%s asks for it only while it is computed itself", kind, of)
             continue
         raise ConfigError(

@@ -17,7 +17,8 @@ from typing import Any
 
 from xmas.data.pool import Pool
 from xmas.data.rows import Rows
-from xmas.store import Made, Stage, Store, digest, read_meta
+from xmas.store import Made, Stage, Store, digest
+from xmas.store.integrity import META, check, meta_of
 
 log = logging.getLogger(__name__)
 
@@ -101,12 +102,13 @@ def _change(result: str, folders: dict[str, str]) -> str | None:
     path = Path(result) / FILE
     if not path.exists():
         return None
+    check(path.parent, FILE)
     record = json.loads(path.read_text())
     images = folders.get(record["pool"])
     others = () if images is None else _others(result, images)
     if not others:
         return None
-    finished = str(read_meta(Path(result) / "meta.json").get("finished", "an unknown date"))[:10]
+    finished = str(meta_of(Path(result)).get("finished", "an unknown date"))[:10]
     return (
         f"{len(others)} of {len(record['sizes'])} compared have another size than on {finished}, "
         f"or are missing, e.g. {Path(str(images)) / others[0]}"
@@ -124,8 +126,8 @@ def _others(result: str, images: str) -> tuple[str, ...]:
 @functools.cache
 def _inputs(result: str) -> tuple[str, ...]:
     """The results, `<kind>/<key>`, that a finished result was made from."""
-    path = Path(result) / "meta.json"
-    return tuple(read_meta(path).get("inputs", ())) if path.exists() else ()
+    folder = Path(result)
+    return tuple(meta_of(folder).get("inputs", ())) if (folder / META).exists() else ()
 
 
 def _pools(value: Any) -> Iterator[Pool]:

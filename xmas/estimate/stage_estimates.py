@@ -1,7 +1,6 @@
 """The estimated costs of the stages of a goal, each with its state in the store."""
 
 import dataclasses
-import json
 from collections.abc import Iterable
 
 from xmas.data.rows import PoolError
@@ -9,6 +8,7 @@ from xmas.estimate.per_stage import work
 from xmas.estimate.work import Context, Work
 from xmas.models.shape import ShapelessError
 from xmas.store import Stage, key
+from xmas.store.integrity import meta_of
 from xmas.training.fit.recipe import Hardware
 
 _listed: set[tuple[str, str, str]] = set()  # by the jobs of this process: a sweep shares stages
@@ -64,10 +64,8 @@ def _estimate(stage: Stage, context: Context) -> StageEstimate:
         folder = context.store.path(stage)
     except (OSError, PoolError):  # its identity is the content of files that are not there
         return StageEstimate(stage, costs, hardware, "files absent")
-    meta = folder / "meta.json"
-    if meta.exists():
-        seconds = json.loads(meta.read_text())["seconds"]
-        return StageEstimate(stage, costs, hardware, "in store", seconds)
+    if folder.exists():
+        return StageEstimate(stage, costs, hardware, "in store", meta_of(folder)["seconds"])
     name = (context.store.root, stage.kind, key(stage))
     if name in _listed:
         return StageEstimate(stage, costs, hardware, "shared")

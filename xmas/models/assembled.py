@@ -18,6 +18,7 @@ from xmas.models.start_point import StartPoint
 from xmas.models.tokenizer import TrainedTokenizer
 from xmas.models.vlm import LoadedModel, cast_parameters
 from xmas.store import Made, Store
+from xmas.store.integrity import check
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, PreTrainedModel
@@ -70,7 +71,10 @@ class Assembled(StartPoint):
 
     def tuned(self, store: Store) -> str | None:
         """How one knows that a part was tuned on instructions; a finished result has it on file."""
-        record = store.path(self) / TUNED
+        folder = store.path(self)
+        if folder.exists():
+            check(folder, TUNED)
+        record = folder / TUNED
         return json.loads(record.read_text()) if record.exists() else self._tuned()
 
     def _tuned(self) -> str | None:

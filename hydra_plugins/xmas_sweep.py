@@ -10,6 +10,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from xmas.cli import time_left
 from xmas.cli.sweep.job import Job, Outcome, compose, run
 from xmas.cli.sweep.summary import follow
 
@@ -62,8 +63,9 @@ class Local(Launcher):
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Yield how each job ended, when it ends."""
-        for job in jobs:
-            yield run(job, self.context)
+        with time_left.sweep(jobs):
+            for job in jobs:
+                yield run(job, self.context)
 
 
 class Processes(Local):

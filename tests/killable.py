@@ -50,6 +50,7 @@ from xmas.models.chat.tokens import TokenTable
 from xmas.models.vlm import load
 from xmas.results.logger.csv import Csv
 from xmas.store import Stage, Store, checkpoint, commit, versions
+from xmas.store.progress import Bar
 from xmas.training import probe
 from xmas.training.fit import callbacks
 from xmas.training.fit.module import FitModule
@@ -217,7 +218,7 @@ DEATHS: dict[str, Callable[[int], None]] = {
     "adapter": lambda call: die_at(PeftModel, "save_pretrained", call),
     "question": lambda call: die_at(generating, "_line", call),
     "answers": lambda call: die_writing(generating, call),
-    "progress bar": lambda call: die_at(tqdm, "display", call),  # while it holds tqdm's lock
+    "progress bar": lambda call: die_at(Bar, "show", call),
 }
 
 

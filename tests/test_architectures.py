@@ -15,7 +15,8 @@ import torch
 from test_engine import close, randomised
 from toy import Toy, record
 
-from xmas.attention.engine import Material, Running, Scan
+from xmas.attention.engine import Running, Scan
+from xmas.attention.feed import Material
 from xmas.attention.metric import Spectra
 from xmas.data.pool import Pool
 from xmas.models.chat.batches import Loader

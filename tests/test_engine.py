@@ -9,7 +9,8 @@ import torch
 from toy import ROWS, TEXT_ONLY, Toy
 from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
-from xmas.attention.engine import Material, Running, Scan
+from xmas.attention.engine import Running, Scan
+from xmas.attention.feed import Material
 from xmas.attention.metric import Spectra
 from xmas.attention.prefix import can_be_shared
 from xmas.attention.released import Window

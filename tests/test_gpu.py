@@ -16,7 +16,8 @@ from test_engine import STEP, close, randomised, snapshot
 from toy import ROWS, TEXT_ONLY, Toy
 
 from xmas.attention.capture import attention_of
-from xmas.attention.engine import Material, Running, Scan
+from xmas.attention.engine import Running, Scan
+from xmas.attention.feed import Material
 from xmas.attention.metric import Spectra
 from xmas.attention.released import Window
 from xmas.attention.shards import Shards

@@ -144,7 +144,7 @@ def killed_from_outside(server, toy, root, job, log, at: int, rng: random.Random
 
 
 def test_a_process_killed_while_it_draws_a_progress_bar_blocks_no_other(toy, server, empty):
-    """Of the tests' own server: forks share the lock that tqdm makes by default."""
+    """Nothing that bars of several processes share, as tqdm's lock, stays held."""
     root = empty("proxy")
     assert server.run(toy, root, "proxy", dies=("progress bar", 1)) == KILLED
     assert server.run(toy, root, "proxy") == 0, (root / "said.log").read_text()

@@ -13,22 +13,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from xmas.attention.capture import attention_of, prefix_of
 from xmas.attention.collector import Collector
-from xmas.attention.feed import Feed, Loaded, Text
+from xmas.attention.feed import Feed, Loaded, Material, Text
 from xmas.attention.metric import Spectra
 from xmas.attention.plan import Spans, consecutive, plan
 from xmas.attention.prefix import branches, can_be_shared
 from xmas.attention.reasons import MEASURED, reasons
 from xmas.attention.shards import Shards
 from xmas.attention.weights import Read, Weights
-from xmas.models.chat.tokens import TokenTable
 from xmas.models.cpu_matmul import by_onednn
-from xmas.models.vision_cache import Pictures
 from xmas.models.vlm import embed_in_order, language_model, tower_features, unwrap
 from xmas.store import volatile
 from xmas.store.distributed import barrier, rank_and_world
@@ -47,25 +45,6 @@ class Running:
     shared_from: float = 0.05  # share a prefix that saves this fraction of an image's tokens
     resident_bytes: int | None = volatile(None)  # for snapshots; None: half of the free memory
     workers: int = volatile(0)  # processes that load batches
-
-
-@dataclasses.dataclass(frozen=True)
-class Material:
-    """What is measured: the tokens and images of a pool.
-
-    Args:
-        table: the tokens of every row.
-        pictures: pixels or features of the images of given rows.
-        picture: the number of each row's image, -1 without one.
-        pad: the id of pads.
-        max_length: maximum positions of a pass, for mode `released`; None: not truncated.
-    """
-
-    table: TokenTable
-    pictures: Pictures
-    picture: Int[np.ndarray, " rows"]
-    pad: int
-    max_length: int | None = None
 
 
 class Scan:
@@ -161,6 +140,7 @@ class Scan:
         """Shards with their values at the steps of `todo`; the weights of `group` are resident."""
         if not todo:
             return
+        rows = sum(len(self.plan.rows(shard)) for shard in todo)
         units = {shard: list(self.plan.units(shard)) for shard in todo}
         loaded_units = self.feed(
             [unit for units_of_shard in units.values() for unit in units_of_shard]
@@ -169,7 +149,7 @@ class Scan:
             _evaluating(self.model),
             by_onednn(),
             weights.resident(group, read) as snapshots,
-            bar(total=sum(len(self.plan.rows(shard)) for shard in todo), label=label) as progress,
+            bar(total=rows, label=label, whole=False) as progress,
         ):
             for shard, units_of_shard in units.items():
                 values = []

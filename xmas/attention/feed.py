@@ -17,6 +17,25 @@ Change = Callable[[Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
+class Material:
+    """What is measured: the tokens and images of a pool.
+
+    Args:
+        table: the tokens of every row.
+        pictures: pixels or features of the images of given rows.
+        picture: the number of each row's image, -1 without one.
+        pad: the id of pads.
+        max_length: maximum positions of a pass, for mode `released`; None: not truncated.
+    """
+
+    table: TokenTable
+    pictures: Pictures
+    picture: Int[np.ndarray, " rows"]
+    pad: int
+    max_length: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Text:
     """The text following the image of some rows, padded on the right.
 

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from xmas.cli import help as help_page
-from xmas.cli import threads
+from xmas.cli import threads, time_left
 from xmas.cli.config import (
     ConfigError,
     build,
@@ -143,6 +143,7 @@ def run(cfg: DictConfig) -> None:
             note(goal, store, experiment)
         if isinstance(goal, Stage):
             check_all(goal, store)
+        time_left.follow(goal, store, cfg)
         with logged(goal, store, run_logger_of(cfg, experiment, allowed)) as logged_store:
             renew(goal, logged_store)
             text = make(goal, logged_store)

@@ -5,10 +5,11 @@ trained or decoded. The assumptions are listed below the table.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from xmas.estimate.assumed import Assumed
 from xmas.estimate.page import render
-from xmas.estimate.stage_estimates import estimate_stages, estimated_work
+from xmas.estimate.stage_estimates import estimate_stages, estimated_work, seconds_of
 from xmas.estimate.work import Context
 from xmas.evaluation.reference import Reference
 from xmas.models.chat.tokens import Tokenised
@@ -42,3 +43,17 @@ class Estimate:
         work = estimated_work(full, context)
         estimates = estimate_stages(planned, context)
         return render(self.of, estimates, context, work.flops if work else 0.0)
+
+
+def estimated_seconds(
+    stages: Sequence[Stage], store: Store, hardware: Hardware, assumed: Assumed
+) -> list[float | None]:
+    """Wall seconds of each of these stages; None where its cost is unknown.
+
+    Raises:
+        ValueError: `hardware.device` is not given, or the questions of a benchmark are unknown.
+        PoolError: a row of a pool is malformed.
+    """
+    tokens = [stage for stage in stages if isinstance(stage, Tokenised)]
+    context = Context(store, hardware, assumed, tuple(tokens))
+    return [seconds_of(stage, context) for stage in stages]

@@ -55,10 +55,20 @@ def estimated_work(stage: Stage, context: Context) -> Work | None:
         return None
 
 
-def _estimate(stage: Stage, context: Context) -> StageEstimate:
+def seconds_of(stage: Stage, context: Context) -> float | None:
+    """Wall seconds of a stage; None where its cost is unknown."""
+    costs = estimated_work(stage, context)
+    return None if costs is None else costs.seconds(_hardware(stage, context))
+
+
+def _hardware(stage: Stage, context: Context) -> Hardware:
+    """The stage's own, where it has a device."""
     hardware = getattr(stage, "hardware", None)
-    if hardware is None or hardware.device is None:
-        hardware = context.hardware
+    return context.hardware if hardware is None or hardware.device is None else hardware
+
+
+def _estimate(stage: Stage, context: Context) -> StageEstimate:
+    hardware = _hardware(stage, context)
     costs = estimated_work(stage, context)
     try:
         folder = context.store.path(stage)

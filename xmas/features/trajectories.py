@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from xmas.attention.engine import Material, Running, Scan
+from xmas.attention.engine import Running, Scan
+from xmas.attention.feed import Material
 from xmas.attention.metric import Spectra
 from xmas.attention.reasons import MEASURED, NO_TEXT
 from xmas.attention.shards import Shards

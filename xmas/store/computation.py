@@ -32,15 +32,14 @@ class Computation:
     time asked for is unknown.
     """
 
-    running: ClassVar["Computation | None"] = None  # the innermost
+    running: ClassVar["Computation | None"] = None  # whose seconds pass: mostly the innermost
+    stack: ClassVar[list["Computation"]] = []  # all that have not ended, the innermost last
 
     def __init__(self, name: str, draft: Path) -> None:
         self.name = name
         self.draft = draft
-        self.waiting: Computation | None = None  # which asked for this one
-        self.begun = time.monotonic()
-        self.elsewhere = 0.0  # seconds in which other computations ran
-        self.earlier = 0.0  # seconds of earlier attempts
+        self.earlier = 0.0  # seconds, of earlier attempts too, until it last began to run
+        self.since: float | None = None  # when that was; None: it waits for another computation
         self.inputs: dict[str, None] | None = {}
 
     def resume(self) -> None:
@@ -66,19 +65,36 @@ class Computation:
     @contextlib.contextmanager
     def run(self) -> Iterator[None]:
         """What is asked of the store inside is asked by this computation."""
-        self.waiting, Computation.running = Computation.running, self
-        self.begun = time.monotonic()
-        self.save()
+        self.stack.append(self)
+        try:
+            with self._timed():
+                self.save()
+                try:
+                    yield
+                except BaseException:
+                    with contextlib.suppress(OSError):  # of a full disk: the first error says more
+                        self.save()
+                    raise
+        finally:
+            self.stack.remove(self)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Inside, seconds pass for this computation instead of the one that was running."""
+        before = Computation.running
+        if before is not None:
+            before._stop()
+        Computation.running, self.since = self, time.monotonic()
         try:
             yield
-        except BaseException:
-            with contextlib.suppress(OSError):  # of a full disk: the first error says more
-                self.save()
-            raise
         finally:
-            Computation.running = self.waiting
-            if self.waiting is not None:
-                self.waiting.elsewhere += time.monotonic() - self.begun
+            self._stop()
+            Computation.running = before
+            if before is not None:
+                before.since = time.monotonic()
+
+    def _stop(self) -> None:
+        self.earlier, self.since = self.seconds, None
 
     def ask(self, name: str) -> None:
         """Note an input, computed or reused; of several times the first counts."""
@@ -107,7 +123,7 @@ class Computation:
     @property
     def seconds(self) -> float:
         """Seconds of this stage alone, over all attempts."""
-        return self.earlier + time.monotonic() - self.begun - self.elsewhere
+        return self.earlier + (0.0 if self.since is None else time.monotonic() - self.since)
 
     def save(self) -> None:
         record = {
@@ -126,20 +142,14 @@ def counted_for(name: str) -> Iterator[None]:
     While trajectories wait for a proxy's fit, the fit calls them at every snapshot: these seconds
     are the trajectories'. Without such a computation (other ranks) nothing is counted.
     """
-    inner = owner = Computation.running
-    while owner is not None and owner.name != name:
-        owner = owner.waiting
+    inner = Computation.running
+    owner = next((one for one in Computation.stack if one.name == name), None)
     if inner is None or owner is None or owner is inner:
         yield
         return
-    Computation.running = owner
-    begun = time.monotonic()
     try:
-        yield
+        with owner._timed():
+            yield
     finally:
-        Computation.running = inner
-        seconds = time.monotonic() - begun
-        inner.elsewhere += seconds
-        owner.elsewhere -= seconds  # all seconds of `inner` will be added to it
         inner.save()
         owner.save()

@@ -15,6 +15,7 @@ from typing import Any
 
 from xmas.store import by_name, distributed
 from xmas.store.atomic import complete, discard, publish, restore, write_atomically
+from xmas.store.chain import Chain
 from xmas.store.computation import Computation, counted_for
 from xmas.store.durable import make_folder, sync
 from xmas.store.force import kinds_of, started
@@ -196,6 +197,7 @@ class Store:
         """The folder of a finished result. Raises DamagedResultError: a file is not as written."""
         check(folder)
         _log_reused(folder)
+        Chain.note(f"{folder.parent.name}/{folder.name}", None)
         return folder
 
     def fit_logger(self, stage: Stage) -> Any:
@@ -287,3 +289,4 @@ class Store:
             "files": record_files(draft),
         }
         complete(draft, META, sealed(record))
+        Chain.note(computation.name, computation.seconds)

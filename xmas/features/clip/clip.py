@@ -159,7 +159,8 @@ def _blocks(
     blocks = [slice(start, stop) for start, stop in itertools.pairwise(borders)]
     array = ArrayInParts(out / f"{name}.npy", np.float16, (count, width), blocks)
     initial = borders[array.done]
-    with bar(total=count, label=f"clip, {name}", unit=name, initial=initial) as progress:
+    label = f"clip, {name}"
+    with bar(total=count, label=label, unit=name, initial=initial, whole=False) as progress:
         for number, block in enumerate(blocks[array.done :], start=array.done + 1):
             yield block.start, block.stop, array.values
             array.save(number)

@@ -59,7 +59,7 @@ class Assigner:
         """
         labels = np.empty(len(rows), dtype=np.int64)
         nearness = np.empty(len(rows), dtype=np.float32)
-        with bar(total=len(rows), label=label) as progress:
+        with bar(total=len(rows), label=label, whole=False) as progress:
             for span, block in self._blocks(rows):
                 best, where = (block @ centroids.T).max(dim=1)
                 nearness[span], labels[span] = best.cpu().numpy(), where.cpu().numpy()

@@ -112,7 +112,7 @@ class AnswerScorer:
                 continue
             with (
                 weights.resident(group, read) as snapshots,
-                bar(total=self._rows(todo), label=label) as progress,
+                bar(total=self._rows(todo), label=label, whole=False) as progress,
             ):
                 batches = iter(self._loader(todo))
                 for shard in todo:

@@ -14,7 +14,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from xmas.evaluation.generation.settings import Generation
 from xmas.features.activations import Activations
 from xmas.features.extractor import FeatureExtractor
-from xmas.models.vlm import cast_parameters, load
+from xmas.models.precision import cast_parameters
+from xmas.models.vlm import load
 from xmas.store import describe
 from xmas.training.fit.module import FitModule
 from xmas.training.fit.trainables import Lora, projector_alone, trainable

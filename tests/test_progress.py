@@ -1,13 +1,19 @@
 """Progress: rates of the last seconds, which stage of how many, time left over all, by a clock."""
 
 import io
+import logging
+import pickle
 from pathlib import Path
 
 import pytest
 
+from xmas.cli import time_left
+from xmas.cli.config import build
+from xmas.cli.sweep.job import Job
 from xmas.store import Stage, Store, key, progress
 from xmas.store.chain import Chain
 from xmas.store.computation import Computation
+from xmas.store.planned_stages import planned_stages
 from xmas.store.progress import Bar, bar
 
 
@@ -263,3 +269,86 @@ def test_the_store_notes_what_it_has_computed_and_what_it_found(tmp_path):
     Chain.running = Chain({name: 3.0, "other/a": 4.0})
     store.get(stage)
     assert Chain.running.measured == {name: None}
+
+
+# The command: what a run and a sweep have to compute.
+
+NONE = frozenset()
+
+
+@pytest.fixture
+def planned(toy, compose, tmp_path):
+    """Follow the goal of these overrides; the chain of its run."""
+
+    def follow(*overrides: str, goal: str = "subset") -> Chain | None:
+        cfg = compose(*toy.overrides(), f"store.root={tmp_path}", "selector=random", *overrides)
+        time_left.follow(build(cfg[goal]), build(cfg.store), cfg, NONE)
+        return Chain.running
+
+    return follow
+
+
+def test_a_run_is_followed_over_what_it_has_to_compute(planned, compose, toy, tmp_path):
+    goal, store = toy.subset(), Store(str(tmp_path))
+    names = {f"{stage.kind}/{key(stage)}": stage for stage in planned_stages(toy.proxy)}
+    cfg = compose(*toy.overrides(), f"store.root={tmp_path}")
+    time_left.follow(toy.proxy, store, cfg, NONE)
+    estimates = Chain.running.estimates
+    assert [*estimates] == [*names]
+    assert all(seconds is not None and seconds >= 0 for seconds in estimates.values())
+    assert estimates[f"proxy/{key(toy.proxy)}"] > 0
+    store.get(goal)
+    time_left.follow(goal, store, cfg, NONE)
+    assert Chain.running is None  # all of it is there
+
+
+def test_of_what_is_there_nothing_is_planned_unless_it_is_forced(planned, tmp_path):
+    first = planned()
+    assert [name.partition("/")[0] for name in first.estimates] == ["ranking", "subset"]
+    (tmp_path / next(iter(first.estimates))).mkdir(parents=True)
+    assert [*planned().estimates] == [*first.estimates][1:]
+    (tmp_path / [*first.estimates][1]).mkdir(parents=True)
+    assert planned() is None
+    assert [*planned("force=subset").estimates] == [*first.estimates][1:]
+
+
+def test_an_estimate_that_cannot_be_made_stops_no_run(planned, caplog):
+    with caplog.at_level(logging.DEBUG, logger="xmas"):
+        chain = planned("hardware.device=null", goal="proxy")
+    assert set(chain.estimates.values()) == {None}
+    assert chain.left(3.0, whole=True) is None
+    (record,) = [each for each in caplog.records if each.name == time_left.__name__]
+    assert record.levelno == logging.DEBUG
+
+
+def test_a_goal_that_cannot_be_planned_is_left_to_the_run(planned):
+    assert planned("pool.annotations=/absent.json") is None
+
+
+def test_a_sweep_counts_the_stages_of_all_its_jobs(planned, compose, toy, tmp_path):
+    def job(number: int, fraction: float) -> Job:
+        overrides = [f"store.root={tmp_path}", "selector=random", f"subset.fraction={fraction}"]
+        cfg = compose(*toy.overrides(), *overrides, hydra_node=True)
+        return Job(number, tuple(overrides), pickle.dumps(cfg), "")
+
+    with time_left.sweep([job(0, 0.2), job(1, 0.5), job(2, 0.9)]):
+        chain = planned("subset.fraction=0.2")
+        kinds = [name.partition("/")[0] for name in chain.estimates]
+        assert kinds == ["ranking", "subset", "subset", "subset"]
+        chain.note(next(iter(chain.estimates)), 1.0)
+        assert planned("subset.fraction=0.5") is chain  # goes on over the next job
+        assert chain.place() == "2/4"
+    assert Chain.running is None
+
+
+def test_bars_over_the_tensors_of_a_model_are_silent_and_no_others(capsys):
+    from transformers.utils import logging as of_transformers
+
+    from xmas.models.tensor_bars import silence
+
+    silence()
+    assert list(of_transformers.tqdm([1, 2], desc="Loading weights")) == [1, 2]
+    assert list(of_transformers.tqdm([1, 2], desc="Writing model shards")) == [1, 2]
+    assert capsys.readouterr().err == ""
+    assert list(of_transformers.tqdm([1, 2], desc="Fetching files")) == [1, 2]
+    assert "Fetching files" in capsys.readouterr().err

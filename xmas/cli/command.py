@@ -30,7 +30,6 @@ from xmas.cli.config import (
 from xmas.cli.hydra_guard import guard
 from xmas.cli.targets import allowed_by_user
 from xmas.cli.unknown_settings import check_added, composed_choices, explained, with_own_keys
-from xmas.data.seen_images import warn_of_changes
 from xmas.results.score_records import remember
 from xmas.store import RunLogger, Stage, Store, distributed, key
 from xmas.store.feasible import check_all
@@ -143,11 +142,13 @@ def run(cfg: DictConfig) -> None:
             note(goal, store, experiment)
         if isinstance(goal, Stage):
             check_all(goal, store)
-        time_left.follow(goal, store, cfg)
+        time_left.follow(goal, store, cfg, allowed)
         with logged(goal, store, run_logger_of(cfg, experiment, allowed)) as logged_store:
             renew(goal, logged_store)
             text = make(goal, logged_store)
         if isinstance(goal, Stage) and distributed.leads():
+            from xmas.data.seen_images import warn_of_changes  # not for --help and tables
+
             warn_of_changes(goal, store)
         if distributed.leads():
             print(printable(text))

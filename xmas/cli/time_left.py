@@ -5,26 +5,24 @@ import logging
 import pickle
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from xmas.cli.config import build, goal_node
+from xmas.cli.sweep.job import Job
+from xmas.cli.targets import allowed_by_user
 from xmas.store import Stage, Store, distributed, key
 from xmas.store.chain import Chain
 from xmas.store.force import kinds_of
 from xmas.store.planned_stages import planned_stages
 
-if TYPE_CHECKING:
-    from xmas.cli.sweep.job import Job
-
 log = logging.getLogger(__name__)
 
-_jobs: "list[Job]" = []  # of the sweep that this process runs
+_jobs: list[Job] = []  # of the sweep that this process runs
 
 
 @contextlib.contextmanager
-def sweep(jobs: "Sequence[Job]") -> Iterator[None]:
+def sweep(jobs: Sequence[Job]) -> Iterator[None]:
     """Bars of the jobs that run inside count the stages of all of them."""
     _jobs[:] = jobs
     try:
@@ -34,11 +32,13 @@ def sweep(jobs: "Sequence[Job]") -> Iterator[None]:
         Chain.running = None
 
 
-def follow(goal: object, store: Store, cfg: DictConfig) -> None:
+def follow(goal: object, store: Store, cfg: DictConfig, allowed: frozenset[str]) -> None:
     """Let the bars of a run show which stage of how many is computed, and the time left over all.
 
     Nothing is planned for a goal that is there: a job of a sweep that only reuses takes no longer.
     A plan or an estimate that cannot be made stops no run: its bars show less.
+
+    `allowed`: packages that configurations may name.
     """
     if not _jobs:
         Chain.running = None
@@ -47,17 +47,21 @@ def follow(goal: object, store: Store, cfg: DictConfig) -> None:
     try:
         if store.path(goal).exists() and not kinds_of(store.force):
             return
-        Chain.running = Chain(_estimates(goal, store, cfg))
+        Chain.running = Chain(_estimates(goal, store, cfg, allowed))
         for job in _jobs:
             job_cfg: DictConfig = pickle.loads(job.config)
-            job_goal, job_store = build(goal_node(job_cfg)), build(job_cfg.store)
+            allowed = allowed_by_user(job_cfg.allow, job_cfg.hydra.overrides.task)
+            job_goal = build(goal_node(job_cfg), allowed)
             if isinstance(job_goal, Stage):
-                Chain.running.estimates |= _estimates(job_goal, job_store, job_cfg)
+                job_store = build(job_cfg.store, allowed)
+                Chain.running.estimates |= _estimates(job_goal, job_store, job_cfg, allowed)
     except Exception:  # the run itself says what is wrong with its goal
         log.debug("not all stages of this run are known, nor their time", exc_info=True)
 
 
-def _estimates(goal: Stage, store: Store, cfg: DictConfig) -> dict[str, float | None]:
+def _estimates(
+    goal: Stage, store: Store, cfg: DictConfig, allowed: frozenset[str]
+) -> dict[str, float | None]:
     """Seconds of every stage that has to be computed, by "<kind>/<key>"; None: unknown."""
     forced = kinds_of(store.force)
     todo = {
@@ -71,9 +75,9 @@ def _estimates(goal: Stage, store: Store, cfg: DictConfig) -> dict[str, float | 
     from xmas.estimate import estimated_seconds
 
     try:
-        estimates = estimated_seconds(
-            list(todo.values()), store, build(cfg.hardware), build(cfg.estimate.assumed)
-        )
+        hardware = build(cfg.hardware, allowed)
+        assumed = build(cfg.estimate.assumed, allowed)
+        estimates = estimated_seconds(list(todo.values()), store, hardware, assumed)
         return dict(zip(todo, estimates, strict=True))
     except Exception:  # a pool that cannot be counted, a hardware without a device
         log.debug("no time left over all stages is shown", exc_info=True)

@@ -76,7 +76,7 @@ class Score(Stage):
         import torch
 
         from xmas.evaluation.generation.generate import generate_answers
-        from xmas.models.vlm import cast_parameters
+        from xmas.models.precision import cast_parameters
 
         questions = self.benchmark.asked(store)
         order = self.generation.image_order(questions)

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 
 from xmas.models.chat.batches import Batch, Loader
-from xmas.models.vlm import LoadedModel, cast_parameters, load
+from xmas.models.precision import cast_parameters
+from xmas.models.vlm import LoadedModel, load
 from xmas.store import Stage, Store
 from xmas.store.arrays import ArrayInParts
 from xmas.store.progress import bar

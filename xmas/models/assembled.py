@@ -10,13 +10,14 @@ from torch import nn
 
 from xmas.data.images import SquareImages
 from xmas.models.families.llava import tuned_on_instructions
+from xmas.models.precision import cast_parameters
 from xmas.models.projector import fill_projector, projector_file
 from xmas.models.shape import Decoder, Shape, Tower
 from xmas.models.sources import Source, answer_greedily, tokenizer_of
 from xmas.models.specs import config_of
 from xmas.models.start_point import StartPoint
 from xmas.models.tokenizer import TrainedTokenizer
-from xmas.models.vlm import LoadedModel, cast_parameters
+from xmas.models.vlm import LoadedModel
 from xmas.store import Made, Store
 from xmas.store.integrity import check
 

@@ -24,9 +24,12 @@ from xmas.models.chat.layout import Layout
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Plain, Template
 from xmas.models.families import Family, HasPositions, family_of
+from xmas.models.tensor_bars import silence
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+silence()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,20 +107,6 @@ def tower(model: nn.Module) -> nn.Module:
     """The vision tower."""
     inner = unwrap(model)
     return inner.get_submodule(family_of(inner.config).tower)
-
-
-def cast_parameters(
-    model: nn.Module, dtype: torch.dtype, device: torch.device | str | None = None
-) -> nn.Module:
-    """`model` with all parameters in `dtype`, its buffers as they are.
-
-    `model.to(dtype)` would round buffers too, among them the frequencies of rotary embeddings: at
-    position 700 of a 128-wide head their phases would be off by 0.86 radians in bfloat16.
-    """
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(dtype)
-    return model if device is None else model.to(device)
 
 
 def freeze_tower(model: nn.Module) -> nn.Module:

@@ -13,7 +13,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
 from xmas.data.images import SquareImages
+from xmas.models.tensor_bars import silence
 from xmas.store import Stage, Store, sha256_of, type_name
+
+silence()
 
 PROCESSOR = "preprocessor_config.json"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

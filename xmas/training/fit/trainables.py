@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from xmas.models.families import family_of
-from xmas.models.vlm import cast_parameters, freeze_tower, in_connector, language_model, unwrap
+from xmas.models.precision import cast_parameters
+from xmas.models.vlm import freeze_tower, in_connector, language_model, unwrap
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -127,6 +127,11 @@ def test_large_counts_and_times_are_short(clock):
     assert line == "fit: 0 %, 12.3M of 10G bytes, 1.23M bytes/s, 2:14:50 left"
 
 
+def test_a_label_from_a_file_stays_text_in_its_line(clock):
+    (line,) = work(shown(clock, label="a\n\x1b[31mb"), clock, [30], 10)
+    assert line.startswith("a \N{REPLACEMENT CHARACTER}[31mb: 3 %")
+
+
 def test_an_output_that_is_closed_stops_no_work(clock):
     output = io.StringIO()
     steps = shown(clock, output)

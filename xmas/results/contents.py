@@ -19,7 +19,7 @@ from xmas.store.integrity import META
 from xmas.store.label import label
 from xmas.store.lock import is_held
 from xmas.store.provenance import finished
-from xmas.store.store import ANNOUNCED
+from xmas.store.record import ANNOUNCED
 
 _KEY = re.compile(r"[0-9a-f]{12}")
 _DRAFT = re.compile(r"\.([0-9a-f]{12})")

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from xmas.store import distributed
 from xmas.store.chain import Chain
+from xmas.store.printable import one_line
 
 WINDOW = 15.0  # seconds that a rate is over, or since the last unit where that is longer ago
 _REDRAWN, _LINES = 0.2, 10.0  # seconds between two states on a terminal, in a file
@@ -58,7 +59,7 @@ class Bar:
         initial: int, scaled: bool, whole: bool, output: Any,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self.iterable, self.total, self.label = iterable, total, label
+        self.iterable, self.total, self.label = iterable, total, one_line(label)
         self.count = self.initial = initial
         self.units = unit + ("es" if unit.endswith(("s", "x", "ch", "sh")) else "s")
         self.unit, self.scaled, self.whole = unit, scaled, whole
@@ -86,7 +87,7 @@ class Bar:
 
     def set_postfix_str(self, note: str, refresh: bool = False) -> None:
         """A text after the numbers, as the loss; shown with the next state (tqdm's name)."""
-        self.note = note
+        self.note = one_line(note)
 
     def update(self, count: int = 1) -> None:
         """Count units that are done."""

@@ -3,35 +3,30 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
-import os
-import platform
 import time
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from xmas.store import by_name, distributed
-from xmas.store.atomic import complete, discard, publish, restore, write_atomically
+from xmas.store.atomic import discard, publish, restore
 from xmas.store.chain import Chain
 from xmas.store.computation import Computation, counted_for
 from xmas.store.durable import make_folder, sync
 from xmas.store.force import kinds_of, started
 from xmas.store.full_disk import full_disk
-from xmas.store.integrity import META, check, finished_folders, meta_of, record_files, sealed
+from xmas.store.integrity import META, check, finished_folders, meta_of
 from xmas.store.label import label
 from xmas.store.lock import alone
-from xmas.store.provenance import commit, finished, now, versions, worked_on
+from xmas.store.provenance import finished
+from xmas.store.record import recorded
 from xmas.store.run_logger import RunLogger
 from xmas.store.stage import (
     ChangedFileError,
     Made,
     Stage,
     check_unchanged,
-    describe,
-    digest,
     hashed_files,
     key,
 )
@@ -39,7 +34,6 @@ from xmas.store.writable import check_writable
 
 log = logging.getLogger(__name__)
 
-ANNOUNCED = "stage.json"  # in a draft: what it will be
 _AGREED: set[str] = set()  # results that all ranks of this run have found finished
 _LOGGED: set[str] = set()  # results that this process has logged as done or reused
 
@@ -61,14 +55,6 @@ def _log_event(stage: Stage, event: str) -> None:
 
 def _log_waiting(stage: Stage, draft: Path) -> None:
     _log_event(stage, f"waits for another process: {Computation.process(draft)}")
-
-
-def _note_identity(stage: Stage, draft: Path) -> None:
-    """Note in a draft what it will be: its `meta.json` is written when it is complete."""
-    identity = {"kind": stage.kind, "key": key(stage), "label": label(stage)}
-    identity["config"] = describe(stage)
-    text = json.dumps(identity, indent=2)
-    write_atomically(draft / ANNOUNCED, lambda path: path.write_text(text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +155,7 @@ class Store:
             make_folder(draft)
         _log_event(stage, "resumed" if has_draft else "computing")
         try:
-            with self._recorded(stage, draft, resumed=has_draft):
+            with recorded(stage, draft, resumed=has_draft):
                 self._compute(stage, draft)
                 check_unchanged(hashes)
         except Exception as error:
@@ -247,46 +233,3 @@ class Store:
     def results(self, kind: str) -> list[tuple[Path, dict[str, Any]]]:
         """Every finished result of a kind with its `meta.json`, in the order of their folders."""
         return [(folder, meta_of(folder)) for folder in finished_folders(Path(self.root), kind)]
-
-    @contextlib.contextmanager
-    def _recorded(self, stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
-        """Write `meta.json` when the work inside ends well, `error.txt` when it does not.
-
-        `seconds` are those of this stage alone, over all attempts: the stages that it asks for have
-        records of their own. `inputs` are these stages' results, `<kind>/<key>`, in the order in
-        which they were asked for; results made before inputs were recorded have no such entry.
-        """
-        result_key = draft.name[1:]
-        computation = Computation(f"{stage.kind}/{result_key}", draft)
-        if resumed:
-            computation.resume()
-        try:
-            with computation.run():
-                _note_identity(stage, draft)
-                yield
-        except BaseException:
-            text = traceback.format_exc()
-            with contextlib.suppress(OSError):  # of a full disk: the first error says more
-                write_atomically(draft / "error.txt", lambda path: path.write_text(text))
-            raise
-        inputs = computation.inputs
-        config = describe(stage)
-        if digest(config) != result_key:
-            raise ChangedFileError(f"{stage.kind} {result_key} is now {digest(config)}")
-        record = {
-            "kind": stage.kind,
-            "key": result_key,
-            "label": label(stage),
-            "config": config,
-            "seconds": round(computation.seconds, 3),
-            **({} if inputs is None else {"inputs": list(inputs)}),
-            "versions": versions(),
-            "commit": commit(),
-            "finished": now(),
-            "host": platform.node(),
-            "cpus": os.cpu_count(),
-            **worked_on(stage),
-            "files": record_files(draft),
-        }
-        complete(draft, META, sealed(record))
-        Chain.note(computation.name, computation.seconds)

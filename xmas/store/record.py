@@ -1,0 +1,71 @@
+"""The record of a result, `meta.json`: what it is, what it was made from, and on what."""
+
+import contextlib
+import json
+import os
+import platform
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from xmas.store.atomic import complete, write_atomically
+from xmas.store.chain import Chain
+from xmas.store.computation import Computation
+from xmas.store.integrity import META, record_files, sealed
+from xmas.store.label import label
+from xmas.store.provenance import commit, now, versions, worked_on
+from xmas.store.stage import ChangedFileError, Stage, describe, digest, key
+
+ANNOUNCED = "stage.json"  # in a draft: what it will be
+
+
+@contextlib.contextmanager
+def recorded(stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
+    """Write `meta.json` when the work inside ends well, `error.txt` when it does not.
+
+    `seconds` are those of this stage alone, over all attempts: the stages that it asks for have
+    records of their own. `inputs` are these stages' results, `<kind>/<key>`, in the order in
+    which they were asked for; results made before inputs were recorded have no such entry.
+    """
+    result_key = draft.name[1:]
+    computation = Computation(f"{stage.kind}/{result_key}", draft)
+    if resumed:
+        computation.resume()
+    try:
+        with computation.run():
+            _note_identity(stage, draft)
+            yield
+    except BaseException:
+        text = traceback.format_exc()
+        with contextlib.suppress(OSError):  # of a full disk: the first error says more
+            write_atomically(draft / "error.txt", lambda path: path.write_text(text))
+        raise
+    inputs = computation.inputs
+    config = describe(stage)
+    if digest(config) != result_key:
+        raise ChangedFileError(f"{stage.kind} {result_key} is now {digest(config)}")
+    record = {
+        "kind": stage.kind,
+        "key": result_key,
+        "label": label(stage),
+        "config": config,
+        "seconds": round(computation.seconds, 3),
+        **({} if inputs is None else {"inputs": list(inputs)}),
+        "versions": versions(),
+        "commit": commit(),
+        "finished": now(),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+        **worked_on(stage),
+        "files": record_files(draft),
+    }
+    complete(draft, META, sealed(record))
+    Chain.note(computation.name, computation.seconds)
+
+
+def _note_identity(stage: Stage, draft: Path) -> None:
+    """Note in a draft what it will be: its `meta.json` is written when it is complete."""
+    identity = {"kind": stage.kind, "key": key(stage), "label": label(stage)}
+    identity["config"] = describe(stage)
+    text = json.dumps(identity, indent=2)
+    write_atomically(draft / ANNOUNCED, lambda path: path.write_text(text))

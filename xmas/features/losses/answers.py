@@ -20,6 +20,7 @@ from xmas.features.trajectories import device
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vlm import LoadedModel, load
 from xmas.store import Stage, Store, nearest_stages, write_atomically
+from xmas.store.durable import sync
 from xmas.training.fit.recipe import Hardware
 from xmas.training.model_on_pool import SeesPool
 
@@ -91,6 +92,7 @@ class Answers(Stage):
         np.save(out / "steps.npy", np.array(steps))
         (out / "columns.json").write_text(json.dumps(COLUMNS))
         values = np.concatenate([seeing[:, -1], blind_loss], axis=1)
+        sync(out)  # values.npy says that the other files are complete
         write_atomically(out / "values.npy", lambda path: _save(path, values))
 
     def _pass(

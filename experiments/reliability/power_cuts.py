@@ -1,12 +1,13 @@
 """Cut the power at every moment of stages of every kind; see whether the same command recovers.
 
-    python experiments/reliability/power_cuts.py [FOLDER] [JOB ...]
+    python experiments/reliability/power_cuts.py [FOLDER] [JOB ...] [MOMENTS]
 
 On the tests' toy pool of 41 rows each job runs once while its syncs are recorded. For every moment
-before a sync, disks are built as a power cut may leave them: without anything that was not synced,
-with all names but no unsynced content, and twice at random in between. On each the job runs again;
-on one of ten the power is cut a second time while it does. Expected: every run ends with the files
-of the run without a cut, and leaves no others. Prints a table; ends with status 1 otherwise.
+before a sync, or for as many of them at random, disks are built as a power cut may leave them:
+without anything that was not synced, with all names but no unsynced content, and twice at random in
+between. On each the job runs again; on one of ten the power is cut a second time while it does.
+Expected: every run ends with the files of the run without a cut, and leaves no others. Prints a
+table; ends with status 1 otherwise.
 """
 
 import collections
@@ -39,10 +40,12 @@ class Campaign:
         self.rng = random.Random(name)
         self.counts: collections.Counter[str] = collections.Counter()
 
-    def run(self) -> None:
+    def run(self, limit: int) -> None:
         started = time.monotonic()
         moments, self.expected = record(self.job, self.toy, self.folder / "whole")
         self.counts["moments"] = len(moments)
+        if len(moments) > limit:
+            moments = self.rng.sample(moments, limit)
         for moment in moments:
             for how in TRIED:
                 self.cut(moment, how, self.counts["cuts"] % TWICE == 0)
@@ -77,7 +80,7 @@ class Campaign:
             print(where, sorted(wrong)[:5], flush=True)
 
 
-def main(folder: Path, names: list[str]) -> int:
+def main(folder: Path, names: list[str], limit: int) -> int:
     os.fsync = lambda descriptor: None  # the toy's own results; recordings have their own
     logging.disable(logging.CRITICAL)
     toy = toys.build(folder / "toy")
@@ -86,7 +89,7 @@ def main(folder: Path, names: list[str]) -> int:
     failures = 0
     for name in names:
         campaign = Campaign(name, toy, folder / name)
-        campaign.run()
+        campaign.run(limit)
         cells = " | ".join(str(campaign.counts[column]) for column in columns)
         print(f"| {name} | {cells} |", flush=True)
         failures += campaign.counts["errors"] + campaign.counts["other files"]
@@ -95,6 +98,8 @@ def main(folder: Path, names: list[str]) -> int:
 
 if __name__ == "__main__":
     jobs = [argument for argument in sys.argv[1:] if argument in JOBS]
-    folders = [argument for argument in sys.argv[1:] if argument not in JOBS]
+    numbers = [int(argument) for argument in sys.argv[1:] if argument.isdecimal()]
+    folders = {*sys.argv[1:]} - {*jobs} - {*map(str, numbers)}
     with tempfile.TemporaryDirectory() as temporary:
-        sys.exit(main(Path(folders[0] if folders else temporary), jobs or list(JOBS)))
+        place = Path(folders.pop() if folders else temporary)
+        sys.exit(main(place, jobs or list(JOBS), numbers[0] if numbers else sys.maxsize))

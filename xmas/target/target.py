@@ -126,7 +126,11 @@ class Target(ModelOnPool, Stage):
             adapted = cast("PeftModel", model)
             _rename_base(adapted, f"{self.start.kind}/{key(self.start)}")
             # Embeddings get no rows; to find that out, PEFT would look for the base's folder.
-            adapted.save_pretrained(str(out / "adapter"), save_embedding_layers=False)
+            # Written anew, since PEFT adds to the README.md that an interrupted attempt has left.
+            write_atomically(
+                out / "adapter",
+                lambda folder: adapted.save_pretrained(str(folder), save_embedding_layers=False),
+            )
             return
         weights = trained_weights(model, self.recipe.precision)
         write_atomically(out / "trained.safetensors", lambda path: save_file(weights, path))

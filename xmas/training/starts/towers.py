@@ -23,7 +23,8 @@ from xmas.models.cpu_matmul import by_onednn
 from xmas.models.tokenizer import TrainedTokenizer
 from xmas.models.vision_cache import first_rows, read_image
 from xmas.models.vlm import check_finite
-from xmas.store import Stage, Store, write_atomically
+from xmas.store import Stage, Store
+from xmas.store.checkpoint import save_checkpoint, saved_state
 from xmas.store.progress import bar
 from xmas.training.fit.sanity import no_image
 
@@ -96,7 +97,6 @@ class TwoTower(Stage):
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         note(self.captions, examples, out)
-        (out / "last.pt").unlink(missing_ok=True)
 
     def _build(self, tokenizer) -> CLIPModel:
         from transformers import CLIPConfig
@@ -163,8 +163,8 @@ class TwoTower(Stage):
             optimizer,
             lambda step: min((step + 1) / ramp, 0.5 * (1 + math.cos(math.pi * step / total))),
         )
-        first, last = 0, out / "last.pt"
-        if last.exists():
+        first = 0
+        if (last := saved_state(out)) is not None:
             state = torch.load(last, weights_only=True)
             both.load_state_dict(state["models"])
             optimizer.load_state_dict(state["optimizer"])
@@ -207,7 +207,7 @@ class TwoTower(Stage):
                     "schedule": schedule.state_dict(),
                     "epoch": epoch + 1,
                 }
-                write_atomically(last, lambda path, state=state: torch.save(state, path))
+                save_checkpoint(out, lambda path, state=state: torch.save(state, path))
         return model.cpu().eval()
 
 

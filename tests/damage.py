@@ -1,7 +1,7 @@
 """Damage files of a store in every way, and see what uses of the results say.
 
 `flip`, `cut`, `empty` and `remove` damage a file; `trials` damages each file of each result in turn
-and has it used by whatever a caller passes. `experiments/reliability/corruption.py` does this to
+and has it used by a function that is passed. `experiments/reliability/corruption.py` does this to
 results of every kind, `test_integrity.py` to some.
 """
 
@@ -56,12 +56,12 @@ class User(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A damaged file and what its use said: `named`, `unnamed: MESSAGE`, `silent` or `same`."""
+    """A damaged file and what came of its use: `named`, `unnamed: MESSAGE`, `silent` or `same`."""
 
     kind: str
     file: str
     damage: str
-    said: str
+    outcome: str
 
 
 @contextlib.contextmanager
@@ -93,17 +93,17 @@ def trials(
                 if not path.stat().st_size and name != "remove":
                     continue  # nothing to flip or cut
                 with damaged(path, DAMAGES[name]):
-                    said = _said(path, lambda folder=folder: use(folder), expected)
-                yield Trial(folder.parent.name, path.relative_to(folder).as_posix(), name, said)
+                    outcome = _outcome(path, lambda folder=folder: use(folder), expected)
+                yield Trial(folder.parent.name, path.relative_to(folder).as_posix(), name, outcome)
 
 
-def _said(path: Path, use: Callable[[], object], expected: object) -> str:
+def _outcome(path: Path, use: Callable[[], object], expected: object) -> str:
     try:
-        outcome = use()
-    except Exception as error:  # any: what it says is looked at
+        content = use()
+    except Exception as error:  # of any type: its message is compared
         named = str(path) in str(error)
         return "named" if named else f"unnamed: {type(error).__name__}: {error}"
-    return "same" if expected is not None and outcome == expected else "silent"
+    return "same" if expected is not None and content == expected else "silent"
 
 
 def results(store: Store) -> list[Path]:

@@ -51,10 +51,10 @@ def test_a_result_of_a_host_whose_clock_is_ahead_is_still_computed_anew_on_reque
     assert (folder / "made.txt").read_text() == before
     forced = dataclasses.replace(store, force="length", since=time.time())
     forced.get(Length(str(source)))
-    anew = (folder / "made.txt").read_text()
-    assert anew != before
+    renewed = (folder / "made.txt").read_text()
+    assert renewed != before
     forced.get(Length(str(source)))
-    assert (folder / "made.txt").read_text() == anew  # once
+    assert (folder / "made.txt").read_text() == renewed  # once
 
 
 @pytest.mark.parametrize("modified", [-5.0, time.time() + AHEAD], ids=["before 1970", "ahead"])

@@ -113,9 +113,10 @@ def test_no_use_of_real_results_is_silent(toy):
     """As experiments/reliability/corruption.py, which does it to results of every kind."""
     stages = [toy.subset(), toy.subset().ranking, toy.tokenizer, toy.proxy.tokens()]
     by_folder = {toy.store.get(stage): stage for stage in stages}
-    said = [*trials(by_folder, lambda folder: toy.store.get(User(by_folder[folder])))]
-    assert len(said) > 60
-    assert {trial.said for trial in said} == {"named"}
+    damaged = [*trials(by_folder, lambda folder: toy.store.get(User(by_folder[folder])))]
+    assert len(damaged) > 60
+    assert {trial.outcome for trial in damaged} == {"named"}
+    assert not [path for folder in by_folder for path in folder.rglob(".*.partial")]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -1,4 +1,4 @@
-"""Damage every file of results of every kind; see whether any use goes on with what is wrong.
+"""Damage every file of results of every kind; see whether any use continues with what is wrong.
 
     python experiments/reliability/corruption.py [FOLDER]
 
@@ -142,9 +142,9 @@ def users(store: Recording) -> dict[str, Stage]:
 def main() -> None:
     logging.disable(logging.WARNING)
     place = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
-    started = time.monotonic()
+    start_time = time.monotonic()
     toy, store = fill(place)
-    filled = time.monotonic() - started
+    fill_seconds = time.monotonic() - start_time
     folders = results(store)
     made_from = users(store)
     everything: dict[str, list[Trial]] = collections.defaultdict(list)
@@ -165,26 +165,26 @@ def main() -> None:
         page = functools.partial(written, goal, store)
         damages = ["flip"] if name == "goal=report" else [*DAMAGES]
         run(name, trials(folders, page, damages=damages, expected=page(Path())))
-    show(everything, filled, time.monotonic() - started)
+    show(everything, fill_seconds, time.monotonic() - start_time)
 
 
 def show(everything: dict[str, list[Trial]], filled: float, seconds: float) -> None:
-    asked = everything["asked for"]
-    kinds = sorted({trial.kind for trial in asked})
-    count = len({(trial.kind, trial.file) for trial in asked})
+    trials_by_stages = everything["asked for"]
+    kinds = sorted({trial.kind for trial in trials_by_stages})
+    count = len({(trial.kind, trial.file) for trial in trials_by_stages})
     print(f"{len(kinds)} kinds of results ({', '.join(kinds)}), {count} different files\n")
     print("| use | damaged files | named | not read | unnamed | silent |")
     print("|---|---:|---:|---:|---:|---:|")
     for use, made in everything.items():
-        said = collections.Counter(trial.said.partition(":")[0] for trial in made)
-        cells = [said[name] for name in ("named", "same", "unnamed", "silent")]
+        counts = collections.Counter(trial.outcome.partition(":")[0] for trial in made)
+        cells = [counts[name] for name in ("named", "same", "unnamed", "silent")]
         print(f"| {use} | {len(made)} | {' | '.join(map(str, cells))} |")
     print(f"\n{filled:.0f} s to fill the store, {seconds:.0f} s in all")
     wrong = [
         (use, trial)
         for use, made in everything.items()
         for trial in made
-        if trial.said not in ("named", "same")
+        if trial.outcome not in ("named", "same")
     ]
     for use, trial in wrong[:40]:
         print(f"{use}: {trial}", file=sys.stderr)

@@ -24,7 +24,8 @@ _FILL = (
     "try:\n"
     "    corruption.fill(pathlib.Path(sys.argv[1]))\n"
     "except Exception as error:\n"
-    "    sys.exit(f'{type(error).__name__}: {error}')\n"
+    "    print(f'{type(error).__name__}: {error}')\n"
+    "    sys.exit(1)\n"
 )
 _TIMES = {"meta.json", "manifest.json", "scan_seconds.json"}
 
@@ -40,35 +41,35 @@ def main() -> None:
     print("|---:|---:|---|---|")
     wrong = 0
     for size in SIZES:
-        started = time.monotonic()
+        start_time = time.monotonic()
         run("mount", "-t", "tmpfs", "-o", f"size={size}k", "none", str(disk))
         try:
-            said = fill(disk)
+            message = fill(disk)
             run("mount", "-o", "remount,size=200m", str(disk))
             again = fill(disk)
             same = again == "" and hashes(disk) == expected
         finally:
             run("umount", str(disk))
-        named = "disk is full" in said and str(disk) in said
+        named = "disk is full" in message and str(disk) in message
         wrong += not (named and same)
         state = "the same" if same else f"OTHERS {again}"
-        text = said.replace(str(disk), "DISK")[:160] or "nothing"
-        print(f"| {size:,} | {time.monotonic() - started:.0f} | {text} | {state} |", flush=True)
+        text = message.replace(str(disk), "DISK")[:160] or "nothing"
+        print(f"| {size:,} | {time.monotonic() - start_time:.0f} | {text} | {state} |", flush=True)
     sys.exit(bool(wrong))
 
 
 def fill(place: Path) -> str:
-    """Make every kind of result in a new process; the last line of its error."""
+    """Make every kind of result in a new process; the last line that it prints, its error."""
     paths = os.pathsep.join(map(str, (HERE, HERE.parents[1])))
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", _FILL, place],
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,
         check=False,
     )
-    lines = ended.stderr.strip().splitlines() if ended.returncode else []
-    return lines[-1] if lines else "" if ended.returncode == 0 else f"status {ended.returncode}"
+    lines = process.stdout.strip().splitlines()
+    return lines[-1] if lines else "" if process.returncode == 0 else f"status {process.returncode}"
 
 
 def hashes(place: Path) -> dict[str, str]:

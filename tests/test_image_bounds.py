@@ -144,13 +144,17 @@ def pool_naming(tmp_path: Path, *names: str, **options) -> Pool:
     return Pool(str(tmp_path / "mix.json"), str(folder), **options)
 
 
-@pytest.fixture(params=["..", "deep", "absolute", "link", "linked folder", "sibling"])
+@pytest.fixture(
+    params=["..", "deep", "absolute", "link", "linked folder", "sibling", "link, then .."]
+)
 def escape(request, tmp_path) -> str:
     """A name that leads from `tmp_path/images` to a private file."""
     folder, private = tmp_path / "images", tmp_path / "private.png"
     folder.mkdir()
     if request.param == "link":
         (folder / "link.png").symlink_to(private)
+    if request.param == "link, then ..":
+        (folder / "up").symlink_to("..")
     if request.param == "linked folder":
         (folder / "linked").symlink_to(tmp_path)
     if request.param == "sibling":  # its path begins as the folder's
@@ -163,6 +167,7 @@ def escape(request, tmp_path) -> str:
         "link": "link.png",
         "linked folder": "linked/private.png",
         "sibling": "../images2/x.png",
+        "link, then ..": "up/images/../private.png",  # without links, images/private.png
     }[request.param]
 
 

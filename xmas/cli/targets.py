@@ -131,7 +131,7 @@ def _located(name: str, allowed: frozenset[str]) -> Any:
                 except ModuleNotFoundError as error:
                     if error.name != path:  # a module that it imports
                         raise
-        if not hasattr(target, part):
-            raise ConfigError(f"{name}: there is no {path}; correct the name")
+        if not isinstance(target, ModuleType | type) or not hasattr(target, part):
+            raise ConfigError(f"{name}: there is no class {path}; correct the name")
         target = getattr(target, part)
     return target

@@ -28,10 +28,13 @@ def path_below(folder: Path, name: str, *, remedy: str) -> Path:
 
     Raises ImageError: it is not; `remedy` ends the message.
     """
-    path, root = folder / name, _real(os.path.abspath(folder))
-    parent, last = os.path.split(os.path.abspath(path))
+    path = folder / name
+    root = _real(os.path.join(os.getcwd(), folder))
+    parent, last = os.path.split(
+        os.path.join(os.getcwd(), path)
+    )  # `..` stays: it may follow a link
     real = os.path.join(_real(parent), last)
-    if os.path.islink(real):
+    if last == ".." or os.path.islink(real):
         real = os.path.realpath(real)
     if not real.startswith(root.rstrip(os.sep) + os.sep):
         raise ImageError(name, OUTSIDE, f"leads to {real}, outside {folder}", remedy)

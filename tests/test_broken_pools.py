@@ -55,6 +55,15 @@ def test_more_clusters_than_rows_with_an_image_are_refused_before_the_fit(small,
         check_all(small.subset(dataclasses.replace(activations, clusters=many)), small.store)
 
 
+@pytest.mark.parametrize("k", [34, 35])
+def test_the_estimate_says_that_there_are_too_few_rows(small, compose, k):
+    overrides = ("selector=xmas", f"clusters.trajectories.k={k}", "estimate.of=subset")
+    estimate = build(compose(*small.overrides(), *overrides).estimate)
+    page = estimate.make(small.store)
+    refused = "This cannot be computed as it is: clusters.trajectories.k=35, but 34 rows have an"
+    assert (refused in page) == (k == 35)
+
+
 def test_a_result_that_is_there_is_not_checked(small, monkeypatch):
     small.store.get(small.subset())
     monkeypatch.setattr(Pool, "open", lambda pool, store: pytest.fail("opens the pool"))

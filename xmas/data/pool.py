@@ -163,7 +163,8 @@ def _opened(
 ) -> Rows:
     """Opened once as long as the file's size and time of change stay."""
     reader = reader_of(annotations, name)
-    reads_all = malformed_too and isinstance(reader, ReadsAll)
-    rows = (reader.read_all if reads_all else reader.read)(annotations, images)
+    goes_on = malformed_too and isinstance(reader, ReadsAll)
+    read = cast("ReadsAll", reader).read_all if goes_on else reader.read
+    rows = read(annotations, images)
     rows.max_pixels, rows.outside = max_pixels, outside
     return rows

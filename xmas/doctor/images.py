@@ -118,7 +118,8 @@ def _loss(image: Image.Image) -> str | None:
     if not (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
         return None
     alpha = image.convert("RGBA").getchannel("A").getextrema()
-    if alpha[0] != alpha[1] and all(low == high for low, high in rgb.getextrema()):
+    flat = all(len(set(band.getextrema())) == 1 for band in rgb.split())
+    if alpha[0] != alpha[1] and flat:
         return "all that it shows is in its transparency, which is dropped"
     return None
 

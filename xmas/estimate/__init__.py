@@ -7,6 +7,7 @@ trained or decoded. The assumptions are listed below the table.
 import dataclasses
 from collections.abc import Sequence
 
+from xmas.data.rows import PoolError
 from xmas.estimate.assumed import Assumed
 from xmas.estimate.page import render
 from xmas.estimate.stage_estimates import estimate_stages, estimated_work, seconds_of
@@ -14,6 +15,7 @@ from xmas.estimate.work import Context
 from xmas.evaluation.reference import Reference
 from xmas.models.chat.tokens import Tokenised
 from xmas.store import Stage, Store
+from xmas.store.feasible import check_all
 from xmas.store.planned_stages import planned_stages
 from xmas.training.fit.recipe import Hardware
 
@@ -42,7 +44,14 @@ class Estimate:
         context = Context(store, self.hardware, self.assumed, tuple(tokens))
         work = estimated_work(full, context)
         estimates = estimate_stages(planned, context)
-        return render(self.of, estimates, context, work.flops if work else 0.0)
+        page = render(self.of, estimates, context, work.flops if work else 0.0)
+        try:
+            check_all(self.goal, store)
+        except (OSError, PoolError):  # files that are not there, in whose place numbers are assumed
+            return page
+        except ValueError as error:
+            return f"{page}\n\nThis cannot be computed as it is: {error}"
+        return page
 
 
 def estimated_seconds(

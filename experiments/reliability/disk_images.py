@@ -1,4 +1,4 @@
-"""Cut the power of a real file system: copy its disk while stages run on it; go on with the copy.
+"""Cut the power of a real file system: copy its disk while stages run on it, and use the copy.
 
     sudo python experiments/reliability/disk_images.py [CUTS]
 

@@ -28,7 +28,7 @@ import toy as toys  # of the tests
 from power_cut import JOBS, Job, Moment, Recording, disk, record, run
 
 TRIED = ("dropped", "names", "random", "random")
-TWICE = 10  # every so many cuts there is a second one
+TWICE = 10  # one of this many cuts is followed by a second
 
 
 class Campaign:

@@ -119,7 +119,7 @@ class ArrayInParts:
         put_in_place(self._partial, self.path)
 
     def _added(self, part: slice | np.ndarray) -> int:
-        return zlib.crc32(np.ascontiguousarray(self.values[part]).view(np.uint8), self._checksum)
+        return zlib.crc32(self.values[part].tobytes(), self._checksum)
 
     def _resume(self, dtype: np.dtype, shape: tuple[int, ...]) -> str | None:
         """Continue with the file of an earlier attempt; what is wrong with it, or None."""

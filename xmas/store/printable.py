@@ -48,9 +48,10 @@ class Formatter(logging.Formatter):
     """Formats lines of a log, each of whose arguments stays within its line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        if isinstance(record.args, tuple):
+        arguments = record.args
+        if isinstance(arguments, tuple):
             record = copy.copy(record)
-            record.args = tuple(map(_argument, record.args))
+            record.args = tuple(map(_argument, arguments))
         return printable(super().format(record))
 
 

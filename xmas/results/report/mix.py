@@ -40,7 +40,7 @@ def sources(evidence: Evidence, palette: Palette, pool: Pool | None) -> str:
     scale = Scale(0.0, 1.05 * max(max(shares) for shares in [of_pool, *subsets]))
     rows = []
     for number, label in enumerate(labels):
-        marks = [vertical(scale(of_pool[number]), "pool")]
+        marks: list[str] = [vertical(scale(of_pool[number]), "pool")]
         for line, shares in zip(lines, subsets, strict=True):
             marks.append(_dumbbell(scale, of_pool[number], shares[number], palette[line.selector]))
         spoken = f"{label}: pool {of_pool[number]:.1f} per cent"

@@ -122,7 +122,7 @@ def _sections(
 
 
 def _section(name: str, anchor: str, parts: list[Part]) -> str:
-    markup = [tag("h3", name)]
+    markup: list[str] = [tag("h3", name)]
     for part in parts:
         try:
             markup.append(part())

@@ -58,3 +58,11 @@ def test_a_file_that_is_none_is_named(tmp_path):
     np.savez(tmp_path / "other.npz", values=np.zeros(3))
     with pytest.raises(ValueError, match=r"other.npz: not a file of outcomes.*gained"):
         Kept.read(tmp_path / "other.npz")
+
+
+def test_an_archive_that_unpacks_to_more_than_outcomes_have_is_not_unpacked(tmp_path, monkeypatch):
+    Outcomes.mean(dict.fromkeys(range(500), True)).save(tmp_path / "outcomes.npz")
+    assert len(Kept.read(tmp_path / "outcomes.npz").gained) == 500
+    monkeypatch.setattr("xmas.evaluation.outcomes._MOST", 1000)
+    with pytest.raises(ValueError, match=r"npz: .*unpacks to [\d,]+ bytes, more than 1,000"):
+        Kept.read(tmp_path / "outcomes.npz")

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
+_MOST = 1 << 30  # bytes of outcomes, unpacked; those of a million questions have 0.2 GB
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
@@ -93,6 +95,8 @@ class Kept:
         """Raises ValueError: the file is not what `Outcomes.save` writes."""
         try:
             with path.open("rb") as stream, np.load(stream) as file:  # a member is read when named
+                if (size := sum(member.file_size for member in file.zip.infolist())) > _MOST:
+                    raise ValueError(f"unpacks to {size:,} bytes, more than {_MOST:,}")
                 gains, weights = file["gained"], file["weights"]
                 counts = np.broadcast_to(file["counted"], gains.shape)
                 return cls(str(file["digest"]), gains, counts, weights)

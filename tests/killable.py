@@ -38,9 +38,8 @@ from xmas.evaluation.generation import generate as generating
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.protocol import Question, Scored
 from xmas.evaluation.scores import Score
-from xmas.features import extractor, trajectories
+from xmas.features import trajectories
 from xmas.features.activations import Activations
-from xmas.features.clustering import spherical
 from xmas.features.clustering.kmeans import Clusters
 from xmas.features.clustering.spherical import Assigner, Spherical
 from xmas.features.losses import answers as of_answers
@@ -49,7 +48,7 @@ from xmas.features.losses.answers import Answers
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vlm import load
 from xmas.results.logger.csv import Csv
-from xmas.store import Stage, Store, checkpoint, commit, versions
+from xmas.store import Stage, Store, arrays, checkpoint, commit, versions
 from xmas.store.progress import Bar
 from xmas.training import probe
 from xmas.training.fit import callbacks
@@ -212,9 +211,9 @@ DEATHS: dict[str, Callable[[int], None]] = {
     "values of answers": lambda call: die_writing(of_answers, call),
     "parts": lambda call: die_at(shutil, "rmtree", call),
     "batch of activations": lambda call: die_at(Activations, "features", call),
-    "mark of activations": lambda call: die_writing(extractor, call),
+    "mark of activations": lambda call: die_writing(arrays, call),
     "pass of k-means": lambda call: die_at(Assigner, "__call__", call),
-    "centroids": lambda call: die_writing(spherical, call),
+    "centroids": lambda call: die_writing(checkpoint, call),
     "adapter": lambda call: die_at(PeftModel, "save_pretrained", call),
     "question": lambda call: die_at(generating, "_line", call),
     "answers": lambda call: die_writing(generating, call),

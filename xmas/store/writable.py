@@ -10,7 +10,7 @@ from pathlib import Path
 
 def is_writable(folder: Path) -> bool:
     """Whether files can be made in a folder, or else in the nearest one above it that exists."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     return os.access(nearest, os.W_OK | os.X_OK)
 
 

@@ -22,7 +22,7 @@ check: install ## formatting, lint, types, imports run one way
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python && $(BIN)/lint-imports
 
 test: install ## the fast tests
-	$(BIN)/pytest -q -n 2 -m "not slow and not gpu and not browser and not slurm"
+	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not gpu and not browser and not slurm"
 
 demo: install ## subsets, scores, table and report of the demo pool; again, it computes nothing
 	$(BIN)/xmas -m goal=scores selector=random,length,xmas

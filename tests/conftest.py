@@ -29,8 +29,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import copy
 import functools
 import gc
+from typing import Any, ClassVar
 
 import pytest
 from beartype import BeartypeConf
@@ -52,9 +54,23 @@ THIRD_PARTY = (  # warnings of other packages that nothing here can avoid; all o
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # imports make millions of objects and no garbage
     os.fsync = lambda descriptor: None  # 4 ms, thousands of times; `test_power_cuts` has its own
     for line in THIRD_PARTY:
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup` a module is one worker's, and one worker starts the server."""
+    for item in items:
+        uses_server = "server" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("server" if uses_server else item.path.stem))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported is not gone through at every collection of garbage
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -65,11 +81,29 @@ def compose():
     what it takes from the environment is that of the reading test.
     """
     import hydra
+    from hydra._internal.config_repository import ConfigRepository
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.object_type import ObjectType
     from omegaconf import DictConfig, OmegaConf
 
     from xmas.cli.config import folder
 
+    class ParsedOnce(ConfigRepository):
+        """Hydra's, but the package's files are parsed once a session, not once a composition."""
+
+        parsed: ClassVar[dict[str, Any]] = {}
+
+        def load_config(self, config_path: str):
+            source = self._find_object_source(config_path, ObjectType.CONFIG)
+            if source is None or source.provider != "main":  # files that a test writes
+                return super().load_config(config_path)
+            if config_path not in self.parsed:
+                self.parsed[config_path] = super().load_config(config_path)
+            return copy.deepcopy(self.parsed[config_path])
+
     with hydra.initialize_config_dir(folder(), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        loader.repository = ParsedOnce(loader.config_search_path)
 
         @functools.cache
         def composed(*overrides: str, hydra_node: bool = False) -> DictConfig:
@@ -101,7 +135,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory):
     """A pool of 41 rows with its files written; stages are computed as tests ask for them."""
     from toy import build
 
-    gc.freeze()  # what imports made is no garbage: not to be gone through at each collection
     return build(tmp_path_factory.mktemp("toy"))
 
 

@@ -9,6 +9,7 @@ start them; the id is the last one's, and when one fails the others are killed.
 
 import dataclasses
 import faulthandler
+import gc
 import json
 import os
 import shutil
@@ -24,6 +25,8 @@ from typing import Any, ClassVar
 
 import antlr4  # noqa: F401  # imported by a fit
 import numpy as np
+import pandas  # noqa: F401  # imported by pyarrow where rows are written
+import pyarrow.parquet  # noqa: F401
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
@@ -305,11 +308,13 @@ def serve() -> None:
     tqdm.monitor_interval = 0  # nor would its thread
     # All forks share the lock of tqdm: a process killed while it held it would block the rest.
     tqdm.set_lock(threading.RLock())
+    gc.freeze()  # or a fork's first collection copies the pages of all that was imported
     warmed = False
     for line in sys.stdin:
         given = json.loads(line)
         if not warmed and "job" in given:
             warm(given)
+            gc.freeze()
             warmed = True
         world = given.get("world", 1)
         port = free_port()

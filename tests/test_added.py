@@ -47,9 +47,10 @@ def test_imports_still_run_one_way(copy):
     assert "1 kept, 0 broken" in run(copy, str(tool), "--no-cache")
 
 
-def test_all_are_found_where_they_belong(copy):
-    """Selector, feature, benchmark, family, reader, writer, targets: none is named in a list."""
-    program = """
+PROGRAM = """
+import sys
+import pytest
+status = pytest.main(sys.argv[1:])
 from xmas.cli.config import folder
 from xmas.data import readers, writers
 from xmas.evaluation.benchmarks.spotted import Spotted
@@ -58,18 +59,27 @@ from xmas.features.colours import Colours
 from xmas.models.families import FAMILIES
 print(folder(), readers.names(), writers.names(), "vipllava" in FAMILIES)
 print(in_order(["spotted", "gqa"]), Colours.kind)
+sys.exit(status)
 """
-    printed = run(copy, sys.executable, "-c", program).splitlines()
-    assert printed[0] == f"{copy / 'conf'} ['lines', 'llava'] ['llava', 'pairs'] True"
-    assert printed[1] == "['gqa', 'spotted'] colours"
 
 
-def test_configurations_bind_and_the_contract_of_selectors_holds(copy):
-    """Without the type checks of every call, which double the seconds of a new process."""
+@pytest.fixture(scope="module")
+def printed(copy) -> str:
+    """By one process that runs the tests which what was added must pass, and imports it."""
     chosen = "shortest or colours or spotted or vip_llava or smolvlm_500m or lora_16"
     options = ("-q", "-p", "no:cacheprovider", "-o", "addopts=", "-k", chosen)
     files = ("tests/test_selectors.py", "tests/test_config.py")
-    report = run(copy, sys.executable, "-m", "pytest", *options, *files)
-    passed = re.search(r"(\d+) passed", report)
+    return run(copy, sys.executable, "-c", PROGRAM, *options, *files)
+
+
+def test_all_are_found_where_they_belong(copy, printed):
+    """Selector, feature, benchmark, family, reader, writer, targets: none is named in a list."""
+    lines = printed.splitlines()
+    assert lines[-2] == f"{copy / 'conf'} ['lines', 'llava'] ['llava', 'pairs'] True"
+    assert lines[-1] == "['gqa', 'spotted'] colours"
+
+
+def test_configurations_bind_and_the_contract_of_selectors_holds(printed):
+    passed = re.search(r"(\d+) passed", printed)
     assert passed is not None
     assert int(passed[1]) >= 12

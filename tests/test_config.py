@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 from choices import (
     CHOICES,
@@ -23,6 +24,8 @@ from choices import (
     is_alone,
     place_of,
 )
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from toy import Toy
@@ -97,6 +100,17 @@ def test_every_selector_is_built_in_other_experiments(experiment, compose):
         assert type(selector).__name__.lower() == name.replace("_", "")
         ranking = dataclasses.replace(subset.ranking, selector=selector)
         assert len(key(dataclasses.replace(subset, ranking=ranking))) == 12
+
+
+def test_files_that_are_parsed_once_compose_as_hydra_s_do(compose, monkeypatch):
+    overrides = ("experiment=llava665k", "selector=coincide", "hardware=one_gpu", "seed=3")
+    compose("experiment=coincide", "seed=4")  # shares most files
+    parsed_once = OmegaConf.to_container(compose(*overrides))
+    loader = GlobalHydra.instance().config_loader()
+    assert type(loader.repository) is not ConfigRepository
+    monkeypatch.setattr(loader, "repository", ConfigRepository(loader.config_search_path))
+    composed = hydra.compose("config", list(overrides))
+    assert parsed_once == OmegaConf.to_container(composed)
 
 
 def test_building_does_no_work_and_touches_no_disk(compose, tmp_path, monkeypatch):

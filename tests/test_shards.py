@@ -1,12 +1,14 @@
 """Shards on disk: what is marked is there, whoever measured it; what is missing is named."""
 
 import dataclasses
-import os
+import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.multiprocessing import start_processes
 from toy import Toy, shared
 
 from xmas.attention.shards import Shards
@@ -106,9 +108,24 @@ def measuring(toy: Toy, tmp_path: Path) -> Measuring:
     return Measuring(toy.trajectories, store, tmp_path / "out")
 
 
-def test_two_processes_give_the_file_of_one(toy: Toy, measuring, monkeypatch):
+@pytest.fixture
+def one_thread():
+    """Others do not survive a fork, and another number of them rounds otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def forked(function, arguments, nprocs: int) -> None:
+    """As `spawn`, which pickles what it passes, but without two imports of torch."""
+    copies = pickle.loads(pickle.dumps((function, arguments)))
+    start_processes(*copies, nprocs, start_method="fork")
+
+
+def test_two_processes_give_the_file_of_one(toy: Toy, measuring, one_thread, monkeypatch):
     """Over gloo, each a share of the shards; one killed process's shard is named, then made."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent.parent)]))
+    monkeypatch.setattr("xmas.features.trajectories.spawn", forked)
     side_by_side(2, measuring)
     model = load(toy.store.get(toy.start)).model
     shards, scan = measuring.shards(model), measuring.scan(model)
@@ -118,7 +135,7 @@ def test_two_processes_give_the_file_of_one(toy: Toy, measuring, monkeypatch):
     assert (marks[0] + marks[1] == 1).all()  # each shard once
     place = measuring.out / "values.npy"
     shards.merge(place, scan.plan.order, len(scan.reasons))
-    whole = toy.store.get(toy.trajectories) / "values.npy"
+    whole = measuring.store.get(toy.trajectories) / "values.npy"
     assert place.read_bytes() == whole.read_bytes()
     shutil.rmtree(shards.folder / "1")
     with pytest.raises(ValueError, match=r"shards are not measured, the first is shard 1 "):

@@ -15,7 +15,7 @@ from xmas.data.readers.llava import LlavaRows
 from xmas.demo import draw, instructions
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.demo.bench_choice import MMBENCH_COLUMNS
-from xmas.demo.bench_yes_no import MME_TASKS
+from xmas.demo.bench_yes_no import MME_TASKS, pope
 from xmas.demo.concepts import GLYPH_NAMES
 from xmas.demo.glyphs import FAMILIES, concepts, drawings, family, glyphs
 from xmas.demo.grammar import a, plural
@@ -451,6 +451,21 @@ def test_pope_is_balanced_in_every_category_and_labels_join(bench: Path) -> None
             row["question_id"] for row in labels
         ]
         assert [row["text"] for row in ours] == [row["text"] + SHORT for row in labels]
+
+
+@pytest.mark.parametrize("count", [1, 6, 13])
+def test_pope_of_few_questions_asks_for_other_absent_things(tmp_path: Path, count: int) -> None:
+    """With one picture, all popular things are in it."""
+    of = material(61, held_out=True)
+    pope(tmp_path, of, count, np.random.default_rng([0, 1001]))
+    for category in ("adversarial", "popular", "random"):
+        labels = lines(tmp_path / "coco" / f"coco_pope_{category}.json")
+        assert len(labels) == 4 * max(1, count // 4)
+        assert Counter(row["label"] for row in labels) == dict.fromkeys(
+            ("yes", "no"), len(labels) // 2
+        )
+        asked = [(row["image"], row["text"]) for row in labels]
+        assert len(set(asked)) == len(asked)
 
 
 def test_mme_asks_two_questions_of_every_image_one_of_them_true(bench: Path) -> None:

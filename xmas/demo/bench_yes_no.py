@@ -71,7 +71,8 @@ def pope(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
                     "popular": popular[aspect],
                     "random": shuffled(COLOURS if aspect == "colour" else of.concepts, rng),
                 }[category]
-                rest = shuffled(COLOURS, rng) if aspect == "colour" else []
+                # Few questions name few things; then any other is absent too.
+                rest = shuffled(COLOURS, rng) if aspect == "colour" else of.concepts
                 absent_name = next(
                     name for name in (*candidates, *rest) if name not in (*present[aspect], *used)
                 )

@@ -28,8 +28,9 @@ def test_tables_list_the_papers_benchmarks_in_their_order_and_others_last_by_nam
 def test_every_benchmark_of_the_configuration_has_facts_that_fit_its_fields(compose):
     names = sorted(path.stem for path in (Path(folder()) / "benchmark").glob("*.yaml"))
     assert len(names) >= 14
+    every = compose("benchmarks=DIR", *(f"+benchmark@every.{name}={name}" for name in names)).every
     for name in names:
-        benchmark = build(compose(f"benchmark={name}", "benchmarks=DIR").benchmark)
+        benchmark = build(every[name])
         facts = facts_of(benchmark)
         assert known()[benchmark.name] is facts
         fields = {field.name for field in dataclasses.fields(benchmark)}

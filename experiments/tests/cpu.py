@@ -1,23 +1,18 @@
-"""CPU seconds of every test and fixture, with those of the processes they start.
-
-A plugin of pytest, and a script that sums what it wrote:
+"""CPU seconds of every test and fixture: a plugin of pytest, and a script that sums its records.
 
     PYTHONPATH=experiments/tests .venv/bin/pytest -q -n 2 --dist loadgroup -p cpu \
         -m "not slow and not gpu and not browser and not slurm"
     .venv/bin/python experiments/tests/cpu.py
 
-Seconds of a clock depend on what else runs on the cores; those of the processor much less. A
-process counts with all its children, finished ones too. Each worker writes a file of its own, in
-the folder `CPU_RECORDS`.
+Other work on the cores changes these much less than seconds of a clock. A process counts with its
+children, running and finished; a worker writes a file into `CPU_RECORDS`.
 """
 
 import collections
 import json
 import os
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,71 +21,62 @@ RECORDS = Path(os.environ.get("CPU_RECORDS", Path(tempfile.gettempdir(), "cpu-of
 TICK = os.sysconf("SC_CLK_TCK")  # of a second, the unit of /proc
 
 
-def children(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        yield from map(int, task.read_text().split())
-
-
-def of_process(pid: int) -> float:
-    """CPU seconds of a running process: its own, its finished and its running children's."""
+def of_children(pid: int) -> float:
+    """CPU seconds of the running children of a process, theirs included."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:15])) / TICK + sum(map(of_process, children(pid)))
+        tasks = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        children = [int(child) for line in tasks for child in line.split()]
+        fields = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2] for child in children]
     except (FileNotFoundError, ProcessLookupError):
-        return 0.0  # it ended while it was read: next time it is among the finished
+        return 0.0  # one ended while it was read: next time it is among the finished
+    ticks = sum(int(ticks) for line in fields for ticks in line.split()[11:15])
+    return ticks / TICK + sum(map(of_children, children))
 
 
 def seconds() -> float:
-    return time.process_time() + sum(os.times()[2:4]) + sum(map(of_process, children(os.getpid())))
+    return time.process_time() + sum(os.times()[2:4]) + of_children(os.getpid())
 
 
-def write(kind: str, name: str, since: float) -> None:
+def write(kind: str, name: str, since: float = 0.0) -> None:
     line = json.dumps({"kind": kind, "name": name, "seconds": seconds() - since})
     with (RECORDS / f"{os.getpid()}.jsonl").open("a") as file:
         file.write(line + "\n")
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
+def pytest_collection_finish() -> None:
     RECORDS.mkdir(parents=True, exist_ok=True)
+    write("process", "start and collection")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    write("session", "start and collection", 0.0)
+def pytest_sessionfinish() -> None:
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    write("process", "whole")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest):
     start = seconds()
-    try:
-        return (yield)
-    finally:
-        write("fixture", f"{fixturedef.scope} {fixturedef.argname} of {request.node.nodeid}", start)
+    result = yield
+    write("fixture", f"{fixturedef.scope} {fixturedef.argname} of {request.node.nodeid}", start)
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item):
     start = seconds()
-    try:
-        return (yield)
-    finally:
-        write("test", item.nodeid, start)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    write("session", "all", 0.0)
+    result = yield
+    write("test", item.nodeid, start)
+    return result
 
 
 if __name__ == "__main__":
-    records = [json.loads(line) for p in RECORDS.glob("*.jsonl") for line in p.open()]
-    modules: collections.Counter[str] = collections.Counter()
+    records = [json.loads(line) for path in RECORDS.glob("*.jsonl") for line in path.open()]
+    sums: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for record in records:
+        sums[record["kind"]][record["name"]] += record["seconds"]
         if record["kind"] == "test":
-            modules[record["name"].partition("::")[0]] += record["seconds"]
-    for kind in ("session", "fixture", "test"):
-        print(f"\n{kind}")
-        ordered = sorted((r for r in records if r["kind"] == kind), key=lambda r: -r["seconds"])
-        for record in ordered[: int(sys.argv[1]) if sys.argv[1:] else 40]:
-            print(f"{record['seconds']:8.2f} {record['name']}")
-    print("\nmodule")
-    for name, cost in modules.most_common():
-        print(f"{cost:8.2f} {name}")
+            sums["module"][record["name"].partition("::")[0]] += record["seconds"]
+    for kind, costs in sums.items():
+        print(
+            f"\n{kind}", *(f"{cost:8.2f} {name}" for name, cost in costs.most_common(40)), sep="\n"
+        )

@@ -18,11 +18,14 @@ from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.doctor import Doctor, DoctorError
 from xmas.doctor.machine import check_disk, check_packages
+from xmas.doctor.models import check_models
 from xmas.evaluation.benchmarks.gqa import Gqa
 from xmas.evaluation.benchmarks.mmvet import MMVet
 from xmas.evaluation.benchmarks.vizwiz import VizWiz
 from xmas.evaluation.facts import facts_of
 from xmas.evaluation.judge.judge import Judge, Judging
+from xmas.models.assembled import Assembled
+from xmas.models.sources import Source, tokenizer_of
 from xmas.store import Made, Stage, Store, sha256_of
 
 
@@ -223,7 +226,7 @@ def test_every_file_of_the_ten_has_a_source(compose):
     assert len(suite) >= 9
     for benchmark in suite.values():
         for field in dataclasses.fields(benchmark):
-            if field.metadata.get("identity"):
+            if field.metadata.get("identity") == "content":  # a file
                 assert field.name in facts_of(benchmark).sources, (benchmark.name, field.name)
 
 
@@ -276,3 +279,26 @@ def test_no_faiss_and_two_of_it_are_faults(monkeypatch):
     assert [each.level for each in check_packages(both)] == ["OK", "FAIL"]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "not installed" in str(list(check_packages({}))[1])
+
+
+def test_tokenizers_of_a_start_point_are_loaded_before_anything_runs(toy, tmp_path, monkeypatch):
+    """A whole one, one of `tokenizer.model` that is cut short, and a repository not yet here."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    whole = toy.store.get(toy.tokenizer)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "tokenizer.model").write_bytes(b"\x0a\x0fno model")
+    (broken / "tokenizer_config.json").write_text("{}")
+    findings = {}
+    for folder in (whole, broken):
+        start = Assembled(Source(str(folder)), Source("xmas-tests/absent"))
+        findings[folder] = {finding.subject: finding for finding in check_models(start)}
+    good, absent = findings[whole].values()
+    assert (good.level, good.subject) == ("OK", "start.language")
+    assert good.message.endswith(f"tokenizer of {len(tokenizer_of(whole)):,} tokens")
+    assert (absent.level, absent.subject) == ("WARN", "start.vision")
+    bad = findings[broken][f"start.language.name={broken}"]
+    assert bad.level == "FAIL"
+    assert "tokenizer.model" in bad.message
+    report = fault(Doctor(toy.pool, {}, Assembled(Source(str(broken)), Source("x/y"))), toy.store)
+    assert f"FAIL  start.language.name={broken}: its tokenizer does not load" in report

@@ -8,6 +8,7 @@ import dataclasses
 
 from xmas.data.pool import Pool
 from xmas.evaluation.protocol import Benchmark
+from xmas.models.start_point import StartPoint
 from xmas.store import Store, versions
 
 IMAGES = ("decode", "exists")
@@ -24,6 +25,7 @@ class Doctor:
     Args:
         pool: whose annotations and images are checked.
         suite: benchmarks by name, whose files are checked.
+        start: the start point of proxy and target, whose published models are checked.
         images: `decode` decodes every image of the pool; `exists` only checks that files exist.
         sha256: expected hashes of benchmark files, by name in the suite and field.
         known: faults of the pool's images that its owners or users know of, by source.
@@ -31,6 +33,7 @@ class Doctor:
 
     pool: Pool
     suite: dict[str, Benchmark]
+    start: StartPoint | None = None
     images: str = "decode"
     sha256: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     known: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -40,6 +43,7 @@ class Doctor:
         from xmas.doctor.benchmarks import check_benchmark
         from xmas.doctor.files import check_pool
         from xmas.doctor.machine import check_devices, check_disk, check_packages
+        from xmas.doctor.models import check_models
 
         if self.images not in IMAGES:
             raise ValueError(f"doctor.images={self.images!r}: expected {' or '.join(IMAGES)}")
@@ -49,6 +53,7 @@ class Doctor:
             raise ValueError(f"doctor.sha256.{unknown[0]}: the suite has no such benchmark")
         for name, benchmark in self.suite.items():
             findings += check_benchmark(name, benchmark, store, self.sha256.get(name, {}))
+        findings += check_models(self.start)
         findings += [*check_packages(versions()), *check_devices(), *check_disk(store)]
         report = "\n".join(map(str, findings))
         failed = sum(finding.level == "FAIL" for finding in findings)

@@ -6,11 +6,12 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from given import GivenClip, drawn_clip, given, given_clip
+from given import GivenClip, drawn_clip, given_clip
 from toy import TEXT_ONLY, Toy
 
 from xmas.data.pool import Pool
@@ -26,7 +27,7 @@ from xmas.features.once_select.classifier import (
 from xmas.features.once_select.once_select import OnceSelect, assign, pairs
 from xmas.features.once_select.pseudo_labels import PseudoLabels
 from xmas.selection.methods.ofa import Ofa, at_least_one, proportional_quotas
-from xmas.store import Store, key
+from xmas.store import Store, content, key
 
 POOL = Pool("/dev/null", ".")  # what is selected from lies in the embeddings
 SMALL = {"k": 5, "nearest": 0.3, "rate": 3e-4, "epochs": 12, "batch": 16}
@@ -288,16 +289,28 @@ def test_fewer_rows_than_clusters_are_refused(clip, store):
 # Selection.
 
 
+@dataclasses.dataclass(frozen=True)
+class GivenLabels(PseudoLabels):
+    """Labels and confidence out of a folder."""
+
+    kind: ClassVar[str] = "given_labels"
+
+    folder: str = content("")
+
+    def compute(self, store: Store, out: Path) -> None:
+        shutil.copytree(self.folder, out, dirs_exist_ok=True)
+
+
 def labelled(
     folder: Path, clip: GivenClip, labels: object, confidence: object, store: Store
 ) -> Ofa:
     """An OFA whose labels and confidence are in the store already."""
-    stage = PseudoLabels(clip, str(folder / "given_labels.npy"))
-    given(folder, labels, "labels")
-    place = store.path(stage)
-    place.mkdir(parents=True)
+    place = folder / "given_labels"
+    place.mkdir()
     np.save(place / "labels.npy", np.array(labels))
     np.save(place / "confidence.npy", np.array(confidence, dtype=np.float32))
+    stage = GivenLabels(clip, str(place / "labels.npy"), folder=str(place))
+    store.get(stage)
     return Ofa(stage)
 
 

@@ -370,5 +370,5 @@ def test_missing_references_contexts_and_rules_are_named(bench, store, tmp_path)
     with pytest.raises(AnswerError, match=r"rule\.json has no `llava_bench_detail`"):
         bench.prompts(ANSWERS, store)
     Path(bench.rules).write_text("[")
-    with pytest.raises(AnswerError, match=r"rule.json: not JSON"):
+    with pytest.raises(AnswerError, match=r"rule.json: is not JSON"):
         bench.prompts(ANSWERS, store)

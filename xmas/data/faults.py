@@ -1,6 +1,6 @@
 """Rows of a pool that cannot be used: what is wrong with each, counted by kind, kept in a file.
 
-A file of faults has one JSON object a line with the fields of `Fault`. Whatever checks rows writes
+A file of faults has one JSON object a line with the fields of `Fault`. Every check of rows writes
 this one shape: the doctor, a fit that finds broken images, and a pool that leaves rows out.
 """
 

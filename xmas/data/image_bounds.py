@@ -63,7 +63,7 @@ def file_of(image: Path | bytes, max_pixels: int = MAX_PIXELS) -> io.BufferedRea
     """An image's file, opened to be read, or its bytes as a file.
 
     Raises:
-        ImageError: it is no regular file, or larger than any image of so many pixels.
+        ImageError: it is no regular file, or larger than any image with this many pixels.
         DamagedResultError: it is in a result of the store, and not what was written.
         OSError: the file is missing, a folder, or may not be read.
     """

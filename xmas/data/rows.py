@@ -14,7 +14,7 @@ from xmas.data.image_paths import path_below
 if TYPE_CHECKING:
     from xmas.data.faults import Fault
 
-MAX_PIXELS = 178_956_970  # what Pillow decodes unless it is told otherwise, 0.5 GB in RGB
+MAX_PIXELS = 178_956_970  # what Pillow decodes by default, 0.5 GB in RGB
 
 
 class PoolError(ValueError):

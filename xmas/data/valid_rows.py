@@ -1,4 +1,4 @@
-"""The rows of a pool that can be used, as a pool of its own: what `pool.invalid=skip` gives."""
+"""The rows of a pool that can be used, as a separate pool: what `pool.invalid=skip` gives."""
 
 import dataclasses
 import json

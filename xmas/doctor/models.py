@@ -52,7 +52,7 @@ def _on_this_machine(source: Source) -> Path | None:
 
 
 def _loaded(place: str, source: Source, folder: Path) -> Finding:
-    """Whether the tokenizer of a folder loads; transformers raises whatever its parsers do."""
+    """Whether the tokenizer of a folder loads; transformers raises any exception of its parsers."""
     try:
         tokenizer = tokenizer_of(folder)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Reads text files of questions, truth and answers, whoever wrote them: UTF-8, a mark allowed."""
+"""Reads text files of questions, truth and answers, from any source: UTF-8, a mark allowed."""
 
 import json
 from collections.abc import Iterator

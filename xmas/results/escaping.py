@@ -1,6 +1,6 @@
 """Text from pools, stores and users, written so that it stays text: a function for each format.
 
-Whatever is shown of them passes one of these: a pool's name may be `=HYPERLINK(...)`, a version
+All that is shown of them passes one of these: a pool's name may be `=HYPERLINK(...)`, a version
 `<script>`, a source may have a `|` or a line end with `\\input{...}`.
 """
 

@@ -106,7 +106,7 @@ def _lock_of(path: Path, kind: str) -> BaseFileLock:
 def has_flock(folder: str) -> bool:
     """Whether the file system of `folder` knows flock.
 
-    A file without a name is locked: NFS locks folders on this host alone, whatever its server has.
+    A file without a name is locked: NFS locks folders on this host alone, with any server.
     Where none can be made, no lock will be taken either, and the folder is asked.
     """
     path = Path(folder)

@@ -207,7 +207,7 @@ def _fault_in_image(record: dict[str, Any], turns: list[dict[str, str]]) -> tupl
 
 
 def _own_line(turn: dict[str, str]) -> bool:
-    """Whether a question has the placeholder on a line of its own, where an image is meant."""
+    """Whether a question has the placeholder on a separate line, where an image is meant."""
     text = turn["value"]
     return (
         IMAGE_PLACEHOLDER in text

@@ -1,4 +1,4 @@
-"""One HTTP POST that ends, whatever the server does: its bytes and its seconds are bounded.
+"""One HTTP POST that ends, with any server: its bytes and its seconds are bounded.
 
 A timeout of a socket is for one read: a server that sends a byte a minute, in the headers, the body
 or between chunks, is always in time. So a timer shuts the connection down when the whole request

@@ -95,7 +95,7 @@ def class_of(name: str, allowed: frozenset[str]) -> Callable[..., Any]:
     """The class that a `_target_` names, or a function of a package that the user allows.
 
     Raises:
-        ConfigError: it does not exist, or it is defined elsewhere, as `xmas.cli.targets.os.system` is.
+        ConfigError: it does not exist, or is defined elsewhere, as `xmas.cli.targets.os.system` is.
     """
     target = _located(name, allowed)
     module = getattr(target, "__module__", None)

@@ -4,17 +4,21 @@ import io
 import logging
 import pickle
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from lightning.pytorch import LightningModule, Trainer
 
 from xmas.cli import time_left
 from xmas.cli.config import build
 from xmas.cli.sweep.job import Job
+from xmas.models.chat.batches import Batch
 from xmas.store import Stage, Store, key, progress
 from xmas.store.chain import Chain
 from xmas.store.computation import Computation
 from xmas.store.planned_stages import planned_stages
 from xmas.store.progress import Bar, bar
+from xmas.training.fit import callbacks
 
 
 class Clock:
@@ -357,3 +361,35 @@ def test_bars_over_the_tensors_of_a_model_are_silent_and_no_others(capsys):
     assert capsys.readouterr().err == ""
     assert list(of_transformers.tqdm([1, 2], desc="Fetching files")) == [1, 2]
     assert "Fetching files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("world", "first", "expected"),
+    [
+        (1, 0, [(0, 4), (4, 4), (8, 2), (10, 4), (14, 3)]),
+        (1, 3, [(10, 4), (14, 3)]),  # resumed: the short microbatch of the first epoch counts 2
+        (2, 1, [(8, 6), (14, 3)]),  # the last microbatch of two ranks is only one rank's
+    ],
+)
+def test_a_fit_counts_each_row_once_also_where_it_resumes(monkeypatch, world, first, expected):
+    steps: list[tuple[int, int]] = []
+
+    class Recorded:
+        def __init__(self, total: int, label: str, initial: int) -> None:
+            assert (total, label) == (17, "fit")
+            self.rows = initial
+
+        def set_postfix_str(self, text: str, refresh: bool) -> None:
+            assert text == "loss 0.500"
+
+        def update(self, count: int) -> None:
+            steps.append((self.rows, count))
+            self.rows += count
+
+    monkeypatch.setattr(callbacks, "bar", Recorded)
+    shown_rows = callbacks.Progress("fit", [4, 4, 2, 4, 3])
+    trainer = Mock(Trainer, is_global_zero=True, world_size=world, accumulate_grad_batches=2)
+    module, batch = Mock(LightningModule), Mock(Batch)
+    for number in range(first, first + len(expected)):
+        shown_rows.on_train_batch_end(trainer, module, {"loss": 0.25}, batch, number)
+    assert steps == expected

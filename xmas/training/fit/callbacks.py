@@ -2,6 +2,7 @@
 
 import csv
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -95,11 +96,15 @@ def _log(trainer: Trainer, row: list[float]) -> None:
 
 
 class Progress(Callback):
-    """A progress bar that counts rows, with the loss of the last microbatch."""
+    """A progress bar that counts rows, with the loss of the last microbatch.
 
-    def __init__(self, label: str, rows: int) -> None:
+    Args:
+        counts: rows of each microbatch of all ranks, in order.
+    """
+
+    def __init__(self, label: str, counts: Sequence[int]) -> None:
         self.label = label
-        self.rows = rows
+        self.counts = counts
         self._bar: Any = None
 
     def on_train_batch_end(
@@ -112,13 +117,14 @@ class Progress(Callback):
     ) -> None:
         if not trainer.is_global_zero:
             return
-        count = len(batch.rows) * trainer.world_size
+        world = trainer.world_size
         if self._bar is None:
-            self._bar = bar(total=self.rows, label=self.label, initial=batch_idx * count)
+            done = sum(self.counts[: batch_idx * world])
+            self._bar = bar(total=sum(self.counts), label=self.label, initial=done)
         self._bar.set_postfix_str(
             f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.3f}", refresh=False
         )
-        self._bar.update(count)
+        self._bar.update(sum(self.counts[batch_idx * world : (batch_idx + 1) * world]))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._bar is not None:

@@ -113,7 +113,7 @@ def fit(
             use_distributed_sampler=False,
             callbacks=[
                 Losses(out / "loss.csv"),
-                Progress(label, len(rows) * recipe.epochs),
+                Progress(label, [len(batch) for batch in batch_plan.batches]),
                 FirstBatches(config.get_text_config().vocab_size),
                 Checkpoints(out, hardware.checkpoint_seconds),
                 *callbacks,

@@ -31,7 +31,8 @@ demo: install ## subsets, scores, table and report of the demo pool; again, it c
 
 bench: install ## measurements of speed and faults, each beside its record in experiments/
 	@for script in $(addprefix experiments/,extraction/engine extraction/memory extraction/solver scoring/rescore \
-	  generation/speed training/throughput selection/audit_665k selection/coincide_665k selection/ofa_665k \
+	  generation/speed training/throughput reliability/parity reliability/corruption reliability/hostile \
+	  selection/audit_665k selection/coincide_665k selection/ofa_665k \
 	  selection/xmas_665k table/speed); do \
 	  echo "$$script.py"; $(BIN)/python "$$script.py" || exit 1; done
 

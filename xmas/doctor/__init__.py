@@ -8,8 +8,7 @@ import dataclasses
 
 from xmas.data.pool import Pool
 from xmas.evaluation.protocol import Benchmark
-from xmas.models.start_point import StartPoint
-from xmas.store import Store, versions
+from xmas.store import Stage, Store, versions
 
 IMAGES = ("decode", "exists")
 
@@ -33,7 +32,7 @@ class Doctor:
 
     pool: Pool
     suite: dict[str, Benchmark]
-    start: StartPoint | None = None
+    start: Stage | None = None
     images: str = "decode"
     sha256: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     known: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -18,6 +18,7 @@ from xmas.features.clustering.spherical import (
     training_rows,
 )
 from xmas.store import Stage, Store, content
+from xmas.store.progress import bar
 
 CPU = torch.device("cpu")
 
@@ -35,7 +36,9 @@ def clustered(values, k: int, *, seed: int = 3, iterations: int = 20, block: int
     centroids = spherical_kmeans(
         assign, np.arange(len(values)), k, seed=seed, iterations=iterations, **options
     )
-    return centroids, assign(np.arange(len(values)), torch.from_numpy(centroids), label="all")[0]
+    return centroids, assign(
+        np.arange(len(values)), torch.from_numpy(centroids), progress=bar(label="all")
+    )[0]
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 20])
@@ -128,7 +131,7 @@ def test_a_fixed_point_ends_the_work(monkeypatch):
 def test_of_equal_centroids_the_first_is_taken():
     values = np.array([[1, 0], [0, 1], [0, 0]], dtype=np.float16)
     centroids = torch.tensor([[0.0, 1], [1, 0], [1, 0], [0, 1]])
-    labels, nearness = Assigner(values, 2, CPU)(np.arange(3), centroids, label="")
+    labels, nearness = Assigner(values, 2, CPU)(np.arange(3), centroids, progress=bar(label=""))
     assert labels.tolist() == [1, 0, 0]  # a row of zeros is like none of them
     assert nearness.tolist() == [1, 1, 0]
 
@@ -257,7 +260,7 @@ def test_an_interrupted_run_goes_on_where_it_was(given, tmp_path, monkeypatch):
 
     def dies_at(number: int):
         def call(self, *args, **options):
-            calls.append(options["label"])
+            calls.append(f"{options['progress'].label}, {options['progress'].note}")
             if len(calls) == number:
                 raise KeyboardInterrupt
             return original(self, *args, **options)
@@ -270,6 +273,6 @@ def test_an_interrupted_run_goes_on_where_it_was(given, tmp_path, monkeypatch):
         other.get(stage)
     monkeypatch.setattr(Assigner, "__call__", dies_at(10**6))
     folder = other.get(stage)
-    assert calls[:5] == [f"clusters, {number} of 9" for number in (1, 2, 3, 4, 4)]
+    assert calls[:5] == [f"clusters, iteration {number} of 9" for number in (1, 2, 3, 4, 4)]
     for name in ("labels.npy", "centroids.npy", "sizes.json"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()

@@ -87,10 +87,8 @@ def refusal(
     message = f"{annotations}: {faults[0]}"
     if len(faults) > 1:
         listed = "goal=doctor lists them all in a file" if report is None else f"all in {report}"
-        message += (
-            f". {len(faults):,} of {rows:,} rows are unusable: {counted(faults)}; {listed}; "
-            "pool.invalid=skip leaves them out"
-        )
+        message += f". {len(faults):,} of {rows:,} rows are unusable: {counted(faults)}; {listed}"
+    message += f"; pool.invalid=skip leaves {'them' if len(faults) > 1 else 'it'} out"
     return FaultyRowsError(message, faults)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from xmas.features.clustering.enough_rows import check_enough, setting_of
 from xmas.store import Stage, Store, volatile
 from xmas.store.checkpoint import save_checkpoint, saved_state
-from xmas.store.progress import bar
+from xmas.store.progress import Bar, bar
 
 
 class Assigner:
@@ -45,30 +45,29 @@ class Assigner:
         centroids: Float[Tensor, "k width"],
         *,
         sums: Float[Tensor, "k width"] | None = None,
-        label: str,
+        progress: Bar,
     ) -> tuple[Int[np.ndarray, " some"], Float[np.ndarray, " some"]]:
         """The cluster of every row and the product with its centroid.
 
         Args:
             rows: ascending.
             sums: of every cluster, to which its rows are added.
-            label: of the progress bar.
+            progress: counts the rows.
 
         Raises:
             ValueError: a row is not finite; names it.
         """
         labels = np.empty(len(rows), dtype=np.int64)
         nearness = np.empty(len(rows), dtype=np.float32)
-        with bar(total=len(rows), label=label, whole=False) as progress:
-            for span, block in self._blocks(rows):
-                best, where = (block @ centroids.T).max(dim=1)
-                nearness[span], labels[span] = best.cpu().numpy(), where.cpu().numpy()
-                if not np.isfinite(nearness[span]).all():
-                    row = rows[span][int(np.argmin(np.isfinite(nearness[span])))]
-                    raise ValueError(f"spherical k-means: row {row} of the features is not finite")
-                if sums is not None:
-                    _add(sums, where, block)
-                progress.update(len(block))
+        for span, block in self._blocks(rows):
+            best, where = (block @ centroids.T).max(dim=1)
+            nearness[span], labels[span] = best.cpu().numpy(), where.cpu().numpy()
+            if not np.isfinite(nearness[span]).all():
+                row = rows[span][int(np.argmin(np.isfinite(nearness[span])))]
+                raise ValueError(f"spherical k-means: row {row} of the features is not finite")
+            if sums is not None:
+                _add(sums, where, block)
+            progress.update(len(block))
         return labels, nearness
 
     def read(self, rows: Int[np.ndarray, " some"]) -> Float[Tensor, "some width"]:
@@ -138,19 +137,21 @@ def spherical_kmeans(
     centroids = centroids.to(assign.device)
     sums = torch.empty_like(centroids)
     before = np.full(len(rows), -1)
-    for iteration in range(first_iteration, iterations):
-        labels, nearness = assign(
-            rows, centroids, sums=sums.zero_(), label=f"clusters, {iteration + 1} of {iterations}"
-        )
-        if np.array_equal(labels, before):
-            break
-        before = labels
-        centroids, sums = unit(sums), centroids
-        empty, again = refilled(labels, nearness, k)
-        if len(empty):
-            centroids[torch.from_numpy(empty)] = unit(assign.read(rows[again]))
-        if draft is not None:
-            _save(draft, iteration + 1, centroids)
+    with bar(
+        total=iterations * len(rows), label="clusters", initial=first_iteration * len(rows)
+    ) as progress:
+        for iteration in range(first_iteration, iterations):
+            progress.set_postfix_str(f"iteration {iteration + 1} of {iterations}")
+            labels, nearness = assign(rows, centroids, sums=sums.zero_(), progress=progress)
+            if np.array_equal(labels, before):
+                break
+            before = labels
+            centroids, sums = unit(sums), centroids
+            empty, again = refilled(labels, nearness, k)
+            if len(empty):
+                centroids[torch.from_numpy(empty)] = unit(assign.read(rows[again]))
+            if draft is not None:
+                _save(draft, iteration + 1, centroids)
     return centroids.cpu().numpy()
 
 
@@ -239,7 +240,8 @@ class Spherical(Stage):
         )
         last = torch.from_numpy(centroids).to(assign.device)
         labels = np.full(len(values), self.k, dtype=np.int64)
-        labels[rows], _ = assign(rows, last, label="clusters of all rows")
+        with bar(total=len(rows), label="clusters of all rows", whole=False) as progress:
+            labels[rows], _ = assign(rows, last, progress=progress)
         np.save(out / "centroids.npy", centroids)
         np.save(out / "labels.npy", labels)
         sizes = np.bincount(labels, minlength=self.k + 1)

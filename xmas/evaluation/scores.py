@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
@@ -76,13 +77,12 @@ class Score(Stage):
         import torch
 
         from xmas.evaluation.generation.generate import generate_answers
-        from xmas.models.precision import cast_parameters
+        from xmas.evaluation.loaded_target import load_target
 
         questions = self.benchmark.asked(store)
         order = self.generation.image_order(questions)
-        parts = self.target.load(store)
         device = f"cuda:{distributed.local()}" if torch.cuda.is_available() else "cpu"
-        cast_parameters(parts.model, getattr(torch, self.generation.precision), device)
+        parts = load_target(self.target, store, getattr(torch, self.generation.precision), device)
         how = {
             "protocol": self.generation.protocol(),
             "batch": self.generation.batch,
@@ -159,6 +159,12 @@ class Scores(Stage):
 
     def inputs(self) -> list[Stage]:
         return [*self.parts()]
+
+    def scope(self) -> AbstractContextManager[None]:
+        """The scores of one target load its model once."""
+        from xmas.evaluation.loaded_target import shared_by_scores
+
+        return shared_by_scores()
 
     def compute(self, store: Store, out: Path) -> None:
         for benchmark in self.suite.values():

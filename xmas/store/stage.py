@@ -56,6 +56,10 @@ class Stage:
         """
         return stages_of_fields(self)
 
+    def scope(self) -> contextlib.AbstractContextManager[None]:
+        """What is open on every rank while `compute` runs, for what the inputs share in memory."""
+        return contextlib.nullcontext()
+
     def compute(self, store: "Store", out: Path) -> None:
         """Write the result into `out`, which may contain files of an interrupted attempt."""
         raise NotImplementedError(f"{type(self).__name__} has no method compute; define it")

@@ -155,7 +155,7 @@ class Store:
             make_folder(draft)
         _log_event(stage, "resumed" if has_draft else "computing")
         try:
-            with recorded(stage, draft, resumed=has_draft):
+            with recorded(stage, draft, resumed=has_draft), stage.scope():
                 self._compute(stage, draft)
                 check_unchanged(hashes)
         except Exception as error:
@@ -214,10 +214,11 @@ class Store:
         Rank 0 alone takes the lock and renames. A stage that it computes alone may ask for stages
         that are computed together; those are sent with the call.
         """
-        while (message := distributed.receive())[0] == "compute":
-            requested_stage = message[1] or stage
-            requested_stage.compute(self, self._draft(requested_stage))
-            distributed.barrier()
+        with stage.scope():
+            while (message := distributed.receive())[0] == "compute":
+                requested_stage = message[1] or stage
+                requested_stage.compute(self, self._draft(requested_stage))
+                distributed.barrier()
         if message[0] == "failed":
             raise RuntimeError(f"rank 0 could not make {stage.kind} {key(stage)}: {message[1]}")
 

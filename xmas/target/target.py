@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xmas.data.pool import Pool
 from xmas.models.chat.template import Template
 from xmas.models.families import Exportable, family_of
+from xmas.models.precision import cast_parameters
 from xmas.models.start_point import StartPoint
 from xmas.models.vlm import LoadedModel, freeze_tower, load
 from xmas.selection.subset import Subset
@@ -31,6 +32,7 @@ from xmas.training.fit.trainables import Lora, casts, merge_adapter, trainable, 
 from xmas.training.model_on_pool import ModelOnPool, fit_on_pool
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
 
 
@@ -135,17 +137,35 @@ class Target(ModelOnPool, Stage):
         weights = trained_weights(model, self.recipe.precision)
         write_atomically(out / "trained.safetensors", lambda path: save_file(weights, path))
 
-    def load(self, store: Store) -> LoadedModel:
-        """The fine-tuned model, its adapter merged, ready to answer."""
+    def load(
+        self,
+        store: Store,
+        dtype: "torch.dtype | None" = None,
+        device: "torch.device | str | None" = None,
+    ) -> LoadedModel:
+        """The fine-tuned model, its adapter merged, ready to answer.
+
+        Args:
+            dtype: of all parameters; None: as they are stored.
+            device: of the model, and where its adapter is merged; None: the CPU.
+        """
         from peft import PeftModel
         from safetensors.torch import load_file
 
         loaded = load(store.get(self.start))
         if self.lora is not None:
-            adapted = PeftModel.from_pretrained(loaded.model, store.get(self) / "adapter")
-            return dataclasses.replace(loaded, model=merge_adapter(adapted).eval())
-        weights = load_file(store.get(self) / "trained.safetensors")
-        loaded.model.load_state_dict(weights, strict=False)
+            adapted = PeftModel.from_pretrained(
+                loaded.model, store.get(self) / "adapter", torch_device="cpu"
+            )
+            merged = merge_adapter(adapted, dtype, device)
+            loaded = dataclasses.replace(loaded, model=merged.eval())
+        else:
+            weights = load_file(store.get(self) / "trained.safetensors")
+            loaded.model.load_state_dict(weights, strict=False)
+        if dtype is not None:
+            cast_parameters(loaded.model, dtype)
+        if device is not None:
+            loaded.model.to(device)
         return loaded
 
     def steps(self, store: Store) -> list[int]:

@@ -61,8 +61,8 @@ MALFORMED = {
     ),
     "a video": (
         {"video": "a/0.mp4", "conversations": turns("<video>\nWhat?", "A fig.")},
-        "with `video` and no `image`",
-        "has `video`",
+        "with `video`",
+        r"has `video` 'a/0\.mp4', which no model here takes; remove the row, or give frames",
     ),
     "placeholder alone": (
         {"conversations": ROUND},
@@ -103,6 +103,16 @@ MALFORMED = {
         {"image": "a/\ud83d.png", "conversations": ROUND},
         "half a character",
         r"`image` 'a/\\ud83d\.png' has half a character, '\\ud83d', at 2",
+    ),
+    "a video next to an image": (
+        {"image": "a/0.png", "videos": ["a/0.mp4"], "conversations": ROUND},
+        "with `videos`",
+        r"has `videos` \['a/0\.mp4'\], which no model here takes",
+    ),
+    "audio": (
+        {"audios": ["a/0.wav"], "conversations": SPOKEN},
+        "with `audios`",
+        r"has `audios` \['a/0\.wav'\], which no model here takes",
     ),
 }
 

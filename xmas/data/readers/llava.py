@@ -119,8 +119,9 @@ class LlavaRows(Rows):
 # What other trainers call an image; LLaVA's key is `image`, and a row without it is text.
 OTHER_KEYS = (
     *("images", "image_path", "image_paths", "image_file", "image_url", "img", "img_path", "Image"),
-    *("picture", "pictures", "photo", "video", "videos", "video_path", "audio", "audios"),
+    *("picture", "pictures", "photo"),
 )
+OTHER_MEDIA = ("video", "videos", "video_path", "audio", "audios", "audio_path")
 
 
 def fault_in(record: Any) -> tuple[str, str] | None:
@@ -172,6 +173,13 @@ def _fault_in_image(record: dict[str, Any], turns: list[dict[str, str]]) -> tupl
     image = record.get("image")
     texts = [turn["value"] for turn in turns]
     count = sum(text.count(IMAGE_PLACEHOLDER) for text in texts)
+    for key in OTHER_MEDIA:
+        if record.get(key):
+            return (
+                f"with `{key}`",
+                f"has `{key}` {_short(record[key])}, which no model here takes; remove the row, or "
+                "give frames of a video as images",
+            )
     if image is None or (image == "" and not count):  # some writers give text-only rows an ""
         for key in OTHER_KEYS:
             if record.get(key):

@@ -270,6 +270,7 @@ def test_the_goal_is_taken_from_the_command_line(compose):
         ("pool=zzzz", r"pool=zzzz does not exist\. There are demo, demo_unseen, files, llava665k"),
         ("+benchmark@suite.x=gqaa", r"did you mean benchmark=gqa\?"),
         ("hardware=gpu", r"hardware=gpu does not exist"),
+        ("hardware=deepspeed", r"hardware=deepspeed was removed; take hardware=fsdp, which"),
         (
             "experiment=null",
             r"experiment=null: a group has a choice or none; leave it out with ~ex",

@@ -464,7 +464,7 @@ def test_another_error_is_not_taken_for_one_of_memory(fitted, monkeypatch):
 
 
 def test_a_checkpoint_may_be_a_folder(tmp_path: Path):
-    """As DeepSpeed writes it, a file for every rank."""
+    """Of several files, whose names may differ from one checkpoint to the next."""
     checkpoint = tmp_path / "last.ckpt"
 
     def write(text: str) -> Callable[[Path], object]:

@@ -237,4 +237,12 @@ def test_devices_that_were_started_but_not_asked_for_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="1 hosts of 1 devices, but 2 processes were started"):
         strategy_of(Hardware())
     assert strategy_of(Hardware(devices=2)) == "ddp"
-    assert strategy_of(Hardware(devices=2, strategy="deepspeed_stage_2")) == "deepspeed_stage_2"
+    assert strategy_of(Hardware(devices=2, strategy="ddp")) == "ddp"
+
+
+def test_a_strategy_that_is_no_strategy_here_is_refused_where_it_is_set():
+    for strategy in ("deepspeed_stage_2", "fsdp", "dpp"):
+        with pytest.raises(ValueError, match=rf"strategy '{strategy}' is none of auto, ddp, fsdp2"):
+            Hardware(devices=2, strategy=strategy)
+    with pytest.raises(ValueError, match="hardware=fsdp"):
+        Hardware(devices=2, strategy="deepspeed_stage_2")

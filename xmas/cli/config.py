@@ -17,6 +17,11 @@ from xmas.store.nearest import hint, nearest, suggestion
 
 log = logging.getLogger(__name__)
 
+# Choices that groups no longer have, and what to take in their place.
+REMOVED = {
+    "hardware=deepspeed": "hardware=fsdp, which shards weights, gradients and optimizer states",
+}
+
 
 def folder() -> str:
     """The folder of the YAML files: next to the package in a checkout, inside it in a wheel."""
@@ -156,7 +161,11 @@ def check_choices(arguments: list[str]) -> None:
                     f"{group}=null: a group has a choice or none; leave it out with ~{group}, or "
                     f"name one of {', '.join(names)}"
                 )
-            if re.fullmatch(r"[\w-]+", choice) and choice not in names:
+            if choice in names:
+                continue
+            if replacement := REMOVED.get(f"{group}={choice}"):
+                raise ConfigError(f"{group}={choice} was removed; take {replacement}")
+            if re.fullmatch(r"[\w-]+", choice):
                 raise ConfigError(
                     f"{group}={choice} does not exist"
                     f"{suggestion(choice, names, form=f'{group}={{}}')}"

@@ -7,6 +7,7 @@ from typing import Any
 from xmas.store import volatile
 
 TOKEN_MEANS = ("micro_batch", "step")
+STRATEGIES = ("auto", "ddp", "fsdp2")
 PRECISIONS = (
     "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true", "transformer-engine",
     "transformer-engine-float16",
@@ -89,7 +90,7 @@ class Hardware:
     accelerator: str = volatile("auto")
     devices: int = volatile(1)  # on a host
     nodes: int = volatile(1)
-    strategy: str = volatile("auto")  # ddp, fsdp2, deepspeed_stage_2, or another of Lightning's
+    strategy: str = volatile("auto")  # ddp, fsdp2; auto: ddp on several devices
     workers: int = volatile(0)  # processes that load batches, on each device
     prefetch: int = volatile(2)  # batches that each of them is ahead
     checkpoint_seconds: float = volatile(600.0)  # between two checkpoints of an unfinished fit
@@ -99,6 +100,13 @@ class Hardware:
     logit_rows: int | None = volatile(None)  # answer tokens whose logits exist at once; null: all
     compile: str | None = volatile(None)  # torch.compile's backend for the blocks: inductor
     device: Device | None = volatile(None)  # model of each of them, for estimates
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ValueError(
+                f"strategy {self.strategy!r} is none of {', '.join(STRATEGIES)}; to shard weights, "
+                "gradients and optimizer states over devices: hardware=fsdp"
+            )
 
     @property
     def world(self) -> int:

@@ -9,13 +9,14 @@ import torch
 from toy import ROWS, TEXT_ONLY, Toy
 from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
+from xmas.attention import engine, metric
 from xmas.attention.engine import Running, Scan
 from xmas.attention.feed import Material
 from xmas.attention.metric import Spectra
 from xmas.attention.prefix import can_be_shared
 from xmas.attention.released import Window
 from xmas.attention.shards import Shards
-from xmas.attention.spectrum import lowrank
+from xmas.attention.spectrum import leading, lowrank
 from xmas.attention.weights import Weights
 from xmas.models.vision_cache import FromFiles, read_image
 from xmas.models.vlm import LoadedModel, embed, load
@@ -183,6 +184,21 @@ def test_snapshots_in_one_pass_equal_those_one_by_one(toy, parts, scanned):
         assert np.array_equal(again, together, equal_nan=True)
 
 
+def test_the_solver_is_called_once_a_batch_for_all_snapshots(parts, scanned, monkeypatch):
+    snapshots = {step: snapshot(parts, step) for step in (2, 3, 5)}
+    rows: list[int] = []
+    monkeypatch.setattr(
+        metric, "leading", lambda matrices, k: rows.append(len(matrices)) or leading(matrices, k)
+    )
+    options = {"snapshots": snapshots, "batch_tokens": 211}
+    together, sizes = scanned(**options), [rows.pop() for _ in list(rows)]
+    monkeypatch.setattr(engine, "UNSOLVED_BYTES", 1)  # less than one snapshot
+    apart = scanned(**options)
+    assert len(sizes) > 3
+    assert sorted(rows) == sorted(size // 3 for size in sizes for _ in snapshots)
+    assert np.array_equal(together, apart, equal_nan=True)
+
+
 def test_snapshots_go_in_groups_that_fit_the_memory(parts):
     snapshots = {step: snapshot(parts, step) for step in (2, 3, 5, 7, 11)}
     weights = Weights(parts.model, torch.bfloat16)
@@ -302,6 +318,7 @@ def test_released_values_are_those_of_eight_consecutive_rows(toy, parts, materia
     values = scanned(**window)
     assert tuple(np.flatnonzero(np.isnan(values).any(axis=1))) == TEXT_ONLY
     close(scanned(**window, shard_rows=11), values, 1e-6)
+    assert np.array_equal(scanned(**window, batch_tokens=1), values, equal_nan=True)
     table = material.table
     scan = Scan(parts.model, material, Spectra(**window), Running(shard_rows=16))
     widths = [unit.width for at in range(scan.plan.shards) for unit in scan.plan.units(at)]

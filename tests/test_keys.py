@@ -81,6 +81,13 @@ def test_only_sums_of_spectra_have_other_keys_since_they_are_float64(demo):
         assert not other.corrections()
 
 
+def test_the_batches_of_a_scan_are_no_part_of_its_key_which_is_that_of_the_former_default(demo):
+    spectra = demo["trajectories"].spectra
+    assert describe(spectra)["batch_tokens"] == 8192
+    for tokens in (1, 8192, 10**6):
+        assert describe(dataclasses.replace(spectra, batch_tokens=tokens)) == describe(spectra)
+
+
 # Names of types.
 
 

@@ -20,7 +20,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -38,9 +38,11 @@ from transformers import (
     StableLmConfig,
 )
 
+from xmas.attention.collector import Collector
 from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.feed import Loaded
 from xmas.attention.metric import Spectra
+from xmas.attention.plan import Unit
 from xmas.attention.prefix import branches
 from xmas.attention.shards import Shards
 from xmas.data.images import SquareImages
@@ -214,7 +216,7 @@ def _attention(*given: object, **more: object) -> Tensor:
 class Bare(Scan):
     """The engine's batches through the model, with nothing taken of them."""
 
-    def _values(self, loaded: Loaded, features: Tensor, label: str) -> Tensor:
+    def _batches(self, loaded: Loaded, features: Tensor) -> Iterator[Collector]:
         unit, language = loaded.unit, unwrap(self.model).model.language_model
         prefix_embeddings = embed(self.model, loaded.prefix_ids, features)
         cache = DynamicCache()
@@ -228,7 +230,10 @@ class Bare(Scan):
                 inputs = torch.cat([prefix_embeddings[text.which], inputs], dim=1)
             with patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention):
                 language(inputs_embeds=inputs, past_key_values=past, use_cache=unit.shared)
-        return prefix_embeddings.new_zeros((len(unit.rows), K), dtype=torch.float32)
+        yield from ()
+
+    def _solved(self, unit: Unit, unsolved: Mapping[str, Sequence[Collector]]) -> Tensor:
+        return torch.zeros(len(unit.rows), len(unsolved), K)
 
 
 def scan(

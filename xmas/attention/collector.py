@@ -2,7 +2,7 @@
 
 import abc
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class Collector(abc.ABC):
     def add(self, layer: int, attention: Float[Tensor, "rows text image"]) -> None:
         """Add the matrices of a layer, which may be overwritten."""
         self.seen.append(layer)
-        self._sums.append(attention.sum(dim=(1, 2)))  # not finite where any number is not
+        self._sums.append(attention.sum(dim=(1, 2)))
         if self.combine == "sum" and self._parts:
             self._parts[0] += attention
         else:
@@ -94,23 +94,38 @@ class Collector(abc.ABC):
         if sorted(self.seen) != expected:
             raise RuntimeError(f"attention seen in layers {sorted(self.seen)}, expected {expected}")
 
-    def refuse_non_finite(self, rows: Int[np.ndarray, " rows"], label: str) -> None:
-        """Check one sum for each row and layer, once a batch.
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what `total` is made of."""
+        return sum(part.nbytes for part in self._parts)
 
-        Args:
-            rows: the numbers of the batch's rows in the pool.
-            label: what is being measured, for the message.
+    @property
+    def sums(self) -> Float[Tensor, "layers rows"]:
+        """The sum of each matrix that was added: not finite where one of its numbers is not."""
+        return torch.stack(self._sums)
 
-        Raises:
-            FloatingPointError: attention is not finite; names the rows and the first layer of each.
-        """
-        finite = torch.stack(self._sums).isfinite().cpu().numpy()  # layers x rows
-        if not finite.all():
-            first = {
-                int(rows[line]): self.seen[int((~finite[:, line]).argmax())]
-                for line in np.flatnonzero(~finite.all(axis=0))
-            }
-            bad = sorted(first)
+
+def refuse_non_finite(
+    snapshots: Mapping[str, Sequence[Collector]], rows: Int[np.ndarray, " rows"]
+) -> None:
+    """Check one sum for each row, layer and snapshot; the host waits for the device once.
+
+    Args:
+        snapshots: by the label of a snapshot, for the message, its collectors of some batches.
+        rows: the numbers of these batches' rows in the pool, batch after batch.
+
+    Raises:
+        FloatingPointError: attention is not finite; names the first snapshot where it is not, its
+            rows and the first layer of each.
+    """
+    sums = [torch.cat([one.sums for one in batches], dim=1) for batches in snapshots.values()]
+    every = torch.stack(sums).isfinite().cpu().numpy()  # snapshots x layers x rows
+    for (label, batches), finite in zip(snapshots.items(), every, strict=True):
+        first = {
+            int(rows[line]): batches[0].seen[int((~finite[:, line]).argmax())]
+            for line in np.flatnonzero(~finite.all(axis=0))
+        }
+        if bad := sorted(first):
             raise FloatingPointError(
                 f"{label}: the attention of rows {bad} is not finite; first in layers "
                 f"{[first[row] for row in bad]}; lower the learning rate, set gradient clipping, "

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from xmas.attention.capture import attention_of, prefix_of
-from xmas.attention.collector import Collector
+from xmas.attention.collector import Collector, refuse_non_finite
 from xmas.attention.feed import Feed, Loaded, Material, Text
 from xmas.attention.metric import Spectra
-from xmas.attention.plan import Spans, consecutive, plan
+from xmas.attention.plan import Spans, Unit, consecutive, plan
 from xmas.attention.prefix import branches, can_be_shared
 from xmas.attention.reasons import MEASURED, reasons
 from xmas.attention.shards import Shards
@@ -31,6 +31,8 @@ from xmas.models.vlm import embed_in_order, language_model, tower_features, unwr
 from xmas.store import volatile
 from xmas.store.distributed import barrier, rank_and_world
 from xmas.store.progress import bar
+
+UNSOLVED_BYTES = 1 << 28  # attention of a unit that waits for the solver; one snapshot may be more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Scan:
             self.plan = plan(
                 spans,
                 has_values,
-                batch_tokens=spectra.batch_tokens,
+                batch_tokens=spectra.tokens_of_batch(next(model.parameters()).device.type),
                 shard_rows=running.shard_rows,
                 shared_from=running.shared_from if shareable else 1.0,
             )
@@ -171,11 +173,25 @@ class Scan:
         loaded = loaded.to(next(self.model.parameters()).device)
         weights.use(snapshots[steps[0]])  # the frozen tower is the same in all
         features = self._features(loaded)
-        values = []
+        values: list[Float[Tensor, "rows some k"]] = []
+        unsolved: dict[str, list[Collector]] = {}
         for step in steps:
             weights.use(snapshots[step])
-            values.append(self._values(loaded, features, f"{label}, step {step}"))
-        return torch.stack(values, dim=1).cpu().numpy()
+            unsolved[f"{label}, step {step}"] = batches = list(self._batches(loaded, features))
+            bytes_each = sum(batch.nbytes for batch in batches)
+            if step == steps[-1] or (len(unsolved) + 1) * bytes_each > UNSOLVED_BYTES:
+                values.append(self._solved(loaded.unit, unsolved))
+                unsolved = {}
+        in_order = np.argsort(np.concatenate(loaded.unit.batches))
+        return torch.cat(values, dim=1).cpu().numpy()[in_order]
+
+    def _solved(
+        self, unit: Unit, unsolved: Mapping[str, Sequence[Collector]]
+    ) -> Float[Tensor, "rows steps k"]:
+        """The values of a unit, batch after batch; a call of the solver for each."""
+        refuse_non_finite(unsolved, unit.rows[np.concatenate(unit.batches)])
+        by_batch = zip(*unsolved.values(), strict=True)
+        return torch.cat([self.spectra.values(snapshots) for snapshots in by_batch])
 
     def _features(self, loaded: Loaded) -> Tensor:
         pictures = loaded.pictures
@@ -183,8 +199,8 @@ class Scan:
             return pictures["features"].to(self.precision)
         return tower_features(self.model, pictures["pixels"].to(self.precision))
 
-    def _values(self, loaded: Loaded, features: Tensor, label: str) -> Float[Tensor, "rows k"]:
-        """The values of a unit's rows, in the order of `unit.rows`."""
+    def _batches(self, loaded: Loaded, features: Tensor) -> Iterator[Collector]:
+        """The attention of the batches of a unit, with the weights that are in use."""
         unit = loaded.unit
         language = language_model(self.model)
         sizes = loaded.pictures.get("sizes")
@@ -193,7 +209,6 @@ class Scan:
         if unit.shared:
             with prefix_of(language, self.spectra.hooked(language)):
                 language(inputs_embeds=prefix_embeddings, past_key_values=cache, use_cache=True)
-        values = prefix_embeddings.new_empty((len(unit.rows), self.spectra.k), dtype=torch.float32)
         for text in loaded.texts:
             inputs = unwrap(self.model).get_input_embeddings()(text.ids)
             first = 0
@@ -207,9 +222,7 @@ class Scan:
                     past_key_values=branches(cache, text.which) if unit.shared else None,
                     use_cache=unit.shared,
                 )
-            rows = unit.rows[text.at.cpu().numpy()]
-            values[text.at] = self.spectra.values(collector, rows=rows, label=label)
-        return values
+            yield collector
 
     def _collector(self, text: Text, loaded: Loaded, first: int) -> Collector:
         lines, width = text.ids.shape

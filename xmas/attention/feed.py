@@ -39,11 +39,10 @@ class Material:
 class Text:
     """The text following the image of some rows, padded on the right.
 
-    `at`: their positions among the rows of the unit; `which`: the number of each row's image in the
-    unit; `text_mask`: False for pads; `answers`: True for tokens of answers.
+    `which`: the number of each row's image in the unit; `text_mask`: False for pads; `answers`:
+    True for tokens of answers.
     """
 
-    at: Int[Tensor, " rows"]
     which: Int[Tensor, " rows"]
     ids: Int[Tensor, "rows text"]
     text_mask: Bool[Tensor, "rows text"]
@@ -157,7 +156,6 @@ class Feed:
             ids[line, :length] = tokens.ids[self.spans.before[row] :]
             answers[line, :length] = tokens.labelled[self.spans.before[row] :]
         return Text(
-            at=torch.from_numpy(batch),
             which=torch.from_numpy(unit.which[batch]),
             ids=torch.from_numpy(ids),
             text_mask=torch.arange(width)[None] < torch.from_numpy(lengths)[:, None],

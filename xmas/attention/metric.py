@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,8 +13,10 @@ from xmas.attention.capture import CrossAttention
 from xmas.attention.collector import COMBINATIONS, Collector, hooked
 from xmas.attention.released import JoinedHeads, Window
 from xmas.attention.spectrum import leading, lowrank
+from xmas.store import volatile
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+BATCH_TOKENS = {"cpu": 8192, "cuda": 32768}  # on a GPU few tokens do not outlast kernel launches
 CHOICES = {
     "mode": ("model", "released"),
     "combine": COMBINATIONS,
@@ -42,11 +43,16 @@ class Spectra:
     normalise: str = "none"  # of the matrix; or sqrt_rows, center_rows
     precision: str = "float32"  # of products, softmax and sums; or float64
     window: Window = dataclasses.field(default_factory=Window)  # for mode released
-    batch_tokens: int = 8192  # padded tokens in a batch
+    batch_tokens: int | None = volatile(None)  # padded tokens in a batch; null: `BATCH_TOKENS`
 
     def corrections(self) -> dict[str, Any]:
-        """Mode `released` multiplies keys by queries since rule 2, and counts pads in ids."""
-        return {"released_rule": 2} if self.mode == "released" else {}
+        """Mode `released` multiplies keys by queries since rule 2, and counts pads in ids.
+
+        `batch_tokens` was part of the identity. Values depend on it by no more than the order of
+        sums, as on the hardware, so all of them have the key of the former default.
+        """
+        rule = {"released_rule": 2} if self.mode == "released" else {}
+        return {"batch_tokens": 8192.0} | rule
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -57,6 +63,10 @@ class Spectra:
             raise ValueError(f"k={self.k}: at least one value is taken")
         if self.mode == "released" and self.rows != "all_text":
             raise ValueError(f"rows={self.rows}: mode released uses every row after its window")
+
+    def tokens_of_batch(self, device: str) -> int:
+        """`batch_tokens`, or what is usual on this type of device."""
+        return self.batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cuda"])
 
     @property
     def unmasked(self) -> bool:
@@ -114,22 +124,18 @@ class Spectra:
             dtype=dtype,
         )
 
-    def values(
-        self, seen: Collector, *, rows: Int[np.ndarray, " rows"], label: str
-    ) -> Float[Tensor, "rows {self.k}"]:
-        """The singular values of a batch, float32; NaN, never 0, for a row without text or image.
+    def values(self, snapshots: Sequence[Collector]) -> Float[Tensor, "rows snapshots {self.k}"]:
+        """The singular values of a batch, by one call of the solver for all snapshots of a model.
 
-        Args:
-            rows: the numbers of the batch's rows in the pool, for errors.
-            label: what is being measured, for errors.
-
-        Raises:
-            FloatingPointError: attention is not finite; rows and layers are named.
+        float32; NaN, never 0, for a row without text or image. A number that is not finite is to be
+        refused before (`refuse_non_finite`): eigensolvers fail with it for the whole batch.
         """
-        seen.refuse_non_finite(rows, label)
-        matrices = normalised(seen.total, seen.lines(), self.normalise)
-        values = lowrank(matrices, self.k) if self.unmasked else leading(matrices, self.k)
-        return values.masked_fill(seen.empty()[:, None], torch.nan)
+        first, count = snapshots[0], len(snapshots)
+        kept = first.lines().repeat(count, 1)
+        matrices = normalised(torch.cat([one.total for one in snapshots]), kept, self.normalise)
+        solve = lowrank if self.unmasked else leading
+        values = solve(matrices, self.k).unflatten(0, (count, -1)).transpose(0, 1)
+        return values.masked_fill(first.empty()[:, None, None], torch.nan)
 
 
 def normalised(

@@ -6,6 +6,8 @@ block, within 10 %; the overhead of allocators is left out.
 
 import math
 
+from xmas.attention.engine import UNSOLVED_BYTES
+from xmas.attention.shares import BLOCK_BYTES
 from xmas.models.shape import Decoder, Shape
 
 PROCESS = 0.8e9  # Python with torch, transformers and lightning imported, measured: 0.7 GB
@@ -73,15 +75,17 @@ def of_fit(
     )
 
 
-def of_scan(shape: Shape, *, tokens: float, text: float, longest: float, bits: int) -> float:
+def of_scan(shape: Shape, *, tokens: float, text: float, bits: int) -> float:
     """Peak bytes of a batch in a scan: weights, one block's numbers, attention of its text tokens.
 
     Weights are float32 as loaded, with another copy in 16 bits if the scan runs in 16 bits. `text`
-    is the number of text tokens in the batch, each with a weight for every head and key in float32.
+    is the number of text tokens in the batch. Their attention to the image, float32, is kept of as
+    many snapshots as the solver gets at once, which copies it in float64 and makes Gram matrices;
+    over all keys it exists in about three blocks.
     """
-    decoder = shape.decoder
-    stream = tokens * block(decoder) * bits / 8
-    metric = 3 * 4.0 * decoder.heads * text * longest
+    unsolved = max(UNSOLVED_BYTES, 4.0 * text * shape.image_tokens)
+    metric = 4 * unsolved + 3 * BLOCK_BYTES["cuda"]
+    stream = tokens * block(shape.decoder) * bits / 8
     return shape.parameters * (4.0 if bits == 32 else 6.0) + stream + metric
 
 

@@ -53,7 +53,8 @@ def _(stage: Trajectories, context: Context) -> Work:
     decoded = 0.0 if proxy.cache_vision else passes * census.images * census.decode
     metric = census.scale * flops.spectra(text, shape.image_tokens)
     longest = int(census.lengths(shape.image_tokens, proxy.max_length).max())
-    at_once = max(1, stage.spectra.batch_tokens // longest)
+    on_cpu = proxy.hardware.accelerator == "cpu"
+    batch = stage.spectra.tokens_of_batch("cpu" if on_cpu else "cuda")
     precision = bits(stage.weights)
     return Work(
         f"attention of {census.pictured:,.0f} rows at {steps} snapshots{how}",
@@ -72,9 +73,8 @@ def _(stage: Trajectories, context: Context) -> Work:
         host=4.0 * shape.parameters,
         device=memory.of_scan(
             shape,
-            tokens=max(stage.spectra.batch_tokens, longest),
-            text=at_once * (longest - shape.image_tokens),
-            longest=longest,
+            tokens=max(batch, longest),
+            text=max(1, batch // longest) * (longest - shape.image_tokens),
             bits=precision,
         ),
     )

@@ -22,7 +22,10 @@ check: install ## formatting, lint, types, imports run one way
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python && $(BIN)/lint-imports
 
 test: install ## the fast tests
-	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not gpu and not browser and not slurm"
+	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not gpu and not emulated and not browser and not slurm"
+
+emulated: install ## the tests that run on an emulated GPU; compiles it once, with g++
+	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m emulated tests/emulated tests/test_gpu.py
 
 demo: install ## subsets, scores, table and report of the demo pool; again, it computes nothing
 	$(BIN)/xmas -m goal=scores selector=random,length,xmas
@@ -36,4 +39,4 @@ bench: install ## measurements of speed and faults, each beside its record in ex
 	  selection/xmas_665k table/speed); do \
 	  echo "$$script.py"; $(BIN)/python "$$script.py" || exit 1; done
 
-.PHONY: help install check test demo bench
+.PHONY: help install check test emulated demo bench

@@ -11,7 +11,7 @@ Helpers that are no fixtures: `toy` builds pools and stages, `tiny` models of pu
 `official` benchmarks in their owners' formats, `choices` those of the configuration, `killable` is
 what `server` runs, `scored` fills a store with scores, `given` makes stages of given arrays,
 `sweeping` selectors for multiruns, `fake_judge` and `offline` stand in for hosts, `cluster` starts
-SLURM.
+SLURM, `emulated` is a GPU on a CPU.
 
 A worker of pytest-xdist has one thread, or the workers wait for each other; a single process has
 two. Idle threads sleep instead of spinning: on a machine with other work, spinning makes the toy's
@@ -54,6 +54,10 @@ THIRD_PARTY = (  # warnings of other packages that nothing here can avoid; all o
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr.startswith("emulated"):  # before anything imports torch
+        from emulated.gpu import install
+
+        install()
     gc.disable()  # imports make millions of objects and no garbage
     os.fsync = lambda descriptor: None  # 4 ms, thousands of times; `test_power_cuts` has its own
     for line in THIRD_PARTY:

@@ -1,6 +1,7 @@
 """The engine on a GPU: a CPU's values, in every precision and arrangement, from start to end.
 
-`XMAS_TEST_DEVICE=cpu pytest -m gpu tests/test_gpu.py` runs the same lines where there is none.
+`pytest -m emulated` runs them on an emulated device where there is none, and
+`XMAS_TEST_DEVICE=cpu pytest -m gpu tests/test_gpu.py` on a CPU.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ from xmas.training.fit.recipe import Hardware
 DEVICE = torch.device(os.environ.get("XMAS_TEST_DEVICE", "cuda"))
 FULL = Path(__file__).parent.parent / "experiments" / "extraction" / "full_size.py"
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.emulated]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,9 @@ def test_steps_measured_in_a_fit_and_behind_it_are_the_same(toy: Toy, tmp_path):
     close(again, values, 1e-4)
 
 
-@pytest.mark.skipif(DEVICE.type != "cuda", reason="up to 31 GB and minutes of a CPU")
+@pytest.mark.skipif(
+    DEVICE.type != "cuda" or torch.version.cuda is None, reason="up to 31 GB and minutes of a CPU"
+)
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_each_proxy_takes_a_training_step_and_a_scan_at_full_size(name, tmp_path, capsys):
     runpy.run_path(str(FULL))["measure"](name, tmp_path, 2, DEVICE)

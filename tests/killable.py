@@ -105,7 +105,9 @@ def stage(toy: Toy, given: dict[str, Any]) -> Stage:
             Activations(proxy, step=0, layers=(0, 1), batch_tokens=512, mark_rows=7), k=5
         ),
         "answers": lambda: Answers(toy.proxy, ScorerSettings(batch_tokens=200, shard_rows=5)),
-        "target": lambda: dataclasses.replace(toy.target(), recipe=recipe, hardware=hardware),
+        "target": lambda: dataclasses.replace(
+            toy.target(), recipe=recipe, hardware=hardware, **given.get("target", {})
+        ),
         "score": lambda: Score(
             Asked(str(toy.folder)), toy.target(), Generation(precision="float32")
         ),

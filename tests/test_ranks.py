@@ -80,6 +80,34 @@ def test_two_ranks_give_the_gradients_of_one_process_that_accumulates(run, job, 
         assert theirs == pytest.approx(mine, rel=1e-6)
 
 
+CASES = {
+    "LoRA, packed, recomputed": {"hardware": {"packing": True, "checkpointing": 1.0}},
+    "full, clipped, half recomputed": {
+        "target": {"lora": None},
+        "recipe": {"clip": 0.1},
+        "hardware": {"checkpointing": 0.5},
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_ranks_in_16_bits_fit_as_one_process(run, strategy, case):
+    """Bit for bit: embeddings, norms, positions keep their types; tied weights are written once."""
+    options = CASES[case]
+    recipe = {"epochs": 1, "precision": "bf16-mixed"} | options.get("recipe", {})
+    options = options | {"recipe": recipe}
+    hardware = options["hardware"] | {"strategy": strategy}
+    single, double = (
+        run("target", **options),
+        run("target", world=2, **options | {"hardware": hardware}),
+    )
+    compare(single, double, steps=3, tolerance=1e-6)
+    assert all((cut > 0) == (strategy == "fsdp2") for _, cut in gradients(double))
+    assert curve(double, "target") == curve(single, "target")
+    assert results(double, "target") == results(single, "target")
+
+
 def test_under_the_mean_of_the_step_two_ranks_give_the_gradients_of_the_doubled_batch(run):
     mean = {"token_mean": "step", "epochs": 1}  # the last step: one micro-batch for two ranks
     two = run("proxy", world=2, recipe=mean)

@@ -44,6 +44,9 @@ def strategy_of(hardware: Hardware) -> Strategy | str:
 def shard(module: nn.Module, model: nn.Module, mesh: DeviceMesh, precision: str) -> None:
     """Shard weights, gradients and optimiser over the devices, block by block (FSDP2).
 
+    A block's matrices are gathered in the 16 bits in which autocast multiplies them; embeddings,
+    norms and all inputs keep their types, as in a fit of one process.
+
     The frozen tower stays full on each: ranks whose microbatch has no image do not run it, and the
     others would wait for their shards forever.
 
@@ -51,15 +54,20 @@ def shard(module: nn.Module, model: nn.Module, mesh: DeviceMesh, precision: str)
         module: whose forward pass is called; `model` is inside it.
         precision: Lightning's name.
     """
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-    options: dict[str, Any] = {
-        "mesh": mesh,
-        "mp_policy": MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32),
-    }
+    as_stored = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in cast("Any", language_model(model)).layers:
-        fully_shard(block, **options)
-    unsharded = set(tower(model).parameters())
-    fully_shard(module, reshard_after_forward=False, ignored_params=unsharded, **options)
+        if precision == "bf16-mixed":
+            matrices = [layer for layer in block.modules() if isinstance(layer, nn.Linear)]
+            fully_shard(matrices, mesh=mesh, mp_policy=half)
+        fully_shard(block, mesh=mesh, mp_policy=as_stored)
+    fully_shard(
+        module,
+        mesh=mesh,
+        mp_policy=as_stored,
+        reshard_after_forward=False,
+        ignored_params=set(tower(model).parameters()),
+    )
 
 
 def full_weight(weight: Tensor) -> Tensor:
@@ -68,9 +76,16 @@ def full_weight(weight: Tensor) -> Tensor:
 
 
 def unshard(model: nn.Module) -> None:
-    """Replace sharded weights by full ones in the host's memory; every rank has to call this."""
+    """Replace sharded weights by full ones in the host's memory; every rank has to call this.
+
+    Weights that modules share, as tied embeddings, are shared afterwards.
+    """
+    full: dict[Tensor, nn.Parameter] = {}
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
-            if isinstance(weight, DTensor):
-                full = nn.Parameter(weight.full_tensor().detach().cpu(), weight.requires_grad)
-                module._parameters[name] = full
+            if not isinstance(weight, DTensor):
+                continue
+            if weight not in full:
+                gathered = weight.full_tensor().detach().cpu()
+                full[weight] = nn.Parameter(gathered, weight.requires_grad)
+            module._parameters[name] = full[weight]

@@ -10,15 +10,16 @@ import pytest
 import test_qwen25_vl
 import tiny
 import torch
+from recorded_graph import captured_on
 from toy import Toy, draw
-from transformers import LlamaConfig
+from transformers import DynamicCache, LlamaConfig
 
 from xmas.data.image_files import open_image
 from xmas.evaluation.generation import prefill
 from xmas.evaluation.generation.cached_model import CachedLanguageModel
 from xmas.evaluation.generation.continuous_batch import ContinuousBatch
 from xmas.evaluation.generation.decode import decode_singly
-from xmas.evaluation.generation.kv_cache import SlotCache
+from xmas.evaluation.generation.kv_cache import SequenceCache, SlotCache
 from xmas.evaluation.generation.prompts import (
     Prompt,
     PromptGroup,
@@ -28,7 +29,7 @@ from xmas.evaluation.generation.prompts import (
     shared_prefix,
 )
 from xmas.evaluation.protocol import Question
-from xmas.models.vlm import LoadedModel, load, tower_features
+from xmas.models.vlm import LoadedModel, language_model, load, tower_features
 
 NEW = 7  # tokens at most
 ENDING = 2.5  # weight of the end mark's row: some answers end early
@@ -147,6 +148,53 @@ def test_alone_is_what_transformers_generates(parts, groups, expected):
     given = load_images(groups, image_reader(parts), 0)
     eos = parts.tokenizer.eos_token_id
     assert answers(decode_singly(parts.model, given, max_new_tokens=NEW, eos=eos)) == expected
+
+
+def test_replayed_steps_give_what_transformers_generates(parts, groups, expected, monkeypatch):
+    """Captured once for every length, on a CPU; nothing of a step is left to Python."""
+    captured = captured_on("cpu", monkeypatch)
+    options = {"max_new_tokens": NEW, "eos": parts.tokenizer.eos_token_id}
+    given = [*load_images(groups, image_reader(parts), 0)]
+    assert answers(decode_singly(parts.model, given, **options)) == expected
+    assert sum(graph.replays for graph in captured) >= len(captured) > 3
+    before = len(captured)
+    given = [*load_images(groups, image_reader(parts), 0)]
+    assert answers(decode_singly(parts.model, given, graphs=False, **options)) == expected
+    assert len(captured) == before
+
+
+def test_replayed_steps_of_a_batch_give_what_transformers_generates(
+    parts, groups, expected, monkeypatch
+):
+    """Also where the cache grows or shrinks meanwhile, which moves its tensors."""
+    captured = captured_on("cpu", monkeypatch)
+    batch = batch_of(parts, groups, 5, refill=0.0, cache_growth=2)
+    for _ in range(3):  # until every length was seen before
+        given = load_images(groups, image_reader(parts), 0)
+        assert answers(batch.answers(given)) == expected
+    assert sum(graph.replays for graph in captured) > len(captured) > 1
+
+
+@torch.no_grad()
+def test_buffers_give_the_bits_of_a_dynamic_cache(parts, groups):
+    """Hidden states of a prompt and of three more tokens, also after a longer sequence."""
+    language, cache = language_model(parts.model), SequenceCache(400)
+    for group, inputs in load_images(groups, image_reader(parts), 0):
+        image = prefill.SharedImage(inputs)
+        prefill.encode_images(parts.model, [image])
+        images = [] if image.features is None else [image]
+        ids = torch.from_numpy(group.prompts[0].ids)[None]
+        passes = [prefill.embed_inputs(parts.model, ids, images)]
+        passes += [prefill.embed_inputs(parts.model, torch.tensor([[one]])) for one in (5, 9, 7)]
+        dynamic = DynamicCache()
+        cache.begin_at(0)
+        for embedded in passes:
+            states = [
+                language(inputs_embeds=embedded, past_key_values=one, use_cache=True)[0]
+                for one in (dynamic, cache)
+            ]
+            assert torch.equal(*states)
+            assert cache.get_seq_length() == dynamic.get_seq_length()
 
 
 @pytest.mark.parametrize(("slots", "tokens", "growth"), [(2, 200, 1), (5, 8192, 64), (64, 500, 3)])

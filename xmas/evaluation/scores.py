@@ -109,6 +109,7 @@ class Score(Stage):
             label=self.benchmark.name,
             image_order=order,
             workers=self.generation.workers,
+            graphs=self.generation.graphs,
         )
 
     def _run(self, store: Store) -> dict[str, Any]:

@@ -75,15 +75,41 @@ class CachedLanguageModel:
             positions: of the tokens in the cache, on the host.
             model_positions: the model's position ids; None: `positions`.
         """
-        upto = int(positions.max()) + 1
-        mask = causal_mask(positions, upto, inputs)
-        positions = positions.to(inputs.device)
-        own = positions if model_positions is None else model_positions.to(inputs.device)
+        device = inputs.device
+        own = positions if model_positions is None else model_positions
+        return self.step(
+            cache,
+            slots,
+            positions.to(device),
+            inputs,
+            own.to(device),
+            upto=int(positions.max()) + 1,
+            alike=bool((positions == positions[:1]).all()),
+        )
+
+    def step(
+        self,
+        cache: SlotCache,
+        slots: Int[Tensor, " lines"] | None,
+        positions: Int[Tensor, "lines tokens"],
+        inputs: Float[Tensor, "lines tokens hidden"],
+        model_positions: Int[Tensor, "*axes lines tokens"],
+        *,
+        upto: int,
+        alike: bool,
+    ) -> Float[Tensor, "lines tokens hidden"]:
+        """A forward pass with everything on the device; nothing waits for it.
+
+        Args:
+            upto: no token attends to this position of the cache or a later one.
+            alike: all lines have the same positions, so that one mask serves all.
+        """
+        mask = causal_mask(positions[:1] if alike else positions, upto, inputs.dtype)
         cache.prepare(slots, positions, upto)
         return self._language(
             inputs_embeds=inputs,
             attention_mask=mask,
-            position_ids=own,
+            position_ids=model_positions,
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state

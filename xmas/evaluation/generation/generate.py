@@ -46,6 +46,7 @@ def generate_answers(
     label: str,
     image_order: np.ndarray | None = None,
     workers: int = 0,
+    graphs: bool = True,
 ) -> None:
     """Write `out`, LLaVA's answer lines in the order of the questions.
 
@@ -60,6 +61,7 @@ def generate_answers(
         label: the benchmark, in messages and progress.
         image_order: question i is shown the image of question `image_order[i]`; None: its own.
         workers: threads that decode images ahead.
+        graphs: replay decode steps as CUDA graphs on a GPU.
 
     Raises:
         GenerationError: an image is unreadable or logits are not finite; names the question.
@@ -74,7 +76,11 @@ def generate_answers(
     barrier()  # until every rank has read what there is
     todo = _share(groups, answered_ids, rank, world)
     groups_with_images = load_images(todo, image_reader(parts), workers)
-    options: Any = {"max_new_tokens": max_new_tokens, "eos": parts.tokenizer.eos_token_id}
+    options: Any = {
+        "max_new_tokens": max_new_tokens,
+        "eos": parts.tokenizer.eos_token_id,
+        "graphs": graphs,
+    }
     if batch == 1:
         answers = decode_singly(parts.model, groups_with_images, **options)
     else:

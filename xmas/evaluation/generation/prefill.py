@@ -82,14 +82,12 @@ def embed_inputs(
 
 
 def causal_mask(
-    positions: Int[Tensor, "lines tokens"], upto: int, like: Tensor
+    positions: Int[Tensor, "masks tokens"], upto: int, dtype: torch.dtype
 ) -> Float[Tensor, "masks 1 tokens upto"]:
-    """An additive mask, on the device of `like`: 0 up to a token's own position, -inf after it."""
-    if bool((positions == positions[:1]).all()):
-        positions = positions[:1]  # one mask for all lines
-    hidden = torch.arange(upto) > positions[..., None]
-    mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None]
-    return mask.to(like.device, like.dtype)
+    """An additive mask: 0 up to a token's own position, -inf after it."""
+    hidden = torch.arange(upto, device=positions.device) > positions[..., None]
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
+    return mask.masked_fill_(hidden, float("-inf"))[:, None]
 
 
 def encode_images(model: nn.Module, images: Sequence[SharedImage]) -> None:
@@ -132,20 +130,26 @@ def padded_position_ids(
     return padded
 
 
-def greedy_tokens(
-    model: nn.Module,
-    hidden: Float[Tensor, "lines hidden"],
+def greedy(
+    model: nn.Module, hidden: Float[Tensor, "lines hidden"]
+) -> Int[Tensor, "token_and_finite lines"]:
+    """The token with the largest logit in every line, the first of several that are equal; and 1
+    where all logits of the line are finite.
+    """
+    logits = unwrap(model).lm_head(hidden).float()
+    return torch.stack([logits.argmax(dim=-1), logits.isfinite().all(dim=-1).long()])
+
+
+def checked_tokens(
+    tokens_and_finite: Int[Tensor, "token_and_finite lines"],
     prompts: Sequence[Prompt],
     lengths: Sequence[int],
 ) -> list[int]:
-    """The token with the largest logit in every line; the first of several that are equal.
+    """The tokens of `greedy` on the host, which waits for the device here.
 
     `lengths` count the tokens generated before. Raises GenerationError: logits are not finite.
     """
-    logits = unwrap(model).lm_head(hidden).float()
-    tokens, finite = torch.stack(
-        [logits.argmax(dim=-1), logits.isfinite().all(dim=-1).long()]
-    ).tolist()
+    tokens, finite = tokens_and_finite.tolist()
     for prompt, length, is_finite in zip(prompts, lengths, finite, strict=True):
         if not is_finite:
             raise GenerationError(

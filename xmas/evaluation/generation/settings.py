@@ -26,6 +26,7 @@ class Generation:
         control: `shuffled` shows every question the image of another one.
         seed: of the shuffling.
         workers: threads that decode images ahead.
+        graphs: on a GPU, replay decode steps as CUDA graphs: the same bits, sooner.
     """
 
     batch: int = 1
@@ -33,6 +34,7 @@ class Generation:
     control: str = "none"
     seed: int = 0
     workers: int = volatile(0)
+    graphs: bool = volatile(True)
 
     def __post_init__(self) -> None:
         name = _SHORT.get(str(self.precision), self.precision)

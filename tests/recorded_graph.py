@@ -1,0 +1,102 @@
+"""A CUDA graph without CUDA: the operators of a step, recorded and run again on the same memory.
+
+What a graph refuses is refused (a wait for the device, a copy from or to the host), nothing is
+computed while it is captured, and a replay sees neither Python nor what the capture has computed:
+its own intermediate values are spoilt before.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from xmas.evaluation.generation import graphs
+
+WAITS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique")
+Call = tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]
+
+
+def tensors(*values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+class RecordedGraph(TorchDispatchMode):
+    """As `torch.cuda.CUDAGraph`, captured by `with RecordedGraph() as graph:`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.replays = 0
+        self._own: dict[int, Tensor] = {}  # memory of intermediate values, by address
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}  # what the step writes to
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        places = {tensor.device.type for tensor in tensors(args, kwargs)}
+        places |= {torch.device(kwargs["device"]).type} if kwargs.get("device") else set()
+        if name in WAITS or (len(places) > 1 and "copy" in name):
+            raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
+        given = list(zip(func._schema.arguments, args, strict=False))
+        given += [(one, kwargs[one.name]) for one in func._schema.arguments if one.name in kwargs]
+        for argument, value in given:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for tensor in tensors(value):
+                    self._save(tensor)
+        results = func(*args, **kwargs)
+        known = {address(tensor) for tensor in tensors(args, kwargs)}
+        new = [one for one in tensors(results) if address(one) not in known]
+        self._own |= {address(one): one for one in new}
+        if new or func._schema.is_mutable:
+            self.calls.append((func, args, kwargs, new))
+        return results
+
+    def _save(self, tensor: Tensor) -> None:
+        """The whole memory of a tensor that is written to, if it was there before the capture."""
+        place = address(tensor)
+        if place not in self._own and place not in self._before:
+            flat = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+            flat.set_(tensor.untyped_storage())
+            self._before[place] = (flat, flat.clone())
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for memory, content in self._before.values():
+            memory.copy_(content)
+
+    def replay(self) -> None:
+        self.replays += 1
+        for memory in self._own.values():
+            if memory.is_floating_point():
+                memory.fill_(torch.nan)
+        for func, args, kwargs, new in self.calls:
+            results = func(*args, **kwargs)
+            if new:
+                for place, result in zip(new, tensors(results), strict=True):
+                    place.copy_(result)
+
+    def pool(self) -> tuple[int, int]:
+        return (0, 1)
+
+
+def captured_on(device: str, monkeypatch: pytest.MonkeyPatch) -> list[RecordedGraph]:
+    """Decode steps on this type of device are captured; the list that each graph is added to."""
+    captured: list[RecordedGraph] = []
+
+    def capture(step: Callable[[], None], pool: Any) -> RecordedGraph:
+        with RecordedGraph() as graph:
+            step()
+        captured.append(graph)
+        return graph
+
+    monkeypatch.setattr(graphs, "DEVICES", (device,))
+    monkeypatch.setattr(graphs, "capture", capture)
+    return captured

@@ -25,7 +25,7 @@ test: install ## the fast tests
 	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not gpu and not emulated and not browser and not slurm"
 
 emulated: install ## the tests that run on an emulated GPU; compiles it once, with g++
-	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m emulated tests/emulated tests/test_gpu.py
+	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m emulated tests/emulated tests/test_gpu*.py
 
 demo: install ## subsets, scores, table and report of the demo pool; again, it computes nothing
 	$(BIN)/xmas -m goal=scores selector=random,length,xmas

@@ -10,7 +10,7 @@ import pytest
 import test_qwen25_vl
 import tiny
 import torch
-from recorded_graph import captured_on
+from emulated.recorded_graph import captured_on
 from toy import Toy, draw
 from transformers import DynamicCache, LlamaConfig
 

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from recorded_graph import RecordedGraph, captured_on
+from emulated.recorded_graph import RecordedGraph, captured_on
 
 from xmas.evaluation.generation import graphs
 from xmas.evaluation.generation.graphs import StepGraphs

@@ -137,6 +137,8 @@ def _patch(gpu: Gpu) -> None:
     import torch
     import torch._dynamo  # looks for devices at its import: before there seems to be one
 
+    from emulated.recorded_graph import RecordedGraph
+
     def index(device: Any) -> int:
         return device if isinstance(device, int) else torch.device(device).index or 0
 
@@ -201,6 +203,8 @@ def _patch(gpu: Gpu) -> None:
         "memory_stats": lambda device=None: {},
         "current_stream": lambda device=None: Stream(),
         "Stream": Stream,
+        "CUDAGraph": RecordedGraph,
+        "graph": lambda graph, pool=None, capture_error_mode="global": graph,
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)

@@ -2,7 +2,7 @@
 
 What a graph refuses is refused (a wait for the device, a copy from or to the host), nothing is
 computed while it is captured, and a replay sees neither Python nor what the capture has computed:
-its own intermediate values are spoilt before.
+its own intermediate values are spoilt before. On the emulated GPU it is `torch.cuda.CUDAGraph`.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
-
-from xmas.evaluation.generation import graphs
 
 WAITS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique")
 Call = tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]
@@ -29,7 +27,7 @@ def address(tensor: Tensor) -> int:
 
 
 class RecordedGraph(TorchDispatchMode):
-    """As `torch.cuda.CUDAGraph`, captured by `with RecordedGraph() as graph:`."""
+    """A `torch.cuda.CUDAGraph`, and the context manager that captures into it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +70,10 @@ class RecordedGraph(TorchDispatchMode):
         for memory, content in self._before.values():
             memory.copy_(content)
 
+    @_disable_current_modes()
+    @torch.no_grad()
     def replay(self) -> None:
+        """One launch: what counts the operators of a program sees none of these."""
         self.replays += 1
         for memory in self._own.values():
             if memory.is_floating_point():
@@ -89,6 +90,8 @@ class RecordedGraph(TorchDispatchMode):
 
 def captured_on(device: str, monkeypatch: pytest.MonkeyPatch) -> list[RecordedGraph]:
     """Decode steps on this type of device are captured; the list that each graph is added to."""
+    from xmas.evaluation.generation import graphs
+
     captured: list[RecordedGraph] = []
 
     def capture(step: Callable[[], None], pool: Any) -> RecordedGraph:

@@ -12,6 +12,7 @@ import faulthandler
 import gc
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -227,13 +228,18 @@ DEATHS: dict[str, Callable[[int], None]] = {
 
 
 def command(given: dict[str, Any]) -> int:
-    """`xmas` with these arguments; what it says goes into files. Gives the exit status."""
+    """`xmas`, or a script, with these arguments; what it says goes into files. The exit status."""
     for number, name in enumerate(("out", "err"), start=1):
         os.dup2(os.open(Path(given["root"]) / name, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(given["cwd"])
-    sys.argv = ["xmas", *given["command"]]
+    script = given.get("script")
+    sys.argv = [script or "xmas", *given["command"]]
     try:
-        main()
+        if script is None:
+            main()
+        else:
+            sys.path.insert(0, str(Path(script).parent))  # as Python does
+            runpy.run_path(script, run_name="__main__")
     except SystemExit as ended:  # a text is said on the way out
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from toy import Toy
 
@@ -39,8 +40,17 @@ class Server:
 
     def command(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         """The command `xmas`, without the seconds that a new interpreter needs for torch."""
+        return self._forked({"command": list(map(str, arguments)), "cwd": str(cwd)})
+
+    def script(self, path: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+        """`python path ...`, without these seconds either."""
+        return self._forked(
+            {"command": list(map(str, arguments)), "cwd": str(cwd), "script": str(path)}
+        )
+
+    def _forked(self, given: dict[str, Any]) -> subprocess.CompletedProcess:
         with tempfile.TemporaryDirectory() as said:
-            given = {"command": list(map(str, arguments)), "cwd": str(cwd), "root": said}
+            given = given | {"root": said}
             self.process.stdin.write(json.dumps(given) + "\n")
             self.process.stdin.flush()
             self.process.stdout.readline()

@@ -24,13 +24,13 @@ from xmas.attention.released import Window
 from xmas.attention.shards import Shards
 from xmas.attention.weights import Weights, free_bytes
 from xmas.features.trajectories import Trajectories
-from xmas.models.specs import FULL_SIZE
 from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import load
 from xmas.training.fit.recipe import Hardware
 
 DEVICE = torch.device(os.environ.get("XMAS_TEST_DEVICE", "cuda"))
 FULL = Path(__file__).parent.parent / "experiments" / "extraction" / "full_size.py"
+PROXIES = ("tinyllava_stablelm", "llava_onevision_05b", "smolvlm_256m")
 
 pytestmark = [pytest.mark.gpu, pytest.mark.emulated]
 
@@ -169,7 +169,7 @@ def test_steps_measured_in_a_fit_and_behind_it_are_the_same(toy: Toy, tmp_path):
 @pytest.mark.skipif(
     DEVICE.type != "cuda" or torch.version.cuda is None, reason="up to 31 GB and minutes of a CPU"
 )
-@pytest.mark.parametrize("name", FULL_SIZE)
+@pytest.mark.parametrize("name", PROXIES)
 def test_each_proxy_takes_a_training_step_and_a_scan_at_full_size(name, tmp_path, capsys):
     runpy.run_path(str(FULL))["measure"](name, tmp_path, 2, DEVICE)
     shown = capsys.readouterr().out

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import runpy
 import zlib
 from pathlib import Path
 from statistics import fmean
@@ -148,6 +149,13 @@ def test_the_summaries_are_the_values_of_the_table(sweep):
     assert float(shown["ARP"]["training_hours"]) == pytest.approx(hours)
     assert {one.config["selector"] for one in runs} == {"random"}
     assert {one.config["budget"] for one in runs} == {23 / 41}
+
+
+def test_the_script_of_the_record_compares_them_too(sweep, capsys):
+    store, _, _ = sweep
+    script = Path(__file__).parents[1] / "experiments" / "demo_sweep" / "offline_runs.py"
+    runpy.run_path(str(script))["main"](Path(store.root))
+    assert "scores of the table compared, at most 0 apart" in capsys.readouterr().out
 
 
 def test_a_run_has_its_whole_configuration_nested_and_its_curve(sweep):

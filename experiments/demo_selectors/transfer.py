@@ -6,8 +6,8 @@ Overrides are those of `xmas`, e.g. experiment=smoke or store.root=DIR. The tran
 compared with one that is trained on the other pool itself, with the same CLIP.
 """
 
+import argparse
 import json
-import sys
 
 import numpy as np
 import torch
@@ -68,7 +68,9 @@ def judged(ofa: Ofa, store: Store) -> dict[str, float]:
 
 
 def main() -> None:
-    given = sys.argv[1:]
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("overrides", nargs="*", help="as of xmas: experiment=smoke store.root=DIR")
+    given = asked.parse_args().overrides
     of_demo = configured(*given)
     store = build(of_demo.store)
     own = build(of_demo.selector)

@@ -1,9 +1,12 @@
-"""What W&B would be sent of a sweep, read back: python experiments/demo_sweep/offline_runs.py STORE
+"""What W&B would be sent of a sweep, read back.
+
+    python experiments/demo_sweep/offline_runs.py STORE
 
 Groups, runs and artifacts are counted, and the means of the runs' summaries are held against the
 table that `xmas goal=table` wrote from the store.
 """
 
+import argparse
 import csv
 import math
 import sys
@@ -27,12 +30,12 @@ def main(store: Path) -> None:
     of = defaultdict(list)
     for run in runs:
         if run.job_type == "scores":
-            of[run.config["selector"], round(run.config["budget"], 6)].append(run)
+            of[run.config["selector"], run.config["rows"]].append(run)
     with (store / "table.csv").open(newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["origin"] == "measured"]
     compared, apart = 0, 0.0
     for line in lines:
-        found = of[line["selector"], round(float(line["budget"]), 6)]
+        found = of[line["selector"], int(line["rows"] or 0)]
         if not found or line["score"] == "" or len(found) != int(line["seeds"]):
             continue
         name = f"score/{line['benchmark']}"
@@ -53,4 +56,6 @@ def _kinds(runs: list) -> dict[str, Counter]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("store", type=Path, help="in which the sweep of README.md was logged")
+    main(asked.parse_args().store)

@@ -1,4 +1,6 @@
-"""A sweep on SLURM whose node loses a process: python experiments/demo_sweep/slurm.py FOLDER
+"""A sweep on SLURM whose node loses a process.
+
+    python experiments/demo_sweep/slurm.py FOLDER
 
 The same sweep of the smoke experiment three times. In one store it runs undisturbed, job after
 job; in the other SLURM runs it, and a job's processes are killed while its target is trained; then
@@ -6,6 +8,7 @@ the same command runs again. Both stores' tables must have the same scores. As r
 Debian packages that tests/cluster.py names.
 """
 
+import argparse
 import csv
 import subprocess
 import sys
@@ -100,4 +103,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("folder", type=Path, help="for both stores and SLURM's files")
+    main(asked.parse_args().folder.resolve())

@@ -71,6 +71,16 @@ class Size:
 
 
 def sizes(model: str) -> Size:
+    if model == "tiny":  # to see that it runs
+        text = LlamaConfig(
+            hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, vocab_size=1200,
+        )  # fmt: skip
+        vision = CLIPVisionConfig(
+            hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+            image_size=42, patch_size=14, projection_dim=16,
+        )  # fmt: skip
+        return Size(_llava(text, vision, 9), 42, (64, 48), 31, 20.0, 0.1, 6, 256)
     if model == "small":  # narrow, but with the tokens of the other: 31, 576, and a text
         text = LlamaConfig(
             hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=6,
@@ -272,7 +282,7 @@ def measure(args: argparse.Namespace, per_image: float, folder: Path) -> dict[st
     torch.manual_seed(args.seed)
     with torch.device(args.device):
         model = LlavaForConditionalGeneration(size.config).to(dtype).eval()
-    if args.model == "small":
+    if args.model != "stablelm":
         for name, one in model.model.language_model.named_parameters():
             if one.dim() > 1 and "embed" not in name:
                 one.data.normal_(0, size.deviation)
@@ -323,7 +333,7 @@ def measure(args: argparse.Namespace, per_image: float, folder: Path) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", choices=["small", "stablelm"], default="small")
+    parser.add_argument("--model", choices=["tiny", "small", "stablelm"], default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--weights", help="float32, float16, bfloat16; default by the model")
     parser.add_argument("--examples", type=int, help="default by the model")
@@ -334,8 +344,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--warm", action="store_true", help="a pass before the clock starts")
     parser.add_argument("--out", type=Path, help="a JSON file")
+    parser.add_argument("--tiny", action="store_true", help="a few rows, to see that it runs")
     args = parser.parse_args()
-    args.weights = args.weights or ("float32" if args.model == "small" else "float16")
+    if args.tiny:
+        args.model, args.snapshots, args.rounds = "tiny", 2, 1
+    args.weights = args.weights or ("float16" if args.model == "stablelm" else "float32")
     torch.set_num_threads(args.threads)
     found = []
     for per_image in (1.0, 1.8):

@@ -40,42 +40,67 @@ WORDS = "the cup stands left of a small red box on two wooden boards near an ope
 MARKS = ["<|endoftext|>", "<image>", "<fake_token_around_image>", "<global-img>"] + [
     f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)
 ]
+PROXIES = ("tinyllava_stablelm", "llava_onevision_05b", "smolvlm_256m")  # of conf/proxy
 SHAPES = [(480, 640), (640, 480), (333, 500), (427, 640)]  # height, width: as COCO's
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", default=list(FULL_SIZE), metavar="proxy")
+    parser.add_argument("names", nargs="*", default=PROXIES, metavar="proxy")
     parser.add_argument("--rows", type=int, default=8, help="of the batch and of the scan")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tiny", action="store_true", help="narrow models, to see that it runs")
     options = parser.parse_args()
+    if options.tiny:
+        options.rows = 1
     print(f"torch {torch.__version__}, {_device_name(options.device)}, {options.rows} rows")
     for name in options.names:
         with tempfile.TemporaryDirectory() as folder:
-            measure(name, Path(folder), options.rows, torch.device(options.device))
+            config = FULL_SIZE[name]()
+            if options.tiny:
+                narrow(config)
+            measure(name, Path(folder), options.rows, torch.device(options.device), config)
 
 
-def measure(name: str, folder: Path, rows: int, device: torch.device) -> None:
-    """Build, step, scan; prints a line for each."""
-    parts = random_parts(name, device)
+def narrow(config: Any) -> None:
+    """Two thin layers in place of the tower's and the language model's own; images as they are."""
+    for part in (config.text_config, config.vision_config):
+        part.num_hidden_layers, part.num_attention_heads = 2, 2
+        part.hidden_size, part.intermediate_size = 32, 48
+    config.text_config.num_key_value_heads = 2
+
+
+def measure(
+    name: str, folder: Path, rows: int, device: torch.device, config: Any = None
+) -> dict[str, float]:
+    """Build, step, scan; prints a line for each.
+
+    Args:
+        config: of the model; None: the published one.
+
+    Raises:
+        FloatingPointError: the loss or a value of the scan is not finite.
+    """
+    parts = random_parts(name, device, config or FULL_SIZE[name]())
     count = sum(one.numel() for one in parts.model.parameters())
     table, pictures = random_pool(parts, folder, rows)
     length = int(table.lengths.max())
     print(f"{name}: {count / 1e6:,.1f} M parameters, rows of up to {length:,} tokens")
-    seconds, loss = timed(lambda: training_step(parts, table, pictures, device), device)
-    print(f"  training step {seconds:.2f} s, loss {loss:.3f}, {_peak(device)}")
+    step_seconds, loss = timed(lambda: training_step(parts, table, pictures, device), device)
+    print(f"  training step {step_seconds:.2f} s, loss {loss:.3f}, {_peak(device)}")
     parts.model.to(torch.bfloat16)
     material = Material(table, pictures, np.arange(rows), parts.tokenizer.pad_token_id)
     scan = Scan(parts.model, material, Spectra(), Running(weights="bfloat16"))
-    seconds, values = timed(lambda: scan.once(name), device)
+    scan_seconds, values = timed(lambda: scan.once(name), device)
     if not np.isfinite(values).all():
         raise FloatingPointError(f"{name}: the scan gave {values}")
-    print(f"  scan {seconds:.2f} s, largest values {values[0].round(3).tolist()}, {_peak(device)}")
+    largest = values[0].round(3).tolist()
+    print(f"  scan {scan_seconds:.2f} s, largest values {largest}, {_peak(device)}")
+    return {"step seconds": step_seconds, "loss": loss, "scan seconds": scan_seconds}
 
 
-def random_parts(name: str, device: torch.device) -> LoadedModel:
+def random_parts(name: str, device: torch.device, config: Any) -> LoadedModel:
     """The proxy with random float32 weights, a tokenizer of its vocabulary, its own tiles."""
-    config: Any = FULL_SIZE[name]()
     torch.manual_seed(0)
     with device:
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
@@ -168,7 +193,7 @@ def training_step(
     parts.model.zero_grad(set_to_none=True)
     if not torch.isfinite(loss):
         raise FloatingPointError(f"loss {loss.item()}")
-    return float(loss)
+    return loss.item()
 
 
 def timed(work: Any, device: torch.device) -> tuple[float, Any]:

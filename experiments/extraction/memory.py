@@ -207,7 +207,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 665_298])
     parser.add_argument("--tokenizer", type=Path, help="a folder; else one is trained")
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=list(STEPS))
+    parser.add_argument("--tiny", action="store_true", help="a few rows, to see that it runs")
     args = parser.parse_args()
+    if args.tiny:
+        args.rows, args.steps = [40], [step for step in STEPS if step != "`datasets`"]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     print(f"Python {platform.python_version()}, {platform.machine()}")
     print("| rows | file | step | peak GB | at its end, without files | seconds |")

@@ -6,9 +6,10 @@ Prints the tables of `solver.md`. Needs torch, numpy, transformers and xmas.
 """
 
 import argparse
+import dataclasses
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,19 @@ from xmas.attention.spectrum import certified, exact, leading
 
 K, PREFIX, IMAGE = 5, 31, 576  # values; tokens before the image, and of the image
 LENGTHS = (32, 64, 128, 200, 512)  # text rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Solvers on the matrices of one number of text rows; `tail`: second over first, 17th over
+    fifth singular value of the first matrix.
+    """
+
+    text: int
+    ms: dict[str, float]  # a matrix
+    errors: dict[str, float]  # largest relative error of the five values, against float64
+    certified: int
+    tail: tuple[float, float]
 
 
 def of_model(text: int, batch: int, *, deviation: float, seed: int) -> torch.Tensor:
@@ -92,33 +106,50 @@ def seconds(run: Callable[[], object], device: str) -> float:
     return time.perf_counter() - begun
 
 
-def table(name: str, device: str, batch: int, repeats: int, seed: int) -> None:
-    print(f"\n**{name}**\n")
-    print(f"| solver | {' | '.join(f'T={text}' for text in LENGTHS)} |")
-    print(f"|---|{'---|' * len(LENGTHS)}")
-    columns, sure, tails = [], [], []
-    for text in LENGTHS:
+def measure(
+    name: str, device: str, batch: int, repeats: int, seed: int, lengths: Sequence[int] = LENGTHS
+) -> list[Measured]:
+    """Every solver on the matrices of `name`, a line for each number of text rows."""
+    lines = []
+    for text in lengths:
         matrices = MATRICES[name](text, batch, seed=seed)
         values = np.linalg.svd(matrices.double().numpy(), compute_uv=False)
-        tails.append(f"{values[0, 1] / values[0, 0]:.1e}, {values[0, 16] / values[0, 4]:.2f}")
-        held = matrices.to(device)
+        placed = matrices.to(device)
         torch.manual_seed(seed)
         errors = {
-            method: np.abs(run(held, K).cpu().double().numpy() / values[:, :K] - 1).max()
+            method: float(np.abs(run(placed, K).cpu().double().numpy() / values[:, :K] - 1).max())
             for method, run in METHODS.items()
         }
         spent: dict[str, list[float]] = {method: [] for method in METHODS}
         for _ in range(repeats):  # in turns, so that other work on the machine spoils all alike
             for method, run in METHODS.items():
-                spent[method].append(seconds(lambda run=run: run(held, K), device))  # noqa: B023
-        took = {method: 1e3 * min(spent[method]) / batch for method in METHODS}
-        columns.append({method: f"{took[method]:.3g} ({errors[method]:.0e})" for method in METHODS})
-        grams = held.double() @ held.double().mT
-        sure.append(f"{int(subspace.leading_eigenvalues(grams, K)[1].sum())} of {batch}")
+                spent[method].append(seconds(lambda run=run: run(placed, K), device))  # noqa: B023
+        grams = placed.double() @ placed.double().mT
+        lines.append(
+            Measured(
+                text,
+                {method: 1e3 * min(spent[method]) / batch for method in METHODS},
+                errors,
+                int(subspace.leading_eigenvalues(grams, K)[1].sum()),
+                (float(values[0, 1] / values[0, 0]), float(values[0, 16] / values[0, 4])),
+            )
+        )
+    return lines
+
+
+def table(name: str, lines: list[Measured], batch: int) -> str:
+    rows = [
+        f"| solver | {' | '.join(f'T={line.text}' for line in lines)} |",
+        f"|---|{'---|' * len(lines)}",
+    ]
     for method in METHODS:
-        print(f"| {method} | {' | '.join(column[method] for column in columns)} |")
-    print(f"| certified by blocks | {' | '.join(sure)} |")
-    print(f"| second over first value, 17th over fifth | {' | '.join(tails)} |", flush=True)
+        cells = (f"{line.ms[method]:.3g} ({line.errors[method]:.0e})" for line in lines)
+        rows.append(f"| {method} | {' | '.join(cells)} |")
+    certified_rows = (f"{line.certified} of {batch}" for line in lines)
+    rows.append(f"| certified by blocks | {' | '.join(certified_rows)} |")
+    tails = (f"{line.tail[0]:.1e}, {line.tail[1]:.2f}" for line in lines)
+    rows.append(f"| second over first value, 17th over fifth | {' | '.join(tails)} |")
+    return "\n".join((f"\n**{name}**\n", *rows))
 
 
 def processor() -> str:
@@ -132,7 +163,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tiny", action="store_true", help="few and short, to see that it runs")
     given = parser.parse_args()
+    lengths = LENGTHS
+    if given.tiny:
+        given.batch, given.repeats, lengths = 2, 1, (17, 20)
     place = torch.cuda.get_device_name() if given.device == "cuda" else processor()
     print(
         f"{place}; {torch.get_num_threads()} threads; Python {platform.python_version()}, torch "
@@ -140,7 +175,8 @@ def main() -> None:
         f"batch {given.batch}, least of {given.repeats}, seed {given.seed}"
     )
     for name in MATRICES:
-        table(name, given.device, given.batch, given.repeats, given.seed)
+        lines = measure(name, given.device, given.batch, given.repeats, given.seed, lengths)
+        print(table(name, lines, given.batch), flush=True)
 
 
 if __name__ == "__main__":

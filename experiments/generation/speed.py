@@ -264,7 +264,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--warm", action="store_true", help="a few questions before the clock runs")
     parser.add_argument("--out", type=Path, help="a JSON file")
+    parser.add_argument("--tiny", action="store_true", help="a few questions, to see that it runs")
     args = parser.parse_args()
+    if args.tiny:
+        args.long, args.short, args.batches, args.per_image = 2, 3, [2], [2]
     torch.set_num_threads(args.threads)
     model = build(args)
     found = []

@@ -1,6 +1,6 @@
 """Damage every file of results of every kind; see whether any use continues with what is wrong.
 
-    python experiments/reliability/corruption.py [FOLDER]
+    python experiments/reliability/corruption.py [--folder FOLDER]
 
 On the tests' toy pool of 41 rows every selector's subset is made, with all features, and targets,
 scores, an audit and an export. Then a bit of each file is flipped, and the file is cut, emptied and
@@ -9,6 +9,7 @@ stage made from it are made anew. Expected: every use names the file, or gives w
 because it does not read the file. Prints a table; ends with status 1 if a use was silent.
 """
 
+import argparse
 import collections
 import dataclasses
 import functools
@@ -79,10 +80,13 @@ class Recording(Store):
         return super().get(stage)
 
 
-def fill(place: Path) -> tuple[toys.Toy, Recording]:
-    """Results of every kind that the toy's pool can have."""
+def fill(place: Path, *, tiny: bool = False) -> tuple[toys.Toy, Recording]:
+    """Results of every kind that the toy's pool can have; `tiny`: a random subset alone."""
     toy = toys.build(place)
     store = Recording(toy.store.root)
+    if tiny:
+        store.get(toy.subset())
+        return toy, store
     with hydra.initialize_config_dir(folder(), version_base="1.3"):
         every = build(hydra.compose("config", [*toy.overrides(), *EVERY_SELECTOR]).every)
     for selector in every.values():
@@ -141,9 +145,13 @@ def users(store: Recording) -> dict[str, Stage]:
 
 def main() -> None:
     logging.disable(logging.WARNING)
-    place = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--folder", type=Path, help="for the store; default: a temporary one")
+    asked.add_argument("--tiny", action="store_true", help="one subset, to see that it runs")
+    given = asked.parse_args()
+    place = given.folder or Path(tempfile.mkdtemp())
     start_time = time.monotonic()
-    toy, store = fill(place)
+    toy, store = fill(place, tiny=given.tiny)
     fill_seconds = time.monotonic() - start_time
     folders = results(store)
     made_from = users(store)
@@ -161,7 +169,8 @@ def main() -> None:
         if done.name in made_from:
             use = remade(store, made_from[done.name])
             run("made anew from it", trials([done], use, damages=["flip"], expected=use(done)))
-    for name, goal in (("goal=table", Table()), ("goal=report", Report(toy.pool))):
+    goals = {} if given.tiny else {"goal=table": Table(), "goal=report": Report(toy.pool)}
+    for name, goal in goals.items():
         page = functools.partial(written, goal, store)
         damages = ["flip"] if name == "goal=report" else [*DAMAGES]
         run(name, trials(folders, page, damages=damages, expected=page(Path())))

@@ -1,6 +1,6 @@
 """Cut the power of a real file system: copy its disk while stages run on it, and use the copy.
 
-    sudo python experiments/reliability/disk_images.py [CUTS]
+    sudo python experiments/reliability/disk_images.py [--cuts CUTS]
 
 Each cut makes an ext4 file system in a file, mounts it, and starts a job of `power_cuts.py` in a
 process with its store there. At a random moment, up to ten seconds after the job has ended, the
@@ -10,6 +10,7 @@ files of a run without a cut. At last an array is made on a file system that is 
 table; ends with status 1 otherwise. Mounting needs root; the files are in memory (/dev/shm).
 """
 
+import argparse
 import collections
 import contextlib
 import logging
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
@@ -104,14 +105,14 @@ def full_disk(folder: Path) -> str:
     return f"status {ended.returncode}: {ended.stderr.strip().rpartition(chr(10))[2]}"
 
 
-def main(cuts: int, folder: Path) -> int:
+def main(jobs: Sequence[str], cuts: int, folder: Path) -> int:
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
     toy = toys.build(folder / "toy")
     outcomes = ("same files", "error", "other files")
     print(f"| job | seconds | cuts | {' | '.join(outcomes)} |\n|---|---:|---:|---:|---:|---:|")
     failures, rng = 0, random.Random(0)
-    for name in TRIED:
+    for name in jobs:
         prepare(JOBS[name], toy, folder / name)
         started = time.monotonic()
         expected = run(JOBS[name], toy, folder / name)
@@ -128,5 +129,10 @@ def main(cuts: int, folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cuts", type=int, default=20, help="of each job")
+    parser.add_argument("--tiny", action="store_true", help="two cuts of one job, to see it runs")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as temporary:
-        sys.exit(main(int(sys.argv[1]) if sys.argv[1:] else 20, Path(temporary)))
+        tried, cuts = (TRIED[:1], 2) if given.tiny else (TRIED, given.cuts)
+        sys.exit(main(tried, cuts, Path(temporary)))

@@ -268,7 +268,10 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--seconds", type=float, default=60.0)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--tiny", action="store_true", help="half a second, to see that it runs")
     chosen = options.parse_args()
+    if chosen.tiny:
+        chosen.seconds = 0.5
     for part in PARTS:
         print(part(chosen.seconds / len(PARTS), random.Random(chosen.seed)), flush=True)
 

@@ -6,6 +6,7 @@ Every reference is independent of the package: float64 numpy, Python's floats, s
 loop that was written from a release's description. They are those of the tests, at larger sizes.
 """
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -30,11 +31,17 @@ from xmas.selection.rules.best_first import best_first
 
 
 def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
+    tiny = asked.parse_args().tiny
     released_matrices()
-    sums()
-    tokens()
-    labels()
-    stand_by()
+    sums(*((300, 20) if tiny else ()))
+    if test_sentencepiece_bpe.PUBLISHED.exists():
+        tokens(20 if tiny else 5000)
+    else:
+        print("not available: the published tokenizer.model, which `make install` brings")
+    labels(30 if tiny else 5000)
+    stand_by(*((60, 12) if tiny else ()))
 
 
 def released_matrices() -> None:

@@ -1,6 +1,6 @@
 """Cut the power at every moment of stages of every kind; see whether the same command recovers.
 
-    python experiments/reliability/power_cuts.py [FOLDER] [JOB ...] [MOMENTS]
+    python experiments/reliability/power_cuts.py [JOB ...] [--moments N] [--folder FOLDER]
 
 On the tests' toy pool of 41 rows each job runs once while its syncs are recorded. For every moment
 before a sync, or for as many of them at random, disks are built as a power cut may leave them:
@@ -10,6 +10,7 @@ Expected: every run ends with the files of the run without a cut, and leaves no 
 table; ends with status 1 otherwise.
 """
 
+import argparse
 import collections
 import logging
 import os
@@ -97,9 +98,16 @@ def main(folder: Path, names: list[str], limit: int) -> int:
 
 
 if __name__ == "__main__":
-    jobs = [argument for argument in sys.argv[1:] if argument in JOBS]
-    numbers = [int(argument) for argument in sys.argv[1:] if argument.isdecimal()]
-    folders = {*sys.argv[1:]} - {*jobs} - {*map(str, numbers)}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"of {', '.join(JOBS)}; all")
+    parser.add_argument("--moments", type=int, default=sys.maxsize, help="at most, of each job")
+    parser.add_argument("--folder", type=Path, help="for stores; default: a temporary one")
+    parser.add_argument("--tiny", action="store_true", help="a moment of one job, to see it runs")
+    given = parser.parse_args()
+    if unknown := {*given.jobs} - {*JOBS}:
+        parser.error(f"no job: {', '.join(sorted(unknown))}; there are {', '.join(JOBS)}")
+    if given.tiny:
+        given.jobs, given.moments = ["subset"], 1
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(folders.pop() if folders else temporary)
-        sys.exit(main(place, jobs or list(JOBS), numbers[0] if numbers else sys.maxsize))
+        place = given.folder or Path(temporary)
+        sys.exit(main(place, given.jobs or list(JOBS), given.moments))

@@ -23,7 +23,9 @@ ROWS, PICTURES = 665_298, 350_000
 def main() -> None:
     asked = argparse.ArgumentParser()
     asked.add_argument("--rows", type=int, default=ROWS)
-    rows = asked.parse_args().rows
+    asked.add_argument("--tiny", action="store_true", help="200 rows, to see that it runs")
+    given = asked.parse_args()
+    rows = 200 if given.tiny else given.rows
     pictures = rows * PICTURES // ROWS
     rng = np.random.default_rng(0)
     words = np.array([f"word{number}" for number in range(20_000)])

@@ -6,6 +6,7 @@ so that other work on the machine does not count; run it on one core (see coinci
 """
 
 import argparse
+import dataclasses
 import platform
 import resource
 import tempfile
@@ -22,18 +23,35 @@ from xmas.features.clustering.spherical import Assigner, Spherical, spherical_km
 from xmas.selection.methods.coincide import Coincide
 from xmas.selection.rules.allocation import allocate, budgets, shares, transferability
 from xmas.selection.rules.mmd import gaussian_kernel, greedy
+from xmas.store.progress import bar
 
-ROWS, CLUSTERS, LARGE, LARGE_ROWS = 665_298, 10_000, 5, 5_000
-LAYERS, HIDDEN = 5, 2_048
-WIDTH = LAYERS * 2 * HIDDEN
+LAYERS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    rows: int = 665_298
+    clusters: int = 10_000
+    large: int = 5  # clusters of `large_rows`
+    large_rows: int = 5_000
+    hidden: int = 2_048
+    of_file: int = 12_288  # rows of the file that are read
+    compared: tuple[int, ...] = (16, 32, 64, 128, 256)  # rows of clusters, both ways
+
+    @property
+    def width(self) -> int:
+        return LAYERS * 2 * self.hidden
+
+
+TINY = Size(400, 20, 2, 100, 8, 60, (16, 32))
 
 
 class Bank:
     """Features of any rows, out of one array; seconds spent here are those of reading."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        held = rng.standard_normal((LARGE_ROWS, WIDTH), dtype=np.float32)
-        held += 2 * rng.standard_normal(WIDTH, dtype=np.float32)
+    def __init__(self, rng: np.random.Generator, size: Size) -> None:
+        held = rng.standard_normal((size.large_rows, size.width), dtype=np.float32)
+        held += 2 * rng.standard_normal(size.width, dtype=np.float32)
         self.held = (held / np.linalg.norm(held, axis=1, keepdims=True)).astype(np.float16)
         self.seconds = 0.0
 
@@ -44,49 +62,53 @@ class Bank:
         return found
 
 
-def sizes_of_clusters(rng: np.random.Generator) -> np.ndarray:
-    """Five clusters of 5,000 rows, the others unequal: exponential, one row at least."""
-    others = CLUSTERS - LARGE
-    left = ROWS - LARGE * LARGE_ROWS - others
+def sizes_of_clusters(rng: np.random.Generator, size: Size) -> np.ndarray:
+    """A few large clusters, the others unequal: exponential, one row at least."""
+    others = size.clusters - size.large
+    in_others = size.rows - size.large * size.large_rows
+    left = in_others - others
     share = rng.exponential(size=others)
     sizes = 1 + np.floor(share / share.sum() * left).astype(np.int64)
-    sizes[: ROWS - LARGE * LARGE_ROWS - sizes.sum()] += 1
-    return rng.permutation(np.concatenate([np.full(LARGE, LARGE_ROWS), sizes]))
+    sizes[: in_others - sizes.sum()] += 1
+    return rng.permutation(np.concatenate([np.full(size.large, size.large_rows), sizes]))
 
 
-def released(rng: np.random.Generator) -> None:
+def released(rng: np.random.Generator, size: Size) -> None:
     """All rows through the selector in mode `released`: products in float64."""
-    whole(rng, mode="released")
+    whole(rng, size, mode="released")
 
 
-def whole(rng: np.random.Generator, mode: str = "fixed") -> None:
+def whole(rng: np.random.Generator, size: Size, mode: str = "fixed") -> None:
     """All rows through the selector, then its parts one by one."""
-    sizes = sizes_of_clusters(rng)
-    labels = rng.permutation(np.repeat(np.arange(CLUSTERS), sizes))
-    centroids = rng.standard_normal((CLUSTERS, WIDTH), dtype=np.float32)
-    bank = Bank(rng)
+    sizes = sizes_of_clusters(rng, size)
+    labels = rng.permutation(np.repeat(np.arange(size.clusters), sizes))
+    centroids = rng.standard_normal((size.clusters, size.width), dtype=np.float32)
+    bank = Bank(rng, size)
     features = Activations(cast("Any", None), layers=range(LAYERS), mode=mode)
-    selector = Coincide(features, Spherical(features, k=CLUSTERS), mode=mode)
+    selector = Coincide(features, Spherical(features, k=size.clusters), mode=mode)
     begun, wall = time.process_time(), time.monotonic()
     ranked = selector.ranked(cast("Any", bank), labels, centroids)
     spent = time.process_time() - begun - bank.seconds
-    assert len(np.unique(ranked.order)) == ROWS
+    assert len(np.unique(ranked.order)) == size.rows
     print(
-        f"rows {ROWS}, clusters {CLUSTERS}, largest outside the five {np.sort(sizes)[-LARGE - 1]}"
+        f"rows {size.rows}, clusters {size.clusters}, largest outside the {size.large} large ones "
+        f"{np.sort(sizes)[-size.large - 1]}"
     )
     print(f"ranking, mode {mode}: {spent:.1f} s (copies of features {bank.seconds:.1f} s more)")
     print(f"by the clock, among other work: {time.monotonic() - wall:.0f} s")
     print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     if mode == "released":
         return
-    scores = rng.uniform(0.6, 1.6, CLUSTERS)
+    scores = rng.uniform(0.6, 1.6, size.clusters)
     order, share = shares(scores, 0.1)
     for name, work in {
         "transferability": lambda: transferability(features.language(centroids)),
         "budgets of all rows": lambda: budgets(share, sizes[order]),
-        "release's allocation, one budget": lambda: allocate(ROWS // 5, share, sizes[order]),
-        "kernel of 5,000 rows, float32": lambda: gaussian_kernel(bank.held),
-        "kernel of 5,000 rows, float64": lambda: gaussian_kernel(bank.held, products="float64"),
+        "release's allocation, one budget": lambda: allocate(size.rows // 5, share, sizes[order]),
+        f"kernel of {size.large_rows:,} rows, float32": lambda: gaussian_kernel(bank.held),
+        f"kernel of {size.large_rows:,} rows, float64": lambda: gaussian_kernel(
+            bank.held, products="float64"
+        ),
     }.items():
         begun = time.process_time()
         work()
@@ -110,11 +132,11 @@ def tiled(kernel: np.ndarray, count: int) -> list[int]:
     return taken
 
 
-def selections(rng: np.random.Generator) -> None:
+def selections(rng: np.random.Generator, size: Size) -> None:
     """A fifth of a cluster, both ways, from one kernel."""
     print("rows of a cluster, a fifth of them: release's way s, here s (for all rows), ratio")
     measured = {}
-    for rows in (16, 32, 64, 128, 256):
+    for rows in size.compared:
         points = rng.standard_normal((rows, 64)) / 8
         kernel = gaussian_kernel(points, products="float64")
         repeats = max(1, 4096 // rows**2)
@@ -130,59 +152,62 @@ def selections(rng: np.random.Generator) -> None:
         ours = (ended - middle) / 100
         print(f"  {rows:4}: {measured[rows]:9.4f} {ours:9.6f} {measured[rows] / ours:9.0f}")
     begun = time.process_time()
-    kernel = gaussian_kernel(rng.standard_normal((LARGE_ROWS, 64)) / 8)
+    kernel = gaussian_kernel(rng.standard_normal((size.large_rows, 64)) / 8)
     middle = time.process_time()
     greedy(kernel)
-    print(f"  {LARGE_ROWS}: here {time.process_time() - middle:.3f} s")
-    beyond = measured[256] * (LARGE_ROWS / 256) ** 4
+    print(f"  {size.large_rows}: here {time.process_time() - middle:.3f} s")
+    most, slowest = max(measured.items())
+    beyond = slowest * (size.large_rows / most) ** 4
+    step = size.large_rows**2 * (size.large_rows // 5) * 8 / 1e9
     print(
-        f"  {LARGE_ROWS}: release's way, EXTRAPOLATED from 256 rows by rows^4: "
-        f"{beyond / 3600:.1f} h, {LARGE_ROWS**2 * (LARGE_ROWS // 5) * 8 / 1e9:.0f} GB a step"
+        f"  {size.large_rows}: release's way, EXTRAPOLATED from {most} rows by rows^4: "
+        f"{beyond / 3600:.1f} h, {step:.0f} GB a step"
     )
-    sizes = sizes_of_clusters(rng)
+    sizes = sizes_of_clusters(rng, size)
     known = np.log(list(measured)), np.log(list(measured.values()))
     within = np.exp(np.interp(np.log(np.maximum(sizes, 16)), *known))
-    total = np.where(sizes > 256, measured[256] * (sizes / 256) ** 4, within)
+    total = np.where(sizes > most, slowest * (sizes / most) ** 4, within)
     print(
-        f"  all but the {LARGE}, release's way, interpolated, EXTRAPOLATED above 256 rows: "
-        f"{total[sizes < LARGE_ROWS].sum() / 3600:.2f} h; with them {total.sum() / 3600:.1f} h"
+        f"  all but the {size.large}, release's way, interpolated, EXTRAPOLATED above {most} rows: "
+        f"{total[sizes < size.large_rows].sum() / 3600:.2f} h; with them {total.sum() / 3600:.1f} h"
     )
 
 
-def one_block(rng: np.random.Generator) -> None:
+def one_block(rng: np.random.Generator, size: Size) -> None:
     """Spherical k-means: the rate of one block, and what passes over all rows would take."""
-    values = rng.standard_normal((1024, WIDTH), dtype=np.float32).astype(np.float16)
-    centroids = torch.from_numpy(rng.standard_normal((CLUSTERS, WIDTH), dtype=np.float32))
+    values = rng.standard_normal((1024, size.width), dtype=np.float32).astype(np.float16)
+    centroids = torch.from_numpy(rng.standard_normal((size.clusters, size.width), dtype=np.float32))
     sums = torch.zeros_like(centroids)
     assign = Assigner(values, 1024, torch.device("cpu"))
     begun = time.process_time()
-    assign(np.arange(len(values)), centroids, sums=sums, label="block")
+    with bar(total=len(values), label="block") as progress:
+        assign(np.arange(len(values)), centroids, sums=sums, progress=progress)
     rate = len(values) / (time.process_time() - begun)
-    print(f"spherical k-means, {CLUSTERS} clusters: {rate:.0f} rows/s a core")
-    print(f"  a pass over {ROWS} rows, EXTRAPOLATED: {ROWS / rate / 3600:.1f} core hours")
+    print(f"spherical k-means, {size.clusters} clusters: {rate:.0f} rows/s a core")
+    hours = size.rows / rate / 3600
+    print(f"  a pass over {size.rows} rows, EXTRAPOLATED: {hours:.1f} core hours")
 
 
-def out_of_core(rng: np.random.Generator) -> None:
+def out_of_core(rng: np.random.Generator, size: Size) -> None:
     """Spherical k-means on a file of all rows, 27 GB: memory of one iteration.
 
-    The file is sparse; 12,288 of its rows, from all over it, are written and read. Memory does
+    The file is sparse; some of its rows, from all over it, are written and read. Memory does
     not depend on how many they are. Pages of the mapped file, which the system may drop at any
     time, are not counted.
     """
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "values.npy"
-        values = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(ROWS, WIDTH))
-        rows = np.linspace(0, ROWS - 1, 12_288).astype(np.int64)
+        shape = (size.rows, size.width)
+        values = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
+        rows = np.linspace(0, size.rows - 1, size.of_file).astype(np.int64)
         for row in rows:
-            values[row] = rng.standard_normal(WIDTH, dtype=np.float32) / WIDTH**0.5
+            values[row] = rng.standard_normal(size.width, dtype=np.float32) / size.width**0.5
         values.flush()
         values = np.load(file, mmap_mode="r")
         before, begun = anonymous(), time.process_time()
         assign = Assigner(values, 4096, torch.device("cpu"))
         with Peak() as peak:
-            spherical_kmeans(
-                assign, rows, CLUSTERS, seed=0, iterations=1, checkpoints=Path(place) / "kept"
-            )
+            spherical_kmeans(assign, rows, size.clusters, seed=0, iterations=1, draft=Path(place))
         print(
             f"spherical k-means, {file.stat().st_size / 1e9:.1f} GB file: at most "
             f"{(peak.most - before) / 2**20:.2f} GiB of anonymous memory, "
@@ -223,13 +248,14 @@ if __name__ == "__main__":
         "one_block": one_block,
         "out_of_core": out_of_core,
     }
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", nargs="?", choices=list(parts), help="all where none is named")
+    parser.add_argument("--tiny", action="store_true", help="400 rows, to see that it runs")
+    given = parser.parse_args()
     print(
         f"numpy {np.__version__}, torch {torch.__version__}, Python {platform.python_version()},",
         end=" ",
     )
     print(f"threads {torch.get_num_threads()}")
-    chosen = parser.parse_args().part
-    for part in [chosen] if chosen else parts:
-        parts[part](np.random.default_rng(0))
+    for part in [given.part] if given.part else parts:
+        parts[part](np.random.default_rng(0), TINY if given.tiny else Size())

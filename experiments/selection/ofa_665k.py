@@ -109,7 +109,10 @@ def main() -> None:
     asked.add_argument("--rows", type=int, default=ROWS)
     asked.add_argument("--fraction", type=float, default=0.15)
     asked.add_argument("--train", action="store_true")
+    asked.add_argument("--tiny", action="store_true", help="400 rows, to see that it runs")
     given = asked.parse_args()
+    if given.tiny:
+        given.rows = 400
     with tempfile.TemporaryDirectory() as place:
         store, watch = Store(place), Watch()
         clip = Synthetic(Pool("/dev/null", "."), None, rows=given.rows)

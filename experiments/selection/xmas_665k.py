@@ -54,7 +54,10 @@ def main() -> None:
     asked.add_argument("--iterations", type=int, default=100)
     asked.add_argument("--reduction", default="sum")
     asked.add_argument("--per-centroid", type=int, default=None)
+    asked.add_argument("--tiny", action="store_true", help="400 rows, to see that it runs")
     given = asked.parse_args()
+    if given.tiny:
+        given.rows, given.clusters, given.iterations = 400, 5, 2
     rng = np.random.default_rng(0)
     folder = Path(tempfile.mkdtemp())
     np.save(folder / "values.npy", synthetic(given.rows, rng))

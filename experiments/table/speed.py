@@ -15,6 +15,7 @@ import pstats
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -46,9 +47,9 @@ class Quiz:
     split: str = "drawn"
 
 
-def outcomes(name: str, share: float, rng: np.random.Generator) -> Outcomes:
+def outcomes(name: str, count: int, share: float, rng: np.random.Generator) -> Outcomes:
     """Right or wrong for every unit; MME has a task's accuracy and both right, POPE three F1."""
-    count, terms = QUESTIONS[name], TERMS.get(name, 1)
+    terms = TERMS.get(name, 1)
     right = rng.random((count, 2)) < share
     gained, counted = np.zeros((2, count, terms))
     task = np.arange(count) % (terms // 2 if name == "mme" else terms)
@@ -65,28 +66,31 @@ def outcomes(name: str, share: float, rng: np.random.Generator) -> Outcomes:
     return Outcomes(every.astype(str), gained, counted, weights)
 
 
-def fill(store: Store) -> None:
+def fill(
+    store: Store, selectors: Sequence[str], budgets: Sequence[float], counts: dict[str, int]
+) -> None:
+    """Scores of three seeds at every budget; `counts`: units of each benchmark."""
     rng = np.random.default_rng(0)
     with initialize_config_dir(folder(), version_base="1.3"):
         composed = {
             name: build(compose("config", overrides=[f"selector={name}"]).scores)
-            for name in SELECTORS
+            for name in selectors
         }
-    trained = [(target, "full", 1.0) for target in trained_on_all(composed["random"])]
-    for name, budget, seed in itertools.product(SELECTORS, (0.05, 0.1, 0.2, 0.5), range(3)):
+    trained = [(target, "full", 1.0) for target in trained_on_all(composed[selectors[0]])]
+    for name, budget, seed in itertools.product(selectors, budgets, range(3)):
         target = composed[name].target
         subset = replace(target.subset, fraction=budget)
         trained.append((replace(target, subset=subset, seed=seed), name, budget))
     for target, selector, budget in trained:
         share = 0.5 + 0.1 * budget + 0.01 * rng.normal()
-        for name in QUESTIONS:
+        for name, count in counts.items():
             stage = Score(Quiz(name), target, Generation())
-            made = outcomes(name, share, rng)
+            made = outcomes(name, count, share, rng)
             place = record(store, describe(stage), "score")
             made.save(place / "outcomes.npz")
             said = {
                 "benchmark": name, "split": "drawn", "metric": "accuracy", "score": made.score(),
-                "num": QUESTIONS[name], "detail": {},
+                "num": count, "detail": {},
             }  # fmt: skip
             run = {
                 "selector": selector, "budget": budget, "rows": int(8000 * budget),
@@ -116,13 +120,18 @@ def record(store: Store, config: dict, kind: str) -> Path:
 def main() -> None:
     asked = argparse.ArgumentParser()
     asked.add_argument("--profile", action="store_true")
-    profile = asked.parse_args().profile
+    asked.add_argument("--tiny", action="store_true", help="a dozen scores, to see that it runs")
+    given = asked.parse_args()
+    profile = given.profile
+    size = (SELECTORS, (0.05, 0.1, 0.2, 0.5), QUESTIONS)
+    if given.tiny:
+        size = (("random",), (0.1,), {"gqa": 11, "pope": 30})
     with tempfile.TemporaryDirectory() as root:
         store = Store(root)
-        fill(store)
+        fill(store, *size)
         made = len(list(Path(root).glob("score/*/outcomes.npz")))
-        size = sum(file.stat().st_size for file in Path(root).rglob("*") if file.is_file())
-        print(f"{made} scores, {size / 1e6:.0f} MB")
+        written = sum(file.stat().st_size for file in Path(root).rglob("*") if file.is_file())
+        print(f"{made} scores, {written / 1e6:.0f} MB")
         profiler = cProfile.Profile()
         for lap in ("first", "again"):
             began = time.perf_counter(), time.process_time()

@@ -8,6 +8,7 @@ Other work on the cores changes these much less than seconds of a clock. A proce
 children, running and finished; a worker writes a file into `CPU_RECORDS`.
 """
 
+import argparse
 import collections
 import json
 import os
@@ -69,7 +70,14 @@ def pytest_runtest_protocol(item: pytest.Item):
     return result
 
 
-if __name__ == "__main__":
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--tiny", action="store_true", help="of one new test, to see that it runs")
+    if asked.parse_args().tiny:
+        test = Path(tempfile.mkdtemp()) / "test_one.py"
+        test.write_text("def test_one(): pass\n")
+        (test.parent / "pytest.ini").touch()
+        pytest.main(["-q", "-p", "no:cacheprovider", "-p", Path(__file__).stem, str(test)])
     records = [json.loads(line) for path in RECORDS.glob("*.jsonl") for line in path.open()]
     sums: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for record in records:
@@ -80,3 +88,7 @@ if __name__ == "__main__":
         print(
             f"\n{kind}", *(f"{cost:8.2f} {name}" for name, cost in costs.most_common(40)), sep="\n"
         )
+
+
+if __name__ == "__main__":
+    main()

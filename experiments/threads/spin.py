@@ -1,10 +1,11 @@
 """Optimiser steps a second of a small language model, by how long idle threads spin.
 
-usage: python experiments/threads/spin.py [SECONDS]
+    python experiments/threads/spin.py [--seconds 5]
 
 Each setting in a process, on quiet cores and next to a busy process.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -49,30 +50,35 @@ def measure(seconds: float) -> float:
     return steps / (time.monotonic() - started)
 
 
-def measured(setting: dict[str, str], seconds: str) -> str:
+def measured(setting: dict[str, str], seconds: float) -> str:
     """The same in a process of its own: OpenMP reads the environment once."""
     environment = {name: value for name, value in os.environ.items() if name not in OWN}
     ended = subprocess.run(
-        [sys.executable, __file__, "--one", seconds],
+        [sys.executable, __file__, "--one", "--seconds", str(seconds)],
         env=environment | setting, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return ended.stdout.strip()
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--one"]:
-        print(f"{measure(float(sys.argv[2])):.1f}")
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--seconds", type=float, default=5.0, help="of each setting")
+    asked.add_argument("--one", action="store_true", help="print the rate of this process alone")
+    asked.add_argument("--tiny", action="store_true", help="a moment of one, to see that it runs")
+    given = asked.parse_args()
+    if given.one:
+        print(f"{measure(given.seconds):.1f}")
         return
-    seconds = sys.argv[1] if len(sys.argv) > 1 else "5"
-    quiet = [measured(setting, seconds) for setting in SETTINGS]
+    settings, seconds = (SETTINGS[:1], 0.01) if given.tiny else (SETTINGS, given.seconds)
+    quiet = [measured(setting, seconds) for setting in settings]
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        shared = [measured(setting, seconds) for setting in SETTINGS]
+        shared = [measured(setting, seconds) for setting in settings]
     finally:
         busy.kill()
         busy.wait()
     print("| setting | quiet | next to a busy process |\n| --- | ---: | ---: |")
-    for setting, alone, contended in zip(SETTINGS, quiet, shared, strict=True):
+    for setting, alone, contended in zip(settings, quiet, shared, strict=True):
         name = ", ".join(f"{key}={value}" for key, value in setting.items()) or "torch's default"
         print(f"| {name} | {alone} | {contended} |")
 

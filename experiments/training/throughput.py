@@ -55,6 +55,18 @@ SIZES: dict[str, dict[str, Any]] = {
                    "num_attention_heads": 16},
         "lora": Lora(), "rows": 64, "micro": 16,
     },
+    "tiny": {  # to see that it runs
+        "text": {
+            "vocab_size": 500,
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        },
+        "vision": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+                   "num_attention_heads": 2},
+        "lora": Lora(2, 4), "rows": 4, "micro": 2,
+    },
     "small": {  # narrow, with the tokens of the full one
         "text": {
             "vocab_size": 8000,
@@ -120,7 +132,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=None)
     parser.add_argument("--micro", type=int, default=None, help="rows of a micro-batch")
     parser.add_argument("--out", type=Path, default=None, help="a JSON file for the numbers")
+    parser.add_argument("--tiny", action="store_true", help="a few rows, to see that it runs")
     options = parser.parse_args()
+    if options.tiny:
+        options.size, options.rounds = "tiny", 1
     size = SIZES[options.size] | {
         name: held for name in ("rows", "micro") if (held := getattr(options, name)) is not None
     }

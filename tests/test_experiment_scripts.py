@@ -1,0 +1,69 @@
+"""Every script in `experiments/` starts: at a tiny size with `--tiny`, or at least its `--help`.
+
+A record is worth little if the script that made it no longer runs. Scripts run in forks of a
+process that has imported torch and xmas, so that each costs its own work alone.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from server import Server
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = {
+    path.relative_to(ROOT / "experiments").as_posix(): path
+    for path in sorted((ROOT / "experiments").rglob("*.py"))
+}
+HELP_ALONE = {  # why they do not run here; `--help` has imported all that they need
+    "demo_selectors/transfer.py": "fits CLIP towers and targets of the demo's pool: minutes",
+    "demo_sweep/offline_runs.py": "reads the store of a sweep; `test_logger` runs it on one",
+    "demo_sweep/slurm.py": "starts a cluster, as `pytest -m slurm` does",
+    "reliability/disk_images.py": "mounts file systems; runs under `slow`, as root",
+    "reliability/full_disk.py": "mounts file systems; runs under `slow`, as root",
+    "threads/spin.py": "starts two new processes with torch; runs under `slow`",
+}
+OF_A_STORE = {"demo/images.py"}  # takes the path of a store in which the demo's controls have run
+MOUNTS = os.geteuid() == 0 and shutil.which("mkfs.ext4") is not None
+
+
+def started(server: Server, script: str, folder: Path, *arguments: str) -> str:
+    """What a script prints. Fails where it ends with another status than 0."""
+    ended = server.script(SCRIPTS[script], *arguments, cwd=folder)
+    assert ended.returncode == 0, f"experiments/{script} {' '.join(arguments)}\n{ended.stderr}"
+    return ended.stdout
+
+
+def test_those_that_are_not_run_exist():
+    assert {*HELP_ALONE, *OF_A_STORE} < SCRIPTS.keys()
+    assert len(SCRIPTS) > 20
+
+
+@pytest.mark.parametrize(
+    "script", [name for name in SCRIPTS if name not in {*HELP_ALONE, *OF_A_STORE}]
+)
+def test_a_script_runs_at_a_tiny_size(script, server, tmp_path):
+    """A new script needs the option `--tiny`, with which it runs in a second, and no other."""
+    assert started(server, script, tmp_path, "--tiny")
+
+
+@pytest.mark.parametrize("script", HELP_ALONE)
+def test_a_script_shows_its_options(script, server, tmp_path):
+    assert "usage" in started(server, script, tmp_path, "--help")
+
+
+@pytest.mark.parametrize("script", OF_A_STORE)
+def test_a_script_says_what_the_store_lacks(script, server, tmp_path):
+    ended = server.script(SCRIPTS[script], str(tmp_path), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert f"{tmp_path} holds no scores" in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["threads/spin.py", "reliability/disk_images.py",
+                                    "reliability/full_disk.py"])  # fmt: skip
+def test_a_longer_script_runs_at_a_tiny_size(script, server, tmp_path):
+    if script.startswith("reliability") and not MOUNTS:
+        pytest.skip("mounts file systems: needs root and mkfs.ext4")
+    assert "|" in started(server, script, tmp_path, "--tiny")

@@ -12,10 +12,10 @@ import tiny
 import torch
 from toy import RECIPE, ROWS, TEXT_ONLY, Toy
 
+from xmas.data.broken_images import read_picture
 from xmas.features.activations import Activations
 from xmas.features.pooled import Means, Windows, means_of
 from xmas.models.chat.template import Template
-from xmas.models.vision_cache import read_image
 from xmas.models.vlm import LoadedModel, language_model, load
 from xmas.store import Store, describe
 from xmas.training.proxy import Proxy
@@ -44,9 +44,8 @@ def whole_row(stage: Activations, toy: Toy, parts: LoadedModel, row: int):
     image = np.where(held.image < 0, token, held.image)
     ids = np.insert(ids, held.image_at, image)
     examples = stage.proxy.pool.open(toy.store)
-    return torch.from_numpy(ids)[None], parts.processor.pictures([read_image(examples, row)])[
-        "pixels"
-    ]
+    image = read_picture(examples, examples.shown.first[row], row)
+    return torch.from_numpy(ids)[None], parts.processor.pictures([image])["pixels"]
 
 
 @torch.no_grad()
@@ -163,7 +162,7 @@ def batch_of(lengths: list[int]):
     from xmas.models.chat.batches import collate
     from xmas.models.chat.labels import Tokens
 
-    rows = [Tokens(np.full(n, 5, np.int32), np.ones(n, bool), -1) for n in lengths]
+    rows = [Tokens(np.full(n, 5, np.int32), np.ones(n, bool)) for n in lengths]
     return collate(range(len(rows)), rows, image_token=-7, pad=0, pictures=lambda _: {})
 
 

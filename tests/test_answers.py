@@ -307,7 +307,7 @@ def theirs(toy: Toy, kind: str, parts: LoadedModel, held, row: int | None) -> li
         image = np.where(held.image == FEATURE, parts.model.config.image_token_id, held.image)
         ids = np.insert(ids, held.image_at, image)
         labels = np.insert(labels, held.image_at, np.full(len(image), IGNORED))
-        picture = Image.open(toy.pool.open(toy.store).image_path(row)).convert("RGB")
+        picture = Image.open(toy.pool.open(toy.store).images_of(row)[0]).convert("RGB")
         shown = own_inputs(kind, parts, [picture])
     given, wanted = torch.from_numpy(ids)[None], torch.from_numpy(labels).long()[None]
     said = parts.model(input_ids=given, labels=wanted, **shown)

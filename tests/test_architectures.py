@@ -58,7 +58,7 @@ def held(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
     examples = pool.open(toy.store)
     pictures = FromFiles(examples, parts.processor)
     pad = parts.tokenizer.pad_token_id
-    material = Material(tokens.open(toy.store), pictures, examples.picture, pad)
+    material = Material(tokens.open(toy.store), pictures, examples.shown, pad)
     mild, peaked = parts.model, copy.deepcopy(parts.model)
     tower = family_of(mild.config).tower
     randomised(peaked)

@@ -9,7 +9,7 @@ import torch
 from toy import Toy
 
 from xmas.models.chat.batches import Loader, collate, micro_batches, modality_length_order
-from xmas.models.chat.labels import IGNORED, NO_IMAGE, Tokens
+from xmas.models.chat.labels import IGNORED, Tokens
 from xmas.models.chat.layout import FEATURE, Fixed
 
 IMAGE = 900  # the image token
@@ -18,8 +18,8 @@ PAD = 7  # a token that stands in texts too
 
 def tokens(ids: list[int], answered: list[int], image_at: int = -1) -> Tokens:
     labelled = np.isin(np.arange(len(ids)), answered)
-    image = Fixed(3).tokens(None) if image_at >= 0 else NO_IMAGE
-    return Tokens(np.array(ids, dtype=np.int32), labelled, image_at, image)
+    places, images = ((image_at,), (Fixed(3).tokens(None),)) if image_at >= 0 else ((), ())
+    return Tokens(np.array(ids, dtype=np.int32), labelled, places, images)
 
 
 HELD = [
@@ -58,7 +58,9 @@ def test_rows_are_padded_on_the_right_with_the_image_in_its_place():
 
 def test_marks_stand_between_the_features_of_an_image():
     row_tokens = tokens([1, 12, 13], [1], image_at=1)
-    marked = dataclasses.replace(row_tokens, image=np.array([50, FEATURE, FEATURE, 51, FEATURE]))
+    marked = dataclasses.replace(
+        row_tokens, images=(np.array([50, FEATURE, FEATURE, 51, FEATURE]),)
+    )
     batch = collate([4, 9], [marked, HELD[0]], image_token=IMAGE, pad=PAD, pictures=pictures)
     assert batch.ids.tolist() == [
         [1, 50, IMAGE, IMAGE, 51, IMAGE, 12, 13],

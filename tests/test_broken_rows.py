@@ -44,10 +44,10 @@ def good(number: int = 0) -> dict:
 
 
 MALFORMED = {
-    "under `images`": (
-        {"images": ["a/0.png"], "conversations": ROUND},
-        "with `images` and no `image`",
-        r"has `images` \['a/0\.png'\] and no `image`.*rename it to `image`",
+    "under `photo`": (
+        {"photo": ["a/0.png"], "conversations": ROUND},
+        "with `photo` and no `image`",
+        r"has `photo` \['a/0\.png'\] and no `image`.*.*columns=\{images: photo\}",
     ),
     "under `image_path`": (
         {"image_path": "a/0.png", "conversations": SPOKEN},

@@ -50,7 +50,7 @@ def test_a_line_for_each_picture_and_each_turn(toy, stage):
     assert found["image"].dtype == found["text"].dtype == np.float16
     assert np.diff(found["offsets"]).tolist() == [2 * count for count in rounds]
     assert found["roles"].tolist() == [0, 1] * sum(rounds)
-    assert found["picture"].tolist() == examples.picture.tolist()
+    assert found["picture"].tolist() == examples.shown.first.tolist()
     assert tuple(np.flatnonzero(found["picture"] < 0)) == TEXT_ONLY
     for name in ("image", "text"):
         norms = np.linalg.norm(found[name].astype(np.float32), axis=1)
@@ -67,7 +67,7 @@ def test_lines_are_what_the_model_gives_alone(toy, stage):
     examples = toy.pool.open(toy.store)
     with torch.no_grad():
         for row in (0, 8, 14, 25):
-            pixels = SquareImages(32)([open_image(examples.image_path(row))])
+            pixels = SquareImages(32)([open_image(examples.images_of(row)[0])])
             image = model.get_image_features(pixel_values=pixels).pooler_output[0]
             found = seen.images(np.array([row]))[0]
             assert found == pytest.approx((image / image.norm()).numpy(), abs=ROUNDING)

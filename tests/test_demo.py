@@ -243,7 +243,7 @@ def test_every_image_is_there_and_64_pixels_wide(pool: Path) -> None:
     for file in ("pool.json", "captions.json"):
         examples = LlavaRows(pool / file, pool / "images")
         for row in np.flatnonzero(examples.has_image):
-            with Image.open(examples.image_path(int(row))) as image:
+            with Image.open(examples.images_of(int(row))[0]) as image:
                 assert (image.size, image.mode) == ((64, 64), "RGB")
 
 
@@ -293,7 +293,7 @@ def test_truth_names_what_was_repeated(pool: Path) -> None:
     for row in copies:
         assert row["scene"]["styles"] == rows[row["copy_of"]]["scene"]["styles"]
     for row in again:
-        assert examples.image_path(row["row"]) == examples.image_path(row["asked_again_of"])
+        assert examples.images_of(row["row"])[0] == examples.images_of(row["asked_again_of"])[0]
 
 
 def test_yes_and_no_are_balanced(pool: Path) -> None:

@@ -287,7 +287,7 @@ def test_the_example_feature_is_clustered_and_ranked_by(toy: Toy, example):
     opened = toy.pool.open(toy.store)
     assert values.shape == (ROWS, 3)
     np.testing.assert_array_equal(np.isfinite(values).all(axis=1), opened.has_image)
-    with Image.open(opened.image_path(0)) as image:
+    with Image.open(opened.images_of(0)[0]) as image:
         mean = np.asarray(image.convert("RGB").resize((16, 16)), float).mean(axis=(0, 1)) / 255
     np.testing.assert_allclose(values[0], mean, rtol=1e-6)
     assert len(build(cfg.subset).chosen(toy.store)) == ROWS // 5

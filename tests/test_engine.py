@@ -18,7 +18,8 @@ from xmas.attention.released import Window
 from xmas.attention.shards import Shards
 from xmas.attention.spectrum import leading, lowrank
 from xmas.attention.weights import Weights
-from xmas.models.vision_cache import FromFiles, read_image
+from xmas.data.broken_images import read_picture
+from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import LoadedModel, embed, load
 
 STEP = 7
@@ -46,7 +47,7 @@ def material(toy: Toy, parts: LoadedModel) -> Material:
     return Material(
         toy.proxy.tokens().open(toy.store),
         toy.vision.pictures(toy.store),
-        toy.pool.open().picture,
+        toy.pool.open().shown,
         pad=parts.tokenizer.pad_token_id,
     )
 
@@ -137,7 +138,7 @@ def test_a_scan_is_the_svd_of_transformers_attention(toy, parts, scanned):
     for row in (0, 2, 8, 10, 30):
         held = table[row]
         ids = [*held.ids[: held.image_at], *[token] * 16, *held.ids[held.image_at :]]
-        pixels = parts.processor([read_image(examples, row)])
+        pixels = parts.processor([read_picture(examples, examples.shown.first[row], row)])
         with torch.no_grad():
             found = llava(
                 input_ids=torch.tensor([ids]), pixel_values=pixels, output_attentions=True
@@ -238,8 +239,9 @@ def test_a_picture_is_read_once_for_all_rows_and_snapshots(toy, parts, material,
     counted = dataclasses.replace(material, pictures=Counted(toy.pool.open(), parts.processor))
     snapshots = {step: snapshot(parts, step) for step in (2, 3)}
     values = scanned(material=counted, snapshots=snapshots, batch_tokens=200, shard_rows=5)
-    shown = material.picture[asked]
-    assert sorted(shown) == sorted(set(material.picture[material.picture >= 0]))
+    picture = material.shown.first
+    shown = picture[asked]
+    assert sorted(shown) == sorted(set(picture[picture >= 0]))
     np.testing.assert_allclose(values, scanned(snapshots=snapshots), rtol=1e-4, atol=1e-6)
 
 

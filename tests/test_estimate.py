@@ -286,7 +286,7 @@ def test_a_tokenizer_at_hand_gives_the_same_lengths_as_its_tokens(toy, empty):
 def test_without_a_tokenizer_characters_stand_for_tokens(toy, empty):
     census = count(toy.pool, toy.proxy.tokens(), empty, Assumed(letters=2.0))
     examples = toy.pool.open(toy.store)
-    chunks, answers = TEMPLATE.render(examples.conversation(5), image=True)
+    chunks, answers = TEMPLATE.render(examples.turns(5))
     assert census.text[5] == sum(map(len, chunks)) / 2
     assert census.answers[5] == sum(stop - start for _, start, stop in answers) / 2
     assert "2 a token assumed" in census.how

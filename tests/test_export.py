@@ -106,7 +106,7 @@ def test_plain_transformers_gives_the_greedy_answers_of_the_unmerged_model(toy, 
     encoder, texts = parts.encoder(target.template), set()
     for row in range(12):
         has_image = row not in TEXT_ONLY
-        picture = Image.open(examples.image_path(row)) if has_image else None
+        picture = Image.open(examples.images_of(row)[0]) if has_image else None
         question = examples.conversation(row)[0][0]
         if "<image>" in question:
             continue  # text to a fit; to a processor, an image that is missing

@@ -18,6 +18,7 @@ from transformers.models.llava_onevision.processing_llava_onevision import Llava
 
 import xmas.models.varlen_attention
 from xmas.cli.config import build
+from xmas.data.turns import turns_of_rounds
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import IGNORED
@@ -113,7 +114,7 @@ def own_inputs(kind: str, parts: LoadedModel, images: list[Image.Image]) -> dict
 def pictured(toy: Toy, batch: Batch) -> list[Image.Image]:
     examples = toy.pool.open(toy.store)
     rows = [int(row) for row in batch.rows if examples.has_image[row]]
-    return [Image.open(examples.image_path(row)).convert("RGB") for row in rows]
+    return [Image.open(examples.images_of(row)[0]).convert("RGB") for row in rows]
 
 
 @torch.no_grad()
@@ -273,7 +274,7 @@ def test_every_row_s_image_has_the_length_of_its_picture(toy, kind, starts, part
             assert (table.image_at[row], table.image_lengths[row]) == (-1, 0)
             assert len(table[row].image) == 0
             continue
-        image_ids = parts.image_tokens(examples.image_path(row))
+        image_ids = parts.image_tokens(examples.images_of(row)[0])
         assert table[row].image.tolist() == image_ids.tolist()
         assert table.image_lengths[row] == len(image_ids)
         assert table.lengths[row] == len(table[row]) == len(image_ids) + table.text_lengths[row]
@@ -341,7 +342,7 @@ def test_the_phi_template_is_the_release_s(models, toy):
     """
     loaded = models["stablelm"]
     rounds = [("What is drawn?", "a disc"), ("Sure?", "yes")]
-    rendered = tiny.PHI.render(rounds, image=False)[0][0]
+    rendered = tiny.PHI.render(turns_of_rounds(rounds, image=False))[0][0]
     assert rendered == (
         "A chat between a curious user and an artificial intelligence assistant. The assistant "
         "gives helpful, detailed, and polite answers to the user's questions. USER: What is drawn? "
@@ -384,11 +385,11 @@ def test_the_phi_template_is_the_release_s(models, toy):
 )
 def test_the_published_models_templates(template, with_image, without):
     rounds = [("A?", "b"), ("C?", "d")]
-    chunks, answers = template.render(rounds, image=True)
+    chunks, answers = template.render(turns_of_rounds(rounds, image=True))
     assert "<image>".join(chunks) == with_image
     replies = [chunks[at][start:stop] for at, start, stop in answers]
     assert replies == [template.behind_assistant + word + template.eos for word in ("b", "d")]
-    assert template.render(rounds, image=False)[0] == [without]
+    assert template.render(turns_of_rounds(rounds, image=False))[0] == [without]
     assert with_image.startswith("<image>".join(template.prompt("A?", image=True)))
 
 

@@ -47,8 +47,8 @@ def test_a_new_pool_format_is_recognised_and_read(pool, tmp_path):
     assert rows.conversation(0) == [("What?", "A fig."), ("And?", "No more.")]
     assert rows.has_image.tolist() == [True, False, True]
     assert rows.picture_names == ["a/0.png", "a/1.png"]
-    assert rows.picture.tolist() == [1, -1, 0]
-    assert rows.image_path(0) == tmp_path / "images" / "a" / "1.png"
+    assert rows.shown.first.tolist() == [1, -1, 0]
+    assert rows.images_of(0)[0] == tmp_path / "images" / "a" / "1.png"
     assert set(rows.sources.tolist()) == {"lines"}
 
 
@@ -59,7 +59,7 @@ def test_a_subset_of_a_new_format_is_written_for_llava(pool, tmp_path):
     original = pool.open()
     for row in range(3):
         assert again.conversation(row) == original.conversation(row)
-        assert again.image_round(row) == original.image_round(row)
+        assert again.turns(row) == original.turns(row)
     assert again[0] == {
         "id": 0,
         "source": "lines",
@@ -94,7 +94,9 @@ def test_a_row_that_llava_s_format_cannot_say_is_named(pool, tmp_path):
 def test_a_format_can_be_named_and_then_is_part_of_the_identity(toy: Toy, pool, tmp_path):
     path = tmp_path / "unmarked"
     path.write_text(json.dumps(ROUNDS[0]))
-    with pytest.raises(PoolError, match=r"unmarked: starts with '\{', expected a JSON list"):
+    with pytest.raises(
+        PoolError, match=r"unmarked: row 0: .*`conversations` is None, expected a list of turns"
+    ):
         Pool(str(path), ".").open()
     named = Pool(str(path), ".", format="lines")
     assert named.open().conversation(0)[0] == ("What?", "A fig.")

@@ -48,7 +48,7 @@ def material(toy: Toy, parts) -> Material:
     examples = toy.pool.open()
     pictures = FromFiles(examples, parts.processor)
     table = toy.proxy.tokens().open(toy.store)
-    return Material(table, pictures, examples.picture, parts.tokenizer.pad_token_id)
+    return Material(table, pictures, examples.shown, parts.tokenizer.pad_token_id)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from toy import draw, turns
 
+from xmas.data.broken_images import read_picture
 from xmas.data.image_bounds import FORMATS, _InFlight, bounded
 from xmas.data.image_files import image_size, open_image
 from xmas.data.image_paths import ImageError
@@ -25,7 +26,7 @@ from xmas.doctor.files import check_pool
 from xmas.evaluation import benchmarks
 from xmas.evaluation.json_files import image_below
 from xmas.evaluation.protocol import AnswerError
-from xmas.models.vision_cache import CheckedImages, read_image
+from xmas.models.vision_cache import CheckedImages
 from xmas.results.audit.images import ImageHashes
 from xmas.store import Store
 
@@ -176,9 +177,9 @@ def test_an_image_outside_the_folder_is_refused_wherever_it_is_read(tmp_path, es
     rows, store = pool.open(), Store(str(tmp_path / "store"))
     leads = rf"image {re.escape(escape)}: leads to .*\.png, outside .*images; move .*outside=true"
     with pytest.raises(ValueError, match=leads):
-        rows.image_path(1)
+        rows.images_of(1)[0]
     with pytest.raises(PoolError, match=rf"mix\.json: row 1: {leads}"):
-        read_image(rows, 1)
+        read_picture(rows, rows.shown.first[1], 1)
     with pytest.raises(PoolError, match=rf"row 1.*{leads}"):
         store.get(CheckedImages(pool))
     with pytest.raises(ValueError, match=leads):
@@ -188,12 +189,12 @@ def test_an_image_outside_the_folder_is_refused_wherever_it_is_read(tmp_path, es
             finding for finding in check_pool(pool, store, decode=decode) if finding.level == "FAIL"
         ]
         assert "outside the image folder: 1" in fault.message
-    assert rows.image_path(0) == tmp_path / "images" / "a" / "1.png"
+    assert rows.images_of(0)[0] == tmp_path / "images" / "a" / "1.png"
 
 
 def test_it_is_read_where_the_user_says_so(tmp_path, escape):
     pool = pool_naming(tmp_path, "a/1.png", escape, outside=True)
-    assert read_image(pool.open(), 1).size == (5, 3)
+    assert read_picture(pool.open(), 0).size == (5, 3)
     assert Store(str(tmp_path / "store")).get(CheckedImages(pool)).exists()
     assert pool.identity() == dataclasses.replace(pool, outside=False).identity()
 
@@ -206,7 +207,9 @@ def test_absolute_and_dotted_names_of_images_in_the_folder_are_inside(tmp_path):
     pool = pool_naming(tmp_path, *names)
     for images in (tmp_path / "images", tmp_path / "link"):
         rows = dataclasses.replace(pool, images=str(images)).open()
-        assert [read_image(rows, row).size for row in range(5)] == [(5, 3)] * 5
+        assert [read_picture(rows, rows.shown.first[row], row).size for row in range(5)] == [
+            (5, 3)
+        ] * 5
 
 
 def test_a_question_s_image_is_below_the_benchmark_s_folder(tmp_path, escape):

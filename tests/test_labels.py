@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, LlamaTokenizer
 
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
+from xmas.data.turns import turns_of_rounds
 from xmas.models.chat.labels import Encoder
 from xmas.models.chat.layout import Fixed
 from xmas.models.chat.template import VICUNA_SYSTEM, Plain, Template
@@ -119,10 +120,10 @@ def test_the_rendered_text_is_vicuna_v1():
         "gives helpful, detailed, and polite answers to the user's questions. USER: What? "
         "ASSISTANT: A fig.</s>USER: Sure? ASSISTANT: Yes.</s>"
     )
-    chunks, answers = Template().render(rounds, image=False)
+    chunks, answers = Template().render(turns_of_rounds(rounds, image=False))
     assert chunks == [reference]
     assert [reference[start:stop] for _, start, stop in answers] == [" A fig.</s>", " Yes.</s>"]
-    chunks, answers = Template().render(rounds, image=True)
+    chunks, answers = Template().render(turns_of_rounds(rounds, image=True))
     assert "<image>".join(chunks) == reference.replace("USER: What?", "USER: <image>\nWhat?")
     assert [chunks[at][start:stop] for at, start, stop in answers] == [" A fig.</s>", " Yes.</s>"]
 
@@ -291,19 +292,23 @@ def counted_by_llava(tokenizer, text: str, *, image: bool) -> list[bool] | None:
 def test_a_question_without_words_is_its_role_alone():
     """LLaVA `conversation.py`: an empty message is `USER:`, without the space on either side."""
     rounds = [("", "a fig"), ("Sure?", "yes"), ("", "so")]
-    (text,), answers = Template(system="").render(rounds, image=False)
+    (text,), answers = Template(system="").render(turns_of_rounds(rounds, image=False))
     assert text == "USER:ASSISTANT: a fig</s>USER: Sure? ASSISTANT: yes</s>USER:ASSISTANT: so</s>"
     assert [text[start:stop] for _, start, stop in answers] == [" a fig</s>", " yes</s>", " so</s>"]
-    chunks, _ = Template(system="").render(rounds[:1], image=True)  # `<image>\n`, stripped
+    chunks, _ = Template(system="").render(
+        turns_of_rounds(rounds[:1], image=True)
+    )  # `<image>\n`, stripped
     assert chunks == ["USER: ", " ASSISTANT: a fig</s>"]
-    like_others = Template(system="", lone_user=None).render(rounds[:1], image=False)[0]
+    like_others = Template(system="", lone_user=None).render(
+        turns_of_rounds(rounds[:1], image=False)
+    )[0]
     assert like_others == ["USER:  ASSISTANT: a fig</s>"]
 
 
 def test_an_image_opens_the_question_that_shows_it(encoder):
     rounds = [("Hello?", "hi"), ("What is drawn?", "a fig"), ("Sure?", "yes")]
     template = encoder.template
-    chunks, answers = template.render(rounds, image=True, image_round=1)
+    chunks, answers = template.render(turns_of_rounds(rounds, image=True, image_round=1))
     front = f"{template.system} " if template.system else ""
     assert chunks == [
         f"{front}USER: Hello? ASSISTANT: hi</s>USER: ",
@@ -422,7 +427,7 @@ def pool_of(folder, *conversations: list[str], image: bool = False) -> Pool:
 
 def test_the_round_of_an_image_is_found_in_the_pool(toy: Toy, tmp_path):
     pool = pool_of(tmp_path, ["Hello?", "hi", "What?\n<image>", "a fig"], image=True)
-    assert pool.open().image_round(0) == 1
+    assert [turn.images for turn in pool.open().turns(0)] == [(), (), (0,), ()]
     table = Tokenised(pool, toy.start.tokenizer, TEMPLATE, 16).open(toy.store)
     encoder = Tokenised(pool, toy.start.tokenizer, TEMPLATE, 16).encoder(toy.store)
     rounds = [("Hello?", "hi"), ("What?", "a fig")]
@@ -435,7 +440,7 @@ def test_an_image_in_an_answer_is_found_in_the_pool(toy: Toy, tmp_path):
     turns_of_row = ["Hello?", "hi", "Draw it.", "Here: <image> "]
     pool = pool_of(tmp_path, turns_of_row, image=True)
     examples = pool.open()
-    assert (examples.image_round(0), examples.image_in_answer(0)) == (1, True)
+    assert [turn.images for turn in examples.turns(0)] == [(), (), (), (0,)]
     assert examples.conversation(0) == [("Hello?", "hi"), ("Draw it.", "Here:")]
     tokenised = Tokenised(pool, toy.start.tokenizer, Template(), 16)
     stored = tokenised.open(toy.store)[0]

@@ -124,7 +124,7 @@ def test_a_pool_of_the_same_pictures_shares_their_features(toy, tmp_path):
     shared = toy.vision.pictures(toy.store, of=pool)
     own = toy.vision.pictures(toy.store)
     assert torch.equal(shared([0, 2, 3])["features"], own([16, 2, 16])["features"])
-    assert shared.picture[1] == -1
+    assert shared.shown.first[1] == -1
 
     others[2]["image"] = "nowhere.png"
     (tmp_path / "stranger.json").write_text(json.dumps(others))
@@ -327,4 +327,4 @@ def test_parts_give_an_encoder_and_their_image_s_tokens(parts, toy):
     encoder = parts.encoder(Template(), 77)
     assert encoder.max_length == 77
     assert encoder.tokenizer is parts.tokenizer
-    assert parts.image_tokens(toy.pool.open().image_path(0)).tolist() == [FEATURE] * 16
+    assert parts.image_tokens(toy.pool.open().images_of(0)[0]).tolist() == [FEATURE] * 16

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from toy import ROWS, TEXT_ONLY, Toy
 
-from xmas.attention.plan import Spans, changes, consecutive, length_batches, plan
+from xmas.attention.plan import changes, consecutive, length_batches, plan
+from xmas.attention.spans import Spans
+from xmas.data.rows import Shown
 
 IMAGE = 11  # tokens
 
@@ -152,8 +154,8 @@ def test_pictures_of_one_unit_have_their_tokens_at_the_same_places(shared_from):
 
 def test_the_layout_of_a_table(toy: Toy):
     table = toy.proxy.tokens().open(toy.store)
-    picture = toy.pool.open().picture
-    spans = Spans.of(table, picture)
+    shown = toy.pool.open().shown
+    picture, spans = shown.first, Spans.of(table, shown)
     assert (spans.up_to_image_end + spans.text == table.lengths).all()
     assert tuple(np.flatnonzero(spans.prefix < 0)) == TEXT_ONLY
     assert set(spans.image) == {0, 16}
@@ -165,12 +167,13 @@ def test_the_layout_of_a_table(toy: Toy):
 
 def test_rows_of_a_picture_with_other_tokens_in_front_do_not_share_a_prefix(toy: Toy):
     table = toy.proxy.tokens().open(toy.store)
-    picture = np.zeros(ROWS, dtype=np.int64)  # one picture in all
-    assert len(set(Spans.of(table, picture).prefix)) == 2  # and no picture
+    picture = np.where(toy.pool.open().has_image, 0, -1)  # one picture in all
+    shown = Shown.single(picture)
+    assert len(set(Spans.of(table, shown).prefix)) == 2  # and no picture
     changed = table._ids.copy()
     changed[table.offsets[5]] += 1
     table._ids = changed
-    prefix = Spans.of(table, picture).prefix
+    prefix = Spans.of(table, shown).prefix
     assert len(set(prefix)) == 3
     assert (prefix == prefix[5]).sum() == 1
 

@@ -98,11 +98,18 @@ def test_the_toy_pool_is_indexed_like_json(toy: Toy, chunk):
 def test_an_empty_list_is_a_pool_without_rows(write, chunk):
     examples = rows_of(write(b" [ \n ] \n"), chunk)
     assert len(examples) == 0
-    assert examples.has_image.shape == examples.picture.shape == examples.sources.shape == (0,)
+    assert examples.has_image.shape == examples.shown.first.shape == examples.sources.shape == (0,)
 
 
 BAD_FILES = {
-    "jsonl": (b'{"id": 1}\n{"id": 2}\n', r"starts with '\{', expected a JSON list.*jq -s"),
+    "jsonl of something else": (
+        b'{"id": 1}\n{"id": 2}\n',
+        r"row 0 \(id 1\).*`conversations` is None, expected a list of turns.*2 of 2 rows",
+    ),
+    "cut line": (
+        b'{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}\n{"c',
+        "row 1 is not valid JSON",
+    ),
     "bare number": (b"12", r"starts with '1', expected a JSON list"),
     "empty": (b"", r"starts with '', expected a JSON list"),
     "cut record": (b'[{"conversations": [{"from": "hu', r"row 0 is not valid JSON"),
@@ -173,7 +180,7 @@ BAD_ROWS = {
         r"2 <image> for one image",
     ),
     "image a list": (
-        {"image": ["a.png"], "conversations": ROUND},
+        {"image": [["a.png"]], "conversations": ROUND},
         r"`image` is \['a\.png'\], expected a relative path",
     ),
     "image empty": ({"image": "", "conversations": ROUND}, r"`image` is '', expected"),
@@ -258,11 +265,10 @@ def test_rows_with_the_same_image_share_a_picture(write):
     ])  # fmt: skip
     examples = pool_of(path).open()
     assert examples.picture_names == ["a.png", "b.png", "c.png"]
-    assert examples.picture.tolist() == [1, -1, 0, 1, 2, -1]
+    assert examples.shown.first.tolist() == [1, -1, 0, 1, 2, -1]
     assert examples.has_image.tolist() == [True, False, True, True, True, False]
-    assert examples.image_path(4) == path.parent / "images" / "c.png"
-    with pytest.raises(PoolError, match="row 5 has no image"):
-        examples.image_path(5)
+    assert examples.images_of(4)[0] == path.parent / "images" / "c.png"
+    assert examples.images_of(5) == []
 
 
 def test_a_null_image_is_no_image(write):

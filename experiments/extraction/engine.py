@@ -46,6 +46,7 @@ from xmas.attention.plan import Unit
 from xmas.attention.prefix import branches
 from xmas.attention.shards import Shards
 from xmas.data.images import SquareImages
+from xmas.data.rows import Shown
 from xmas.models.chat.layout import Fixed
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.cpu_matmul import by_mkl
@@ -150,7 +151,7 @@ def material_of(size: Size, per_image: float, seed: int, folder: Path) -> Materi
         np.r_[np.arange(pictures), rng.integers(0, pictures, size.examples - pictures)]
     )
     table = TokenTable(folder, Fixed(size.config.image_seq_length))
-    return Material(table, Photos(picture, size, rng), picture, pad=0)
+    return Material(table, Photos(picture, size, rng), Shown.single(picture), pad=0)
 
 
 def snapshots_of(model: torch.nn.Module, count: int, seed: int) -> dict[int, dict[str, Tensor]]:
@@ -226,7 +227,9 @@ def _attention(*given: object, **more: object) -> Tensor:
 class Bare(Scan):
     """The engine's batches through the model, with nothing taken of them."""
 
-    def _batches(self, loaded: Loaded, features: Tensor) -> Iterator[Collector]:
+    def _batches(
+        self, loaded: Loaded, features: Tensor, later: Sequence[Tensor | None]
+    ) -> Iterator[Collector]:
         unit, language = loaded.unit, unwrap(self.model).model.language_model
         prefix_embeddings = embed(self.model, loaded.prefix_ids, features)
         cache = DynamicCache()

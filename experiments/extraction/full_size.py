@@ -27,6 +27,7 @@ from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.metric import Spectra
 from xmas.data.images import SquareImages
 from xmas.data.pool import Pool
+from xmas.data.rows import Shown
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Loader
 from xmas.models.chat.template import Template
@@ -89,7 +90,9 @@ def measure(
     step_seconds, loss = timed(lambda: training_step(parts, table, pictures, device), device)
     print(f"  training step {step_seconds:.2f} s, loss {loss:.3f}, {_peak(device)}")
     parts.model.to(torch.bfloat16)
-    material = Material(table, pictures, np.arange(rows), parts.tokenizer.pad_token_id)
+    material = Material(
+        table, pictures, Shown.single(np.arange(rows)), parts.tokenizer.pad_token_id
+    )
     scan = Scan(parts.model, material, Spectra(), Running(weights="bfloat16"))
     scan_seconds, values = timed(lambda: scan.once(name), device)
     if not np.isfinite(values).all():

@@ -101,15 +101,16 @@ def planned(folder: Path) -> object:
     """
     from xmas.attention.feed import Feed
     from xmas.attention.metric import Spectra
-    from xmas.attention.plan import Spans, plan
+    from xmas.attention.plan import plan
     from xmas.attention.reasons import reasons
+    from xmas.attention.spans import Spans
     from xmas.models.chat.layout import Fixed
     from xmas.models.chat.tokens import TokenTable
 
     pool = opened(folder)
     _draw_tokens(folder, pool)
     table = TokenTable(folder, Fixed(576))
-    spans = Spans.of(table, pool.picture)
+    spans = Spans.of(table, pool.shown)
     measured = reasons(table, spans, Spectra(rows="answer_only")) == 0
     made = plan(spans, measured, batch_tokens=32768, shard_rows=4096, shared_from=0.05)
     feed = Feed(table, spans, lambda rows: {}, image_token=1999, pad=0)

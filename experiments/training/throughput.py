@@ -30,7 +30,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from xmas.estimate import flops
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
-from xmas.models.chat.labels import NO_IMAGE, Tokens
+from xmas.models.chat.labels import Tokens
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.packing import pack
 from xmas.models.families import family_of
@@ -111,8 +111,10 @@ class Drawn:
         rng = np.random.default_rng((self.seed, row))
         ids = rng.integers(3, self.vocabulary - 70, self.text[row]).astype(np.int32)
         labelled = np.arange(len(ids)) >= len(ids) // 2  # answers are half of the text
-        image = np.full(IMAGE, FEATURE, np.int32) if self.image_at[row] >= 0 else NO_IMAGE
-        return Tokens(ids, labelled, int(self.image_at[row]), image)
+        if self.image_at[row] < 0:
+            return Tokens(ids, labelled)
+        image = np.full(IMAGE, FEATURE, np.int32)
+        return Tokens(ids, labelled, (int(self.image_at[row]),), (image,))
 
     def answers(self, row: int) -> int:
         return int(self.text[row] - self.text[row] // 2)

@@ -6,11 +6,13 @@ pads masked, with the model's scale.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from xmas.attention.collector import Collector, hooked
@@ -27,6 +29,7 @@ class CrossAttention(Collector):
         image: positions of each row's image tokens among the *keys*; in a pass that continues from
             a KV cache these are counted from the start of the cache.
         image_mask: False for padding, whose columns are zero; None: no padding.
+        prefix: lines of text that ran before, in the pass that filled the KV cache.
         layers: numbers from 0; None: all.
         combine: how layers become one matrix, see `Collector`.
         dtype: of products, softmax and sums.
@@ -40,6 +43,7 @@ class CrossAttention(Collector):
         image: Int[Tensor, "rows image"],
         *,
         image_mask: Bool[Tensor, "rows image"] | None = None,
+        prefix: "PrefixLines | None" = None,
         layers: Collection[int] | None = None,
         combine: str = "sum",
         dtype: torch.dtype = torch.float32,
@@ -51,16 +55,19 @@ class CrossAttention(Collector):
         self.image = image
         lines = text_mask[:, :, None]
         self.kept = lines if image_mask is None else lines & image_mask[:, None]
+        self.prefix = prefix
         self.dtype = dtype
         self.block_bytes = block_bytes
 
     def lines(self) -> Bool[Tensor, "rows lines"]:
-        if self.combine != "concat_text":
-            return self.text_mask
-        return self.text_mask.repeat(1, len(self.seen))
+        mask = self.text_mask
+        if self.prefix is not None:
+            mask = torch.cat([self.prefix.text_mask, mask], dim=1)
+        return mask.repeat(1, len(self.seen)) if self.combine == "concat_text" else mask
 
     def empty(self) -> Bool[Tensor, " rows"]:
-        return ~self.kept.flatten(1).any(dim=1)
+        kept = self.kept.flatten(1).any(dim=1)
+        return ~kept if self.prefix is None else ~(kept | self.prefix.text_mask.any(dim=1))
 
     @contextlib.contextmanager
     def reading(self, language: PreTrainedModel, stop: bool) -> Iterator[None]:
@@ -102,7 +109,12 @@ class CrossAttention(Collector):
             dtype=self.dtype,
             block_bytes=self.block_bytes,
         )
-        self.add(layer, shares.masked_fill_(~self.kept, 0))
+        shares = shares.masked_fill_(~self.kept, 0)
+        if self.prefix is not None:
+            before = self.prefix.layers[layer]
+            wider = (0, shares.shape[2] - before.shape[2])  # of later images it sees nothing
+            shares = torch.cat([nn.functional.pad(before, wider), shares], dim=1)
+        self.add(layer, shares)
 
     def _bias(
         self, mask: Tensor | None, length: int, keys: int
@@ -116,6 +128,31 @@ class CrossAttention(Collector):
             lines = self.text[:, None, :, None].expand(-1, spread.shape[1], -1, keys)
             allowed = spread.gather(2, lines)
         return added(allowed)
+
+
+class PrefixAttention(CrossAttention):
+    """The attention of the text between the images of prefixes, layer by layer, for `of`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.by_layer: dict[int, Float[Tensor, "prefixes text image"]] = {}
+
+    def add(self, layer: int, attention: Float[Tensor, "rows text image"]) -> None:
+        self.seen.append(layer)
+        self.by_layer[layer] = attention
+
+    def of(self, which: Int[Tensor, " rows"]) -> "PrefixLines":
+        """The lines of the prefixes that rows continue from."""
+        layers = {layer: attention[which] for layer, attention in self.by_layer.items()}
+        return PrefixLines(self.text_mask[which], layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixLines:
+    """Lines of rows that come from their prefixes: the attention of text between images."""
+
+    text_mask: Bool[Tensor, "rows text"]
+    layers: dict[int, Float[Tensor, "rows text image"]]
 
 
 @contextlib.contextmanager

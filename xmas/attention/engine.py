@@ -17,15 +17,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from xmas.attention.capture import attention_of, prefix_of
+from xmas.attention.capture import PrefixAttention, attention_of, prefix_of
 from xmas.attention.collector import Collector, refuse_non_finite
 from xmas.attention.feed import Feed, Loaded, Material, Text
 from xmas.attention.metric import Spectra
-from xmas.attention.plan import Spans, Unit, consecutive, plan
+from xmas.attention.plan import Unit, consecutive, plan
 from xmas.attention.prefix import branches, can_be_shared
 from xmas.attention.reasons import MEASURED, reasons
 from xmas.attention.shards import Shards
+from xmas.attention.spans import Spans
 from xmas.attention.weights import Read, Weights
+from xmas.models.chat.tokens import TokenTable
 from xmas.models.cpu_matmul import by_onednn
 from xmas.models.vlm import embed_in_order, language_model, tower_features, unwrap
 from xmas.store import volatile
@@ -63,10 +65,12 @@ class Scan:
         self.running = running
         self.precision: torch.dtype = getattr(torch, running.weights or "float32")
         llava = unwrap(model)
-        spans = Spans.of(material.table, material.picture)
+        spans = Spans.of(material.table, material.shown)
+        self.text_lengths = material.table.text_lengths - spans.before
         self.reasons = reasons(material.table, spans, spectra)
         has_values = self.reasons == MEASURED
         if spectra.unmasked:
+            refuse_several(material.table)
             self.plan = consecutive(
                 spans, has_values, shard_rows=running.shard_rows, max_length=material.max_length
             )
@@ -88,6 +92,7 @@ class Scan:
             pad=material.pad,
             workers=running.workers,
             pinned=next(model.parameters()).is_cuda,
+            first_image=spectra.images == "first",
         )
 
     def run(
@@ -172,12 +177,15 @@ class Scan:
     ) -> Float[np.ndarray, "rows steps k"]:
         loaded = loaded.to(next(self.model.parameters()).device)
         weights.use(snapshots[steps[0]])  # the frozen tower is the same in all
-        features = self._features(loaded)
+        features = self._features(loaded.pictures)
+        later = [self._features(text.pictures) if text.pictures else None for text in loaded.texts]
         values: list[Float[Tensor, "rows some k"]] = []
         unsolved: dict[str, list[Collector]] = {}
         for step in steps:
             weights.use(snapshots[step])
-            unsolved[f"{label}, step {step}"] = batches = list(self._batches(loaded, features))
+            unsolved[f"{label}, step {step}"] = batches = list(
+                self._batches(loaded, features, later)
+            )
             bytes_each = sum(batch.nbytes for batch in batches)
             if step == steps[-1] or (len(unsolved) + 1) * bytes_each > UNSOLVED_BYTES:
                 values.append(self._solved(loaded.unit, unsolved))
@@ -193,29 +201,41 @@ class Scan:
         by_batch = zip(*unsolved.values(), strict=True)
         return torch.cat([self.spectra.values(snapshots) for snapshots in by_batch])
 
-    def _features(self, loaded: Loaded) -> Tensor:
-        pictures = loaded.pictures
+    def _features(self, pictures: Mapping[str, Tensor]) -> Tensor:
         if "features" in pictures:
             return pictures["features"].to(self.precision)
         return tower_features(self.model, pictures["pixels"].to(self.precision))
 
-    def _batches(self, loaded: Loaded, features: Tensor) -> Iterator[Collector]:
-        """The attention of the batches of a unit, with the weights that are in use."""
+    def _batches(
+        self, loaded: Loaded, features: Tensor, later: Sequence[Tensor | None]
+    ) -> Iterator[Collector]:
+        """The attention of the batches of a unit, with the weights that are in use.
+
+        Args:
+            features: of the images of the prefixes.
+            later: of the later images of each batch.
+        """
         unit = loaded.unit
         language = language_model(self.model)
         sizes = loaded.pictures.get("sizes")
         prefix_embeddings = embed_in_order(self.model, loaded.prefix_ids, features, sizes)
         cache = DynamicCache()
+        between: PrefixAttention | None = None
         if unit.shared:
-            with prefix_of(language, self.spectra.hooked(language)):
+            reading = prefix_of(language, self.spectra.hooked(language))
+            if loaded.text.shape[1]:
+                between = self._between(loaded)
+                reading = attention_of(language, between, stop=True)
+            with reading:
                 language(inputs_embeds=prefix_embeddings, past_key_values=cache, use_cache=True)
-        for text in loaded.texts:
+        for text, text_features in zip(loaded.texts, later, strict=True):
             inputs = unwrap(self.model).get_input_embeddings()(text.ids)
-            first = 0
+            if text_features is not None:
+                text_sizes = text.pictures.get("sizes")
+                inputs = embed_in_order(self.model, text.ids, text_features, text_sizes)
             if not unit.shared:
-                first = prefix_embeddings.shape[1]
                 inputs = torch.cat([prefix_embeddings[text.which], inputs], dim=1)
-            collector = self._collector(text, loaded, first)
+            collector = self._collector(text, loaded, between)
             with attention_of(language, collector, stop=True):
                 language(
                     inputs_embeds=inputs,
@@ -224,14 +244,41 @@ class Scan:
                 )
             yield collector
 
-    def _collector(self, text: Text, loaded: Loaded, first: int) -> Collector:
-        lines, width = text.ids.shape
+    def _between(self, loaded: Loaded) -> PrefixAttention:
+        """Collects the attention of the text between the images of shared prefixes."""
+        return PrefixAttention(
+            text=loaded.text,
+            text_mask=self.spectra.kept(loaded.text_mask, loaded.answers),
+            image=loaded.image,
+            image_mask=loaded.image_mask,
+            **self.spectra.reading(language_model(self.model)),
+        )
+
+    def _collector(self, text: Text, loaded: Loaded, between: PrefixAttention | None) -> Collector:
+        """Collects the attention of a batch to all its images, positions from the row's start."""
+        prefix = loaded.prefix_ids.shape[1]
+        lines, lines_mask = text.text, self.spectra.kept(text.text_mask, text.answers)
+        if not loaded.unit.shared:
+            before_mask = self.spectra.kept(loaded.text_mask, loaded.answers)
+            lines = torch.cat([loaded.text[text.which], prefix + lines], dim=1)
+            lines_mask = torch.cat([before_mask[text.which], lines_mask], dim=1)
         return self.spectra.collector(
             language_model(self.model),
-            text=(first + torch.arange(width, device=text.ids.device)).expand(lines, -1),
-            text_mask=self.spectra.kept(text.text_mask, text.answers),
-            image=loaded.image[text.which],
-            image_mask=loaded.image_mask[text.which],
+            text=lines,
+            text_mask=lines_mask,
+            image=torch.cat([loaded.image[text.which], prefix + text.image], dim=1),
+            image_mask=torch.cat([loaded.image_mask[text.which], text.image_mask], dim=1),
+            prefix=None if between is None else between.of(text.which),
+        )
+
+
+def refuse_several(table: TokenTable) -> None:
+    """Raise ValueError: rows have several images, of which mode `released` knows one."""
+    several = np.flatnonzero(table.image_counts > 1)
+    if len(several):
+        raise ValueError(
+            f"mode released knows one image a row; {len(several)} of {len(table)} rows have "
+            f"several, the first is row {several[0]}; use mode=model, or leave these rows out"
         )
 
 

@@ -2,13 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from xmas.attention.plan import Spans, Unit
+from xmas.attention.plan import Unit
+from xmas.attention.spans import Spans
+from xmas.data.rows import Shown
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import Pictures
@@ -23,43 +26,46 @@ class Material:
     Args:
         table: the tokens of every row.
         pictures: pixels or features of the images of given rows.
-        picture: the number of each row's image, -1 without one.
+        shown: the pictures of every row.
         pad: the id of pads.
         max_length: maximum positions of a pass, for mode `released`; None: not truncated.
     """
 
     table: TokenTable
     pictures: Pictures
-    picture: Int[np.ndarray, " rows"]
+    shown: Shown
     pad: int
     max_length: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """The text following the image of some rows, padded on the right.
+    """What follows the prefix of some rows, padded on the right.
 
-    `which`: the number of each row's image in the unit; `text_mask`: False for pads; `answers`:
-    True for tokens of answers.
+    `which`: the number of each row's prefix in the unit; `ids`: the tokens, those of later images
+    included; `text`: positions among them that are text, `text_mask`: False for padding of `text`;
+    `answers`: True for tokens of answers; `pictures`: of the later images, whose features are at
+    `image`; `image_mask`: False for padding of `image`.
     """
 
     which: Int[Tensor, " rows"]
-    ids: Int[Tensor, "rows text"]
+    ids: Int[Tensor, "rows length"]
+    text: Int[Tensor, "rows text"]
     text_mask: Bool[Tensor, "rows text"]
     answers: Bool[Tensor, "rows text"]
-
-    def each(self, change: Change) -> "Text":
-        """Apply `change` to every tensor."""
-        return Text(**{name: change(tensor) for name, tensor in vars(self).items()})
+    pictures: dict[str, Tensor]
+    image: Int[Tensor, "rows image"]
+    image_mask: Bool[Tensor, "rows image"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A unit with its images, the tokens up to the end of each, and the text of its rows.
+    """A unit with its images, the tokens of its prefixes, and the rest of its rows.
 
-    `prefix_ids`: token ids up to the end of the image. `image`: positions among them that are
-    features of the image, not separators between its tiles. `image_mask`: False for padding of
-    `image`, where another image of the unit has more.
+    `prefix_ids`: token ids up to the end of an image. `image`: positions among them that are
+    features of images, not separators between tiles. `image_mask`: False for padding of `image`,
+    where another prefix of the unit has more. `text`, `text_mask`, `answers`: as in `Text`, of the
+    text between the images of a prefix.
     """
 
     unit: Unit
@@ -67,18 +73,14 @@ class Loaded:
     prefix_ids: Int[Tensor, "pictures prefix"]
     image: Int[Tensor, "pictures image"]
     image_mask: Bool[Tensor, "pictures image"]
+    text: Int[Tensor, "pictures text"]
+    text_mask: Bool[Tensor, "pictures text"]
+    answers: Bool[Tensor, "pictures text"]
     texts: list[Text]
 
     def each(self, change: Change) -> "Loaded":
         """Apply `change` to every tensor."""
-        return dataclasses.replace(
-            self,
-            pictures={name: change(tensor) for name, tensor in self.pictures.items()},
-            prefix_ids=change(self.prefix_ids),
-            image=change(self.image),
-            image_mask=change(self.image_mask),
-            texts=[text.each(change) for text in self.texts],
-        )
+        return _each(self, change)
 
     def to(self, device: torch.device) -> "Loaded":
         """The unit on a device."""
@@ -97,10 +99,11 @@ class Feed:
         table: its tokens.
         spans: of the table.
         pictures: pixels or features of the images of given rows.
-        image_token: the id for a feature of an image in `Loaded.prefix_ids`.
+        image_token: the id for a feature of an image.
         pad: the id of pads.
         workers: processes that load; 0: this one.
         pinned: load into page-locked memory, for asynchronous copies to a GPU.
+        first_image: the features of a row's first image alone count as image.
     """
 
     table: TokenTable
@@ -110,6 +113,7 @@ class Feed:
     pad: int
     workers: int = 0
     pinned: bool = False
+    first_image: bool = False
 
     def __call__(self, units: Sequence[Unit]) -> Iterator[Loaded]:
         yield from torch.utils.data.DataLoader(
@@ -123,25 +127,20 @@ class Feed:
 
     def load(self, unit: Unit) -> Loaded:
         """Load one unit."""
-        first = unit.firsts[0]
-        before = int(self.spans.before[first])
-        length = int(self.spans.up_to_image_end[first])
-        prefix_ids = np.empty((len(unit.firsts), length), dtype=np.int64)
-        for line, row in enumerate(unit.firsts.tolist()):
-            tokens = self.table[row]
-            image = tokens.image
-            prefix_ids[line, :before] = tokens.ids[:before]
-            prefix_ids[line, before:] = np.where(image == FEATURE, self.image_token, image)
-        spots = prefix_ids == self.image_token
-        spots[:, :before] = False
-        count = spots.sum(axis=1)
+        length = int(self.spans.up_to_image_end[unit.firsts[0]])
+        lines = [self._line(row, slice(0, length)) for row in unit.firsts.tolist()]
+        image, image_mask = _positions([line.image for line in lines])
+        text, text_mask = _positions([line.text for line in lines])
         width = None if unit.width is None else unit.width - length
         return Loaded(
             unit=unit,
-            pictures=self.pictures(unit.firsts.tolist()),
-            prefix_ids=torch.from_numpy(prefix_ids),
-            image=torch.from_numpy(np.argsort(~spots, axis=1, kind="stable")[:, : count.max()]),
-            image_mask=torch.from_numpy(np.arange(count.max())[None] < count[:, None]),
+            pictures=self._pictures(unit.firsts, later=False),
+            prefix_ids=torch.from_numpy(np.stack([line.ids for line in lines])),
+            image=image,
+            image_mask=image_mask,
+            text=text,
+            text_mask=text_mask,
+            answers=_at([line.answers for line in lines], text) & text_mask,
             texts=[self._text(unit, batch, width) for batch in unit.batches],
         )
 
@@ -149,15 +148,94 @@ class Feed:
         rows = unit.rows[batch]
         lengths = self.spans.text[rows]
         width = int(lengths.max()) if width is None else width
+        ends = self.spans.up_to_image_end[rows].tolist()
+        lines = [
+            self._line(row, slice(end, None)) for row, end in zip(rows.tolist(), ends, strict=True)
+        ]
         ids = np.full((len(rows), width), self.pad, dtype=np.int64)
-        answers = np.zeros((len(rows), width), dtype=bool)
-        for line, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
-            tokens = self.table[row]
-            ids[line, :length] = tokens.ids[self.spans.before[row] :]
-            answers[line, :length] = tokens.labelled[self.spans.before[row] :]
+        for number, line in enumerate(lines):
+            ids[number, : len(line.ids)] = line.ids
+        image, image_mask = _positions([line.image for line in lines])
+        text, text_mask = _positions([line.text for line in lines])
         return Text(
             which=torch.from_numpy(unit.which[batch]),
             ids=torch.from_numpy(ids),
-            text_mask=torch.arange(width)[None] < torch.from_numpy(lengths)[:, None],
-            answers=torch.from_numpy(answers),
+            text=text,
+            text_mask=text_mask,
+            answers=_at([line.answers for line in lines], text) & text_mask,
+            pictures=self._pictures(rows, later=True),
+            image=image,
+            image_mask=image_mask,
         )
+
+    def _line(self, row: int, part: slice) -> "_Line":
+        """A part of a row, with its images' tokens."""
+        tokens = self.table[row]
+        following = np.arange(len(tokens.ids)) >= tokens.places[0]
+        if part.stop is None and len(tokens.places) == 1:  # text alone
+            ids, answers = tokens.ids[tokens.places[0] :], tokens.labelled[tokens.places[0] :]
+            every = np.ones(len(ids), dtype=bool)
+            return _Line(ids, image=~every, text=every, answers=answers)
+        counted = tokens.images[:1] if self.first_image else tokens.images
+        features = [
+            (image == FEATURE) & (number < len(counted))
+            for number, image in enumerate(tokens.images)
+        ]
+        none = [np.zeros(len(image), dtype=bool) for image in tokens.images]
+        return _Line(
+            ids=tokens.whole(self.image_token)[part],
+            image=tokens.put_in(np.zeros(len(tokens.ids), dtype=bool), features)[part],
+            text=tokens.put_in(following, none)[part],
+            answers=tokens.put_in(tokens.labelled, none)[part],
+        )
+
+    def _pictures(self, rows: Int[np.ndarray, " rows"], *, later: bool) -> dict[str, Tensor]:
+        """The images of the prefixes of rows, or those that come later in them."""
+        counts = self.table.image_counts[rows]
+        first = counts if self.spans.images is None else self.spans.images[rows]
+        if (counts == first).all():
+            return {} if later else self.pictures(rows.tolist())
+        parts = [slice(count, None) if later else slice(count) for count in first.tolist()]
+        return self.pictures(rows.tolist(), parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A part of a row: its ids, which are features of images, text that an image precedes, and
+    tokens of answers.
+    """
+
+    ids: Int[np.ndarray, " length"]
+    image: Bool[np.ndarray, " length"]
+    text: Bool[np.ndarray, " length"]
+    answers: Bool[np.ndarray, " length"]
+
+
+def _positions(masks: Sequence[Bool[np.ndarray, " _"]]) -> tuple[Tensor, Tensor]:
+    """Where masks are true, a line each, padded with 0; and a mask of what is no padding."""
+    places = [np.flatnonzero(mask) for mask in masks]
+    counts = np.array([len(place) for place in places])
+    positions = np.zeros((len(masks), int(counts.max())), dtype=np.int64)
+    for line, place in enumerate(places):
+        positions[line, : len(place)] = place
+    is_place = np.arange(positions.shape[1])[None] < counts[:, None]
+    return torch.from_numpy(positions), torch.from_numpy(is_place)
+
+
+def _at(values: Sequence[Bool[np.ndarray, " _"]], positions: Tensor) -> Tensor:
+    """The value of each line at its positions."""
+    pairs = zip(values, positions.numpy(), strict=True)
+    return torch.from_numpy(np.stack([np.append(line, False)[place] for line, place in pairs]))
+
+
+def _each(value: Any, change: Change) -> Any:
+    """Apply `change` to every tensor inside a value."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _each(entry, change) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_each(entry, change) for entry in value]
+    if isinstance(value, Loaded | Text):
+        return type(value)(**{name: _each(entry, change) for name, entry in vars(value).items()})
+    return value

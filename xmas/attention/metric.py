@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from xmas.attention.capture import CrossAttention
+from xmas.attention.capture import CrossAttention, PrefixLines
 from xmas.attention.collector import COMBINATIONS, Collector, hooked
 from xmas.attention.released import JoinedHeads, Window
 from xmas.attention.spectrum import leading, lowrank
@@ -23,6 +23,7 @@ CHOICES = {
     "rows": ("all_text", "answer_only", "question_only"),
     "normalise": ("none", "sqrt_rows", "center_rows"),
     "precision": tuple(PRECISIONS),
+    "images": ("all", "first"),
 }
 
 
@@ -43,6 +44,7 @@ class Spectra:
     normalise: str = "none"  # of the matrix; or sqrt_rows, center_rows
     precision: str = "float32"  # of products, softmax and sums; or float64
     window: Window = dataclasses.field(default_factory=Window)  # for mode released
+    images: str = volatile("all")  # whose columns the matrix has; or first: the first of a row
     batch_tokens: int | None = volatile(None)  # padded tokens in a batch; null: `BATCH_TOKENS`
 
     def corrections(self) -> dict[str, Any]:
@@ -52,7 +54,8 @@ class Spectra:
         sums, as on the hardware, so all of them have the key of the former default.
         """
         rule = {"released_rule": 2} if self.mode == "released" else {}
-        return {"batch_tokens": 8192.0} | rule
+        images = {} if self.images == "all" else {"images": self.images}
+        return {"batch_tokens": 8192.0} | rule | images
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -105,24 +108,24 @@ class Spectra:
         text_mask: Bool[Tensor, "rows text"],
         image: Int[Tensor, "rows image"],
         image_mask: Bool[Tensor, "rows image"] | None = None,
+        prefix: PrefixLines | None = None,
     ) -> Collector:
         """A collector for a batch: filled by `attention_of`, then passed to `values`.
 
         The arguments are those of `CrossAttention`, with `text_mask` from `kept`. Mode `released`
         has fixed positions and does not use them.
         """
-        layers, dtype = self.hooked(language), PRECISIONS[self.precision]
+        how = self.reading(language)
         if self.unmasked:
-            return JoinedHeads(self.window, layers=layers, combine=self.combine, dtype=dtype)
+            return JoinedHeads(self.window, **how)
         return CrossAttention(
-            text=text,
-            text_mask=text_mask,
-            image=image,
-            image_mask=image_mask,
-            layers=layers,
-            combine=self.combine,
-            dtype=dtype,
+            text=text, text_mask=text_mask, image=image, image_mask=image_mask, prefix=prefix, **how
         )
+
+    def reading(self, language: PreTrainedModel) -> dict[str, Any]:
+        """Arguments of every collector: which layers are read, and how."""
+        layers = self.hooked(language)
+        return {"layers": layers, "combine": self.combine, "dtype": PRECISIONS[self.precision]}
 
     def values(self, snapshots: Sequence[Collector]) -> Float[Tensor, "rows snapshots {self.k}"]:
         """The singular values of a batch, by one call of the solver for all snapshots of a model.

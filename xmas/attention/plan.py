@@ -1,8 +1,8 @@
 """The order of a pass over a pool: which rows run in a batch, and which shards they belong to.
 
-Rows with the same image and the same tokens before it share a prefix. They stay together, so that
-an image is decoded and encoded once, and where it pays its prefix runs once as well (prefix
-sharing). Nothing here depends on the machine: the same pool gives the same plan on every process.
+Rows with the same prefix (`xmas.attention.spans`) stay together, so that an image is decoded and
+encoded once, and where it pays its prefix runs once as well (prefix sharing). Nothing here depends
+on the machine: the same pool gives the same plan on every process.
 """
 
 import dataclasses
@@ -12,43 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int
 
-from xmas.models.chat.tokens import TokenTable
+from xmas.attention.spans import Spans
 
 _PADS = 1 / 16  # maximum fraction of pads in a batch that could be smaller
-
-
-@dataclasses.dataclass(frozen=True)
-class Spans:
-    """The number of tokens before, of and after the image of every row.
-
-    Rows with the same `prefix` have the same image and the same tokens before it; -1 without an
-    image.
-    """
-
-    before: Int[np.ndarray, " rows"]
-    image: Int[np.ndarray, " rows"]
-    text: Int[np.ndarray, " rows"]
-    prefix: Int[np.ndarray, " rows"]
-
-    @property
-    def up_to_image_end(self) -> Int[np.ndarray, " rows"]:
-        """The number of tokens up to the end of the image."""
-        return self.before + self.image
-
-    @classmethod
-    def of(cls, table: TokenTable, picture: Int[np.ndarray, " rows"]) -> "Spans":
-        """The spans of a pool; `picture` is the number of each row's image, -1 without one."""
-        has_image = table.image_at >= 0
-        before = np.maximum(table.image_at, 0).astype(np.int32)
-        image = (table.lengths - table.text_lengths).astype(np.int32)
-        numbers: dict[bytes, int] = {}
-        text_number = np.full(len(table), -1, dtype=np.int64)  # of the tokens before the image
-        for row in np.flatnonzero(has_image).tolist():
-            ids = table.ids(row)[: before[row]]
-            text_number[row] = numbers.setdefault(ids.tobytes(), len(numbers))
-        pair = picture.astype(np.int64) * max(1, len(numbers)) + text_number
-        text = (table.text_lengths - before).astype(np.int32)
-        return cls(before, image, text, prefix=np.where(has_image, pair, -1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import UInt8
 
 from xmas.attention.metric import Spectra
-from xmas.attention.plan import Spans
+from xmas.attention.spans import Spans
 from xmas.models.chat.tokens import TokenTable
 
 MEASURED, TEXT_ONLY, NO_TEXT = 0, 1, 2  # has spectra; has no image; no text token counts
@@ -16,7 +16,7 @@ def reasons(
 ) -> UInt8[np.ndarray, " rows"]:
     """`MEASURED`, `TEXT_ONLY` or `NO_TEXT` for every row; `block_rows` are processed at a time."""
     codes = np.where(table.image_at >= 0, MEASURED, TEXT_ONLY).astype(np.uint8)
-    codes[(codes == MEASURED) & (spans.text == 0)] = NO_TEXT
+    codes[(codes == MEASURED) & (table.text_lengths == spans.before)] = NO_TEXT
     rows = np.flatnonzero(codes == MEASURED)
     for block in np.split(rows, range(block_rows, len(rows), block_rows)):
         lines = [table[row].labelled[spans.before[row] :] for row in block.tolist()]

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from xmas.data.faults import NAMED, Fault, id_of, refusal, write
 from xmas.data.image_errors import ImageError
@@ -21,6 +22,23 @@ class BrokenImageError(PoolError):
     """The image of a row cannot be read; the message names annotation file, row and image."""
 
 
+def read_picture(examples: Rows, number: int, row: int | None = None) -> Image.Image:
+    """A picture of a pool, decoded.
+
+    Args:
+        number: its position in `picture_names`.
+        row: that shows it, for messages; None: the first one.
+
+    Raises BrokenImageError naming annotation file, row and image.
+    """
+    try:
+        return open_image(examples.picture(number), examples.max_pixels)
+    except ValueError as error:
+        if row is None:
+            row = int(examples.shown.row_of_image[examples.shown.first_image[number]])
+        raise BrokenImageError(f"{examples.annotations}: row {row}: {error}") from error
+
+
 def fault_of(examples: Rows, picture: int) -> ImageError | None:
     """Why an image cannot be used, None if it can. Decodes all of it, since it may be cut short.
 
@@ -28,7 +46,7 @@ def fault_of(examples: Rows, picture: int) -> ImageError | None:
         picture: its position in `picture_names`.
     """
     try:
-        open_image(examples.picture_path(picture), examples.max_pixels)
+        open_image(examples.picture(picture), examples.max_pixels)
     except ImageError as error:
         return error
     return None
@@ -47,19 +65,15 @@ def broken_images(examples: Rows, *, threads: int = THREADS, label: str = "image
 
 
 def image_faults(examples: Rows, errors: dict[int, ImageError]) -> list[Fault]:
-    """A fault for every row with one of these pictures, in the order of the rows."""
-    return [
-        Fault(
-            row,
-            id_of(examples[row].get("id")),
-            examples.picture_names[picture],
-            error.kind,
-            str(error),
-        )
-        for row in np.flatnonzero(np.isin(examples.picture, list(errors))).tolist()
-        for picture in [int(examples.picture[row])]
-        for error in [errors[picture]]
-    ]
+    """A fault for every row with one of these pictures, the first of a row, in their order."""
+    broken = np.zeros(len(examples.picture_names), dtype=bool)
+    broken[list(errors)] = True
+    faults = []
+    for row in np.flatnonzero(examples.shown.rows_with(broken)).tolist():
+        picture = next(number for number in examples.shown[row].tolist() if number in errors)
+        error, name = errors[picture], examples.picture_names[picture]
+        faults.append(Fault(row, id_of(examples[row].get("id")), name, error.kind, str(error)))
+    return faults
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Stream a JSON list of any length, element by element, each with its byte range in the file."""
+"""Stream a JSON list or JSON lines of any length, each element with its byte range in the file."""
 
 import codecs
 import json
@@ -13,21 +13,18 @@ _SPACE = re.compile(r"\s*")
 _DECODE = json.JSONDecoder().raw_decode
 
 
-def elements(path: Path, *, chunk: int = 1 << 22) -> Iterator[tuple[int, int, Any]]:
-    """Yield (first byte, byte after the last, value) of every element of the list in `path`.
+def elements(path: Path, file: BinaryIO, *, chunk: int = 1 << 22) -> Iterator[tuple[int, int, Any]]:
+    """Yield (first byte, byte after the last, value) of every element of a list, or of JSON lines.
 
     Args:
+        path: of the file, for messages.
+        file: its content, not compressed.
         chunk: bytes read at a time; an element may be longer.
 
     Raises:
-        PoolError: no such file, not UTF-8, not a JSON list, or truncated; names the row.
+        PoolError: not UTF-8, neither a JSON list nor JSON lines, or truncated; names the row.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise PoolError(f"{path}: {error.strerror}; give the path of a JSON list") from error
-    with file:
-        yield from _Stream(path, file, chunk).elements()
+    yield from _Stream(path, file, chunk).elements()
 
 
 class _Stream:
@@ -44,10 +41,13 @@ class _Stream:
         self._read_more()
         if self.text.startswith("\ufeff"):
             self._advance(1)
-        if (first := self._skip_space()) != "[":
+        first = self._skip_space()
+        if first == "{":
+            return (yield from self._lines())
+        if first != "[":
             raise PoolError(
-                f"{self.path}: starts with {first!r}, expected a JSON list of conversations ('['); "
-                "JSON lines can be turned into a list with `jq -s . FILE`"
+                f"{self.path}: starts with {first!r}, expected a JSON list of conversations ('[') "
+                "or JSON lines ('{')"
             )
         self._advance(self.at + 1)
         if self._skip_space() == "]":
@@ -59,10 +59,7 @@ class _Stream:
                     f"{self.path}: cut short after row {row - 1}; the list is not closed, "
                     "fetch the file again"
                 )
-            value, stop = self._value(row)
-            start = self.byte
-            self._advance(stop)
-            yield start, self.byte, value
+            yield self._element(row)
             row += 1
             match self._skip_space():
                 case ",":
@@ -74,6 +71,19 @@ class _Stream:
                         f"{self.path}: after row {row - 1} comes {mark!r}, expected ',' or ']'; "
                         "the file is cut short or damaged"
                     )
+
+    def _lines(self) -> Iterator[tuple[int, int, Any]]:
+        """A record a line; line breaks inside a record and empty lines are no fault."""
+        row = 0
+        while self._skip_space():
+            yield self._element(row)
+            row += 1
+
+    def _element(self, row: int) -> tuple[int, int, Any]:
+        value, stop = self._value(row)
+        start = self.byte
+        self._advance(stop)
+        return start, self.byte, value
 
     def _value(self, row: int) -> tuple[Any, int]:
         """The element at `at` and where it ends; reads on until it is complete."""

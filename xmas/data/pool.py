@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from xmas.data.readers import DEFAULT, ReadsAll, reader_of
+from xmas.data.readers import DEFAULT, open_rows
 from xmas.data.rows import MAX_PIXELS, PoolError, Rows
 from xmas.store import Made, Store, describe, sha256_of, volatile
 
@@ -29,8 +29,8 @@ class Pool:
     (3, ['coco', 'coco', 'text'])
     >>> rows.conversation(0)
     [('What is this?', 'A fig.')]
-    >>> rows.image_path(0).as_posix()
-    'images/coco/1.png'
+    >>> [image.as_posix() for image in rows.images_of(0)]
+    ['images/coco/1.png']
 
     Args:
         annotations: the file, or `Made` by a stage that generates it, which then is the identity.
@@ -38,6 +38,7 @@ class Pool:
         sha256: of the annotation file, checked when the pool is opened; None: hash the file.
         name: for people; in tables and logs.
         format: a module of `xmas.data.readers`; None: the one that recognises the file.
+        columns: what the records call their parts where it is not our name: `images: photos`.
         max_pixels: of an image, width times height; a larger one is refused before it is decoded.
         outside: whether images may be outside `images`: named by `..`, absolute paths or links.
         invalid: what to do about malformed rows and rows whose image is broken: `error`, or `skip`.
@@ -52,6 +53,7 @@ class Pool:
     sha256: str | None = None
     name: str = volatile("pool")
     format: str | None = volatile(None)
+    columns: dict[str, str] = volatile(default_factory=dict, hash=False)
     max_pixels: int = volatile(MAX_PIXELS)
     outside: bool = volatile(False)
     invalid: str = volatile("error")
@@ -83,7 +85,8 @@ class Pool:
         else:
             identity = {"pool": {"sha256": self.sha256 or self._hash()}}
         # A file in another format than its own has other rows; LLaVA's is what it was before.
-        return identity if self.format in (None, DEFAULT) else identity | {"format": self.format}
+        named = {} if self.format in (None, DEFAULT) else {"format": self.format}
+        return identity | named | ({"columns": dict(self.columns)} if self.columns else {})
 
     def open(self, store: Store | None = None) -> Rows:
         """The rows of this pool; a stage that makes it is computed first, in `store`.
@@ -104,9 +107,11 @@ class Pool:
         """As `open`, with malformed rows in `Rows.faults`, where the format's reader can go on."""
         return _opened(*self._files(store), True)
 
-    def _files(self, store: Store) -> tuple[Path, Path, str | None, int, bool, int, int]:
-        """Annotations, images, format, limits of images, and the annotations' size and time of
-        change.
+    def _files(
+        self, store: Store
+    ) -> tuple[Path, Path, str | None, tuple[tuple[str, str], ...], int, bool, int, int]:
+        """Annotations, images, format, columns, limits of images, and the annotations' size and
+        time of change.
         """
         for setting, place in (("annotations", self.annotations), ("images", self.images)):
             _check_set(setting, place)
@@ -119,7 +124,8 @@ class Pool:
         stat = annotations.stat()
         images = store.find(self.images)
         limits = self.max_pixels, self.outside
-        return annotations, images, self.format, *limits, stat.st_size, stat.st_mtime_ns
+        columns = tuple(sorted(self.columns.items()))
+        return annotations, images, self.format, columns, *limits, stat.st_size, stat.st_mtime_ns
 
     def _hash(self) -> str:
         _check_set("annotations", self.annotations)
@@ -155,6 +161,7 @@ def _opened(
     annotations: Path,
     images: Path,
     name: str | None,
+    columns: tuple[tuple[str, str], ...],
     max_pixels: int,
     outside: bool,
     size: int,
@@ -162,9 +169,6 @@ def _opened(
     malformed_too: bool,
 ) -> Rows:
     """Opened once as long as the file's size and time of change stay."""
-    reader = reader_of(annotations, name)
-    goes_on = malformed_too and isinstance(reader, ReadsAll)
-    read = cast("ReadsAll", reader).read_all if goes_on else reader.read
-    rows = read(annotations, images)
+    rows = open_rows(annotations, images, name, dict(columns), malformed_too=malformed_too)
     rows.max_pixels, rows.outside = max_pixels, outside
     return rows

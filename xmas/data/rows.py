@@ -1,8 +1,10 @@
 """The rows of an opened pool of any file format, as the rest of the package reads them."""
 
 import abc
+import dataclasses
 from array import array
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from xmas.data.image_paths import path_below
+from xmas.data.turns import Turn, rounds_of
 
 if TYPE_CHECKING:
     from xmas.data.faults import Fault
@@ -21,21 +24,120 @@ class PoolError(ValueError):
     """A pool's files are missing or malformed; the message names file, row, value and remedy."""
 
 
-class Rows(abc.ABC):
-    """An opened pool: image-text conversations, known by their position in the annotation file.
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """Which pictures the rows of a pool show: row r shows `pictures[offsets[r]:offsets[r + 1]]`, in
+    the order of its text. A picture is known by its number; rows that show the same have the same.
+    """
 
-    A pool format subclasses it with three methods, `__getitem__`, `conversation` and `image_round`,
-    and passes the image and source of every row, in order, to the constructor. Only this index is
-    in memory, 24 bytes a row and every distinct name once, so a pool of 665k rows opens on a
-    laptop; a record is read from the file when it is asked for.
+    offsets: Int[np.ndarray, " rows_1"]
+    pictures: Int[np.ndarray, " images"]
+
+    @classmethod
+    def single(cls, picture: Int[np.ndarray, " rows"]) -> "Shown":
+        """At most one picture a row; -1: none."""
+        return cls(np.concatenate([[0], np.cumsum(picture >= 0)]), picture[picture >= 0])
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> Int[np.ndarray, " images"]:
+        return self.pictures[self.offsets[row] : self.offsets[row + 1]]
+
+    @cached_property
+    def counts(self) -> Int[np.ndarray, " rows"]:
+        """The number of images of every row."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def first(self) -> Int[np.ndarray, " rows"]:
+        """The picture that every row shows first; -1 without one."""
+        first = np.full(len(self), -1, dtype=np.int64)
+        first[self.counts > 0] = self.pictures[self.offsets[:-1][self.counts > 0]]
+        return first
+
+    @cached_property
+    def row_of_image(self) -> Int[np.ndarray, " images"]:
+        """The row of every entry of `pictures`."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    @cached_property
+    def first_image(self) -> Int[np.ndarray, " distinct"]:
+        """For every picture the first position in `pictures` that has it."""
+        return np.unique(self.pictures, return_index=True)[1]
+
+    def rows_with(self, marked: Bool[np.ndarray, " distinct"]) -> Bool[np.ndarray, " rows"]:
+        """Whether a row shows one of the marked pictures."""
+        rows = self.row_of_image[marked[self.pictures]]
+        return np.bincount(rows, minlength=len(self)).astype(bool)
+
+    def combined(self, of_picture: Int[np.ndarray, " distinct"]) -> Int[np.ndarray, " rows"]:
+        """One number for what all pictures of a row are, in order: equal for equal ones, -1 without
+        any. `of_picture` has the number of each; a row of one picture has that of its picture.
+        """
+        of_rows = np.append(of_picture, -1)[self.first]
+        numbers: dict[bytes, int] = {}
+        above = int(of_picture.max(initial=-1)) + 1
+        for row in np.flatnonzero(self.counts > 1).tolist():
+            name = of_picture[self[row]].tobytes()
+            of_rows[row] = numbers.setdefault(name, above + len(numbers))
+        return of_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """What is known of all rows without reading them; any of it may be memory-mapped.
 
     Attributes:
-        annotations: the annotation file.
+        shown: the pictures of every row.
+        names: the identity of every picture, by its number: a path as the pool has it, or another
+            name that stays the same. Each is different.
+        source: (rows,) the number of a row's source in `source_names`.
+    """
+
+    shown: Shown
+    names: Sequence[str]
+    source: Int[np.ndarray, " rows"]
+    source_names: Sequence[str]
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[Sequence[str], str]]) -> "Index":
+        """Index (names of images, source) of every row in one pass; pictures are in the order of
+        their names. Only numbers and every distinct name are in memory.
+        """
+        counts, images, sources = array("q"), array("q"), array("q")
+        number_of_picture: dict[str, int] = {}
+        number_of_source: dict[str, int] = {}
+        for names, source in rows:
+            counts.append(len(names))
+            for name in names:
+                images.append(number_of_picture.setdefault(name, len(number_of_picture)))
+            sources.append(number_of_source.setdefault(source, len(number_of_source)))
+        names = sorted(number_of_picture)
+        place = np.zeros(len(names), dtype=np.int64)
+        place[[number_of_picture[name] for name in names]] = np.arange(len(names))
+        offsets = np.concatenate([[0], np.cumsum(np.array(counts, dtype=np.int64))])
+        return cls(
+            Shown(offsets, place[np.array(images, dtype=np.int64)]),
+            names,
+            np.array(sources, dtype=np.int64),
+            list(number_of_source),
+        )
+
+
+class Rows(abc.ABC):
+    """An opened pool: conversations with images, known by their position in the pool.
+
+    A pool format subclasses it with two methods, `__getitem__` and `turns`, and passes an `Index`
+    to the constructor; one whose images are no files also defines `picture`. A record is read when
+    it is asked for.
+
+    Attributes:
+        annotations: the annotation file, or the folder of a pool of several.
         images: the folder that image names are relative to.
+        shown: which pictures every row shows.
         has_image: (rows,) bool.
-        picture: (rows,) int64, the position of a row's image in `picture_names`; -1 without one.
-        picture_names: every distinct image name, sorted; rows with the same image share one.
-        sources: (rows,) str, the part of the mix that a row comes from.
+        picture_names: the identity of every picture; rows with the same picture share one.
         max_pixels: of an image that is decoded; set by the pool.
         outside: whether images may be outside `images`; set by the pool.
         faults: malformed rows, of a pool that was opened with them: they count, without an image,
@@ -46,71 +148,56 @@ class Rows(abc.ABC):
     outside: bool = False
     faults: "Sequence[Fault]" = ()
 
-    def __init__(
-        self, annotations: Path, images: Path, index: Iterable[tuple[str | None, str]]
-    ) -> None:
-        """Index the rows of a pool in one pass.
-
-        Args:
-            index: (image name, None without one; source) of every row, consumed once.
-        """
+    def __init__(self, annotations: Path, images: Path, index: Index) -> None:
         self.annotations = annotations
         self.images = images
-        image_numbers, source_numbers = array("q"), array("q")
-        number_of_image: dict[str, int] = {}
-        number_of_source: dict[str, int] = {}
-        for image, source in index:
-            image_numbers.append(
-                -1 if image is None else number_of_image.setdefault(image, len(number_of_image))
-            )
-            source_numbers.append(number_of_source.setdefault(source, len(number_of_source)))
-        self.picture_names: list[str] = sorted(number_of_image)
-        sorted_place = np.zeros(len(number_of_image), dtype=np.int64)
-        sorted_place[[number_of_image[name] for name in self.picture_names]] = np.arange(
-            len(number_of_image)
-        )
-        self.picture: Int[np.ndarray, " rows"] = np.array(image_numbers, dtype=np.int64)
-        self.has_image: Bool[np.ndarray, " rows"] = self.picture >= 0
-        self.picture[self.has_image] = sorted_place[self.picture[self.has_image]]
-        names = np.array(list(number_of_source), dtype=str)
-        self.sources: np.ndarray = names[np.array(source_numbers, dtype=int)]
+        self.index = index
+        self.shown = index.shown
+        self.picture_names = index.names
 
     def __len__(self) -> int:
-        return len(self.picture)
+        return len(self.shown)
 
     @abc.abstractmethod
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """The record of `row`, parsed; its fields are those of the file's format."""
+        """The record of `row`; its fields are those of the file's format."""
 
     @abc.abstractmethod
+    def turns(self, row: int) -> list[Turn]:
+        """The turns of `row`: a system turn or none, then user and assistant in turn. Their images
+        are those of the row, in order.
+        """
+
     def conversation(self, row: int) -> list[tuple[str, str]]:
         """(question, answer) of every round of `row`, in order, without an image placeholder."""
+        return rounds_of(self.turns(row))
 
-    @abc.abstractmethod
-    def image_round(self, row: int) -> int:
-        """The number of the round in `conversation` that has the image; 0 if unknown."""
+    @cached_property
+    def has_image(self) -> Bool[np.ndarray, " rows"]:
+        return self.shown.counts > 0
 
-    def image_in_answer(self, row: int) -> bool:
-        """Whether the image is in the answer of `image_round`, not in its question."""
-        return False
+    @cached_property
+    def sources(self) -> np.ndarray:
+        """(rows,) str, the part of the mix that a row comes from."""
+        return np.array(list(self.index.source_names), dtype=str)[self.index.source]
 
-    def image_path(self, row: int) -> Path:
-        """The image file of `row`.
+    def images_of(self, row: int) -> list[Path | bytes]:
+        """The image files of `row`, or their bytes, in order. Raises ImageError: see `picture`."""
+        return [self.picture(number) for number in self.shown[row].tolist()]
 
-        Raises:
-            PoolError: the row has no image.
-            ImageError: see `picture_path`.
-        """
-        if not self.has_image[row]:
-            raise PoolError(f"{self.annotations}: row {row} has no image; check `has_image` first")
-        return self.picture_path(int(self.picture[row]))
-
-    def picture_path(self, picture: int) -> Path:
-        """The file of an image, by its position in `picture_names`.
+    def picture(self, number: int) -> Path | bytes:
+        """The file of a picture, or its bytes; `number` is its position in `picture_names`.
 
         Raises ImageError: its name leads outside the image folder.
         """
-        name = self.picture_names[picture]
+        return self.file_named(self.picture_names[number])
+
+    def in_file(self, number: int) -> bool:
+        """Whether a picture is a file, whose name is a path, and not part of the pool's own."""
+        return True
+
+    def file_named(self, name: str) -> Path:
+        """The image file of this name. Raises ImageError: it is outside the image folder."""
         if self.outside:
             return self.images / name
         return path_below(

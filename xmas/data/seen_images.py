@@ -30,9 +30,9 @@ ABSENT = -1
 
 def note(pool: Pool, examples: Rows, out: Path) -> None:
     """Note in a result's folder the images that it is made from, unless a stage made them."""
-    if isinstance(pool.images, Made):
+    names = _files(examples)
+    if isinstance(pool.images, Made) or not names:
         return
-    names = examples.picture_names
     sizes = _sizes(examples.images, names)
     some = range(0, len(names), max(1, -(-len(names) // _SAMPLE)))
     record = {
@@ -45,10 +45,13 @@ def note(pool: Pool, examples: Rows, out: Path) -> None:
 
 
 def present_digest(pool: Pool, examples: Rows) -> str | None:
-    """Names and sizes of all images as they are now, as one hash; None where a stage made them."""
-    if isinstance(pool.images, Made):
+    """Names and sizes of all image files as they are now, as one hash; None where there are none,
+    or a stage made them.
+    """
+    names = _files(examples)
+    if isinstance(pool.images, Made) or not names:
         return None
-    return _digest(examples.picture_names, _sizes(examples.images, examples.picture_names))
+    return _digest(names, _sizes(examples.images, names))
 
 
 def noted_digest(folder: Path) -> str | None:
@@ -142,6 +145,12 @@ def _pools(value: Any) -> Iterator[Pool]:
     elif isinstance(value, list | tuple):
         for element in value:
             yield from _pools(element)
+
+
+def _files(examples: Rows) -> list[str]:
+    """The names of the images that are files: what is in the pool's own files is their content."""
+    names = enumerate(examples.picture_names)
+    return [name for number, name in names if examples.in_file(number)]
 
 
 def _sizes(folder: Path, names: Iterable[str]) -> list[int]:

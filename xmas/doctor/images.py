@@ -43,11 +43,9 @@ def check_images(
         known: faults that owners or users know of, by source; part of the remedy.
         faults: to which every row with such an image is added.
     """
-    first: dict[int, int] = {}
-    for row, picture in enumerate(examples.picture.tolist()):
-        first.setdefault(picture, row)
-    first.pop(-1, None)
-    paths = {picture: examples.images / examples.picture_names[picture] for picture in first}
+    first_row = examples.shown.row_of_image[examples.shown.first_image]
+    first = dict(sorted(enumerate(first_row.tolist()), key=lambda pair: pair[1]))
+    paths = {picture: _place(examples, picture) for picture in first}
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         check = functools.partial(look if decode else _there, examples)
         checks = threads.map(check, paths)
@@ -75,19 +73,26 @@ def check_images(
         valid = {paths[picture]: look for picture, look in looks.items() if look.error is None}
         yield from _misnamed(subject, valid)
         yield from _flat(subject, valid)
-    yield from _placeholders(subject, [path for it, path in paths.items() if it not in errors])
+    files = [it for it in paths if it not in errors and examples.in_file(it)]
+    yield from _placeholders(subject, [paths[it] for it in files])
     if not errors:
         state = "decoded" if decode else "there, not decoded (doctor.images=exists)"
         yield Finding("OK", subject, f"{len(paths):,} images, all {state}")
 
 
+def _place(examples: Rows, picture: int) -> Path:
+    """Where a picture is, for messages: its file, or its name in the pool's own."""
+    folder = examples.images if examples.in_file(picture) else examples.annotations
+    return folder / examples.picture_names[picture]
+
+
 def _there(examples: Rows, picture: int) -> Look:
     try:
-        path = examples.picture_path(picture)
+        image = examples.picture(picture)
         try:
-            file_of(path, examples.max_pixels).close()
+            file_of(image, examples.max_pixels).close()
         except OSError as error:
-            raise image_error(path, error) from error
+            raise image_error(image, error) from error
     except ImageError as error:
         return Look(error)
     return Look(None)
@@ -96,7 +101,7 @@ def _there(examples: Rows, picture: int) -> Look:
 def look(examples: Rows, picture: int) -> Look:
     """Decode all of an image file, since it may be cut short."""
     try:
-        with decoded(examples.picture_path(picture), examples.max_pixels) as image:
+        with decoded(examples.picture(picture), examples.max_pixels) as image:
             return Look(None, image.format, _loss(image))
     except ImageError as error:
         return Look(error)

@@ -33,14 +33,14 @@ class Assumed:
 
 @dataclasses.dataclass(frozen=True)
 class Census:
-    """Counts of a pool, and a sample of its rows: text tokens, answer tokens, image or not."""
+    """Counts of a pool, and a sample of its rows: text tokens, answer tokens, images."""
 
     name: str
     rows: int
     images: int  # distinct ones
     text: Float[np.ndarray, " sample"]
     answers: Float[np.ndarray, " sample"]
-    has_image: Bool[np.ndarray, " sample"]
+    image_counts: Int[np.ndarray, " sample"]
     size: float  # bytes of the annotations
     decode: float  # seconds of a core for an image
     how: str
@@ -51,13 +51,17 @@ class Census:
         return self.rows / len(self.text)
 
     @property
+    def has_image(self) -> Bool[np.ndarray, " sample"]:
+        return self.image_counts > 0
+
+    @property
     def pictured(self) -> float:
         """Rows with an image."""
         return self.rows * float(self.has_image.mean())
 
     def lengths(self, image_tokens: int, longest: int) -> Int[np.ndarray, " sample"]:
-        """Tokens of the sampled rows including their image's, truncated to `longest`."""
-        whole = np.rint(self.text) + image_tokens * self.has_image
+        """Tokens of the sampled rows including their images', truncated to `longest`."""
+        whole = np.rint(self.text) + image_tokens * self.image_counts
         return np.minimum(whole, longest).astype(np.int64)
 
 
@@ -115,7 +119,7 @@ def _census(name: str, assumed: Assumed, how: str) -> Census:
         images=assumed.images,
         text=text,
         answers=text * assumed.answers,
-        has_image=np.arange(_QUANTILES) < round(_QUANTILES * assumed.with_image),
+        image_counts=(np.arange(_QUANTILES) < round(_QUANTILES * assumed.with_image)).astype(int),
         size=assumed.rows * assumed.record,
         decode=assumed.decode,
         how=how,

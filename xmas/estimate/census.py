@@ -79,7 +79,7 @@ def _counted(
         images=len(examples.picture_names),
         text=text,
         answers=answers,
-        has_image=examples.has_image[some],
+        image_counts=examples.shown.counts[some],
         size=examples.annotations.stat().st_size,
         decode=DRAWING if isinstance(pool.annotations, Made) else assumed.decode,
         how=f"rows and images counted, {how}",
@@ -99,9 +99,9 @@ def _tokenised(
     image_tokens = np.full(tokens.image if isinstance(tokens.image, int) else 0, FEATURE, np.int32)
     sizes = []
     for row in some.tolist():
-        image = image_tokens if examples.has_image[row] else None
+        images = [image_tokens] * len(examples.shown[row])
         try:
-            sizes.append(_sizes(encoder.conversation(examples.conversation(row), image=image)))
+            sizes.append(_sizes(encoder.turns(examples.turns(row), images)))
         except ImageCutError:
             sizes.append((0.0, 0.0))  # left out
         except ValueError as error:
@@ -115,9 +115,7 @@ def _letters(
     """The same from characters, those of the template counted."""
     sizes = []
     for row in some.tolist():
-        chunks, answers = template.render(
-            examples.conversation(row), image=bool(examples.has_image[row])
-        )
+        chunks, answers = template.render(examples.turns(row))
         characters = sum(stop - start for _, start, stop in answers)
         sizes.append((sum(map(len, chunks)) / each, characters / each))
     return sizes

@@ -105,9 +105,9 @@ class Measuring:
         if distributed.rank_and_world()[0] > 0 or not missing:
             return None
         self._record_seconds([step], time.monotonic() - started)
-        plan = self.scan(model).plan
+        scan = self.scan(model)
         column = shards.column(step)
-        return flat(statistics(column, plan.spans.text[plan.order]))
+        return flat(statistics(column, scan.text_lengths[scan.plan.order]))
 
     def saved(self, rank: int = 0) -> None:
         """Measure the steps that the fit has not measured, all in one pass."""
@@ -156,7 +156,7 @@ class Measuring:
             material = Material(
                 proxy.tokens().open(self.store),
                 proxy.pictures(self.store, parts),
-                proxy.pool.open(self.store).picture,
+                proxy.pool.open(self.store).shown,
                 pad=parts.tokenizer.pad_token_id,
                 max_length=proxy.max_length,
             )
@@ -179,9 +179,8 @@ class Measuring:
     ) -> dict[int, dict[str, Any]]:
         reasons = scan.reasons.copy()
         reasons[(reasons == MEASURED) & np.isnan(values).any(axis=(1, 2))] = NO_TEXT
-        text = scan.plan.spans.text
         summary_of_step = {
-            step: statistics(values[:, at], text) for at, step in enumerate(self.steps)
+            step: statistics(values[:, at], scan.text_lengths) for at, step in enumerate(self.steps)
         }
         np.save(self.out / "reasons.npy", reasons)
         np.save(self.out / "steps.npy", np.array(self.steps))

@@ -2,26 +2,26 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
 from xmas.data.broken_images import (
     REPORT,
-    BrokenImageError,
     all_named,
     broken_images,
+    read_picture,
     refuse,
 )
-from xmas.data.image_files import open_image
 from xmas.data.images import Processor, prepared
 from xmas.data.pool import Pool
-from xmas.data.rows import PoolError, Rows
+from xmas.data.rows import PoolError, Rows, Shown
 from xmas.data.seen_images import note, noted_digest, present_digest
 from xmas.models.chat.batches import Batch
 from xmas.models.vlm import check_finite, load, tower_features
@@ -32,9 +32,14 @@ from xmas.store.progress import bar
 
 @runtime_checkable
 class Pictures(Protocol):
-    """The images of a batch by pool row: `features` or `pixels`, and `sizes` for some families."""
+    """The images of a batch by pool row: `features` or `pixels`, and `sizes` for some families.
 
-    def __call__(self, rows: list[int]) -> dict[str, Tensor]: ...
+    All images of a row in order, row after row; `parts`: which of each row.
+    """
+
+    def __call__(
+        self, rows: list[int], parts: Sequence[slice] | None = None
+    ) -> dict[str, Tensor]: ...
 
 
 @dataclasses.dataclass
@@ -44,8 +49,10 @@ class FromFiles:
     examples: Rows
     processor: Processor
 
-    def __call__(self, rows: list[int]) -> dict[str, Tensor]:
-        return prepared(self.processor, (read_image(self.examples, row) for row in rows))
+    def __call__(self, rows: list[int], parts: Sequence[slice] | None = None) -> dict[str, Tensor]:
+        pictures = pictures_of_rows(self.examples.shown, rows, parts)
+        images = (read_picture(self.examples, picture, row) for row, picture in pictures)
+        return prepared(self.processor, images)
 
 
 @dataclasses.dataclass
@@ -53,10 +60,20 @@ class FromCache:
     """Tower features from `VisionFeatures`, memory-mapped."""
 
     values: Float[np.ndarray, "pictures patches width"]
-    picture: Int[np.ndarray, " rows"]
+    shown: Shown
 
-    def __call__(self, rows: list[int]) -> dict[str, Tensor]:
-        return {"features": torch.from_numpy(self.values[self.picture[rows]])}
+    def __call__(self, rows: list[int], parts: Sequence[slice] | None = None) -> dict[str, Tensor]:
+        pictures = [picture for _, picture in pictures_of_rows(self.shown, rows, parts)]
+        return {"features": torch.from_numpy(self.values[pictures])}
+
+
+def pictures_of_rows(
+    shown: Shown, rows: Sequence[int], parts: Sequence[slice] | None = None
+) -> list[tuple[int, int]]:
+    """(row, picture) of all images of rows, or of the `parts` of their images."""
+    every = [slice(None)] * len(rows) if parts is None else parts
+    pairs = zip(rows, every, strict=True)
+    return [(row, picture) for row, part in pairs for picture in shown[row][part].tolist()]
 
 
 def features_of(model: nn.Module, batch: Batch) -> Tensor | None:
@@ -66,14 +83,6 @@ def features_of(model: nn.Module, batch: Batch) -> Tensor | None:
     if not batch.pictures:
         return None
     return tower_features(model, batch.pictures["pixels"], batch.pictures.get("sizes"))
-
-
-def read_image(examples: Rows, row: int) -> Image.Image:
-    """The image of a row. Raises BrokenImageError naming annotation file, row and image."""
-    try:
-        return open_image(examples.image_path(row), examples.max_pixels)
-    except ValueError as error:
-        raise BrokenImageError(f"{examples.annotations}: row {row}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,23 +168,23 @@ class VisionFeatures(Stage):
                 f"a {loaded.model.config.model_type} cuts an image into several tiles, which are "
                 "not cached; set cache_vision=false"
             )
-        firsts = first_rows(examples)
+        count = len(examples.picture_names)
         blank = loaded.processor.pictures([Image.new("RGB", (2, 2))])["pixels"]
         values = new_array(
             out / "values.npy",
             np.float32,
-            (len(firsts), *tower_features(loaded.model, blank).shape[1:]),
+            (count, *tower_features(loaded.model, blank).shape[1:]),
         )
-        progress = bar(total=len(firsts), label="vision", unit="image")
+        progress = bar(total=count, label="vision", unit="image")
         with progress, all_named(examples, out):
-            for start in range(0, len(firsts), self.batch):
-                rows = firsts[start : start + self.batch]
-                images = (read_image(examples, int(row)) for row in rows)
+            for start in range(0, count, self.batch):
+                stop = min(start + self.batch, count)
+                images = (read_picture(examples, number) for number in range(start, stop))
                 pixels = prepared(loaded.processor, images)["pixels"]
                 features = tower_features(loaded.model, pixels).float().numpy()
-                check_finite(features, f"features of images {start} to {start + len(rows) - 1}")
-                values[start : start + len(rows)] = features
-                progress.update(len(rows))
+                check_finite(features, f"features of images {start} to {stop - 1}")
+                values[start:stop] = features
+                progress.update(stop - start)
         values.flush()
         note(self.pool, examples, out)
 
@@ -187,7 +196,7 @@ class VisionFeatures(Stage):
         values = np.load(store.get(self) / "values.npy", mmap_mode="r")
         examples = self.pool.open(store)
         if of is None:
-            return FromCache(values, examples.picture)
+            return FromCache(values, examples.shown)
         rows = of.open(store)
         lines = {name: line for line, name in enumerate(examples.picture_names)}
         for name in rows.picture_names:
@@ -196,11 +205,5 @@ class VisionFeatures(Stage):
                     f"{rows.annotations}: image {name!r} is none of {examples.annotations}, whose "
                     "features were to serve both; set `drawings` to null or to a pool that has it"
                 )
-        line_of = np.array([lines[name] for name in rows.picture_names] + [-1])  # no image: -1
-        return FromCache(values, line_of[rows.picture])
-
-
-def first_rows(examples: Rows) -> Int[np.ndarray, " pictures"]:
-    """The first row of every distinct image, in the order of the images' names."""
-    rows = np.flatnonzero(examples.has_image)
-    return rows[np.unique(examples.picture[rows], return_index=True)[1]]
+        line_of = np.array([lines[name] for name in rows.picture_names], dtype=np.int64)
+        return FromCache(values, Shown(rows.shown.offsets, line_of[rows.shown.pictures]))

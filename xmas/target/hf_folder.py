@@ -9,12 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from transformers import AddedToken, GenerationConfig, PreTrainedConfig
 
 from xmas.models.chat.jinja import jinja
-from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Template
 from xmas.models.families import exportable
@@ -121,11 +119,7 @@ def _has_same_ids(
     picture = Image.new("RGB", (5, 8))
     for image in (loaded.layout.tokens((8, 5)), None):
         tokens = loaded.encoder(template).conversation(rounds, image=image)
-        fitted_ids = tokens.ids
-        if image is not None:
-            token = loaded.model.config.image_token_id
-            image_ids = np.where(tokens.image == FEATURE, token, tokens.image)
-            fitted_ids = np.insert(fitted_ids, tokens.image_at, image_ids)
+        fitted_ids = tokens.whole(loaded.model.config.image_token_id)
         messages = [
             {"role": role, "content": [{"type": "text", "text": text}]}
             for both in rounds

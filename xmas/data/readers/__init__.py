@@ -4,10 +4,13 @@ A module has the two functions of `Reader`. What only its format needs is import
 """
 
 import importlib
+import inspect
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
+from xmas.data.compressed import first_bytes
 from xmas.data.rows import PoolError, Rows
 
 DEFAULT = "llava"
@@ -19,11 +22,15 @@ class Reader(Protocol):
     """A module of this package."""
 
     def recognises(self, annotations: Path, head: bytes) -> bool:
-        """Whether an annotation file is of this format, by its name and first 64 KiB."""
+        """Whether a pool is of this format, by its path and the first 64 KiB of it, unpacked."""
         ...
 
     def read(self, annotations: Path, images: Path) -> Rows:
-        """Open a pool. Raises PoolError: the file is malformed; names file, row, value, remedy."""
+        """Open a pool. Raises PoolError: the file is malformed; names file, row, value, remedy.
+
+        A reader whose records name their parts may also take `columns`, their names where they are
+        not ours.
+        """
         ...
 
 
@@ -56,10 +63,7 @@ def reader_of(annotations: Path, name: str | None) -> Reader:
                 "A format is a module of xmas/data/readers"
             )
         return _reader(name)
-    head = b""
-    if annotations.is_file():
-        with annotations.open("rb") as file:
-            head = file.read(_HEAD)
+    head = first_bytes(annotations, _HEAD)
     matching = [
         format_name for format_name in names() if _reader(format_name).recognises(annotations, head)
     ]
@@ -68,6 +72,36 @@ def reader_of(annotations: Path, name: str | None) -> Reader:
             f"{annotations}: may be of the formats {', '.join(matching)}; name one with pool.format"
         )
     return _reader(matching[0] if matching else DEFAULT)
+
+
+def open_rows(
+    annotations: Path,
+    images: Path,
+    name: str | None,
+    columns: Mapping[str, str],
+    *,
+    malformed_too: bool,
+) -> Rows:
+    """The rows of a pool.
+
+    Args:
+        name: of the format; None: see `reader_of`.
+        columns: what the records call their parts where it is not our name.
+        malformed_too: leave malformed rows in `Rows.faults`, where the reader can go on.
+
+    Raises PoolError: see `reader_of` and the reader.
+    """
+    reader = reader_of(annotations, name)
+    goes_on = malformed_too and isinstance(reader, ReadsAll)
+    read = cast("ReadsAll", reader).read_all if goes_on else reader.read
+    if not columns:
+        return read(annotations, images)
+    if "columns" not in inspect.signature(read).parameters:
+        raise PoolError(
+            f"pool.columns={dict(columns)}: the format {name or type(reader).__name__} of "
+            f"{annotations} has no columns to rename; set pool.columns={{}}"
+        )
+    return read(annotations, images, columns=columns)  # pyright: ignore[reportCallIssue]
 
 
 def _reader(name: str) -> Reader:

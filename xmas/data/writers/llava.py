@@ -8,10 +8,13 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.faults import Fault
-from xmas.data.readers.llava import IMAGE_PLACEHOLDER, LlavaRows, fault_in
+from xmas.data.readers.llava import LlavaRows
+from xmas.data.record_faults import fault_in
 from xmas.data.rows import PoolError, Rows
+from xmas.data.turns import ASSISTANT, SYSTEM, USER
 
 FILE = "instructions.json"
+_SPEAKERS = {SYSTEM: "system", USER: "human", ASSISTANT: "gpt"}
 
 
 def write(rows: Rows, chosen: Int[np.ndarray, " chosen"], folder: Path) -> None:
@@ -30,18 +33,14 @@ def _record(rows: Rows, row: int) -> bytes:
     if isinstance(rows, LlavaRows):
         return rows.raw(row)
     record: dict[str, Any] = {"id": row, "source": str(rows.sources[row])}
-    pictured = bool(rows.has_image[row])
-    if pictured:
-        record["image"] = rows.picture_names[rows.picture[row]]
-    image_round = rows.image_round(row)
-    turns = record["conversations"] = []
-    for number, (question, answer) in enumerate(rows.conversation(row)):
-        if pictured and number == image_round:
-            if rows.image_in_answer(row):
-                answer = f"{IMAGE_PLACEHOLDER}\n{answer}"
-            else:
-                question = f"{IMAGE_PLACEHOLDER}\n{question}"
-        turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-    if fault := fault_in(record):
-        raise PoolError(f"{rows.annotations}: {Fault(row, row, record.get('image'), *fault)}")
+    names = [rows.picture_names[number] for number in rows.shown[row].tolist()]
+    if names:
+        record["image"] = names[0] if len(names) == 1 else names
+    record["conversations"] = [
+        {"from": _SPEAKERS[turn.role], "value": turn.written()} for turn in rows.turns(row)
+    ]
+    if fault := fault_in(record, llava=True):
+        raise PoolError(
+            f"{rows.annotations}: {Fault(row, row, names[0] if names else None, *fault)}"
+        )
     return json.dumps(record, ensure_ascii=False).encode()

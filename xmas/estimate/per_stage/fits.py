@@ -75,7 +75,7 @@ def fit_work(
         tokens=float(widths.sum()),
         squares=float((widths**2).sum()),
         answers=float(census.answers.sum()),
-        images=float(census.has_image.sum()),
+        images=float(census.image_counts.sum()),
     ).times(recipe.epochs * rows / len(widths))
     precision = bits(recipe.precision)
     learning = memory.trained(shape, rank)

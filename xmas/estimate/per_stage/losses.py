@@ -36,7 +36,7 @@ def answers_load(census: Census, image_tokens: int, longest: int, *, images: boo
         tokens=float(lengths.sum()),
         squares=float((lengths**2).sum()),
         answers=float(census.answers[rows].sum()),
-        images=float(census.has_image.sum()) if images else 0.0,
+        images=float(census.image_counts.sum()) if images else 0.0,
     )
     return load.times(census.scale)
 

@@ -6,6 +6,7 @@ Every turn has an embedding, so that one pass serves methods that use questions,
 import dataclasses
 import itertools
 import json
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,16 +16,19 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from xmas.data.broken_images import all_named
+from xmas.data.broken_images import all_named, read_picture
 from xmas.data.pool import Pool
-from xmas.data.rows import Rows
+from xmas.data.rows import Rows, Shown
 from xmas.data.seen_images import note
 from xmas.features.clip.clip_model import Clip, fingerprint
 from xmas.features.clip.embedded import HUMAN, MODEL, Embedded
-from xmas.models.vision_cache import first_rows, read_image
 from xmas.store import Stage, Store, volatile
 from xmas.store.arrays import ArrayInParts
 from xmas.store.progress import bar
+
+log = logging.getLogger(__name__)
+
+PLACES, NUMBERS = "image_offsets.npy", "image_numbers.npy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,9 @@ class ClipEmbeddings(Stage):
     """Unit vectors of a frozen CLIP for the images and turns of a pool, float16.
 
     Writes `image.npy` (pictures, d), one vector per distinct image in the order of their names;
-    `picture.npy` (rows,) int64, a row's index into it, -1 without an image; `text.npy` (turns, d),
+    `picture.npy` (rows,) int64, the index into it of a row's first image, -1 without one; where
+    rows have several, `image_numbers.npy`, those of all images, of row r from
+    `image_offsets.npy`[r] to [r + 1]; `text.npy` (turns, d),
     one vector per turn, zeros for an empty turn; `offsets.npy` (rows + 1,) int64, the turns of row
     r are [offsets[r], offsets[r + 1]); `roles.npy` (turns,) int8, 0 human, 1 model; `clip.json`:
     which CLIP. A first turn of the model is dropped, as in training.
@@ -75,7 +81,8 @@ class ClipEmbeddings(Stage):
         examples = self.pool.open(store)
         folder = store.get(self.clip)
         clip = Clip(folder, self.precision)
-        np.save(out / "picture.npy", examples.picture)
+        np.save(out / "picture.npy", examples.shown.first)
+        self._several(examples, out)
         self._turns(examples, out)
         with all_named(examples, out):
             self._images(examples, clip, out)
@@ -84,6 +91,16 @@ class ClipEmbeddings(Stage):
         (out / "clip.json").write_text(json.dumps(origin, indent=2))
         note(self.pool, examples, out)
 
+    def _several(self, examples: Rows, out: Path) -> None:
+        several = int((examples.shown.counts > 1).sum())
+        if several:
+            np.save(out / PLACES, examples.shown.offsets)
+            np.save(out / NUMBERS, examples.shown.pictures)
+            log.info(
+                "%s: %d of %d rows have several images; the mean of their vectors stands for them",
+                *(examples.annotations, several, len(examples)),
+            )
+
     def _turns(self, examples: Rows, out: Path) -> None:
         counts = [2 * len(examples.conversation(row)) for row in range(len(examples))]
         offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -91,24 +108,25 @@ class ClipEmbeddings(Stage):
         np.save(out / "roles.npy", np.tile([HUMAN, MODEL], offsets[-1] // 2).astype(np.int8))
 
     def _images(self, examples: Rows, clip: Clip, out: Path) -> None:
-        rows = first_rows(examples)
+        count = len(examples.picture_names)
+        first_row = examples.shown.row_of_image[examples.shown.first_image]
 
-        def prepared(row: int) -> Tensor:
-            return clip.pixels(read_image(examples, row))
+        def prepared(number: int) -> Tensor:
+            return clip.pixels(read_picture(examples, number))
 
         size = self.image_batch * self.image_block
         with ThreadPoolExecutor(self.threads) as decoders:
-            for start, stop, vectors in _blocks(out, "image", len(rows), clip.width, size):
-                block = rows[start:stop].tolist()
+            for start, stop, vectors in _blocks(out, "image", count, clip.width, size):
+                block = range(start, stop)
                 batches = [
                     block[first : first + self.image_batch]
                     for first in range(0, len(block), self.image_batch)
                 ]
                 ahead = decoders.map(prepared, batches[0])  # decoded while the model runs
-                for batch, following in itertools.pairwise([*batches, []]):
+                for batch, following in itertools.pairwise([*batches, range(0)]):
                     pixels, ahead = list(ahead), decoders.map(prepared, following)
                     embeddings = clip.images(pixels)
-                    _check(embeddings, [f"the image of row {row}" for row in batch])
+                    _check(embeddings, [f"the image of row {first_row[it]}" for it in batch])
                     vectors[start : start + len(batch)] = embeddings
                     start += len(batch)
 
@@ -141,7 +159,10 @@ class ClipEmbeddings(Stage):
             for name in ("image", "picture", "text", "offsets", "roles")
         )
         weights = json.loads((folder / "clip.json").read_text())["weights"]
-        return Embedded(image, picture, text, offsets, roles, weights)
+        shown = None
+        if (folder / PLACES).exists():
+            shown = Shown(np.load(folder / PLACES), np.load(folder / NUMBERS))
+        return Embedded(image, picture, text, offsets, roles, weights, shown)
 
 
 def _blocks(

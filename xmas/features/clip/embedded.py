@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
+from xmas.data.rows import Shown
+
 HUMAN, MODEL = 0, 1
 SPEAKERS = {"human": (HUMAN,), "gpt": (MODEL,), "all": (HUMAN, MODEL)}
 
@@ -17,6 +19,7 @@ class Embedded:
     Attributes:
         image, picture, text, offsets, roles: see `ClipEmbeddings`.
         weights: the fingerprint of the CLIP.
+        shown: the images of every row, where some have several; None: one at most.
     """
 
     image: Float[np.ndarray, "pictures d"]
@@ -25,6 +28,7 @@ class Embedded:
     offsets: Int[np.ndarray, " bounds"]
     roles: Int[np.ndarray, " turns"]
     weights: str
+    shown: Shown | None = None
 
     def __len__(self) -> int:
         return len(self.picture)
@@ -40,10 +44,17 @@ class Embedded:
         )
 
     def images(self, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows d"]:
-        """The image vectors of rows, float32; NaN on rows without an image."""
+        """The image vectors of rows, float32; NaN on rows without an image.
+
+        Of a row with several images their mean, as a unit vector.
+        """
         picture = self.picture[rows]
         vectors = np.full((len(rows), self.width), np.nan, dtype=np.float32)
         vectors[picture >= 0] = self.image[picture[picture >= 0]]
+        if self.shown is not None:
+            for place in np.flatnonzero(self.shown.counts[rows] > 1):
+                several = self.image[self.shown[rows[place]]].astype(np.float32)
+                vectors[place] = unit(several.mean(axis=0, keepdims=True))[0]
         return vectors
 
     def texts(self, rows: Int[np.ndarray, " rows"], speakers: str) -> Float[np.ndarray, "rows d"]:

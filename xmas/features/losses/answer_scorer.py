@@ -18,7 +18,7 @@ from xmas.attention.shards import Shards
 from xmas.attention.weights import Read, Weights
 from xmas.features.losses.token_statistics import STATISTICS, answer_statistics
 from xmas.models.chat.batches import Batch, Loader
-from xmas.models.chat.labels import NO_IMAGE, Tokens
+from xmas.models.chat.labels import Tokens
 from xmas.models.chat.layout import Layout
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import Pictures
@@ -59,7 +59,7 @@ class WithoutImages(TokenTable):
         self.lengths = self.text_lengths
 
     def __getitem__(self, row: int) -> Tokens:
-        return dataclasses.replace(super().__getitem__(row), image_at=-1, image=NO_IMAGE)
+        return dataclasses.replace(super().__getitem__(row), places=(), images=())
 
 
 class AnswerScorer:

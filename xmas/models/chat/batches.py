@@ -15,22 +15,21 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from xmas.models.chat.labels import IGNORED, Tokens
-from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.tokens import TokenTable
 
 
 @dataclasses.dataclass
 class Batch:
-    """Right- or left-padded rows, a line each, or packed ones in one line. `pictures` are those of
-    the rows with an image, in their order.
+    """Right- or left-padded rows, a line each, or packed ones in one line. `pictures` are all
+    images of the rows, row after row.
     """
 
     rows: Int[np.ndarray, " rows"]
     ids: Int[Tensor, "lines length"]
     mask: Bool[Tensor, "lines length"]
     labels: Int[Tensor, "lines length"]
-    image_start: Int[Tensor, " rows"]  # -1 without an image
-    image_length: Int[Tensor, " rows"]  # features and marks between them, 0 without an image
+    image_start: Int[Tensor, " rows"]  # of the first image, -1 without one
+    image_length: Int[Tensor, " rows"]  # up to the end of the last image, 0 without one
     pictures: dict[str, Tensor]  # "features" from the cache, or "pixels"; {} without images
     weight: float = 1.0  # of its loss among the microbatches of an optimiser step
     lengths: Int[Tensor, " rows"] | None = None  # of rows packed into one line
@@ -54,22 +53,18 @@ def collate(
     pictures: Callable[[list[int]], dict[str, Tensor]],
     left: bool = False,
 ) -> Batch:
-    """Pad conversations to a batch, the image's tokens put in; `left` for generation."""
+    """Pad conversations to a batch, the images' tokens put in; `left` for generation."""
     count, width = len(rows), max(len(row) for row in tokens)
     ids = np.full((count, width), pad, dtype=np.int64)
     labels = np.full((count, width), IGNORED, dtype=np.int64)
     mask = np.zeros((count, width), dtype=bool)
     starts = np.full(count, -1, dtype=np.int64)
     for line, row_tokens in enumerate(tokens):
-        line_ids = row_tokens.ids.astype(np.int64)
-        line_labels = np.where(row_tokens.labelled, line_ids, IGNORED)
-        if row_tokens.image_at >= 0:
-            image = np.where(row_tokens.image == FEATURE, image_token, row_tokens.image)
-            line_ids = np.insert(line_ids, row_tokens.image_at, image)
-            line_labels = np.insert(line_labels, row_tokens.image_at, np.full(len(image), IGNORED))
+        line_ids = row_tokens.whole(image_token)
         first = width - len(line_ids) if left else 0
         span = slice(first, first + len(line_ids))
-        ids[line, span], labels[line, span], mask[line, span] = line_ids, line_labels, True
+        ids[line, span], mask[line, span] = line_ids, True
+        labels[line, span] = row_tokens.whole_labels()
         if row_tokens.image_at >= 0:
             starts[line] = first + row_tokens.image_at
     pairs = zip(rows, tokens, strict=True)
@@ -80,7 +75,7 @@ def collate(
         mask=torch.from_numpy(mask),
         labels=torch.from_numpy(labels),
         image_start=torch.from_numpy(starts),
-        image_length=torch.tensor([len(row_tokens.image) for row_tokens in tokens]),
+        image_length=torch.tensor([row_tokens.images_span for row_tokens in tokens]),
         pictures=pictures(with_image) if with_image else {},
     )
 

@@ -1,18 +1,21 @@
-"""A conversation as token ids, labels and the position of its image.
+"""A conversation as token ids, labels and the positions of its images.
 
-Text is tokenised chunk by chunk around the image, as LLaVA does (`tokenizer_image_token`): with the
-placeholder inline, Metaspace tokenisers lose the space marker after the image. Labels come from
+Text is tokenised chunk by chunk around the images, as LLaVA does (`tokenizer_image_token`): with
+the placeholder inline, Metaspace tokenisers lose the space marker after the image. Labels come from
 character offsets, so no template needs to know how its roles are tokenised.
 """
 
 import dataclasses
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
+from xmas.data.turns import Turn, turns_of_rounds
+from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.template import Plain, Template
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
@@ -21,23 +24,57 @@ NO_IMAGE: Int[np.ndarray, " 0"] = np.zeros(0, dtype=np.int32)
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """One conversation as text tokens; its image's tokens are separate.
+    """One conversation as text tokens; those of its images are separate.
 
-    `labelled` marks the answers' tokens. `image_at` is the position that the image's tokens take,
-    -1 without an image.
+    `labelled` marks the answers' tokens. `places` are the positions in `ids` that the tokens of its
+    images take, ascending; `images` are these tokens, from a `Layout`.
     """
 
     ids: Int[np.ndarray, " text"]
     labelled: Bool[np.ndarray, " text"]
-    image_at: int
-    image: Int[np.ndarray, " image"] = dataclasses.field(default_factory=lambda: NO_IMAGE)
+    places: tuple[int, ...] = ()
+    images: tuple[Int[np.ndarray, " _"], ...] = ()
 
     def __len__(self) -> int:
-        return len(self.ids) + len(self.image)
+        return len(self.ids) + sum(map(len, self.images))
+
+    @property
+    def image_at(self) -> int:
+        """The position of the first image, -1 without one."""
+        return self.places[0] if self.places else -1
+
+    @property
+    def image(self) -> Int[np.ndarray, " image"]:
+        """The tokens of the first image."""
+        return self.images[0] if self.images else NO_IMAGE
+
+    @property
+    def images_span(self) -> int:
+        """Tokens from the start of the first image to the end of the last, with text between."""
+        return self.places[-1] - self.places[0] + sum(map(len, self.images)) if self.places else 0
+
+    def put_in(
+        self, text: Shaped[np.ndarray, " text"], images: Sequence[Shaped[np.ndarray, " _"]]
+    ) -> Shaped[np.ndarray, " length"]:
+        """A value for every text token, with those of the images' tokens put where they belong."""
+        if not self.places:
+            return text
+        spots = np.repeat(self.places, [len(image) for image in images])
+        return np.insert(text, spots, np.concatenate(images))
+
+    def whole(self, image_token: int) -> Int[np.ndarray, " length"]:
+        """The ids with those of the images put in, `image_token` for every feature."""
+        images = [np.where(image == FEATURE, image_token, image) for image in self.images]
+        return self.put_in(self.ids.astype(np.int64), images)
+
+    def whole_labels(self) -> Int[np.ndarray, " length"]:
+        """The labels of `whole`: the answers' ids, else `IGNORED`."""
+        labels = np.where(self.labelled, self.ids.astype(np.int64), IGNORED)
+        return self.put_in(labels, [np.full(len(image), IGNORED) for image in self.images])
 
 
 class ImageCutError(ValueError):
-    """`max_length` ends inside or before the image of a conversation."""
+    """`max_length` ends inside or before an image of a conversation."""
 
 
 class Encoder:
@@ -62,60 +99,72 @@ class Encoder:
 
     def conversation(
         self,
-        rounds: list[tuple[str, str]],
+        rounds: Sequence[tuple[str, str]],
         *,
         image: Int[np.ndarray, " image"] | None,
         image_round: int = 0,
         in_answer: bool = False,
     ) -> Tokens:
-        """A whole conversation, cut at `max_length` with the image's tokens counted.
-
-        Nothing is labelled where all answers are empty or after the cut.
+        """As `turns`, of (question, answer) rounds with at most one image.
 
         Args:
             image: the tokens of its image, from a `Layout`.
             image_round: number of the round that has the image.
             in_answer: it is in the answer of this round, not in the question.
-
-        Raises ImageCutError: a ValueError: `max_length` would cut the image.
         """
-        chunks, answers = self.template.render(
-            rounds, image=image is not None, image_round=image_round, in_answer=in_answer
-        )
-        ids, labelled, image_at = [], [], -1
+        place = {"image_round": image_round, "in_answer": in_answer}
+        turns = turns_of_rounds(rounds, image=image is not None, **place)
+        return self.turns(turns, [] if image is None else [image])
+
+    def turns(self, turns: Sequence[Turn], images: Sequence[Int[np.ndarray, " _"]]) -> Tokens:
+        """A whole conversation, cut at `max_length` with its images' tokens counted.
+
+        Nothing is labelled where all answers are empty or after the cut.
+
+        Args:
+            images: the tokens of each of its images, from a `Layout`.
+
+        Raises ImageCutError: a ValueError: `max_length` would cut an image.
+        """
+        chunks, answers = self.template.render(turns)
+        ids, labelled, places = [], [], []
         for number, chunk in enumerate(chunks):
-            if number == 1:
-                image_at = len(ids)
+            if number:
+                places.append(len(ids))
             chunk_ids, offsets = self._tokenise(chunk, first=number == 0)
             spans = [(start, stop) for which, start, stop in answers if which == number]
             ids += chunk_ids
             labelled += [any(a < stop and start < b for start, stop in spans) for a, b in offsets]
-        image_tokens = NO_IMAGE if image is None else image
-        room = self.max_length - len(image_tokens)
-        if image_at > room:
+        if len(places) != len(images):
+            raise ValueError(f"{len(images)} images for {len(places)} places in the turns")
+        image_tokens = sum(map(len, images))
+        room = self.max_length - image_tokens
+        if places and places[-1] > room:
             raise ImageCutError(
-                f"max_length {self.max_length} ends inside the image, which needs "
-                f"{image_at + len(image_tokens)} tokens with the text before it; raise max_length"
+                f"max_length {self.max_length} ends inside "
+                f"{'the image, which needs' if len(places) == 1 else 'its images, which need'} "
+                f"{places[-1] + image_tokens} tokens with the text before "
+                f"{'it' if len(places) == 1 else 'them'}; raise max_length"
             )
         return Tokens(
             np.array(ids[:room], dtype=np.int32),
             np.array(labelled[:room], dtype=bool),
-            image_at,
-            image_tokens,
+            tuple(places),
+            tuple(images),
         )
 
     def prompt(self, question: str, *, image: Int[np.ndarray, " image"] | None) -> Tokens:
         """A question up to where the answer starts; nothing is labelled."""
         if isinstance(self.template, Plain):
             raise ValueError("the captions template has no questions; give a chat template")
-        ids, image_at = [], -1
+        ids, places = [], []
         for number, chunk in enumerate(self.template.prompt(question, image=image is not None)):
-            if number == 1:
-                image_at = len(ids)
+            if number:
+                places.append(len(ids))
             ids += self._tokenise(chunk, first=number == 0)[0]
         labelled = np.zeros(len(ids), dtype=bool)
-        image_tokens = NO_IMAGE if image is None else image
-        return Tokens(np.array(ids, dtype=np.int32), labelled, image_at, image_tokens)
+        images = () if image is None else (image,)
+        return Tokens(np.array(ids, dtype=np.int32), labelled, tuple(places), images)
 
     def _tokenise(self, chunk: str, *, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and character offsets of a chunk; the begin mark only on the first.

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from xmas.data.turns import ASSISTANT, IMAGE_PLACEHOLDER, SYSTEM, USER, Turn, turns_of_rounds
+
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -16,10 +18,11 @@ class Template:
     """Rounds of question and answer as one text; the defaults are LLaVA's vicuna_v1.
 
     `system + " "`, then a round: `USER: question ASSISTANT: answer</s>`, no space before the next
-    USER. Without a system prompt the text starts at the first USER. The image always opens its
-    turn, a question or an answer, as in LLaVA's `preprocess_multimodal`. An empty turn is its role
-    alone (`USER:`, `ASSISTANT:`), without `</s>`. With `<|endoftext|>` for `</s>` and empty turns
-    like any other it is TinyLLaVA's "phi", which the XMAS release trains its proxy with.
+    USER. Without a system prompt the text starts at the first USER; a system turn of a conversation
+    takes the prompt's place. A single image always opens its turn, a question or an answer, as in
+    LLaVA's `preprocess_multimodal`; of several, each is where its turn has it. An empty turn is its
+    role alone (`USER:`, `ASSISTANT:`), without `</s>`. With `<|endoftext|>` for `</s>` and empty
+    turns like any other it is TinyLLaVA's "phi", which the XMAS release trains its proxy with.
 
     LLaVA finds the answers by the words around them, and counts pads by their token. It trains on
     nothing of a conversation whose texts contain these words or the pad ("tokenization mismatch").
@@ -48,51 +51,44 @@ class Template:
         strict = {"strict_rule": 2} if self.strict_parity else {}
         return strict | ({"empty_answers": "ended"} if self.lone_user is None else {})
 
-    def render(
-        self,
-        rounds: Sequence[tuple[str, str | None]],
-        *,
-        image: bool,
-        image_round: int = 0,
-        in_answer: bool = False,
-    ) -> tuple[list[str], list[tuple[int, int, int]]]:
-        """The text in chunks, and the positions of its answers.
+    def render(self, turns: Sequence[Turn]) -> tuple[list[str], list[tuple[int, int, int]]]:
+        """The text in chunks, with an image between each and the next, and where its answers are.
 
-        With an image there are two chunks and the image is between them; without one there is one
-        chunk. An answer is (chunk, first character, end), half-open, `</s>` included; one that the
-        image is in has a position in both chunks.
-
-        Args:
-            rounds: (question, answer); None: the model's answer follows.
-            image_round: number of the round that has the image.
-            in_answer: it is in the answer of this round, not in the question.
+        An answer is (chunk, first character, end), half-open, `</s>` included; one that an image is
+        in has a position in several chunks. After a last question the model's answer follows.
         """
-        chunks = [self.system + self.behind_system if self.system else ""]
-        answers = []
-        for number, (question, answer) in enumerate(rounds):
-            pictured = image and number == image_round
-            if pictured and not in_answer:
-                chunks[-1] += self.user
-                chunks.append(self.behind_image + question if question else "")
-                chunks[-1] += self.behind_question
-            elif question or self.lone_user is None:
-                chunks[-1] += self.user + self.behind_user + question + self.behind_question
-            else:
-                chunks[-1] += self.lone_user
-            chunks[-1] += self.assistant
-            pictured = pictured and in_answer
-            if answer is not None and (answer or pictured or self.lone_user is None):
+        system = self.system
+        if turns and turns[0].role == SYSTEM:
+            system, turns = turns[0].text, turns[1:]
+        chunks = [system + self.behind_system if system else ""]
+        answers: list[tuple[int, int, int]] = []
+        for turn in turns:
+            empty = not (turn.text or turn.images or self.lone_user is None)
+            first, *later = self._pieces(turn)
+            if turn.role == USER:
+                before = self.behind_user if first or not turn.images else ""
+                opening = self.lone_user or "" if empty else self.user + before + first
+                chunks[-1] += opening
+                chunks += later
+                chunks[-1] += self.assistant if empty else self.behind_question + self.assistant
+            elif not empty:
                 # A space goes with an answer: a prompt ends in "ASSISTANT:".
                 start = len(chunks[-1])
-                chunks[-1] += self.behind_assistant
-                if pictured:
-                    answers.append((len(chunks) - 1, start, len(chunks[-1])))
-                    chunks.append(self.behind_image if answer else "")
+                chunks[-1] += self.behind_assistant + first
+                chunks += later
+                chunks[-1] += self.eos
+                for number in range(len(chunks) - len(later) - 1, len(chunks)):
+                    answers.append((number, start, len(chunks[number])))
                     start = 0
-                chunks[-1] += answer + self.eos
-                answers.append((len(chunks) - 1, start, len(chunks[-1])))
                 chunks[-1] += self.behind_answer
         return chunks, self._answers_to_llava(chunks) if self.strict_parity else answers
+
+    def _pieces(self, turn: Turn) -> list[str]:
+        """The text of a turn before, between and after its images."""
+        pieces = turn.pieces()
+        if turn.opens and turn.text:
+            pieces[-1] = self.behind_image + pieces[-1]
+        return pieces
 
     def _answers_to_llava(self, chunks: list[str]) -> list[tuple[int, int, int]]:
         """The positions of the answers by LLaVA's arithmetic, which knows the text alone.
@@ -104,26 +100,25 @@ class Template:
 
         Source: LLaVA `llava/train/train.py`, preprocess_v1.
         """
-        image = "<image>"
-        text = image.join(chunks)
+        text = IMAGE_PLACEHOLDER.join(chunks)
         between = self.behind_question + self.assistant + self.behind_assistant
         *turns, rest = text.split(self.eos)
         if rest or LLAVA_PAD in text or any(turn.count(between) != 1 for turn in turns):
             return []
-        cut, behind = len(chunks[0]), len(chunks[0]) + len(image)
         answers, end = [], 0
         for turn in turns:
             start = end + turn.index(between) + len(self.behind_question + self.assistant)
             end += len(turn) + len(self.eos)
-            if start < cut:
-                answers.append((0, start, min(end, cut)))
-            if end > cut:
-                answers.append((1, max(start - behind, 0), end - behind))
+            first = 0  # of the chunk, in `text`
+            for number, chunk in enumerate(chunks):
+                if start < first + len(chunk) and end > first:
+                    answers.append((number, max(start - first, 0), min(end - first, len(chunk))))
+                first += len(chunk) + len(IMAGE_PLACEHOLDER)
         return answers
 
     def prompt(self, question: str, *, image: bool) -> list[str]:
         """The chunks of a single question, up to where the model's answer starts."""
-        return self.render([(question, None)], image=image)[0]
+        return self.render(turns_of_rounds([(question, None)], image=image))[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,16 +133,10 @@ class Plain:
     eos: str = "\n"
     chat: Template = dataclasses.field(default_factory=Template)
 
-    def render(
-        self,
-        rounds: Sequence[tuple[str, str]],
-        *,
-        image: bool,
-        image_round: int = 0,
-        in_answer: bool = False,
-    ) -> tuple[list[str], list[tuple[int, int, int]]]:
-        """As `Template.render`; with an image, which always comes first, the answers alone."""
-        if not image:
-            return self.chat.render(rounds, image=False)
-        text = "".join(answer + self.eos for _, answer in rounds)
-        return ["", text], [(1, 0, len(text))]
+    def render(self, turns: Sequence[Turn]) -> tuple[list[str], list[tuple[int, int, int]]]:
+        """As `Template.render`; with images, which always come first, the answers alone."""
+        images = sum(len(turn.images) for turn in turns)
+        if not images:
+            return self.chat.render(turns)
+        text = "".join(turn.text + self.eos for turn in turns if turn.role == ASSISTANT)
+        return [*[""] * images, text], [(images, 0, len(text))]

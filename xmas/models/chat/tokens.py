@@ -17,7 +17,7 @@ from xmas.data.faults import NAMED
 from xmas.data.image_files import image_size
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
-from xmas.models.chat.labels import NO_IMAGE, Encoder, ImageCutError, Tokens
+from xmas.models.chat.labels import Encoder, ImageCutError, Tokens
 from xmas.models.chat.layout import Fixed, HasLayout, Layout
 from xmas.models.chat.template import Plain, Template
 from xmas.store import Made, Stage, Store
@@ -25,15 +25,19 @@ from xmas.store.progress import bar
 
 log = logging.getLogger(__name__)
 
+MORE = "more_images.npy"
+
 
 @dataclasses.dataclass(frozen=True)
 class Tokenised(Stage):
     """`ids.bin` int32 and `labelled.bin` bool, all rows joined; `offsets.npy` (rows + 1) int64,
-    where rows start; `image_at.npy` (rows,) int32, where in a row its image goes, -1 without one;
-    `image_lengths.npy` (rows,) int32, tokens of its image; `image_sizes.npy` (rows, 2) int32,
-    height and width in pixels, where the tokens follow from them, else (0, 0). `answered.npy`
-    (rows,) bool: rows with a labelled token. A fit leaves the others out: their answers are empty
-    or after the cut. A row whose image is after the cut is one of these, its text kept.
+    where rows start; `image_at.npy` (rows,) int32, where in a row its first image goes, -1 without
+    one; `image_lengths.npy` (rows,) int32, tokens of its images; `image_sizes.npy` (rows, 2) int32,
+    height and width of the first in pixels, where the tokens follow from them, else (0, 0);
+    `more_images.npy` (images, 4) int32, only where rows have several: row, position, height and
+    width of each of the others. `answered.npy` (rows,) bool: rows with a labelled token. A fit
+    leaves the others out: their answers are empty or after the cut. A row with an image after the
+    cut is one of these, its text kept.
     """
 
     kind: ClassVar[str] = "tokens"
@@ -68,30 +72,34 @@ class Tokenised(Stage):
         image_at, image_lengths = np.zeros((2, len(examples)), dtype=np.int32)
         sizes = np.zeros((len(examples), 2), dtype=np.int32)
         answered = np.zeros(len(examples), dtype=bool)
+        more: list[tuple[int, int, int, int]] = []
         cut: dict[int, ImageCutError] = {}
         with (out / "ids.bin").open("wb") as ids, (out / "labelled.bin").open("wb") as labelled:
             for row in bar(range(len(examples)), label="tokens"):
+                turns = examples.turns(row)
+                row_sizes = [(0, 0)] * len(examples.shown[row])
                 try:
-                    if layout.by_size and examples.has_image[row]:
-                        sizes[row] = image_size(examples.image_path(row), examples.max_pixels)
-                    has_image = bool(examples.has_image[row])
-                    image = layout.tokens(_size(sizes[row])) if has_image else None
-                    tokens = encoder.conversation(
-                        examples.conversation(row),
-                        image=image,
-                        image_round=examples.image_round(row),
-                        in_answer=examples.image_in_answer(row),
-                    )
+                    if layout.by_size:
+                        images = examples.images_of(row)
+                        row_sizes = [image_size(image, examples.max_pixels) for image in images]
+                    tokens = encoder.turns(turns, [layout.tokens(size) for size in row_sizes])
                 except ImageCutError as error:
                     cut[row] = error
-                    text = encoder.conversation(examples.conversation(row), image=None)
+                    text = encoder.turns(
+                        [dataclasses.replace(turn, images=()) for turn in turns], []
+                    )
                     tokens = dataclasses.replace(text, labelled=np.zeros_like(text.labelled))
                 except ValueError as error:
                     raise PoolError(f"{examples.annotations}: row {row}: {error}") from error
+                if tokens.places:
+                    sizes[row] = row_sizes[0]
+                    others = zip(tokens.places[1:], row_sizes[1:], strict=True)
+                    more += [(row, place, *size) for place, size in others]
                 ids.write(tokens.ids.tobytes())
                 labelled.write(tokens.labelled.tobytes())
                 offsets[row + 1] = offsets[row] + len(tokens.ids)
-                image_at[row], image_lengths[row] = tokens.image_at, len(tokens.image)
+                image_at[row] = tokens.image_at
+                image_lengths[row] = len(tokens) - len(tokens.ids)
                 answered[row] = tokens.labelled.any()
         self._report_cut(cut, int(examples.has_image.sum()), str(examples.annotations))
         self._report(answered, str(examples.annotations))
@@ -100,6 +108,8 @@ class Tokenised(Stage):
         np.save(out / "image_at.npy", image_at)
         np.save(out / "image_lengths.npy", image_lengths)
         np.save(out / "image_sizes.npy", sizes)
+        if more:
+            np.save(out / MORE, np.array(more, dtype=np.int32))
 
     def _report_cut(self, cut: dict[int, ImageCutError], images: int, annotations: str) -> None:
         """Say which rows lose their image. Raises PoolError: most of those that have one."""
@@ -131,7 +141,9 @@ class Tokenised(Stage):
 
 
 class TokenTable:
-    """A `Tokenised` result, memory-mapped. `lengths` counts text and image tokens of every row."""
+    """A `Tokenised` result, memory-mapped. `lengths` counts text and image tokens of every row;
+    `image_at` is the position of a row's first image, -1 without one.
+    """
 
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.layout = layout
@@ -140,6 +152,11 @@ class TokenTable:
         self.answered: Bool[np.ndarray, " rows"] = np.load(folder / "answered.npy")
         self.image_lengths: Int[np.ndarray, " rows"] = np.load(folder / "image_lengths.npy")
         self._sizes = np.load(folder / "image_sizes.npy", mmap_mode="r")
+        more = folder / MORE
+        self._more = np.load(more) if more.exists() else np.zeros((0, 4), dtype=np.int32)
+        self.image_counts: Int[np.ndarray, " rows"] = (self.image_at >= 0) + np.bincount(
+            self._more[:, 0], minlength=len(self)
+        )
         self._ids = np.asarray(np.memmap(folder / "ids.bin", dtype=np.int32, mode="r"))
         self._labelled = np.asarray(np.memmap(folder / "labelled.bin", dtype=bool, mode="r"))
         self.text_lengths: Int[np.ndarray, " rows"] = np.diff(self.offsets)
@@ -150,13 +167,18 @@ class TokenTable:
 
     def __getitem__(self, row: int) -> Tokens:
         span = slice(self.offsets[row], self.offsets[row + 1])
-        image_at = int(self.image_at[row])
-        return Tokens(
-            self._ids[span],
-            self._labelled[span],
-            image_at,
-            NO_IMAGE if image_at < 0 else self.layout.tokens(_size(self._sizes[row])),
-        )
+        places, sizes = self._images(row)
+        images = tuple(self.layout.tokens(size) for size in sizes)
+        return Tokens(self._ids[span], self._labelled[span], places, images)
+
+    def _images(self, row: int) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+        """The places and sizes of a row's images."""
+        if self.image_at[row] < 0:
+            return (), []
+        first, stop = np.searchsorted(self._more[:, 0], [row, row + 1])
+        others = self._more[first:stop]
+        places = (int(self.image_at[row]), *others[:, 1].tolist())
+        return places, [_size(self._sizes[row]), *map(_size, others[:, 2:])]
 
     def answers(self, row: int) -> int:
         """Tokens of a row that a loss counts: the labelled ones after its first token."""
@@ -165,7 +187,7 @@ class TokenTable:
         return int(labelled.sum()) - int(opens)
 
     def ids(self, row: int) -> Int[np.ndarray, " text"]:
-        """The text tokens of a row, without those of its image."""
+        """The text tokens of a row, without those of its images."""
         return self._ids[self.offsets[row] : self.offsets[row + 1]]
 
 

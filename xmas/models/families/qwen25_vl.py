@@ -109,13 +109,17 @@ class Qwen25Vl:
         if not with_image:
             return axes
         grids = _merged(config, sizes).tolist()
-        for row, (height, width) in zip(with_image, grids, strict=True):
-            first = int(spots[row].int().argmax())
-            block = torch.arange(height * width, device=ids.device)
-            inside = torch.stack([0 * block, block // width, block % width])
-            stop = first + height * width
-            axes[:, row, stop:] += max(height, width) - height * width
-            axes[:, row, first:stop] = plain[row, first] + inside
+        for row in with_image:
+            stop = 0
+            while spots[row, stop:].any():
+                height, width = grids.pop(0)
+                first = stop + int(spots[row, stop:].int().argmax())
+                block = torch.arange(height * width, device=ids.device)
+                inside = torch.stack([0 * block, block // width, block % width])
+                stop = first + height * width
+                start = axes[0, row, first].clone()
+                axes[:, row, stop:] += max(height, width) - height * width
+                axes[:, row, first:stop] = start + inside
         return axes
 
     def processor(

@@ -117,7 +117,7 @@ class Audit(Stage):
             same = np.array([digest.tobytes() in theirs for digest in files], dtype=bool)
             near = near_any(difference_hashes, like, self.distance)
             rows_of[name] = {
-                how: np.flatnonzero(np.append(which, False)[examples.picture]).tolist()
+                how: np.flatnonzero(examples.shown.rows_with(which)).tolist()
                 for how, which in (("same", same), ("near", near))
             }
         return rows_of

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt32, UInt64
 
 from xmas.data.pool import Pool
+from xmas.data.rows import Shown
 from xmas.results.audit.images import ImageHashes, distances
 from xmas.results.audit.texts import HASHES, Texts
 from xmas.store import Stage, Store, nearest_stages
@@ -124,19 +125,26 @@ class Duplicates(Stage):
             distinct, of_picture = np.unique(hashes, axis=0, return_inverse=True)
             near = near_images(distinct, self.distance)
             groups = components(len(distinct), near)[of_picture.reshape(-1)]
-        identity = np.column_stack([digests, _of_rows(examples.picture, same).astype(np.uint64)])
+        identity = np.column_stack([digests, examples.shown.combined(same).astype(np.uint64)])
         _, first, which = np.unique(identity, axis=0, return_index=True, return_inverse=True)
         np.save(out / "exact.npy", first[which.reshape(-1)])
-        pairs = near_texts(sketches, _of_rows(examples.picture, groups), self.similarity)
+        pairs = near_texts(sketches, examples.shown.combined(groups), self.similarity)
         if self.images and pictures:  # a chain of near images may connect two that are not
-            first_image, second_image = examples.picture[pairs].T
-            apart = distances(hashes[first_image], hashes[second_image])
-            pairs = pairs[(first_image < 0) | (apart <= self.distance)]
+            pairs = pairs[apart(examples.shown, pairs, hashes) <= self.distance]
         np.save(out / "near.npy", pairs)
 
 
-def _of_rows(
-    picture: Int[np.ndarray, " rows"], of_picture: Int[np.ndarray, " pictures"]
-) -> Int[np.ndarray, " rows"]:
-    """What is known of a picture, for every row that shows it; -1 without one."""
-    return np.append(of_picture, -1)[picture]
+def apart(
+    shown: Shown, pairs: Int[np.ndarray, "pairs 2"], hashes: UInt64[np.ndarray, "pictures 2"]
+) -> Int[np.ndarray, " pairs"]:
+    """Bits by which the images of two rows differ, the largest of several; 0 without images.
+
+    The rows of a pair have equally many.
+    """
+    worst = np.zeros(len(pairs), dtype=np.int64)
+    counts = shown.counts[pairs[:, 0]]
+    for place in range(int(counts.max(initial=0))):
+        has = counts > place
+        first, second = shown.pictures[shown.offsets[pairs[has]] + place].T
+        worst[has] = np.maximum(worst[has], distances(hashes[first], hashes[second]))
+    return worst

@@ -104,9 +104,9 @@ class ImageHashes(Stage):
     def compute(self, store: Store, out: Path) -> None:
         """Raises PoolError: an image is missing or cannot be read."""
         examples = self.pool.open(store)
-        paths = [examples.picture_path(number) for number in range(len(examples.picture_names))]
+        pictures = [examples.picture(number) for number in range(len(examples.picture_names))]
         digests, difference_hashes = all_hashes(
-            paths, label="image hashes", max_pixels=examples.max_pixels
+            pictures, label="image hashes", max_pixels=examples.max_pixels
         )
         np.save(out / "sha256.npy", digests)
         np.save(out / "seen.npy", difference_hashes)

@@ -38,7 +38,8 @@ def strips(evidence: Evidence, palette: Palette, pool: Pool | None, count: int) 
     if not lines:
         raise AbsentError("No target was trained on a subset.")
     examples = pool_rows(evidence, pool)
-    if examples.has_image.any() and not examples.images.is_dir():
+    in_folder = bool(examples.picture_names) and examples.in_file(0)
+    if in_folder and not examples.images.is_dir():
         raise AbsentError(f"The pool's images are not there any more ({examples.images}).")
     endings = " and ".join(f"“{ending.strip()}”" for ending in (SHORT, LETTER))
     count = max(2, min(count, _IMAGES // (2 * len(lines))))
@@ -78,12 +79,12 @@ def _tile(row: int, examples: Rows) -> str:
     rounds = examples.conversation(row)
     question, answer = rounds[0]
     more = f", {len(rounds)} rounds" if len(rounds) > 1 else ""
-    picture = tag("div", "text only", class_="no-picture")
+    pictures = [tag("div", "text only", class_="no-picture")]
     if examples.has_image[row]:
-        picture = _picture(examples, row)
+        pictures = [_picture(examples, row, number) for number in examples.shown[row].tolist()]
     return tag(
         "article",
-        picture,
+        *pictures,
         tag("p", f"row {row:,} · {examples.sources[row]}{more}", class_="where"),
         tag("p", text(_short(question)), class_="question"),
         tag("p", text(_short(answer)), class_="answer"),
@@ -96,19 +97,19 @@ def _short(words: str) -> str:
     return joined if len(joined) <= _LETTERS else joined[: _LETTERS - 1].rstrip() + "…"
 
 
-def _picture(examples: Rows, row: int) -> str:
+def _picture(examples: Rows, row: int, number: int) -> str:
     """An image embedded in the page; where it cannot be read, a sentence instead."""
     try:
-        address, small = _embedded(examples.image_path(row), examples.max_pixels)
+        address, small = _embedded(examples.picture(number), examples.max_pixels)
     except ImageError as error:
         return tag("div", text(f"cannot be read: {error.reason}"), class_="no-picture")
     return tag("img", src=address, alt=f"image of row {row}", class_="pixels" if small else None)
 
 
 @functools.lru_cache(maxsize=512)
-def _embedded(path: Path, max_pixels: int) -> tuple[str, bool]:
+def _embedded(image: Path | bytes, max_pixels: int) -> tuple[str, bool]:
     """An image as a data address, and whether it is small enough to show its pixels."""
-    thumbnail = open_image(path, max_pixels)
+    thumbnail = open_image(image, max_pixels)
     small = max(thumbnail.size) <= _SMALL
     file = io.BytesIO()
     if small:

@@ -5,6 +5,7 @@ the same classes and the same loss.
 """
 
 import dataclasses
+import logging
 import math
 from pathlib import Path
 from typing import ClassVar, cast
@@ -15,18 +16,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextConfig
 
-from xmas.data.broken_images import all_named
+from xmas.data.broken_images import all_named, read_picture
 from xmas.data.images import SquareImages
 from xmas.data.pool import Pool
+from xmas.data.rows import Rows
 from xmas.data.seen_images import note
 from xmas.models.cpu_matmul import by_onednn
 from xmas.models.tokenizer import TrainedTokenizer
-from xmas.models.vision_cache import first_rows, read_image
 from xmas.models.vlm import check_finite
 from xmas.store import Stage, Store
 from xmas.store.checkpoint import save_checkpoint, saved_state
 from xmas.store.progress import bar
 from xmas.training.fit.sanity import no_image
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +74,7 @@ class TwoTower(Stage):
 
         examples = self.captions.open(store)
         tokenizer = AutoTokenizer.from_pretrained(store.get(self.tokenizer))
-        rows = first_rows(examples)
+        rows, numbers = captioned(examples)
         texts = [" ".join(answer for _, answer in examples.conversation(int(row))) for row in rows]
         tokens = tokenizer(
             [text + tokenizer.eos_token for text in texts],
@@ -88,7 +91,8 @@ class TwoTower(Stage):
         pixels = torch.empty(len(rows), 3, self.image_size, self.image_size, dtype=torch.float16)
         with all_named(examples, out):
             for start in bar(range(0, len(rows), 256), label="captions read", unit="batch"):
-                pictures = [read_image(examples, int(row)) for row in rows[start : start + 256]]
+                batch = numbers[start : start + 256].tolist()
+                pictures = [read_picture(examples, number) for number in batch]
                 pixels[start : start + 256] = process(pictures).half()
         same = torch.from_numpy(np.unique(np.array(texts), return_inverse=True)[1])
         model = self._fit(
@@ -241,6 +245,23 @@ def targets(
     present.scatter_(1, torch.where(mask.bool(), ids, ids[:, :1]), 1.0)
     weighted = present * weights
     return weighted / weighted.sum(dim=1, keepdim=True).clamp_min(1e-9)
+
+
+def captioned(
+    examples: Rows,
+) -> tuple[Int[np.ndarray, " pictures"], Int[np.ndarray, " pictures"]]:
+    """For every picture that a row shows alone, the first such row and the picture's number.
+
+    The answers of a row with several are about all of them; the log says how many are left out.
+    """
+    alone = examples.shown.counts[examples.shown.row_of_image] == 1
+    numbers, first = np.unique(examples.shown.pictures[alone], return_index=True)
+    if left := int((examples.shown.counts > 1).sum()):
+        log.info(
+            "%s: the towers are trained on rows with one image; %d rows with several are left out",
+            *(examples.annotations, left),
+        )
+    return examples.shown.row_of_image[alone][first], numbers
 
 
 def contrastive(

@@ -44,7 +44,7 @@ def whole_row(stage: Activations, toy: Toy, parts: LoadedModel, row: int):
     image = np.where(held.image < 0, token, held.image)
     ids = np.insert(ids, held.image_at, image)
     examples = stage.proxy.pool.open(toy.store)
-    image = read_picture(examples, examples.shown.first[row], row)
+    image = read_picture(examples, int(examples.shown.first[row]), row)
     return torch.from_numpy(ids)[None], parts.processor.pictures([image])["pixels"]
 
 

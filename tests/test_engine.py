@@ -138,7 +138,7 @@ def test_a_scan_is_the_svd_of_transformers_attention(toy, parts, scanned):
     for row in (0, 2, 8, 10, 30):
         held = table[row]
         ids = [*held.ids[: held.image_at], *[token] * 16, *held.ids[held.image_at :]]
-        pixels = parts.processor([read_picture(examples, examples.shown.first[row], row)])
+        pixels = parts.processor([read_picture(examples, int(examples.shown.first[row]), row)])
         with torch.no_grad():
             found = llava(
                 input_ids=torch.tensor([ids]), pixel_values=pixels, output_attentions=True

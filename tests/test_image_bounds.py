@@ -179,7 +179,7 @@ def test_an_image_outside_the_folder_is_refused_wherever_it_is_read(tmp_path, es
     with pytest.raises(ValueError, match=leads):
         rows.images_of(1)[0]
     with pytest.raises(PoolError, match=rf"mix\.json: row 1: {leads}"):
-        read_picture(rows, rows.shown.first[1], 1)
+        read_picture(rows, int(rows.shown.first[1]), 1)
     with pytest.raises(PoolError, match=rf"row 1.*{leads}"):
         store.get(CheckedImages(pool))
     with pytest.raises(ValueError, match=leads):
@@ -194,7 +194,8 @@ def test_an_image_outside_the_folder_is_refused_wherever_it_is_read(tmp_path, es
 
 def test_it_is_read_where_the_user_says_so(tmp_path, escape):
     pool = pool_naming(tmp_path, "a/1.png", escape, outside=True)
-    assert read_picture(pool.open(), 0).size == (5, 3)
+    rows = pool.open()
+    assert read_picture(rows, int(rows.shown.first[1])).size == (5, 3)
     assert Store(str(tmp_path / "store")).get(CheckedImages(pool)).exists()
     assert pool.identity() == dataclasses.replace(pool, outside=False).identity()
 
@@ -207,7 +208,7 @@ def test_absolute_and_dotted_names_of_images_in_the_folder_are_inside(tmp_path):
     pool = pool_naming(tmp_path, *names)
     for images in (tmp_path / "images", tmp_path / "link"):
         rows = dataclasses.replace(pool, images=str(images)).open()
-        assert [read_picture(rows, rows.shown.first[row], row).size for row in range(5)] == [
+        assert [read_picture(rows, int(rows.shown.first[row]), row).size for row in range(5)] == [
             (5, 3)
         ] * 5
 

@@ -34,8 +34,8 @@ def pictures(rows: list[int]) -> dict[str, torch.Tensor]:
     return {"features": torch.tensor(rows, dtype=torch.float32)[:, None, None].expand(-1, 3, 2)}
 
 
-def batch_of(left: bool = False, rows=(40, 41, 42)):
-    return collate(rows, HELD, image_token=IMAGE, pad=PAD, pictures=pictures, left=left)
+def batch_of(rows=(40, 41, 42)):
+    return collate(rows, HELD, image_token=IMAGE, pad=PAD, pictures=pictures)
 
 
 def test_rows_are_padded_on_the_right_with_the_image_in_its_place():
@@ -69,18 +69,6 @@ def test_marks_stand_between_the_features_of_an_image():
     assert batch.labels[0].tolist() == [IGNORED] * 6 + [12, IGNORED]
     assert batch.image_start.tolist() == [1, 2]
     assert batch.image_length.tolist() == [5, 3]
-
-
-def test_rows_are_padded_on_the_left_for_generation():
-    batch = batch_of(left=True)
-    assert batch.ids.tolist() == [
-        [PAD, 1, 7, IMAGE, IMAGE, IMAGE, 12, 13],
-        [PAD, PAD, PAD, PAD, PAD, PAD, 1, 21],
-        [1, IMAGE, IMAGE, IMAGE, 31, 7, 33, 7],
-    ]
-    assert batch.labels[0].tolist() == [IGNORED] * 6 + [12, 13]
-    assert batch.image_start.tolist() == [3, -1, 1]
-    assert batch.mask.tolist() == [[False] + [True] * 7, [False] * 6 + [True] * 2, [True] * 8]
 
 
 def test_the_mask_comes_from_lengths_not_from_the_pad_token():

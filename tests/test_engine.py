@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from toy import ROWS, TEXT_ONLY, Toy
 from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
@@ -21,6 +22,8 @@ from xmas.attention.weights import Weights
 from xmas.data.broken_images import read_picture
 from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import LoadedModel, embed, load
+from xmas.training.fit.recipe import Hardware
+from xmas.training.fit.speed import configured
 
 STEP = 7
 
@@ -259,6 +262,18 @@ def test_a_scan_leaves_the_model_as_it_was(parts, scanned):
     assert {name: one.data_ptr() for name, one in parts.model.named_parameters()} == places
     assert torch.equal(torch.random.get_rng_state(), random)
     parts.model.eval()
+
+
+def test_a_scan_of_a_model_compiled_for_a_fit_traces_nothing(parts, scanned):
+    expected = scanned()
+    blocks = parts.model.model.language_model.layers
+    counters.clear()
+    with configured(parts.model, Hardware(compile="eager", packing=True)):
+        compiled = [block._compiled_call_impl for block in blocks]
+        assert all(compiled)
+        assert np.array_equal(scanned(), expected, equal_nan=True)
+        assert [block._compiled_call_impl for block in blocks] == compiled
+    assert not counters["frames"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -284,11 +284,19 @@ def refuse_several(table: TokenTable) -> None:
 
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """`model.eval()` within the context; every module has its own mode again afterwards."""
+    """`model.eval()`, not compiled, within the context; all is undone afterwards.
+
+    Blocks compiled for a fit would be traced again and again: other attention, other weights.
+    """
     modes = {module: module.training for module in model.modules()}
+    compiled = {module: call for module in modes if (call := module._compiled_call_impl)}
     model.eval()
+    for module in compiled:
+        module._compiled_call_impl = None
     try:
         yield
     finally:
         for module, training in modes.items():
             module.training = training
+        for module, call in compiled.items():
+            module._compiled_call_impl = call

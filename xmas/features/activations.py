@@ -151,6 +151,6 @@ class Activations(Stage):
         language = language_model(model)
         means = Means(windows.positions(batch, model.config.image_token_id))
         with means_of(language, self.layers, means):
-            language(inputs_embeds=inputs, attention_mask=batch.mask.long(), use_cache=False)
+            language(inputs_embeds=inputs, use_cache=False)
         values = halves(torch.stack([means.layers[layer] for layer in self.layers], dim=1))
         return values.cpu().numpy()

@@ -5,12 +5,16 @@ nothing is computed across rows. Short rows of nearly one length are one call, p
 which no token sees; others are a call each, since their padding costs more than calls do. The
 lengths of the rows are passed in place of the mask. Under `flash_attention_2` transformers does the
 same with one kernel for all rows.
+
+Compiled blocks contain all of it as one operator, `torch.ops.xmas.packed_attention`: the number of
+rows differs from batch to batch, so its steps cannot be traced, and a graph break inside a
+recomputed block would leave the whole block to Python.
 """
 
-from typing import Any, cast
+from typing import Any, cast, no_type_check
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -23,7 +27,7 @@ NAME = "xmas_packed"
 _MASK_ONLY = {"stablelm"}
 
 
-@torch.compiler.disable  # the number of rows differs from batch to batch
+@no_type_check  # is traced into compiled blocks: what wraps it is too, and guards its arguments
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -43,17 +47,31 @@ def attend(
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
+    if torch.compiler.is_compiling():
+        device = query.device.type
+        # autocast does it for torch's own operators, but does not know this one
+        half = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if half else query.dtype
+        sequences = (query.to(dtype), key.to(dtype), value.to(dtype))
+        scale = rest.get("scaling")
+        return torch.ops.xmas.packed_attention(*sequences, attention_mask, scale), None
     lengths = attention_mask.flatten().tolist()
     rest["is_causal"] = True
     longest = max(lengths)
     if longest <= short and longest * len(lengths) <= padded * sum(lengths):
         return _in_one_call(module, query, key, value, lengths, **rest), None
+    return _in_a_call_each(module, query, key, value, lengths, **rest), None
+
+
+def _in_a_call_each(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], **rest: Any
+) -> Tensor:
     rows = zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
     outputs = [
         sdpa_attention_forward(module, queries, keys, values, None, **rest)[0]
         for queries, keys, values in rows
     ]
-    return torch.cat(outputs, dim=1), None
+    return torch.cat(outputs, dim=1)
 
 
 def _in_one_call(
@@ -100,8 +118,14 @@ def arguments(language: PreTrainedModel, lengths: Int[Tensor, " rows"]) -> dict[
     return masks | {"position_ids": positions(lengths)[None]}
 
 
-def prepare(language: PreTrainedModel) -> None:
+def prepare(language: PreTrainedModel, *, compiled: bool = False) -> None:
     """Have `language` keep packed rows apart. Raises ValueError: it cannot; says why."""
+    if compiled and getattr(language.config, "attention_dropout", 0.0):
+        raise ValueError(
+            f"packed attention with attention_dropout {language.config.attention_dropout}, as this "
+            f"{language.config.model_type} has, is not compiled; set hardware.compile=null or "
+            "hardware.packing=false"
+        )
     windows = {"sliding_attention", "chunked_attention", "linear_attention"}
     unsupported = windows & set(getattr(language.config, "layer_types", None) or ())
     if unsupported:
@@ -121,6 +145,74 @@ def prepare(language: PreTrainedModel) -> None:
             f"attention {_kind(language)!r} does not keep packed rows apart; set "
             "hardware.packing=false, or hardware.attention to sdpa or flash_attention_2"
         )
+
+
+Heads = Float[Tensor, "1 heads tokens width"]
+Groups = Float[Tensor, "1 groups tokens width"]  # keys or values, fewer heads than queries or equal
+
+_operators = torch.library.Library("xmas", "FRAGMENT")
+_operators.define(
+    "packed_attention(Tensor query, Tensor key, Tensor value, Tensor lengths, float? scale) "
+    "-> Tensor"
+)
+_operators.define(
+    "packed_attention_backward(Tensor gradient, Tensor query, Tensor key, Tensor value, "
+    "Tensor lengths, float? scale) -> (Tensor, Tensor, Tensor)"
+)
+
+
+@torch.library.impl(_operators, "packed_attention", "CompositeExplicitAutograd")
+def _forward(
+    query: Heads, key: Groups, value: Groups, lengths: Tensor, scale: float | None
+) -> Float[Tensor, "1 tokens heads width"]:
+    """`attend` outside a graph; the lengths of the rows are on the host."""
+    module = nn.Module()  # as transformers knows that keys have fewer heads
+    module.num_key_value_groups = query.shape[1] // key.shape[1]  # pyright: ignore[reportArgumentType]
+    return attend(module, query, key, value, lengths, scaling=scale)[0].contiguous()
+
+
+@torch.library.impl(_operators, "packed_attention_backward", "CompositeExplicitAutograd")
+def _backward(
+    gradient: Tensor, query: Heads, key: Groups, value: Groups, lengths: Tensor, scale: float | None
+) -> tuple[Heads, Groups, Groups]:
+    """Gradients of query, key and value.
+
+    Attention is computed again: what torch's kernels keep for their gradients differs from kernel
+    to kernel. In a fit of LoRA on a 7B model that is less than 1 % of the FLOPs.
+    """
+    inputs = [sequence.detach().requires_grad_() for sequence in (query, key, value)]
+    with torch.enable_grad():
+        output = _forward(*inputs, lengths, scale)
+    gradients = torch.autograd.grad(output, inputs, gradient)
+    return gradients[0].contiguous(), gradients[1].contiguous(), gradients[2].contiguous()
+
+
+# The backward operator differentiates by itself, which other settings of this key would forbid it.
+_operators.impl("packed_attention_backward", torch.library.fallthrough_kernel, "Autograd")
+
+
+@torch.library.register_fake("xmas::packed_attention")
+def _(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, scale: float | None) -> Tensor:
+    rows, heads, tokens, _ = query.shape
+    return value.new_empty(rows, tokens, heads, value.shape[-1])
+
+
+@torch.library.register_fake("xmas::packed_attention_backward")
+def _(gradient: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(sequence.new_empty(sequence.shape) for sequence in inputs[:3])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.scale = inputs[4]
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    operator = torch.ops.xmas.packed_attention_backward
+    return (*operator(gradient, *ctx.saved_tensors, ctx.scale), None, None)
+
+
+torch.library.register_autograd("xmas::packed_attention", _gradients, setup_context=_keep)
 
 
 def _kind(language: PreTrainedModel) -> str:

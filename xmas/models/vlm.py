@@ -209,15 +209,17 @@ def hidden_states(
 ) -> Float[Tensor, "rows length hidden"]:
     """Last hidden states of the language model, the input of its head.
 
+    Attention has no mask: pads are at the end of a row, where causality hides them from its tokens,
+    and torch has no flash kernel for masks.
+
     Args:
+        mask: False for pads at the end of rows.
         lengths: of rows packed into one sequence (`xmas.models.chat.packing`).
 
     Raises ValueError: packed rows, for a family whose positions do not allow it.
     """
     language = language_model(model)
-    options: dict[str, Any] = {"attention_mask": mask.long()}
-    if lengths is not None:
-        options = varlen_attention.arguments(language, lengths)
+    options = {} if lengths is None else varlen_attention.arguments(language, lengths)
     if (positions := positions_of(model, ids, mask, sizes)) is not None:
         if lengths is not None:
             kind = unwrap(model).config.model_type

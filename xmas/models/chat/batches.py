@@ -20,7 +20,7 @@ from xmas.models.chat.tokens import TokenTable
 
 @dataclasses.dataclass
 class Batch:
-    """Right- or left-padded rows, a line each, or packed ones in one line. `pictures` are all
+    """Right-padded rows, a line each, or packed ones in one line. `pictures` are all
     images of the rows, row after row.
     """
 
@@ -51,22 +51,19 @@ def collate(
     image_token: int,
     pad: int,
     pictures: Callable[[list[int]], dict[str, Tensor]],
-    left: bool = False,
 ) -> Batch:
-    """Pad conversations to a batch, the images' tokens put in; `left` for generation."""
+    """Pad conversations at their ends to a batch, the images' tokens put in."""
     count, width = len(rows), max(len(row) for row in tokens)
     ids = np.full((count, width), pad, dtype=np.int64)
     labels = np.full((count, width), IGNORED, dtype=np.int64)
     mask = np.zeros((count, width), dtype=bool)
-    starts = np.full(count, -1, dtype=np.int64)
+    starts = np.empty(count, dtype=np.int64)
     for line, row_tokens in enumerate(tokens):
         line_ids = row_tokens.whole(image_token)
-        first = width - len(line_ids) if left else 0
-        span = slice(first, first + len(line_ids))
+        span = slice(len(line_ids))
         ids[line, span], mask[line, span] = line_ids, True
         labels[line, span] = row_tokens.whole_labels()
-        if row_tokens.image_at >= 0:
-            starts[line] = first + row_tokens.image_at
+        starts[line] = row_tokens.image_at
     pairs = zip(rows, tokens, strict=True)
     with_image = [row for row, row_tokens in pairs if row_tokens.image_at >= 0]
     return Batch(

@@ -21,8 +21,7 @@ def pack(batch: Batch) -> Batch:
     first = torch.cumsum(lengths, 0) - lengths
     labels = batch.labels[batch.mask]
     labels[first] = IGNORED
-    padded = batch.mask.int().argmax(dim=1)  # pads before a row, where it is left-padded
-    image_start = torch.where(batch.image_start >= 0, batch.image_start - padded + first, -1)
+    image_start = torch.where(batch.image_start >= 0, batch.image_start + first, -1)
     return dataclasses.replace(
         batch,
         ids=batch.ids[batch.mask][None],

@@ -99,6 +99,7 @@ class Hardware:
     checkpointing: float = volatile(0.0)  # share of the language model's blocks that are recomputed
     logit_rows: int | None = volatile(None)  # answer tokens whose logits exist at once; null: all
     compile: str | None = volatile(None)  # torch.compile's backend for the blocks: inductor
+    liger: bool = volatile(False)  # its fused norms, rotary embeddings and SwiGLU in the blocks
     device: Device | None = volatile(None)  # model of each of them, for estimates
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xmas.models import varlen_attention
 from xmas.models.vlm import language_model
+from xmas.training.fit import liger
 from xmas.training.fit.recipe import Hardware
 
 
@@ -26,14 +27,23 @@ def configured(model: nn.Module, hardware: Hardware, precision: str = "32-true")
     makes every sub-model's input require a gradient, and the backward pass runs through the frozen
     tower.
 
-    Raises ValueError: rows cannot be packed.
+    Compiled blocks are one graph, which all blocks of a kind share: packed attention is an operator
+    in it.
+
+    Raises ValueError: rows cannot be packed, or Liger's kernels not used.
     """
     language: Any = language_model(model)
     before = language.config._attn_implementation
     if hardware.attention is not None:
         language.set_attn_implementation(hardware.attention)
+    if hardware.liger:
+        if hardware.compile is not None:
+            raise ValueError(
+                "hardware.liger=true and hardware.compile fuse the same steps of a block; set one"
+            )
+        liger.check(language, hardware.accelerator)
     if hardware.packing:
-        varlen_attention.prepare(language)
+        varlen_attention.prepare(language, compiled=hardware.compile is not None)
     blocks = list(language.layers)
     recomputed = blocks[: math.ceil(hardware.checkpointing * len(blocks))]
     for block in recomputed:
@@ -43,7 +53,10 @@ def configured(model: nn.Module, hardware: Hardware, precision: str = "32-true")
         for block in blocks:
             block.compile(backend=hardware.compile, dynamic=True)
     try:
-        with disable_input_dtype_casting(model, active="mixed" in precision):
+        with (
+            disable_input_dtype_casting(model, active="mixed" in precision),
+            liger.fused(language) if hardware.liger else contextlib.nullcontext(),
+        ):
             yield
     finally:
         for block in blocks:

@@ -31,8 +31,9 @@ from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
 from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
+from xmas.demo.pretraining import IN_WORDS
 from xmas.estimate import Estimate
-from xmas.estimate.assumed import Assumed
+from xmas.estimate.assumed import Assumed, demo_files
 from xmas.estimate.census import count
 from xmas.estimate.page import render
 from xmas.estimate.per_stage.fits import fit_work
@@ -301,18 +302,39 @@ def test_large_pools_are_sampled(toy):
 
 
 def test_a_pool_that_is_not_drawn_has_its_configured_rows(empty):
-    drawn = DemoPool(
-        rows=700, captions=900, dialogues=100, drills=400, lessons=300, reviews=200, recalls=50
-    )
-    found = {}
-    for name in ("pool", "captions", "drills", "lessons", "reviews"):
+    drawn = DemoPool(rows=700, captions=900, facts=400, claims=300, choices=100, reviews=200)
+    census_of = {}
+    for name in ("pool", "captions", *IN_WORDS):
         pool = Pool(Made(drawn, f"{name}.json"), Made(drawn, "images"))
-        found[name] = count(pool, None, empty, Assumed())
-        assert "not drawn yet" in found[name].how
-    assert [each.rows for each in found.values()] == [700, 1000, 400, 300, 250]
-    assert found["captions"].images == round(found["captions"].pictured) == 900
-    assert round(found["pool"].pictured) == 658
-    assert (found["drills"].images, found["lessons"].images) == (8, 240)
+        census_of[name] = count(pool, None, empty, Assumed())
+        assert "not drawn yet" in census_of[name].how
+    assert [each.rows for each in census_of.values()] == [700, 900, 400, 300, 100, 200]
+    assert census_of["captions"].images == round(census_of["captions"].pictured) == 900
+    assert round(census_of["pool"].pictured) == 658
+    for name, in_words in IN_WORDS.items():
+        census = census_of[name]
+        assert census.pictured == pytest.approx((1 - in_words) * census.rows)
+        assert census.images <= census.pictured + 1
+
+
+def test_the_assumed_files_of_a_demo_pool_are_nearly_those_that_are_drawn(empty):
+    """At other sizes than the default ones, which lengths and bytes were measured at."""
+    stage = DemoPool(
+        rows=300, captions=200, facts=300, claims=300, choices=300, reviews=300, concepts=61
+    )
+    folder = empty.get(stage)
+    for file, assumed in demo_files(stage).items():
+        pool = Pool(Made(stage, file), Made(stage, "images"))
+        drawn = count(pool, None, empty, Assumed())
+        assert drawn.rows == assumed.rows
+        assert float(drawn.has_image.mean()) == pytest.approx(assumed.with_image, abs=0.1)
+        assert drawn.images == pytest.approx(assumed.images, abs=3 * assumed.images**0.5)
+        assert drawn.size == (folder / file).stat().st_size
+        assert drawn.size / drawn.rows == pytest.approx(assumed.record, rel=0.4), file
+    records = sum((folder / file).stat().st_size for file in demo_files(stage))
+    drawings = sum(path.stat().st_size for path in folder.rglob("*.png"))
+    costs = work(stage, context(empty))
+    assert costs.disk == pytest.approx(records + drawings, rel=0.2)
 
 
 def test_a_pool_without_files_is_assumed_and_says_so(empty):

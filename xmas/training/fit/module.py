@@ -13,6 +13,7 @@ from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch
 from xmas.models.vision_cache import features_of
 from xmas.models.vlm import in_connector
+from xmas.training.fit.muon import inner_matrices, muon_and_adamw
 from xmas.training.fit.recipe import Recipe
 from xmas.training.fit.sharding import shard
 
@@ -113,13 +114,18 @@ class FitModule(LightningModule):
         ]
         # Lightning takes a fused optimiser for one that unscales, and refuses to clip before it.
         clips_scaled_gradients = self.recipe.clip is not None and "mixed" in self.recipe.precision
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            weight_decay=self.recipe.weight_decay,
-            fused=None if clips_scaled_gradients else True,
-        )
+        settings: dict[str, Any] = {
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": self.recipe.weight_decay,
+            "fused": None if clips_scaled_gradients else True,
+        }
+        groups = [group for group in groups if group["params"]]
+        if self.recipe.muon_rate is None:
+            optimizer = torch.optim.AdamW(groups, **settings)
+        else:
+            matrices = inner_matrices(self.model)
+            optimizer = muon_and_adamw(matrices, self.recipe.muon_rate, groups, **settings)
         warmup = math.ceil(self.recipe.warmup * self.steps)
         schedule = get_cosine_schedule_with_warmup(optimizer, warmup, self.steps)
         return {

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from xmas.models.vlm import language_model, tower
 from xmas.store import distributed
-from xmas.training.fit.recipe import Hardware
+from xmas.training.fit.recipe import Hardware, Recipe
 
 STARTED = "torchrun --standalone --nproc-per-node {} -m xmas …"
 
@@ -39,6 +39,16 @@ def strategy_of(hardware: Hardware) -> Strategy | str:
     return ModelParallelStrategy(
         data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False
     )
+
+
+def check_whole_matrices(recipe: Recipe, hardware: Hardware) -> None:
+    """Raises ValueError: Muon, which needs whole matrices, with a strategy that shards them."""
+    if recipe.muon_rate is not None and hardware.strategy.startswith(("fsdp", "deepspeed")):
+        raise ValueError(
+            f"recipe.muon_rate={recipe.muon_rate:g} with hardware.strategy={hardware.strategy}: "
+            "Muon needs whole matrices, and this strategy shards weights or optimiser; set "
+            "hardware.strategy=ddp, or recipe.muon_rate=null to train all weights with AdamW"
+        )
 
 
 def shard(module: nn.Module, model: nn.Module, mesh: DeviceMesh, precision: str) -> None:

@@ -27,7 +27,7 @@ from xmas.training.fit.callbacks import Checkpoints, Losses, Progress
 from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.sanity import FirstBatches, check_rows, memory_advice
-from xmas.training.fit.sharding import strategy_of, unshard
+from xmas.training.fit.sharding import check_whole_matrices, strategy_of, unshard
 from xmas.training.fit.speed import configured
 
 
@@ -61,11 +61,12 @@ def fit(
         logger: gets the loss curve, and what callbacks log.
 
     Raises:
-        ValueError: the first rows have nothing to learn from, or the number of processes is not
-            that of devices.
+        ValueError: the first rows have nothing to learn from, the number of processes is not that
+            of devices, or Muon is asked to train shards.
         FloatingPointError: a loss is not finite; names the rows.
         MemoryError: names the settings to change.
     """
+    check_whole_matrices(recipe, hardware)
     strategy = strategy_of(hardware)
     rank, world = distributed.rank_and_world() if distributed.launched() else (0, 1)
     accumulate = microbatches_per_rank(recipe, world)

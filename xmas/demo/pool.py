@@ -49,8 +49,8 @@ class DemoPool(Stage):
     captions: int = 12000
     facts: int = 5000
     claims: int = 5000
-    choices: int = 9000
-    reviews: int = 9000
+    choices: int = 8000
+    reviews: int = 10000
     concepts: int = 150
 
     held_out: ClassVar[bool] = False  # side of the material

@@ -19,12 +19,12 @@ from xmas.demo.instructions import Turn
 from xmas.demo.material import Material
 from xmas.demo.scenes import distinct
 
-IN_WORDS = {"facts": 0.3, "claims": 0.7, "choices": 0.7, "reviews": 0.2}  # share of the rows
+IN_WORDS = {"facts": 0.3, "claims": 0.85, "choices": 0.95, "reviews": 0.25}  # share of the rows
 SHARES = {  # of the turns of each kind of row
     "facts": {"caption": 0.2, "pair": 0.8},
     "claims": {"colour": 0.2, "there": 0.8},
     "choices": {"colour": 0.1, "there": 0.15, "choice": 0.75},
-    "reviews": {"caption": 0.08, "fact": 0.32, "there": 0.12, "claim": 0.12, "choice": 0.36},
+    "reviews": {"caption": 0.08, "fact": 0.34, "there": 0.1, "claim": 0.12, "choice": 0.36},
 }
 TWO_OPTIONS = 0.5  # of the choices; the others have three or four
 

@@ -354,6 +354,13 @@ def kind_of(lines: list[str], answer: str) -> str:
     return "colour" if answer in COLOURS else "other"
 
 
+def share_of(kind: str, step: str) -> float:
+    """Of the rows of a step; until the reviews, drawings are asked for facts alone."""
+    drawn = pretraining.SHARES["reviews" if step == "reviews" else "facts"].get(kind, 0)
+    in_words = pretraining.IN_WORDS[step]
+    return in_words * pretraining.SHARES[step].get(kind, 0) + (1 - in_words) * drawn
+
+
 def test_a_step_has_the_rows_in_words_and_the_kinds_that_are_set(pretrained, captions) -> None:
     """Each share within four standard deviations of a coin's."""
     for step, count in STEPS.items():
@@ -365,21 +372,16 @@ def test_a_step_has_the_rows_in_words_and_the_kinds_that_are_set(pretrained, cap
         kinds = Counter(
             kind_of(*turn) for row in rows for turn in asked(row, captions)[1]
         )  # of a pair, the colour is one of two turns
-        shares = pretraining.SHARES[step]
-        assert sum(shares.values()) == pytest.approx(1)
-        for kind in set(shares) & {"caption", "there", "claim", "choice"}:
-            fewer = kind in ("claim", "choice") and pretraining.IN_WORDS[step] < 1
-            share = kinds[kind] / count
-            if fewer:  # those about drawings of other than single things ask for a colour
-                assert 0 < share < shares[kind] + 2 / count**0.5
-            elif kind == "there":
-                assert share > shares[kind] - 2 / count**0.5
+        assert sum(pretraining.SHARES[step].values()) == pytest.approx(1)
+        for kind in ("caption", "there", "claim", "choice"):
+            share, expected = kinds[kind] / count, share_of(kind, step)
+            if step == "reviews" and kind in ("claim", "choice"):
+                # those about drawings of other than single things ask for any colour
+                assert 0 < share < expected + 2 / count**0.5
+            elif step == "reviews" and kind == "there":
+                assert share > expected - 2 / count**0.5
             else:
-                assert share == pytest.approx(shares[kind], abs=2 / count**0.5)
-        absent = {"caption", "there", "claim", "choice"} - set(shares)
-        if "claim" in shares or "choice" in shares:
-            absent -= {"there"}
-        assert not absent & set(kinds)
+                assert share == pytest.approx(expected, abs=2 / count**0.5 if expected else 0)
 
 
 def test_what_is_pretrained_on_can_be_read_off_caption_or_drawing(pretrained, captions) -> None:
@@ -434,7 +436,7 @@ def test_rows_in_words_are_about_one_thing_and_its_colour(pretrained) -> None:
 def test_a_row_of_pretraining_has_one_turn_or_a_pair_of_facts(pretrained) -> None:
     for step, rows in pretrained.items():
         turns = Counter(len(row["conversations"]) // 2 for row in rows)
-        pairs = pretraining.SHARES[step].get("pair", 0)
+        pairs = share_of("pair", step)
         assert set(turns) == ({1, 2} if pairs else {1})
         assert turns[2] / len(rows) == pytest.approx(pairs, abs=2 / len(rows) ** 0.5)
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from xmas.demo import draw, pretraining
 from xmas.demo import instructions as ask
-from xmas.demo.draw import Scene
 from xmas.demo.instructions import Turn
 from xmas.demo.material import Material, material
 from xmas.demo.rows import SHARES, Row, record, rows_of, sizes
@@ -42,16 +41,16 @@ class DemoPool(Stage):
     """
 
     kind: ClassVar[str] = "demo_pool"
-    version: ClassVar[int] = 19
+    version: ClassVar[int] = 20
 
     seed: int = 0
     rows: int = 4000
     captions: int = 12000
-    facts: int = 5000
-    claims: int = 5000
-    choices: int = 8000
-    reviews: int = 10000
-    concepts: int = 150
+    facts: int = 3500
+    claims: int = 3500
+    choices: int = 5000
+    reviews: int = 5500
+    concepts: int = 100
 
     held_out: ClassVar[bool] = False  # side of the material
 
@@ -87,28 +86,11 @@ class DemoPool(Stage):
         for place, kind in enumerate(pretraining.SHARES):
             rng = np.random.default_rng([self.seed, len(SHARES) + 2, place])
             files[kind] = [
-                self._row(kind, f"{kind}-{number:06d}", drawings, of, rng)
+                record(f"{kind}-{number:06d}", *pretraining.row(kind, drawings, of, rng))
                 for number in range(getattr(self, kind))
             ]
         for name, rows in files.items():
             (out / f"{name}.json").write_text(json.dumps(rows, indent=0))
-
-    def _row(
-        self,
-        kind: str,
-        name: str,
-        drawings: list[tuple[Scene, str]],
-        of: Material,
-        rng: np.random.Generator,
-    ) -> dict[str, Any]:
-        """A row about a drawing, or about a thing in words."""
-        if rng.random() < pretraining.IN_WORDS[kind]:
-            scene = pretraining.one_thing(of, rng)
-            turns = pretraining.in_words(scene, pretraining.turns(kind, scene, of, rng), rng)
-            return record(name, turns, None)
-        scene, image = draw.pick(drawings, rng)
-        about = kind if kind == "reviews" else "facts"
-        return record(name, pretraining.turns(about, scene, of, rng), image)
 
     def _write(self, by_source: list[list[Row]], out: Path) -> None:
         """Pool and truth, the rows of all sources mixed."""

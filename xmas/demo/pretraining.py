@@ -26,7 +26,6 @@ SHARES = {  # of the turns of each kind of row
     "choices": {"colour": 0.1, "there": 0.15, "choice": 0.75},
     "reviews": {"caption": 0.08, "fact": 0.34, "there": 0.1, "claim": 0.12, "choice": 0.36},
 }
-TWO_OPTIONS = 0.5  # of the choices; the others have three or four
 
 
 def single(scene: Scene) -> bool:
@@ -34,15 +33,29 @@ def single(scene: Scene) -> bool:
     return len(scene.items) == 1 and scene.items[0].mark.kind == "icon"
 
 
-def one_thing(of: Material, rng: np.random.Generator) -> Scene:
-    """A scene of one thing, to be put in words."""
-    return draw.one(of, pick(of.concepts, rng), rng)
-
-
 def in_words(scene: Scene, turns: list[Turn], rng: np.random.Generator) -> list[Turn]:
     """The same turns for a row without an image: the scene's caption takes its place."""
     first = replace(turns[0], question=f"{ask.caption(scene, rng)}\n{turns[0].question}")
     return [first, *turns[1:]]
+
+
+def row(
+    rows: str, drawings: list[tuple[Scene, str]], of: Material, rng: np.random.Generator
+) -> tuple[list[Turn], str | None]:
+    """The turns of a row with the image that they are about; in words it has none.
+
+    Until the reviews, drawings are asked for facts alone: a step that compares has its own kinds in
+    words.
+
+    Args:
+        rows: `facts`, `claims`, `choices` or `reviews`.
+        drawings: scenes with the names of their images.
+    """
+    if rng.random() < IN_WORDS[rows]:
+        scene = draw.one(of, pick(of.concepts, rng), rng)
+        return in_words(scene, turns(rows, scene, of, rng), rng), None
+    scene, image = pick(drawings, rng)
+    return turns("reviews" if rows == "reviews" else "facts", scene, of, rng), image
 
 
 def turns(rows: str, scene: Scene, of: Material, rng: np.random.Generator) -> list[Turn]:
@@ -71,6 +84,4 @@ def turns(rows: str, scene: Scene, of: Material, rng: np.random.Generator) -> li
         return [ask.tinted(scene, rng, there=true)]
     if kind == "claim":
         return [ask.claim(first, rng, true=true)]
-    # Of two options it is enough to check the last one.
-    count = 2 if rng.random() < TWO_OPTIONS else int(rng.integers(3, 5))
-    return [ask.choice(ask.colour(first, rng), of, rng, count)]
+    return [ask.choice(ask.colour(first, rng), of, rng)]

@@ -12,15 +12,16 @@ from transformers import AutoTokenizer, CLIPModel, CLIPVisionConfig, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from xmas.data.broken_images import read_picture
 from xmas.data.images import SquareImages
-from xmas.models.vision_cache import first_rows, read_image
 from xmas.models.vlm import load
+from xmas.store.checkpoint import saved_state
 from xmas.training.starts.initial_weights import (
     attend_alike,
     embed_as_predicted,
     project_unchanged,
 )
-from xmas.training.starts.towers import TOKEN_HEAD, TwoTower
+from xmas.training.starts.towers import TOKEN_HEAD, TwoTower, captioned
 
 WIDTH = 96
 
@@ -143,7 +144,7 @@ def test_the_towers_write_a_head_with_zeros_for_tokens_that_no_text_has(toy: Toy
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert head["weight"].shape == (len(tokenizer), 32)
     examples = toy.pool.open(toy.store)
-    rows = first_rows(examples)
+    rows, _ = captioned(examples)
     texts = [" ".join(answer for _, answer in examples.conversation(int(row))) for row in rows]
     end = tokenizer.eos_token_id
     cut = [[*tokenizer(text)["input_ids"][:31], end] for text in texts]
@@ -158,7 +159,7 @@ def test_the_towers_write_the_statistics_of_their_patches(toy: Toy):
     folder = toy.store.get(toy.towers)
     head = load_file(folder / TOKEN_HEAD)
     examples = toy.pool.open(toy.store)
-    pictures = [read_image(examples, int(row)) for row in first_rows(examples)]
+    pictures = [read_picture(examples, number) for number in captioned(examples)[1].tolist()]
     pixels = SquareImages.load(folder)(pictures).half().float()
     with torch.no_grad():
         model = CLIPModel.from_pretrained(folder).vision_model
@@ -211,11 +212,10 @@ def test_towers_that_were_interrupted_end_bit_for_bit_as_others(toy: Toy, tmp_pa
         patched.setattr(CLIPModel, "forward", dies)
         with pytest.raises(InterruptedError):
             towers.compute(toy.store, halves)
-    assert (halves / "last.pt").exists()
+    assert saved_state(halves) is not None
     towers.compute(toy.store, halves)
     for name in ("model.safetensors", TOKEN_HEAD, "images.json"):
         assert (halves / name).read_bytes() == (whole / name).read_bytes(), name
-    assert not (halves / "last.pt").exists()
 
 
 def test_white_is_the_zero_of_a_tower_s_pixels(toy: Toy):

@@ -22,7 +22,6 @@ from xmas.models.vision_cache import FromCache, VisionFeatures
 from xmas.models.vlm import LoadedModel, freeze_tower
 from xmas.store import Made, Stage, Store, distributed, volatile
 from xmas.training.fit.recipe import Hardware, Recipe
-from xmas.training.fit.stop_at_loss import LossStopper, StopAtLoss
 from xmas.training.model_on_pool import ModelOnPool, fit_on_pool
 from xmas.training.starts.initial_weights import (
     attend_alike,
@@ -155,7 +154,6 @@ class Pretrained(ModelOnPool, StartPoint):
     start: "SmallLlava | Pretrained"
     pool: Pool
     recipe: Recipe
-    enough: StopAtLoss | None = None  # null: all rows
     drawings: Pool | None = None  # with all pictures of the pool: one cache of features
     template: Template | Plain = dataclasses.field(default_factory=Plain)
     hardware: Hardware = volatile(default_factory=Hardware)
@@ -198,14 +196,12 @@ class Pretrained(ModelOnPool, StartPoint):
         return self.image_stage().pictures(store, of=self.pool)
 
     def compute(self, store: Store, out: Path) -> None:
-        name = self.pool.name
         loaded, _ = fit_on_pool(
             self,
             store,
             out,
             lambda loaded: freeze_tower(loaded.model),
-            label=name,
-            callbacks=[LossStopper(self.enough, name)] if self.enough else [],
+            label=self.pool.name,
             logger=store.fit_logger(self),
         )
         if distributed.leads():

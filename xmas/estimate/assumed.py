@@ -30,6 +30,8 @@ class Assumed:
     decode: float = 0.008  # seconds of a core to read a photograph and resize it to a tower's size
     question: float = 64.0  # text tokens of a benchmark's prompt
     answer: float = 8.0  # tokens of an answer, or the benchmark's limit if that is less
+    essay: float = 128.0  # the same where a judge grades free-form answers
+    launch: float = 8e-6  # seconds of a core to launch a kernel from Python
 
 
 @dataclasses.dataclass(frozen=True)

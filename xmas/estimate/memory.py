@@ -89,8 +89,13 @@ def of_scan(shape: Shape, *, tokens: float, text: float, bits: int) -> float:
     return shape.parameters * (4.0 if bits == 32 else 6.0) + stream + metric
 
 
+def of_cached_token(decoder: Decoder, bits: int) -> float:
+    """Bytes of the keys and values of one token, all layers."""
+    return 2 * decoder.layers * decoder.groups * decoder.head_dim * bits / 8
+
+
 def of_generation(shape: Shape, *, tokens: float, bits: int) -> float:
     """Peak bytes of a generation: weights and the KV cache of `tokens`, prompts and answers."""
     decoder = shape.decoder
-    cache = 2 * decoder.layers * decoder.groups * decoder.head_dim * tokens
-    return (shape.parameters + cache + block(decoder) * tokens) * bits / 8
+    weights_and_stream = (shape.parameters + block(decoder) * tokens) * bits / 8
+    return weights_and_stream + of_cached_token(decoder, bits) * tokens

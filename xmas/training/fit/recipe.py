@@ -86,6 +86,7 @@ class Device:
     memory: float  # GB
     fit: float = 0.4  # share of the peak that training reaches (MFU), assumed
     forward: float = 0.5  # share that forward passes reach, assumed
+    reads: float = 0.8  # share of the bandwidth at which decode steps read weights, assumed
 
 
 @dataclasses.dataclass(frozen=True)

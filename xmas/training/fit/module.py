@@ -71,7 +71,7 @@ class FitModule(LightningModule):
             shard(self, self.model, self.device_mesh["data_parallel"], self.recipe.precision)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        number = self._number(batch_idx)
+        number = self.microbatch(batch_idx)
         torch.manual_seed(hash((self.seed, number, 0)) % 2**63)  # the same on any rank
 
     def forward(self, batch: Batch) -> Tensor:
@@ -84,20 +84,14 @@ class FitModule(LightningModule):
             features_of(self.model, batch),
             sizes=batch.pictures.get("sizes"),
             lengths=batch.lengths,
+            places=batch.places,
             logit_rows=self.logit_rows,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self(batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"loss is {loss.item()} at microbatch {self._number(batch_idx)}, rows "
-                f"{batch.rows.tolist()}; lower the learning rate, set recipe.clip, or "
-                "check these rows"
-            )
-        return loss * batch.weight
+        return self(batch) * batch.weight  # `Losses` refuses what is not finite
 
-    def _number(self, batch_idx: int) -> int:
+    def microbatch(self, batch_idx: int) -> int:
         """The index of a microbatch among those of all ranks."""
         world = self.trainer.world_size if self._trainer is not None else 1
         return batch_idx * world + self.global_rank

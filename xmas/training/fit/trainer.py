@@ -88,6 +88,7 @@ def fit(
     )
     state = distributed.from_rank_0(lambda: saved_state(out))
     steps = recipe.steps(len(rows))
+    curve = Losses(out / "loss.csv")
     module = FitModule(model, recipe, steps=steps, seed=seed, logit_rows=hardware.logit_rows)
     with (
         _known_warnings(),
@@ -113,8 +114,8 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
             callbacks=[
-                Losses(out / "loss.csv"),
-                Progress(label, [len(batch) for batch in batch_plan.batches]),
+                curve,
+                Progress(label, [len(batch) for batch in batch_plan.batches], curve),
                 FirstBatches(config.get_text_config().vocab_size),
                 Checkpoints(out, hardware.checkpoint_seconds),
                 *callbacks,

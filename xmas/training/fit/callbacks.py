@@ -38,7 +38,8 @@ class Losses(Callback):
 
     The rows are part of the checkpoint, so that a resumed fit neither repeats nor misses one. The
     fit's logger gets the same rows, at its start those of the interrupted attempts. Losses stay on
-    the device until the step has ended: the host waits for it once a step.
+    the device until the step has ended: the host waits for it once a step, and with several ranks
+    once more for their sum.
     """
 
     def __init__(self, path: Path) -> None:

@@ -17,7 +17,6 @@ SCRIPTS = {
     for path in sorted((ROOT / "experiments").rglob("*.py"))
 }
 HELP_ALONE = {  # why they do not run here; `--help` has imported all that they need
-    "demo/seeds.py": "trains the demo's whole chain for every seed: minutes",
     "demo_selectors/transfer.py": "fits CLIP towers and targets of the demo's pool: minutes",
     "demo_sweep/offline_runs.py": "reads the store of a sweep; `test_logger` runs it on one",
     "demo_sweep/slurm.py": "starts a cluster, as `pytest -m slurm` does",

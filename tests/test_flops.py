@@ -24,7 +24,7 @@ from transformers import (
     StableLmConfig,
 )
 
-from xmas.estimate import flops, memory
+from xmas.estimate import flops
 from xmas.estimate.flops import Load
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.labels import IGNORED
@@ -40,6 +40,8 @@ from xmas.models.shape import (
     Tower,
 )
 from xmas.models.vlm import tower_features
+from xmas.training.fit import memory
+from xmas.training.fit.memory import FitMemory
 from xmas.training.fit.recipe import Hardware
 from xmas.training.fit.speed import configured
 from xmas.training.fit.trainables import Lora, with_lora
@@ -410,7 +412,7 @@ def test_activations_are_what_autograd_keeps(sizes, bits):
         out = model(inputs_embeds=hidden, use_cache=False).last_hidden_state
     measured = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     assert out.requires_grad
-    formula = memory.activations(Decoder.of(config), ROWS * LENGTH, bits=bits)
+    formula = FitMemory(Decoder.of(config), 0.0, bits).peak(ROWS * LENGTH, 0, 0)
     assert formula == pytest.approx(measured, rel=0.15)
 
 
@@ -418,9 +420,10 @@ def test_activations_of_recomputed_blocks_by_hand():
     decoder = Decoder(5, 8, heads=2, groups=1, head_dim=3, feed_forward=11, vocabulary=7)
     assert memory.block(decoder) == 5 * 8 + 3 * 6 + 4 * 3 + 4 * 11 == 114
     shares = {0.0: 5 * 456, 0.5: 2 * 456 + 3 * 32, 0.9: 456 + 5 * 32, 1.0: 456 + 5 * 32}
+    kept = FitMemory(decoder, 0.0, bits=32)
     for share, bytes_of_a_token in shares.items():
-        size = memory.activations(decoder, 10, bits=32, checkpointing=share)
-        assert size == 10 * bytes_of_a_token
+        recomputed = kept.recomputed(10, 0, share=share, memory=None)
+        assert kept.peak(10, 0, recomputed) == 10 * bytes_of_a_token
 
 
 def test_what_is_trained_is_what_lora_trains():
@@ -435,5 +438,5 @@ def test_what_is_trained_is_what_lora_trains():
 
 def test_a_full_fit_holds_sixteen_bytes_a_parameter():
     shape = dataclasses.replace(TINYLLAVA, tower=Tower(0, 8, 0, 0, 0, class_token=False))
-    size = memory.of_fit(shape, tokens=0, answers=0, bits=32)
+    size = memory.states(shape, bits=32)
     assert size == pytest.approx(16 * shape.parameters, rel=1e-6)

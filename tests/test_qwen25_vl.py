@@ -21,6 +21,7 @@ from xmas.features.trajectories import Trajectories
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.packing import pack
 from xmas.models.chat.template import Template
 from xmas.models.families.qwen25_vl import Qwen25Vl, window_order
 from xmas.models.published import Published
@@ -30,7 +31,8 @@ from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import LoadedModel, embed_in_order, hidden_states, load, unwrap
 from xmas.target.target import Target
 from xmas.training.fit.module import features_of
-from xmas.training.fit.recipe import Recipe
+from xmas.training.fit.recipe import Hardware, Recipe
+from xmas.training.fit.speed import configured
 from xmas.training.fit.trainables import Lora, trainable
 from xmas.training.proxy import Proxy
 
@@ -200,6 +202,19 @@ def test_hidden_states_logits_and_loss_equal_those_of_transformers(parts, batch)
     loss = answer_loss(parts.model, batch.ids, batch.mask, batch.labels, features, sizes=sizes)
     torch.testing.assert_close(loss, theirs.loss, rtol=1e-5, atol=0)
     assert logits[batch.mask].std() > 0.1
+
+
+@torch.no_grad()
+def test_packed_rows_have_the_hidden_states_of_padded_ones(parts, batch):
+    """Each row counts its three axes from its own start."""
+    features, sizes = features_of(parts.model, batch), batch.pictures.get("sizes")
+    padded = hidden_states(parts.model, batch.ids, batch.mask, features, sizes=sizes)
+    line = pack(batch)
+    with configured(parts.model, Hardware(packing=True)):
+        packed = hidden_states(
+            parts.model, line.ids, line.mask, features, sizes=sizes, lengths=line.lengths
+        )
+    torch.testing.assert_close(packed[0], padded[batch.mask], rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

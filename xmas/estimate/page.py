@@ -6,6 +6,7 @@ from pathlib import Path
 
 from xmas.estimate import memory
 from xmas.estimate.stage_estimates import StageEstimate
+from xmas.estimate.too_large import described
 from xmas.estimate.work import Context
 
 _HEADER = ["stage", "what it does", "FLOPs", "of full", "time", "disk", "host", "device", "state"]
@@ -122,9 +123,8 @@ def _notes(estimates: list[StageEstimate], context: Context) -> Iterator[str]:
     if any(estimate.stage.kind == "score" for estimate in estimates):
         assumed = context.assumed
         yield (
-            f"scores: prompts of {assumed.question:g} text tokens, {assumed.answer:g} new ones or "
-            f"{assumed.essay:g} where a judge grades them, {1e6 * assumed.launch:g} us to launch a "
-            "kernel: assumed"
+            f"scores: prompts of {assumed.question:g} text tokens, {assumed.answer:g} new ones: "
+            "assumed"
         )
     yield from _warnings(estimates, context)
 
@@ -136,12 +136,8 @@ def _warnings(estimates: list[StageEstimate], context: Context) -> Iterator[str]
         if estimate.due and estimate.work is not None
     ]
     for estimate, work in due:
-        device = estimate.hardware.device
-        if device is not None and not _on_cpu(estimate) and work.device > 1e9 * device.memory:
-            yield (
-                f"TOO LARGE: {estimate.stage.kind} wants {_big(work.device)}B on a device of "
-                f"{device.memory:g} GB; lower its micro_batch, or take another hardware="
-            )
+        if estimate.hardware.memory is not None and work.device > estimate.hardware.memory:
+            yield f"TOO LARGE: {described(estimate.stage, work, estimate.hardware)}"
     if due:
         folder = Path(context.store.root).absolute()
         while not folder.exists():

@@ -142,8 +142,6 @@ def embed(
     ids: Int[Tensor, "rows length"],
     features: Float[Tensor, "tiles patches channels"] | None,
     sizes: Int[Tensor, "images 2"] | None = None,
-    *,
-    image_places: Int[Tensor, " features"] | None = None,
 ) -> Float[Tensor, "rows length hidden"]:
     """Input embeddings, image tokens replaced by the projected features in the order of the rows.
 
@@ -152,27 +150,20 @@ def embed(
 
     Args:
         sizes: height and width of each image, where a family arranges its tiles by them.
-        image_places: where the image tokens are, counted through all rows; None: found among
-            `ids`, for which the host waits.
 
     Raises ValueError: the numbers of image tokens and features differ.
     """
     inner = unwrap(model)
-    is_image: Bool[Tensor, "rows length"] = ids == inner.config.image_token_id
-    embedded = inner.get_input_embeddings()(ids.masked_fill(is_image, 0))
+    spots: Bool[Tensor, "rows length"] = ids == inner.config.image_token_id
+    embedded = inner.get_input_embeddings()(ids.masked_fill(spots, 0))
     if features is None:
         return embedded + 0.0 * sum(
             weight.sum() for name, weight in model.named_parameters() if in_connector(model, name)
         )
     projected = _family(model).project(inner, features, sizes)
-    if image_places is None:
-        image_places = is_image.flatten().nonzero()[:, 0]
-    if len(image_places) != len(projected):
-        raise ValueError(f"{len(image_places)} image tokens for {len(projected)} image features")
-    embedded_tokens = embedded.flatten(0, 1)
-    return embedded_tokens.index_copy(0, image_places, projected.to(embedded.dtype)).view_as(
-        embedded
-    )
+    if int(spots.sum()) != len(projected):
+        raise ValueError(f"{int(spots.sum())} image tokens for {len(projected)} image features")
+    return embedded.masked_scatter(spots[..., None], projected.to(embedded.dtype))
 
 
 def embed_in_order(
@@ -180,8 +171,6 @@ def embed_in_order(
     ids: Int[Tensor, "rows length"],
     features: Float[Tensor, "tiles patches channels"] | None,
     sizes: Int[Tensor, "images 2"] | None = None,
-    *,
-    image_places: Int[Tensor, " features"] | None = None,
 ) -> Float[Tensor, "rows length hidden"]:
     """As `embed`, for callers that leave positions to the model, which counts tokens one by one.
 
@@ -193,7 +182,7 @@ def embed_in_order(
             f"a {kind} supports training, features and generation; attention scans are not "
             "implemented"
         )
-    return embed(model, ids, features, sizes, image_places=image_places)
+    return embed(model, ids, features, sizes)
 
 
 def positions_of(
@@ -201,12 +190,24 @@ def positions_of(
     ids: Int[Tensor, "rows length"],
     mask: Bool[Tensor, "rows length"],
     sizes: Int[Tensor, "images 2"] | None,
+    lengths: Int[Tensor, " packed"] | None = None,
 ) -> Int[Tensor, "axes rows length"] | None:
-    """The language model's `position_ids`; None where it counts tokens one by one."""
+    """The language model's `position_ids`; None where it counts tokens one by one.
+
+    Args:
+        lengths: of rows packed into one sequence, each of which counts from its own start.
+    """
     family = _family(model)
     if not isinstance(family, HasPositions):
         return None
-    return family.positions(unwrap(model).config, ids, mask, sizes)
+    config = unwrap(model).config
+    if lengths is None:
+        return family.positions(config, ids, mask, sizes)
+    rows = nn.utils.rnn.pad_sequence(
+        ids[0].split(lengths.tolist()), batch_first=True, padding_value=-1
+    )
+    positions = family.positions(config, rows, rows >= 0, sizes)
+    return positions[:, rows >= 0][:, None]
 
 
 def hidden_states(
@@ -217,7 +218,6 @@ def hidden_states(
     *,
     sizes: Int[Tensor, "images 2"] | None = None,
     lengths: Int[Tensor, " packed"] | None = None,
-    image_places: Int[Tensor, " features"] | None = None,
 ) -> Float[Tensor, "rows length hidden"]:
     """Last hidden states of the language model, the input of its head.
 
@@ -226,22 +226,14 @@ def hidden_states(
 
     Args:
         mask: False for pads at the end of rows.
-        image_places: of the image tokens, see `embed`.
         lengths: of rows packed into one sequence (`xmas.models.chat.packing`).
-
-    Raises ValueError: packed rows, for a family whose positions do not allow it.
     """
     language = language_model(model)
     options = {} if lengths is None else varlen_attention.arguments(language, lengths)
-    if (positions := positions_of(model, ids, mask, sizes)) is not None:
-        if lengths is not None:
-            kind = unwrap(model).config.model_type
-            raise ValueError(f"a {kind} cannot be packed yet; set hardware.packing=false")
+    if (positions := positions_of(model, ids, mask, sizes, lengths)) is not None:
         options["position_ids"] = positions
     return language(
-        inputs_embeds=embed(model, ids, features, sizes, image_places=image_places),
-        use_cache=False,
-        **options,
+        inputs_embeds=embed(model, ids, features, sizes), use_cache=False, **options
     ).last_hidden_state
 
 

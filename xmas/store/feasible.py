@@ -4,6 +4,7 @@ A fit takes hours; that a pool has fewer rows than the clusters that follow is k
 opened.
 """
 
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from xmas.store.stage import Stage
@@ -22,8 +23,8 @@ class Feasible(Protocol):
         ...
 
 
-def check_all(goal: Stage, store: Store) -> None:
-    """Check every stage that will be computed for `goal`. Raises ValueError: the first fault."""
+def unfinished(goal: Stage, store: Store) -> Iterator[Stage]:
+    """The stages that will be computed for `goal`, those first that need others."""
     visited: set[str] = set()
     pending = [goal]
     while pending:
@@ -32,6 +33,12 @@ def check_all(goal: Stage, store: Store) -> None:
         if str(path) in visited or path.exists():
             continue
         visited.add(str(path))
+        yield stage
+        pending += list(stage.inputs())[::-1]
+
+
+def check_all(goal: Stage, store: Store) -> None:
+    """Check every stage that will be computed for `goal`. Raises ValueError: the first fault."""
+    for stage in unfinished(goal, store):
         if isinstance(stage, Feasible):
             stage.check(store)
-        pending += list(stage.inputs())[::-1]

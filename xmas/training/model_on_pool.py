@@ -29,6 +29,7 @@ from xmas.models.vlm import LoadedModel, load
 from xmas.store import Stage, Store, stages_of_fields
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.sanity import no_image
+from xmas.training.fit.sharding import check_precision
 from xmas.training.fit.trainer import fit
 
 
@@ -93,7 +94,11 @@ class ModelOnPool:
         )
 
     def check(self: OnPool, store: Store) -> None:
-        """Raises ValueError: no row of the pool, if it is there, has an image."""
+        """Raises ValueError: no row of the pool, if it is there, has an image; or the precision of
+        a fit does not go with its strategy.
+        """
+        if isinstance(self, FittedOnPool):
+            check_precision(self.recipe, self.hardware)
         if self.pool.at_hand(store) and not (rows := self.pool.open(store)).has_image.any():
             raise no_image(len(rows))
 
@@ -134,6 +139,7 @@ def fit_on_pool(
 
     Raises: as `xmas.training.fit.trainer.fit`.
     """
+    check_precision(stage.recipe, stage.hardware)
     table = stage.tokens().open(store)
     loaded = load(store.get(stage.start))
     pictures = stage.pictures(store, loaded)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from jaxtyping import Int
 
-from xmas.estimate import flops, memory
+from xmas.estimate import flops
 from xmas.estimate.assumed import Census
 from xmas.estimate.flops import Load
 from xmas.estimate.work import Context, Work, work
@@ -18,6 +18,8 @@ from xmas.models.shape import Shape, Tower, shape_of
 from xmas.selection.subset import Subset, budget_of
 from xmas.target.export import Export
 from xmas.target.target import Target
+from xmas.training.fit import memory
+from xmas.training.fit.memory import FitMemory
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.probe import schedule
 from xmas.training.proxy import Proxy
@@ -79,6 +81,21 @@ def fit_work(
     ).times(recipe.epochs * rows / len(widths))
     precision = bits(recipe.precision)
     learning = memory.trained(shape, rank)
+    shards = hardware.world if hardware.strategy == "fsdp2" else 1
+    kept = FitMemory(
+        shape.decoder,
+        memory.states(shape, bits=precision, rank=rank, halved=halved, shards=shards),
+        precision,
+        rank,
+        hardware.logit_rows,
+    )
+    tokens_of = np.array([float(batch_widths.sum()) for batch_widths in widest])
+    answers_of = np.array([float(census.answers[batch].sum()) for batch in batches])
+    share, limit = hardware.checkpointing, hardware.memory
+    recomputed = [
+        kept.recomputed(tokens, answers, share=share, memory=limit)
+        for tokens, answers in zip(tokens_of, answers_of, strict=True)
+    ]
     return Work(
         what,
         flops=flops.fit(
@@ -86,7 +103,7 @@ def fit_work(
             load,
             towers=0 if cached else load.images,
             rank=rank,
-            checkpointing=hardware.checkpointing,
+            checkpointing=float(tokens_of @ recomputed) / tokens_of.sum() / shape.decoder.layers,
         ),
         bits=precision,
         share="fit",
@@ -95,15 +112,7 @@ def fit_work(
         disk=4.0 * learning,
         scratch=(4.0 + memory.ADAM) * learning,
         host=4.0 * shape.parameters,
-        device=memory.of_fit(
-            shape,
-            tokens=max(float(widths.sum()) for widths in widest),
-            answers=max(float(census.answers[batch].sum()) for batch in batches),
-            bits=precision,
-            rank=rank,
-            checkpointing=hardware.checkpointing,
-            halved=halved,
-        ),
+        device=max(map(kept.peak, tokens_of, answers_of, recomputed)),
     )
 
 

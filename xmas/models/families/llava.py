@@ -1,5 +1,6 @@
 """LLaVA: one square tile an image, a constant number of tokens, an MLP between the two models."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -171,7 +172,8 @@ class Llava:
                 f"{folder} has no {FILE}: a LLaVA's own files do not say how it was trained to see "
                 "images; assemble it (xmas.models.assembled), or write size and aspect there"
             )
-        return SquareImages.load(folder, changes)
+        values = json.loads((folder / FILE).read_text()) | dict(changes)
+        return SquareImages(values["size"], values["aspect"])
 
     def layout(self, config: Any, processor: Any, tokenizer: Any) -> Layout:
         literal = literal_of(tokenizer, config.image_token_id)
@@ -191,7 +193,6 @@ class Llava:
             do_pad=processor.aspect == "pad",
             size={"shortest_edge": processor.size},
             crop_size=square,
-            **processor.hub_normalisation,
         )
         return LlavaProcessor(
             images,

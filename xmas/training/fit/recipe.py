@@ -32,7 +32,6 @@ class Recipe:
     clip: float | None = None  # gradient-norm clipping; null: none, as LLaVA in effect
     precision: Any = "bf16-mixed"  # Lightning's name, a str; a short one, as 32, is made long
     token_mean: str = "micro_batch"  # then their mean, LLaVA's; step: all tokens of a step
-    muon_rate: float | None = volatile(None)  # Muon trains the inner matrices, at this peak rate
 
     def __post_init__(self) -> None:
         if self.token_mean not in TOKEN_MEANS:
@@ -49,14 +48,6 @@ class Recipe:
                 f"precision {self.precision!r} is none of {', '.join((*PRECISIONS, *_SHORT))}"
             )
         object.__setattr__(self, "precision", long_name)
-        if self.muon_rate is not None and self.muon_rate <= 0:
-            raise ValueError(
-                f"muon_rate {self.muon_rate}: a positive rate is needed, or null for AdamW alone"
-            )
-
-    def corrections(self) -> dict[str, Any]:
-        """Muon came later: recipes without it keep the keys of their results."""
-        return {} if self.muon_rate is None else {"muon_rate": self.muon_rate}
 
     @property
     def accumulated(self) -> int:
@@ -86,7 +77,6 @@ class Device:
     memory: float  # GB
     fit: float = 0.4  # share of the peak that training reaches (MFU), assumed
     forward: float = 0.5  # share that forward passes reach, assumed
-    reads: float = 0.8  # share of the bandwidth at which decode steps read weights, assumed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +96,8 @@ class Hardware:
     checkpoint_seconds: float = volatile(600.0)  # between two checkpoints of an unfinished fit
     packing: bool = volatile(False)  # rows of a microbatch in one sequence, without padding
     attention: str | None = volatile(None)  # sdpa, flash_attention_2; null: the model's default
-    checkpointing: float = volatile(0.0)  # share of the language model's blocks that are recomputed
+    checkpointing: float | None = volatile(None)  # share of the blocks that are recomputed in the
+    # backward pass; null: in each microbatch as many as do not fit into the device's memory
     logit_rows: int | None = volatile(None)  # answer tokens whose logits exist at once; null: all
     compile: str | None = volatile(None)  # torch.compile's backend for the blocks: inductor
     liger: bool = volatile(False)  # its fused norms, rotary embeddings and SwiGLU in the blocks
@@ -122,3 +113,9 @@ class Hardware:
     @property
     def world(self) -> int:
         return self.devices * self.nodes
+
+    @property
+    def memory(self) -> float | None:
+        """Bytes of a device, for estimates; None: unknown, or the host's."""
+        known = self.device is not None and self.accelerator != "cpu"
+        return 1e9 * self.device.memory if known else None

@@ -13,6 +13,7 @@ from xmas.models.chat.batches import Batch
 from xmas.models.chat.tokens import TokenTable
 from xmas.training.fit.batch_plan import BatchPlan
 from xmas.training.fit.recipe import Hardware, Recipe
+from xmas.training.fit.sharding import SHARDED
 
 log = logging.getLogger(__name__)
 
@@ -105,23 +106,29 @@ def memory_advice(recipe: Recipe, hardware: Hardware) -> Iterator[None]:
         raise MemoryError(f"{error}\n{advice(recipe, hardware)}") from error
 
 
-def advice(recipe: Recipe, hardware: Hardware) -> str:
-    """Settings that need less memory, the cheapest first; only those not set already."""
+def with_the_same_loss(recipe: Recipe, hardware: Hardware) -> list[str]:
+    """Settings that need less memory and change no result, the cheapest first; those not set."""
     steps = []
     if hardware.logit_rows is None:
         steps.append("hardware.logit_rows=1024 (the same loss, logits part by part)")
     if not hardware.packing:
         steps.append("hardware.packing=true (the same loss, no padding)")
-    if hardware.checkpointing < 1:
+    if hardware.checkpointing is None or hardware.checkpointing < 1:
         steps.append("hardware.checkpointing=1 (the same loss, about a quarter slower)")
     if recipe.micro_batch > 1 and recipe.token_mean == "step":
         steps.append(f"recipe.micro_batch={recipe.micro_batch // 2} (the same loss)")
-    elif recipe.micro_batch > 1:
+    if hardware.strategy != "fsdp2" and recipe.precision in SHARDED:
+        steps.append("hardware=fsdp (weights and optimiser sharded over several devices)")
+    return steps
+
+
+def advice(recipe: Recipe, hardware: Hardware) -> str:
+    """Settings that need less memory, those first that change no result; only those not set."""
+    steps = with_the_same_loss(recipe, hardware)
+    if recipe.micro_batch > 1 and recipe.token_mean != "step":
         steps.append(
             f"recipe.micro_batch={recipe.micro_batch // 2} (the batch of {recipe.batch} stays; "
             "answers are then averaged over fewer rows, unless recipe.token_mean=step)"
         )
-    if "fsdp" not in hardware.strategy:
-        steps.append("hardware=fsdp (weights and optimiser sharded over several devices)")
     steps.append("max_length below what it is (long rows are cut)")
     return "too little memory; try in this order:\n" + "\n".join(f"  {step}" for step in steps)

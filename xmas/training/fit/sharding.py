@@ -14,6 +14,18 @@ from xmas.store import distributed
 from xmas.training.fit.recipe import Hardware, Recipe
 
 STARTED = "torchrun --standalone --nproc-per-node {} -m xmas …"
+SHARDED = ("32-true", "bf16-mixed", "bf16-true", "16-true")  # precisions of FSDP2 in Lightning 2.6
+
+
+def check_precision(recipe: Recipe, hardware: Hardware) -> None:
+    """Raise ValueError: sharded gradients cannot be scaled, as float16 needs."""
+    if hardware.strategy == "fsdp2" and recipe.precision not in SHARDED:
+        raise ValueError(
+            f"recipe.precision={recipe.precision} does not go with sharded weights "
+            "(hardware.strategy=fsdp2): FSDP2 under Lightning scales no losses; take hardware=ddp, "
+            f"which gives the same result, or another precision ({', '.join(SHARDED)}), which does "
+            "not"
+        )
 
 
 def strategy_of(hardware: Hardware) -> Strategy | str:
@@ -39,16 +51,6 @@ def strategy_of(hardware: Hardware) -> Strategy | str:
     return ModelParallelStrategy(
         data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False
     )
-
-
-def check_whole_matrices(recipe: Recipe, hardware: Hardware) -> None:
-    """Raises ValueError: Muon, which needs whole matrices, with a strategy that shards them."""
-    if recipe.muon_rate is not None and hardware.strategy == "fsdp2":
-        raise ValueError(
-            f"recipe.muon_rate={recipe.muon_rate:g} with hardware.strategy={hardware.strategy}: "
-            "Muon needs whole matrices, and this strategy shards weights or optimiser; set "
-            "hardware.strategy=ddp, or recipe.muon_rate=null to train all weights with AdamW"
-        )
 
 
 def shard(module: nn.Module, model: nn.Module, mesh: DeviceMesh, precision: str) -> None:

@@ -14,6 +14,7 @@ from xmas.models import varlen_attention
 from xmas.models.vlm import language_model
 from xmas.training.fit import liger
 from xmas.training.fit.recipe import Hardware
+from xmas.training.fit.recomputation import recompute
 
 
 @contextlib.contextmanager
@@ -45,10 +46,9 @@ def configured(model: nn.Module, hardware: Hardware, precision: str = "32-true")
     if hardware.packing:
         varlen_attention.prepare(language, compiled=hardware.compile is not None)
     blocks = list(language.layers)
-    recomputed = blocks[: math.ceil(hardware.checkpointing * len(blocks))]
-    for block in recomputed:
-        block.gradient_checkpointing = True
+    for block in blocks:
         block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    recompute(blocks, math.ceil((hardware.checkpointing or 0.0) * len(blocks)))
     if hardware.compile is not None:
         for block in blocks:
             block.compile(backend=hardware.compile, dynamic=True)

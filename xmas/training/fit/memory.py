@@ -1,0 +1,124 @@
+"""What a fit keeps in a device's memory, and how many blocks it recomputes to stay inside.
+
+Weights, gradients and AdamW's two moments are exact; activations are what autograd keeps of a Llama
+block, within 10 %. The vision tower's own are left out: it is frozen, so none are kept.
+"""
+
+import dataclasses
+import math
+
+from xmas.models.shape import Decoder, Shape
+
+ADAM = 8  # bytes of its moments for a trained parameter, float32
+USABLE = 0.92  # of a device's memory; the rest is context, workspaces, fragments: assumed
+
+
+def block(decoder: Decoder) -> int:
+    """Numbers that autograd keeps of one token in one block: inputs of norms and matrices, queries,
+    keys and values before and after rotation, both factors of the gate and their product.
+    """
+    inner, shared = decoder.heads * decoder.head_dim, decoder.groups * decoder.head_dim
+    factors = 4 if decoder.gated else 3
+    return 5 * decoder.width + 3 * inner + 4 * shared + factors * decoder.feed_forward
+
+
+def block_bytes(decoder: Decoder, *, bits: int, rank: int | None) -> float:
+    """Bytes that autograd keeps of one token in one block.
+
+    Under 16-bit autocast the trained residual stream and its norms are float32, and each matrix has
+    its own 16-bit copy of its input. Frozen matrices keep no input; LoRA keeps its input with a
+    dropout mask of a byte, and `rank` numbers.
+
+    Args:
+        rank: of LoRA; 0: frozen blocks, through which gradients pass; None: trained in full.
+    """
+    if bits == 32:
+        return 4.0 * block(decoder)
+    width, forward = decoder.width, decoder.feed_forward
+    attended = 4 * decoder.head_dim * (decoder.heads + decoder.groups)  # q, k, v and output
+    factors = 4 if decoder.gated else 3
+    if rank is None:
+        return 26.0 * width + attended + 2 * factors * forward
+    thin = sum(3 * inputs + 2 * rank for inputs, _ in decoder.matrices) if rank else 0
+    return 8.0 * width + attended + 2 * (factors - 1) * forward + thin
+
+
+def trained(shape: Shape, rank: int | None = None) -> int:
+    """Parameters that a fit trains: projector and language model, or projector and LoRA."""
+    language = shape.decoder.parameters if rank is None else shape.decoder.lora(rank)
+    return language + shape.projector_parameters
+
+
+def states(
+    shape: Shape, *, bits: int, rank: int | None = None, halved: bool = False, shards: int = 1
+) -> float:
+    """Bytes of weights, gradients and moments on a device.
+
+    Weights are float32, with another copy in 16 bits under 16-bit autocast.
+
+    Args:
+        halved: frozen weights have 16 bits alone under 16-bit autocast.
+        shards: devices that share them (FSDP2). Embedding, head and projector are gathered on each
+            during a step, and two blocks: one while it is computed, the next while it arrives.
+    """
+    copy = 0 if bits == 32 else 2  # of a float32 weight, under autocast
+    frozen = 2 if halved and bits == 16 else 4
+    frozen_copy = copy if frozen == 4 else 0
+    learning = trained(shape, rank)
+    remaining = shape.parameters - learning
+    if rank is not None:  # LoRA is no part of the shape; PEFT keeps the connector's first weights
+        remaining = shape.parameters - (0 if rank else shape.projector_parameters)
+    if shards == 1:
+        return learning * (8.0 + ADAM + copy) + remaining * (frozen + frozen_copy)
+    decoder, tower = shape.decoder, shape.tower.parameters
+    stored = learning * (8.0 + ADAM) + (remaining - tower) * frozen
+    table = (1 if decoder.tied else 2) * decoder.vocabulary * decoder.width
+    gathered_block = (4 - copy + (4 if rank is None else 0)) * decoder.linear / decoder.layers
+    return (
+        stored / shards
+        + tower * (frozen + frozen_copy)
+        + table * (8 + copy if rank is None else frozen + frozen_copy)
+        + shape.projector_parameters * (8 + copy)
+        + 2 * gathered_block
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FitMemory:
+    """What one device keeps during a fit, from one microbatch to the next."""
+
+    decoder: Decoder
+    states: float  # bytes of weights, gradients and moments
+    bits: int  # of matrix products
+    rank: int | None = None  # of LoRA; 0: frozen blocks; None: trained in full
+    logit_rows: int | None = None  # answer tokens whose logits exist at once; None: all
+
+    def peak(self, tokens: float, answers: float, recomputed: int) -> float:
+        """Peak bytes with a microbatch of `tokens`, pads counted, of which `answers` have logits.
+
+        Of the first `recomputed` blocks only inputs are kept, and one whole block while it is
+        recomputed; the backward pass of the others is over by then.
+        """
+        per_block = block_bytes(self.decoder, bits=self.bits, rank=self.rank)
+        whole = max(self.decoder.layers - recomputed, 1)
+        kept = tokens * (whole * per_block + recomputed * self.decoder.width * 4.0)
+        at_once = answers if self.logit_rows is None else min(answers, self.logit_rows)
+        logits = 3 * 4.0 * at_once * self.decoder.vocabulary  # themselves, log-softmax, gradient
+        return self.states + kept + logits
+
+    def recomputed(
+        self, tokens: float, answers: float, *, share: float | None, memory: float | None
+    ) -> int:
+        """Blocks to recompute in a microbatch.
+
+        Args:
+            share: of all blocks; None: as few as fit into the memory, all if none do.
+            memory: bytes of the device; None: not limited.
+        """
+        if share is not None:
+            return math.ceil(share * self.decoder.layers)
+        if memory is None:
+            return 0
+        excess = self.peak(tokens, answers, 0) - USABLE * memory
+        saved = block_bytes(self.decoder, bits=self.bits, rank=self.rank) - 4.0 * self.decoder.width
+        return min(max(math.ceil(excess / (tokens * saved)), 0), self.decoder.layers)

@@ -27,6 +27,9 @@ test: install ## the fast tests
 emulated: install ## the tests that run on an emulated GPU; compiles it once, with g++
 	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m emulated tests/emulated tests/test_gpu*.py
 
+lowest: ## the fast tests with the lowest versions that pyproject.toml allows; an environment of its own
+	tests/lower_bounds.sh
+
 demo: install ## subsets, scores, table and report of the demo pool; again, it computes nothing
 	$(BIN)/xmas -m goal=scores selector=random,length,xmas
 	$(BIN)/xmas goal=table
@@ -39,4 +42,4 @@ bench: install ## measurements of speed and faults, each beside its record in ex
 	  selection/xmas_665k table/speed); do \
 	  echo "$$script.py"; $(BIN)/python "$$script.py" || exit 1; done
 
-.PHONY: help install check test emulated demo bench
+.PHONY: help install check test emulated lowest demo bench

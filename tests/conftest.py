@@ -71,6 +71,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("server" if uses_server else item.path.stem))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none; XMAS_TEST_DEVICE=cpu runs it all the same."""
+    if item.get_closest_marker("gpu") and "XMAS_TEST_DEVICE" not in os.environ:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU here; pytest -m emulated has most of it on an emulated one")
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()  # what was imported is not gone through at every collection of garbage
     gc.set_threshold(20_000, 20, 20)

@@ -15,11 +15,14 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = {
     path.relative_to(ROOT / "experiments").as_posix(): path
     for path in sorted((ROOT / "experiments").rglob("*.py"))
+    if "__main__" in path.read_text()  # or it is a part of a script
 }
 HELP_ALONE = {  # why they do not run here; `--help` has imported all that they need
     "demo_selectors/transfer.py": "fits CLIP towers and targets of the demo's pool: minutes",
     "demo_sweep/offline_runs.py": "reads the store of a sweep; `test_logger` runs it on one",
     "demo_sweep/slurm.py": "starts a cluster, as `pytest -m slurm` does",
+    "gpu/first_hour.py": "a minute of a core; `tests/emulated/test_gpu_scripts.py` runs it whole",
+    "gpu/several_cards.py": "starts ranks; `tests/emulated/test_gpu_scripts.py` runs it whole",
     "reliability/disk_images.py": "mounts file systems; runs under `slow`, as root",
     "reliability/full_disk.py": "mounts file systems; runs under `slow`, as root",
     "threads/spin.py": "starts two new processes with torch; runs under `slow`",

@@ -235,6 +235,22 @@ def measure(
     }
 
 
+def measured(
+    model: LlavaForConditionalGeneration, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """All workloads of `args`; for short answers the end mark is made likely."""
+    found = []
+    for name in args.workloads:
+        head = model.lm_head.weight.data[EOS]
+        scale = (
+            math.sqrt(2 * math.log(len(model.lm_head.weight))) / ENDS if name == "short" else 1.0
+        )
+        head.mul_(scale)
+        found += [measure(model, name, args, per_image) for per_image in args.per_image]
+        head.div_(scale)
+    return found
+
+
 def build(args: argparse.Namespace) -> LlavaForConditionalGeneration:
     size = sizes(args.model)
     torch.manual_seed(args.seed)
@@ -270,15 +286,7 @@ def main() -> None:
         args.long, args.short, args.batches, args.per_image = 2, 3, [2], [2]
     torch.set_num_threads(args.threads)
     model = build(args)
-    found = []
-    for name in args.workloads:
-        head = model.lm_head.weight.data[EOS]
-        scale = (
-            math.sqrt(2 * math.log(len(model.lm_head.weight))) / ENDS if name == "short" else 1.0
-        )
-        head.mul_(scale)
-        found += [measure(model, name, args, per_image) for per_image in args.per_image]
-        head.div_(scale)
+    found = measured(model, args)
     record = {
         "command": vars(args) | {"out": None},
         "hardware": torch.cuda.get_device_name() if args.device != "cpu" else platform.processor(),

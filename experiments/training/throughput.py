@@ -105,7 +105,12 @@ class Drawn:
         text = rng.lognormal(np.log(200 / 2**0.5), np.log(2) ** 0.5, self.count)  # mean and sd 200
         self.text = np.clip(text, 24, 2048 - IMAGE).astype(int)
         self.image_at = np.where(rng.random(self.count) < 0.939, 5, -1)
+        self.text_lengths = self.text
         self.lengths = self.text + IMAGE * (self.image_at >= 0)
+        self.answered = np.ones(self.count, dtype=bool)
+
+    def __len__(self) -> int:
+        return self.count
 
     def __getitem__(self, row: int) -> Tokens:
         rng = np.random.default_rng((self.seed, row))
@@ -142,32 +147,52 @@ def main() -> None:
         name: held for name in ("rows", "micro") if (held := getattr(options, name)) is not None
     }
     device = torch.device(options.device)
-    model = built(size, device)
-    config = unwrap(model).config
-    drawn: Any = Drawn(size["rows"], config.text_config.vocab_size)
+    found, tokens, needed, rate = compare(size, device, options.rounds)
     print(f"torch {torch.__version__}, {named(device)}; {size['rows']} rows in micro-batches of "
-          f"{size['micro']}, {int(drawn.lengths.sum())} tokens")  # fmt: skip
-    rate = matmul_rate(device)
+          f"{size['micro']}, {tokens:.0f} tokens")  # fmt: skip
     print(f"measured matmul rate: {rate / 1e12:.4g} TFLOP/s")
-    needed = model_flops(family_of(config).shape(config), drawn, size["lora"].rank)
-    batches = {name: batches_of(name, drawn, size["micro"], config) for name in WAYS}
-    found: dict[str, dict[str, float]] = {name: {"seconds": np.inf} for name in WAYS}
-    for _ in range(options.rounds):
-        for name, hardware in WAYS.items():
-            try:
-                measured = measure(model, batches[name], hardware, device)
-            except torch.OutOfMemoryError:
-                measured = {"seconds": np.inf, "loss": np.nan, "GB": np.nan}
-            found[name] = min(found[name], measured, key=lambda one: one["seconds"])
-    tokens = float(drawn.lengths.sum())
     print(table(found, tokens, needed, rate))
     if options.out:
         held = {"device": named(device), "matmul": rate, "tokens": tokens, "flops": needed}
         options.out.write_text(json.dumps(held | {"ways": found}, indent=2))
 
 
+def compare(
+    size: dict[str, Any], device: torch.device, rounds: int
+) -> tuple[dict[str, dict[str, float]], float, float, float]:
+    """Every way's best seconds with its loss and peak; tokens and FLOPs of a step; matmul FLOP/s.
+
+    A way that does not fit into the memory takes infinitely many seconds.
+    """
+    model = built(size, device)
+    config = unwrap(model).config
+    drawn: Any = Drawn(size["rows"], config.text_config.vocab_size)
+    rate = matmul_rate(device)
+    needed = model_flops(family_of(config).shape(config), drawn, size["lora"].rank)
+    batches = {name: batches_of(name, drawn, size["micro"], config) for name in WAYS}
+    found: dict[str, dict[str, float]] = {name: {"seconds": np.inf} for name in WAYS}
+    for _ in range(rounds):
+        for name, hardware in WAYS.items():
+            try:
+                measured = measure(model, batches[name], hardware, device)
+            except torch.OutOfMemoryError:
+                measured = {"seconds": np.inf, "loss": np.nan, "GB": np.nan}
+            found[name] = min(found[name], measured, key=lambda one: one["seconds"])
+    return found, float(drawn.lengths.sum()), needed, rate
+
+
 def built(size: dict[str, Any], device: torch.device) -> nn.Module:
     """A LLaVA of random weights with LoRA, its frozen part in bfloat16 on a GPU."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return with_lora(random_model(size, device, dtype), size["lora"]).to(device)
+
+
+def vocabulary(size: dict[str, Any]) -> int:
+    return size["text"]["vocab_size"]
+
+
+def random_model(size: dict[str, Any], device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A LLaVA of random weights; the seed is always the same."""
     config = LlavaConfig(
         text_config=LlamaConfig(max_position_embeddings=4096, **size["text"]),
         vision_config=CLIPVisionConfig(image_size=336, patch_size=14, **size["vision"]),
@@ -177,13 +202,12 @@ def built(size: dict[str, Any], device: torch.device) -> nn.Module:
         vision_feature_select_strategy="default",
     )
     torch.manual_seed(0)
-    kind = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.set_default_dtype(kind)
+    torch.set_default_dtype(dtype)
     with device:
         model = LlavaForConditionalGeneration(config)
     torch.set_default_dtype(torch.float32)
     model.config._attn_implementation = "sdpa"
-    return with_lora(model, size["lora"]).to(device)
+    return model
 
 
 def batches_of(name: str, drawn: Any, micro: int, config: Any) -> list[Batch]:

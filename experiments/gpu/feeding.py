@@ -24,8 +24,7 @@ def pictures(setting: Setting) -> Figures:
     """
     size = engine.sizes("tiny" if setting.tiny else "small")
     count = 8 if setting.tiny else 512
-    table = throughput.Drawn(count, 500)
-    table.image_at[:] = 5
+    table = throughput.Drawn(count, 500, images=1.0)
     photos = engine.Photos(np.arange(count), size, np.random.default_rng(0))
     batches = [np.arange(start, min(start + 16, count)) for start in range(0, count, 16)]
     rows, sums = [], {}

@@ -53,7 +53,7 @@ def fitted(
     model = throughput.random_model(size, setting.device, torch.bfloat16)
     adapted = trainable(model, dataclasses.replace(size["lora"], dropout=0.0), precision)
     rows = 2 * size["micro"]
-    table: Any = throughput.Drawn(rows * steps, throughput.vocabulary(size))
+    table = throughput.Drawn(rows * steps, throughput.vocabulary(size))
     recipe = Recipe(
         batch=rows, micro_batch=size["micro"],
         precision=precision, clip=clip,

@@ -121,7 +121,7 @@ def answers(setting: Setting) -> Figures:
     """Losses of answers in 16 bits against those in float32 of the same rows."""
     size = size_of(setting)
     rows = 4 if setting.tiny else 64
-    table: Any = throughput.Drawn(rows, throughput.vocabulary(size))
+    table = throughput.Drawn(rows, throughput.vocabulary(size))
     values = {}
     model = throughput.random_model(size, setting.device, torch.bfloat16).eval()
     for weights in ("bfloat16", "float32"):

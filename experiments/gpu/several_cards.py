@@ -79,7 +79,7 @@ def fit_on(device: torch.device, tiny: bool, strategy: str, folder: Path) -> Fig
         lora,
         recipe.precision,
     )
-    table: Any = throughput.Drawn(recipe.batch * STEPS, throughput.vocabulary(size))
+    table = throughput.Drawn(recipe.batch * STEPS, throughput.vocabulary(size))
     clock = Clock()
     fit(
         model, table, np.arange(len(table)), table.pictures, recipe=recipe, seed=0, out=folder,

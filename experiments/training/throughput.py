@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,9 +31,9 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from xmas.estimate import flops
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
-from xmas.models.chat.labels import Tokens
-from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.layout import Fixed
 from xmas.models.chat.packing import pack
+from xmas.models.chat.tokens import TokenTable
 from xmas.models.families import family_of
 from xmas.models.shape import Shape
 from xmas.models.vision_cache import features_of
@@ -92,37 +93,30 @@ WAYS: dict[str, Hardware | None] = {  # None: the plain recipe
 }
 
 
-@dataclasses.dataclass
-class Drawn:
-    """Rows of random tokens with the lengths of LLaVA-665k: a table, and its pictures."""
+class Drawn(TokenTable):
+    """Rows of random tokens with the lengths of LLaVA-665k, and their pictures.
 
-    count: int
-    vocabulary: int
-    seed: int = 0
+    Args:
+        images: share of rows with an image.
+    """
 
-    def __post_init__(self) -> None:
-        rng = np.random.default_rng(self.seed)
-        text = rng.lognormal(np.log(200 / 2**0.5), np.log(2) ** 0.5, self.count)  # mean and sd 200
-        self.text = np.clip(text, 24, 2048 - IMAGE).astype(int)
-        self.image_at = np.where(rng.random(self.count) < 0.939, 5, -1)
-        self.text_lengths = self.text
-        self.lengths = self.text + IMAGE * (self.image_at >= 0)
-        self.answered = np.ones(self.count, dtype=bool)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, row: int) -> Tokens:
-        rng = np.random.default_rng((self.seed, row))
-        ids = rng.integers(3, self.vocabulary - 70, self.text[row]).astype(np.int32)
-        labelled = np.arange(len(ids)) >= len(ids) // 2  # answers are half of the text
-        if self.image_at[row] < 0:
-            return Tokens(ids, labelled)
-        image = np.full(IMAGE, FEATURE, np.int32)
-        return Tokens(ids, labelled, (int(self.image_at[row]),), (image,))
-
-    def answers(self, row: int) -> int:
-        return int(self.text[row] - self.text[row] // 2)
+    def __init__(self, count: int, vocabulary: int, seed: int = 0, images: float = 0.939) -> None:
+        rng = np.random.default_rng(seed)
+        text = rng.lognormal(np.log(200 / 2**0.5), np.log(2) ** 0.5, count)  # mean and sd 200
+        lengths = np.clip(text, 24, 2048 - IMAGE).astype(int)
+        has_image = rng.random(count) < images
+        labelled = [np.arange(length) >= length // 2 for length in lengths]  # half are answers
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            ids = rng.integers(3, vocabulary - 70, lengths.sum())
+            ids.astype(np.int32).tofile(folder / "ids.bin")
+            np.concatenate(labelled).tofile(folder / "labelled.bin")
+            np.save(folder / "offsets.npy", np.cumsum([0, *lengths]))
+            np.save(folder / "image_at.npy", np.where(has_image, 5, -1).astype(np.int32))
+            np.save(folder / "answered.npy", np.ones(count, dtype=bool))
+            np.save(folder / "image_lengths.npy", IMAGE * has_image)
+            np.save(folder / "image_sizes.npy", np.zeros((count, 2), dtype=np.int32))
+            super().__init__(folder, Fixed(IMAGE))
 
     def pictures(self, rows: list[int]) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(rows[0])
@@ -212,7 +206,7 @@ def random_model(size: dict[str, Any], device: torch.device, dtype: torch.dtype)
 
 def batches_of(name: str, drawn: Any, micro: int, config: Any) -> list[Batch]:
     """The same rows for every way, in its order and form."""
-    rows = np.arange(drawn.count)
+    rows = np.arange(len(drawn))
     batches = plan_batches(drawn, rows, Recipe(batch=4 * micro, micro_batch=micro), 0).batches
     if "as they come" in name:
         batches = [rows[start : start + micro] for start in range(0, len(rows), micro)]
@@ -308,10 +302,10 @@ def our_loss(hardware: Hardware) -> Callable[[nn.Module, Batch], Tensor]:
 def model_flops(shape: Shape, drawn: Any, rank: int) -> float:
     """Of a step over all rows: no padding, nothing computed twice."""
     load = flops.Load(
-        rows=drawn.count,
+        rows=len(drawn),
         tokens=float(drawn.lengths.sum()),
         squares=float((drawn.lengths.astype(float) ** 2).sum()),
-        answers=float(sum(drawn.answers(row) for row in range(drawn.count))),
+        answers=float(sum(drawn.answers(row) for row in range(len(drawn)))),
         images=float((drawn.image_at >= 0).sum()),
     )
     again = 0.5 * flops.attention(shape.decoder, load.squares)  # fused kernels' own

@@ -41,6 +41,14 @@ def test_tensors_of_two_devices_are_refused(gpu: Gpu):
         gpu.devices = 1
 
 
+def test_a_softmax_of_half_precision_may_be_float32():
+    """As eager attention asks for it; on a CPU torch converts first."""
+    numbers = torch.randn(3, 5).half()
+    values = numbers.to(CUDA).softmax(-1, dtype=torch.float32)
+    assert values.dtype == torch.float32
+    assert torch.equal(values.cpu(), numbers.softmax(-1, dtype=torch.float32))
+
+
 def test_what_cuda_does_not_have_is_refused():
     with pytest.raises(TypeError, match="convert cuda:0 device type tensor to numpy"):
         torch.ones(3, device=CUDA).numpy()

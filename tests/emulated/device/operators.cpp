@@ -216,6 +216,13 @@ Tensor bmm_dtype(const Tensor& left, const Tensor& right, at::ScalarType dtype) 
   return to_device(at::bmm(as_host(left).to(dtype), as_host(right).to(dtype)), left.get_device());
 }
 
+// float16 in and float32 out, which no kernel of the CPU has.
+Tensor softmax(const Tensor& input, int64_t dimension, bool half_to_float) {
+  count_operator("aten::_softmax");
+  const Tensor host = as_host(input);
+  return to_device(at::_softmax(half_to_float ? host.to(at::kFloat) : host, dimension, false), input.get_device());
+}
+
 // Always the composite implementation; counted is the kernel that CUDA would take.
 int64_t attention_kernel(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double, bool, std::optional<double>, bool grouped) {
   const bool masked = mask && mask->defined();
@@ -255,4 +262,5 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("unfold", at::native::unfold);
   library.impl("view_as_real", at::native::view_as_real);
   library.impl("bmm.dtype", emulated::bmm_dtype);
+  library.impl("_softmax", emulated::softmax);
 }

@@ -105,6 +105,32 @@ def eager(held: SimpleNamespace, row: int, *, first_only: bool) -> np.ndarray:
     return torch.linalg.svdvals(total[text][:, spots])[:5].numpy()
 
 
+@torch.no_grad()
+def test_several_images_of_a_row_are_one_tile_each_for_onevision(held):
+    """transformers' own features of three images of a sample, of two, and of one."""
+    if held.model.config.model_type != "llava_onevision":
+        pytest.skip("the other family cuts every image into tiles")
+    rows, table, token = [0, 5, 4], held.material.table, held.model.config.image_token_id
+    inputs = held.material.pictures(rows)
+    counts = held.rows.shown.counts[rows].tolist()
+    assert len(inputs["sizes"]) == sum(counts) == 6
+    alone = held.material.pictures([5])
+    tiles = [tile[None] for tile in inputs["pixels"][:3]]
+    tiles += [alone["pixels"], *(tile[None] for tile in inputs["pixels"][-2:])]
+    most = max(map(len, tiles))
+    padded = torch.stack(
+        [torch.cat([tile, tile.new_zeros(most - len(tile), *tile.shape[1:])]) for tile in tiles]
+    )
+    sizes = torch.where(inputs["sizes"] == 0, torch.tensor([[20, 30]]), inputs["sizes"])
+    theirs = held.model.model.get_image_features(
+        padded, sizes, batch_num_images=torch.tensor(counts)
+    ).pooler_output
+    ids = torch.from_numpy(np.concatenate([table[row].whole(token) for row in rows]))[None]
+    features = tower_features(held.model, inputs["pixels"])
+    ours = embed(held.model, ids, features, inputs["sizes"])[0][ids[0] == token]
+    torch.testing.assert_close(ours, torch.cat(theirs), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("options", [ALONE, TOGETHER], ids=["alone", "together"])
 @pytest.mark.parametrize("images", ["all", "first"])
 def test_values_are_those_of_eager_attention(held, options, images):

@@ -5,6 +5,7 @@ this one shape: the doctor, a fit that finds broken images, and a pool that leav
 """
 
 import dataclasses
+import importlib.util
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -98,6 +99,29 @@ def write(faults: Iterable[Fault], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(dataclasses.asdict(fault))}\n" for fault in ordered))
     return path
+
+
+def write_parquet(faults: Iterable[Fault], path: Path) -> None:
+    """Write faults as a table, in the order of the rows; nothing without pyarrow."""
+    if importlib.util.find_spec("pyarrow") is None:
+        return
+    import pyarrow
+    import pyarrow.parquet
+
+    ordered = sorted(faults, key=lambda fault: fault.row)
+    text = pyarrow.string()
+    columns = {
+        "row": pyarrow.array([fault.row for fault in ordered], pyarrow.int64()),
+        "id": pyarrow.array([_text(fault.id) for fault in ordered], text),
+        "file": pyarrow.array([fault.file for fault in ordered], text),
+        "kind": pyarrow.array([fault.kind for fault in ordered], text),
+        "reason": pyarrow.array([fault.reason for fault in ordered], text),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def _text(value: str | int | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def read(path: Path) -> list[Fault]:

@@ -31,6 +31,15 @@ class Processor(Protocol):
         ...
 
 
+@runtime_checkable
+class OneTileOfSeveral(Protocol):
+    """A processor that cuts an image into tiles only where its row has no other image."""
+
+    def pictures_of_row(self, images: list[Image.Image]) -> dict[str, Tensor]:
+        """As `Processor.pictures`, of the several images of one row."""
+        ...
+
+
 def prepared(processor: Processor, images: Iterable[Image.Image]) -> dict[str, Tensor]:
     """`processor.pictures` of images that come one by one, few large ones in memory at a time."""
     parts = [processor.pictures(batch) for batch in _batches(images)]

@@ -2,25 +2,30 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from xmas.data.datasets_by_name import name_of
+from xmas.data.pool_places import has_own_images, identity_of, is_there, state
 from xmas.data.readers import DEFAULT, open_rows
 from xmas.data.rows import MAX_PIXELS, PoolError, Rows
-from xmas.store import Made, Store, describe, sha256_of, volatile
+from xmas.store import Made, Store, describe, volatile
 
 if TYPE_CHECKING:
     from xmas.data.valid_rows import ValidRows
 
 INVALID = ("error", "skip")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """An instruction set to choose from: an annotation file and a folder of images.
+    """An instruction set to choose from: an annotation file and a folder of images, or a dataset.
 
-    Its identity is the sha256 of the annotations, wherever the files are. Building a pool reads
-    nothing; `open` gives its rows.
+    Its identity is the sha256 of the annotations, wherever the files are; of a dataset in shards
+    the hash of their names, sizes and footers. Building a pool reads nothing; `open` gives its
+    rows.
 
     >>> from xmas import Pool
     >>> pool = Pool("mix.json", "images")
@@ -33,8 +38,12 @@ class Pool:
     ['images/coco/1.png']
 
     Args:
-        annotations: the file, or `Made` by a stage that generates it, which then is the identity.
-        images: the folder that image names are relative to.
+        annotations: the file; a folder, file or glob of Parquet or Arrow shards; a dataset of the
+            hub, OWNER/NAME or OWNER/NAME/CONFIG; or `Made` by a stage that generates it, which then
+            is the identity.
+        images: the folder that image names are relative to; None: the folder of the shards.
+        path: another name of `annotations`, for datasets.
+        split: of a dataset with several; None: train.
         sha256: of the annotation file, checked when the pool is opened; None: hash the file.
         name: for people; in tables and logs.
         format: a module of `xmas.data.readers`; None: the one that recognises the file.
@@ -48,8 +57,8 @@ class Pool:
         ValueError: another `invalid`.
     """
 
-    annotations: str | Made = volatile()
-    images: str | Made = volatile()
+    annotations: str | Made = volatile("???")
+    images: str | Made | None = volatile(None)
     sha256: str | None = None
     name: str = volatile("pool")
     format: str | None = volatile(None)
@@ -57,12 +66,22 @@ class Pool:
     max_pixels: int = volatile(MAX_PIXELS)
     outside: bool = volatile(False)
     invalid: str = volatile("error")
+    path: str | None = volatile(None)
+    split: str | None = volatile(None)
 
     def __post_init__(self) -> None:
         if self.invalid not in INVALID:
             raise ValueError(
                 f"pool.invalid={self.invalid!r} is no choice; there are {', '.join(INVALID)}"
             )
+        if self.path is not None:
+            if self.annotations not in ("???", self.path):
+                raise ValueError(
+                    f"pool.path={self.path} and pool.annotations={self.annotations} are two pools; "
+                    "give one of them"
+                )
+            object.__setattr__(self, "annotations", self.path)
+            object.__setattr__(self, "path", None)
         if self.invalid == "skip" and self.valid_rows is None:
             from xmas.data.valid_rows import FILE, ValidRows
 
@@ -83,10 +102,21 @@ class Pool:
         if isinstance(self.annotations, Made):
             identity = {"pool": describe(self.annotations)}
         else:
-            identity = {"pool": {"sha256": self.sha256 or self._hash()}}
+            kind, content = ("sha256", self.sha256) if self.sha256 else self._content()
+            identity = {"pool": {kind: content}}
         # A file in another format than its own has other rows; LLaVA's is what it was before.
         named = {} if self.format in (None, DEFAULT) else {"format": self.format}
-        return identity | named | ({"columns": dict(self.columns)} if self.columns else {})
+        options = {"columns": dict(self.columns), "split": self.split}
+        return identity | named | {name: value for name, value in options.items() if value}
+
+    @classmethod
+    def from_dataset(cls, dataset: Any, **options: Any) -> "Pool":
+        """The pool of a `datasets.Dataset`, known by its fingerprint; nothing is copied.
+
+        Args:
+            options: other arguments of a pool, such as `columns`.
+        """
+        return cls(name_of(dataset), **options)
 
     def open(self, store: Store | None = None) -> Rows:
         """The rows of this pool; a stage that makes it is computed first, in `store`.
@@ -95,51 +125,71 @@ class Pool:
             PoolError: the file is missing, has another sha256, or has malformed records.
         """
         store = store or Store()
-        return _opened(*self._files(store), False)
+        if self.valid_rows is not None and (rows := self.valid_rows.rows_of_table(store)):
+            return rows
+        return _opened(self._files(store), False)
 
     def at_hand(self, store: Store) -> bool:
         """Whether the annotations can be read now, without computing a stage."""
         if isinstance(self.annotations, Made):
             return store.path(self.annotations.stage).exists()
-        return Path(self.annotations).expanduser().exists()
+        return is_there(Path(self.annotations).expanduser())
 
     def open_all(self, store: Store) -> Rows:
         """As `open`, with malformed rows in `Rows.faults`, where the format's reader can go on."""
-        return _opened(*self._files(store), True)
+        if self.valid_rows is not None and (rows := self.valid_rows.rows_of_table(store)):
+            return rows
+        return _opened(self._files(store), True)
 
-    def _files(
-        self, store: Store
-    ) -> tuple[Path, Path, str | None, tuple[tuple[str, str], ...], int, bool, int, int]:
-        """Annotations, images, format, columns, limits of images, and the annotations' size and
-        time of change.
-        """
-        for setting, place in (("annotations", self.annotations), ("images", self.images)):
-            _check_set(setting, place)
-        if isinstance(self.annotations, str) and self.sha256 not in (None, self._hash()):
-            raise PoolError(
-                f"{self.annotations}: sha256 is {self._hash()}, the configuration expects "
-                f"{self.sha256}; take the official file, or set pool.sha256=null to use this one"
-            )
-        annotations = store.find(self.annotations)
-        stat = annotations.stat()
-        images = store.find(self.images)
-        limits = self.max_pixels, self.outside
-        columns = tuple(sorted(self.columns.items()))
-        return annotations, images, self.format, columns, *limits, stat.st_size, stat.st_mtime_ns
-
-    def _hash(self) -> str:
+    def _files(self, store: Store) -> "_Files":
+        """Where everything is, and how it is to be read."""
         _check_set("annotations", self.annotations)
+        if isinstance(self.annotations, str) and self.sha256 is not None:
+            content = self._content()[1]
+            if content != self.sha256:
+                raise PoolError(
+                    f"{self.annotations}: sha256 is {content}, the configuration expects "
+                    f"{self.sha256}; take the official file, or set pool.sha256=null to use this "
+                    "one"
+                )
+        annotations = store.find(self.annotations)
+        images = self.images
+        if images in (None, "???") and has_own_images(annotations):
+            images = str(annotations)
+        _check_set("images", "???" if images is None else images)
+        size, modified = self._at_path(lambda: state(annotations, self.split))
+        return _Files(
+            annotations,
+            store.find(cast("str | Made", images)),
+            self.format,
+            tuple(sorted(self.columns.items())),
+            self.split,
+            self.max_pixels,
+            self.outside,
+            size,
+            modified,
+        )
+
+    def _content(self) -> tuple[str, str]:
+        """The kind and hash of what is at the path."""
+        _check_set("annotations", self.annotations)
+        path = Path(cast("str", self.annotations)).expanduser()
+        return self._at_path(lambda: identity_of(path, self.split))
+
+    def _at_path(self, read: Callable[[], T]) -> T:
         try:
-            return sha256_of(str(Path(cast("str", self.annotations)).expanduser()))
+            return read()
         except OSError as error:
             raise PoolError(
                 f"pool.annotations={self.annotations}: {error.strerror or error}; "
-                "give the path of an annotation file, e.g. a JSON list in LLaVA's format"
+                "give the path of an annotation file, e.g. a JSON list in LLaVA's format, or of a "
+                "dataset"
             ) from error
 
 
 _SETTINGS = {
-    "annotations": "the path of a JSON list in LLaVA's format, or of a file that a reader knows",
+    "annotations": "the path of a JSON list in LLaVA's format, or of a file that a reader knows, "
+    "or as pool.path a dataset",
     "images": "the folder that image paths in the annotations start from",
 }
 
@@ -156,19 +206,31 @@ def _check_set(setting: str, place: object) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """The files of a pool and how they are read; `size` and `modified` tell other content."""
+
+    annotations: Path
+    images: Path
+    format: str | None
+    columns: tuple[tuple[str, str], ...]
+    split: str | None
+    max_pixels: int
+    outside: bool
+    size: int
+    modified: int
+
+
 @functools.lru_cache(maxsize=4)
-def _opened(
-    annotations: Path,
-    images: Path,
-    name: str | None,
-    columns: tuple[tuple[str, str], ...],
-    max_pixels: int,
-    outside: bool,
-    size: int,
-    modified: int,
-    malformed_too: bool,
-) -> Rows:
+def _opened(files: _Files, malformed_too: bool) -> Rows:
     """Opened once as long as the file's size and time of change stay."""
-    rows = open_rows(annotations, images, name, dict(columns), malformed_too=malformed_too)
-    rows.max_pixels, rows.outside = max_pixels, outside
+    options = {"columns": dict(files.columns), "split": files.split}
+    rows = open_rows(
+        files.annotations,
+        files.images,
+        files.format,
+        {name: value for name, value in options.items() if value},
+        malformed_too=malformed_too,
+    )
+    rows.max_pixels, rows.outside = files.max_pixels, files.outside
     return rows

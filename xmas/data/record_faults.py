@@ -19,8 +19,9 @@ from xmas.data.turns import ASSISTANT, IMAGE_PLACEHOLDER, SYSTEM, USER
 # What other trainers call an image; a row without `image` and `images` is text.
 OTHER_KEYS = (
     *("image_path", "image_paths", "image_file", "image_url", "img", "img_path", "Image"),
-    *("picture", "pictures", "photo"),
+    *("picture", "pictures", "photo", "photos"),
 )
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 OTHER_MEDIA = ("video", "videos", "video_path", "audio", "audios", "audio_path")
 _MEDIA_PARTS = ("video", "video_url", "audio", "audio_url", "input_audio")
 _LLAVA_ROLES = ("human", "gpt", "system")
@@ -155,7 +156,7 @@ def _in_images(record: Record, speeches: Sequence[Speech], llava: bool) -> Fault
     images = images_of(record, speeches)
     count = sum(places(text) for _, text in speeches)
     if not images:
-        yield from _without_image(record, speeches, count)
+        yield from _without_image(record, speeches, count, llava)
         return
     for image in images:
         yield from _in_image(image, "images" if record.get("images") else "image")
@@ -169,33 +170,42 @@ def _in_images(record: Record, speeches: Sequence[Speech], llava: bool) -> Fault
         )
 
 
-def _without_image(record: Record, speeches: Sequence[Speech], count: int) -> Faults:
+def _without_image(record: Record, speeches: Sequence[Speech], count: int, llava: bool) -> Faults:
     if record.get("image") == "" and count:  # some writers give text-only rows an ""
         yield "image is no path", "`image` is '', expected a relative path"
-    for key in OTHER_KEYS:
-        if record.get(key):
+    for key, value in record.items():
+        if value and (key in OTHER_KEYS or _looks_like_images(value)):
             yield (
                 f"with `{key}` and no `image`",
-                f"has `{key}` {short(record[key])} and no `image`, and would be taken for a row "
+                f"has `{key}` {short(value)} and no `image`, and would be taken for a row "
                 "without one; rename it to `image`, a relative path, or set "
                 f"'pool.columns={{images: {key}}}'",
             )
-    if any(_means_image(role, text) for role, text in speeches):
+    if any(_means_image(role, text, llava) for role, text in speeches):
         yield (
             f"{IMAGE_PLACEHOLDER} without an image",
             f"has an {IMAGE_PLACEHOLDER} and no `image`; add its path, or remove the placeholder",
         )
 
 
-def _means_image(role: str, text: Any) -> bool:
-    """Whether a turn has an image's part, or a question the placeholder on a separate line."""
+def _looks_like_images(value: Any) -> bool:
+    """Whether a value that is not read names an image file, or is one of a dataset."""
+    if isinstance(value, list):
+        return all(map(_looks_like_images, value))
+    if isinstance(value, Mapping):
+        return set(value) == {"bytes", "path"}
+    return isinstance(value, str) and value.lower().endswith(_IMAGE_SUFFIXES)
+
+
+def _means_image(role: str, text: Any, llava: bool) -> bool:
+    """Whether a turn has an image's part, or a question the placeholder: in LLaVA's format on a
+    separate line, since it is a word of a sentence in rows of text.
+    """
     if not isinstance(text, str):
         return any(map(is_image, text))
-    return (
-        IMAGE_PLACEHOLDER in text
-        and ROLES[role] == USER
-        and any(line.strip() == IMAGE_PLACEHOLDER for line in text.splitlines())
-    )
+    if IMAGE_PLACEHOLDER not in text or ROLES[role] != USER:
+        return False
+    return not llava or any(line.strip() == IMAGE_PLACEHOLDER for line in text.splitlines())
 
 
 def _in_image(image: Any, key: str) -> Faults:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 
 from xmas.data.image_paths import path_below
 from xmas.data.turns import Turn, rounds_of
+from xmas.store import sha256_of
 
 if TYPE_CHECKING:
     from xmas.data.faults import Fault
@@ -168,6 +169,14 @@ class Rows(abc.ABC):
         are those of the row, in order.
         """
 
+    def identity(self) -> str:
+        """The hash of the pool's content, by which results know it."""
+        return sha256_of(str(self.annotations))
+
+    def size(self) -> int:
+        """Bytes of the pool's own files."""
+        return self.annotations.stat().st_size
+
     def conversation(self, row: int) -> list[tuple[str, str]]:
         """(question, answer) of every round of `row`, in order, without an image placeholder."""
         return rounds_of(self.turns(row))
@@ -195,6 +204,11 @@ class Rows(abc.ABC):
     def in_file(self, number: int) -> bool:
         """Whether a picture is a file, whose name is a path, and not part of the pool's own."""
         return True
+
+    @cached_property
+    def all_in_files(self) -> bool:
+        """Whether every picture is a file."""
+        return all(self.in_file(number) for number in range(len(self.picture_names)))
 
     def file_named(self, name: str) -> Path:
         """The image file of this name. Raises ImageError: it is outside the image folder."""

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xmas.data.broken_images import REPORT, broken_images
-from xmas.data.faults import by_kind, counted, refusal, write
+from xmas.data.chosen_rows import ChosenRows
+from xmas.data.faults import by_kind, counted, refusal, write, write_parquet
 from xmas.data.pool import Pool
-from xmas.data.rows import MAX_PIXELS
+from xmas.data.readers.llava import LlavaRows
+from xmas.data.rows import MAX_PIXELS, Rows
 from xmas.data.seen_images import note
 from xmas.data.writers import llava
 from xmas.store import Stage, Store
@@ -19,13 +21,15 @@ from xmas.store import Stage, Store
 log = logging.getLogger(__name__)
 
 FILE = llava.FILE
+SKIPPED = "skipped.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
 class ValidRows(Stage):
-    """`instructions.json`: the rows of a pool that can be used; `rows.json`, their numbers in its
-    annotation file; `faults.jsonl`, the other rows, each with what is wrong (`xmas.data.faults`);
-    `skipped.json`, these counted by kind.
+    """`rows.json`, the numbers of the rows of a pool that can be used; `instructions.json`, these
+    rows, where the pool is in LLaVA's format; `faults.jsonl` and `skipped.parquet`, where pyarrow
+    is installed, the other rows, each with what is wrong (`xmas.data.faults`); `skipped.json`,
+    these counted by kind.
 
     Every image is decoded. `force=valid_rows` looks again, e.g. after images were fetched anew.
     """
@@ -48,7 +52,9 @@ class ValidRows(Stage):
         valid = np.setdiff1d(np.arange(len(examples)), [fault.row for fault in faults])
         if len(faults) == len(examples) > 0:
             raise refusal(examples.annotations, len(examples), faults, report=report)
-        llava.write(examples, valid, out)
+        if isinstance(examples, LlavaRows):
+            llava.write(examples, valid, out)
+        write_parquet(faults, out / SKIPPED)
         note(self.pool, examples, out)
         (out / "rows.json").write_text(json.dumps(valid.tolist()))
         skipped = {"rows": len(faults), "of": len(examples), "kinds": by_kind(faults)}
@@ -59,6 +65,12 @@ class ValidRows(Stage):
                 *(examples.annotations, len(faults), len(examples), counted(faults)),
                 *(REPORT, store.path(self)),
             )
+
+    def rows_of_table(self, store: Store) -> Rows | None:
+        """The rows that are left of a pool in another format than LLaVA's; None in LLaVA's."""
+        if (store.get(self) / FILE).exists():
+            return None
+        return ChosenRows(self.pool.open_all(store), self.file_rows(store))
 
     def skipped(self, store: Store) -> dict[str, Any]:
         """How many rows were left out, of how many, and how many of each kind of fault."""

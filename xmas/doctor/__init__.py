@@ -28,6 +28,8 @@ class Doctor:
         images: `decode` decodes every image of the pool; `exists` only checks that files exist.
         sha256: expected hashes of benchmark files, by name in the suite and field.
         known: faults of the pool's images that its owners or users know of, by source.
+        write: a folder for a pool of the rows without a fault, and the list of the others; None:
+            nothing is written.
     """
 
     pool: Pool
@@ -36,6 +38,7 @@ class Doctor:
     images: str = "decode"
     sha256: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     known: dict[str, str] = dataclasses.field(default_factory=dict)
+    write: str | None = None
 
     def make(self, store: Store) -> str:
         """The report. Raises DoctorError, which is the report, if a check failed."""
@@ -47,7 +50,9 @@ class Doctor:
         if self.images not in IMAGES:
             raise ValueError(f"doctor.images={self.images!r}: expected {' or '.join(IMAGES)}")
         decode = self.images == "decode"
-        findings = [*check_pool(self.pool, store, decode=decode, known=self.known)]
+        findings = [
+            *check_pool(self.pool, store, decode=decode, known=self.known, write=self.write)
+        ]
         if unknown := sorted(set(self.sha256) - set(self.suite)):
             raise ValueError(f"doctor.sha256.{unknown[0]}: the suite has no such benchmark")
         for name, benchmark in self.suite.items():

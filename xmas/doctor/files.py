@@ -8,25 +8,33 @@ from pathlib import Path
 import numpy as np
 
 from xmas.data.broken_images import shown
-from xmas.data.faults import Fault, counted, refusal, write
+from xmas.data.faults import Fault, counted, refusal
+from xmas.data.faults import write as write_faults
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
+from xmas.doctor.cleaned import LEFT_OUT, write_cleaned
 from xmas.doctor.finding import Finding
 from xmas.doctor.images import check_images
-from xmas.store import Made, Store, digest, sha256_of
+from xmas.store import Made, Store, digest
 from xmas.store.progress import bar
 
 _NO_FAULTS: Mapping[str, str] = {}
 
 
 def check_pool(
-    pool: Pool, store: Store, *, decode: bool, known: Mapping[str, str] = _NO_FAULTS
+    pool: Pool,
+    store: Store,
+    *,
+    decode: bool,
+    known: Mapping[str, str] = _NO_FAULTS,
+    write: str | None = None,
 ) -> Iterator[Finding]:
     """Check the annotations, their conversations, and the images that they name.
 
     Args:
         decode: decode every image; else check that the files exist.
         known: faults that owners or users know of, by source; part of the remedy.
+        write: a folder for the rows without a fault; None: nothing is written.
     """
     subject = f"pool {pool.name}"
     skips = pool.valid_rows is not None
@@ -55,7 +63,7 @@ def check_pool(
     sources = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
     yield Finding("OK", subject, f"sources and their rows: {', '.join(sources)}")
     if isinstance(pool.annotations, str):
-        sha256 = sha256_of(examples.annotations)
+        sha256 = examples.identity()
         state = "as configured" if pool.sha256 else "not checked: pool.sha256 is null"
         yield Finding("OK", subject, f"sha256 {sha256}, {state}")
     faults = list(examples.faults)
@@ -69,6 +77,15 @@ def check_pool(
         yield dataclasses.replace(finding, level=level) if failed else finding
     if faults:
         yield _all_faults(subject, pool, store, faults, skips=skips)
+    if write is not None:
+        folder = Path(write).expanduser()
+        file = write_cleaned(examples, faults, folder)
+        yield Finding(
+            "OK",
+            subject,
+            f"{len(examples) - len(faults):,} of {len(examples):,} rows are in {file}, their "
+            f"records unchanged; the {len(faults):,} others are listed in {folder / LEFT_OUT}",
+        )
 
 
 def _all_faults(
@@ -76,7 +93,7 @@ def _all_faults(
 ) -> Finding:
     """Write all faulty rows to a file."""
     name = f"faults_{digest(pool.identity())}.jsonl"
-    report = write(faults, Path(store.root) / "logs" / name)
+    report = write_faults(faults, Path(store.root) / "logs" / name)
     return Finding(
         "WARN",
         subject,

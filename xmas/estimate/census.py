@@ -80,7 +80,7 @@ def _counted(
         text=text,
         answers=answers,
         image_counts=examples.shown.counts[some],
-        size=examples.annotations.stat().st_size,
+        size=examples.size(),
         decode=DRAWING if isinstance(pool.annotations, Made) else assumed.decode,
         how=f"rows and images counted, {how}",
     )

@@ -19,7 +19,7 @@ from xmas.data.broken_images import (
     read_picture,
     refuse,
 )
-from xmas.data.images import Processor, prepared
+from xmas.data.images import OneTileOfSeveral, Processor, prepared
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows, Shown
 from xmas.data.seen_images import note, noted_digest, present_digest
@@ -52,7 +52,17 @@ class FromFiles:
     def __call__(self, rows: list[int], parts: Sequence[slice] | None = None) -> dict[str, Tensor]:
         pictures = pictures_of_rows(self.examples.shown, rows, parts)
         images = (read_picture(self.examples, picture, row) for row, picture in pictures)
-        return prepared(self.processor, images)
+        several = self.examples.shown.counts[rows] > 1
+        if not (isinstance(self.processor, OneTileOfSeveral) and several.any()):
+            return prepared(self.processor, images)
+        tensors = []
+        for row, picture in pictures:
+            image = [read_picture(self.examples, picture, row)]
+            alone = self.examples.shown.counts[row] == 1
+            tensors.append(
+                self.processor.pictures(image) if alone else self.processor.pictures_of_row(image)
+            )
+        return {name: torch.cat([one[name] for one in tensors]) for name in tensors[0]}
 
 
 @dataclasses.dataclass

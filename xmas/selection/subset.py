@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+from xmas.data.as_dataset import as_dataset
 from xmas.data.rows import Rows
 from xmas.data.writers import DEFAULT, llava, writer_of
 from xmas.selection.budget import budget_of, check_settings, cut
@@ -17,6 +19,8 @@ from xmas.selection.protocol import BudgetSelector, name_of
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset_files import manifest, write_ranking
 from xmas.store import Stage, Store, nearest_stages, volatile
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from xmas.models.chat.tokens import Tokenised  # loads torch
@@ -36,10 +40,11 @@ class Subset(Stage):
     """The chosen rows of a pool at one budget: a `fraction`, a number of `rows` or of `tokens`.
 
     Writes `rows.json`, ascending; `instructions.json`, the records of these rows as a JSON list,
-    byte for byte where the pool is in LLaVA's format; `ranking.parquet`, where pyarrow is
-    installed: every row of the pool with its rank, score, cluster and whether it was chosen;
-    `manifest.json`: counts, hashes and origin. Of a pool with `invalid="skip"`, whose rows are
-    numbered anew, also `file_rows.json`: their numbers in the annotation file.
+    byte for byte where the pool is in LLaVA's format, unless images are not files;
+    `ranking.parquet`, where pyarrow is installed: every row of the pool with its rank, score,
+    cluster and whether it was chosen; `manifest.json`: counts, hashes and origin. Of a pool with
+    `invalid="skip"`, whose rows are numbered anew, also `file_rows.json`: their numbers in the
+    annotation file.
 
     >>> from xmas import Pool, Ranking, Store, Subset
     >>> from xmas.selection.methods.random import Random
@@ -128,7 +133,14 @@ class Subset(Stage):
             subset_rows = cut(ranking.order, budget, lengths=lengths, **self._rules(examples))
             seconds = json.loads((folder / "meta.json").read_text())["seconds"]
         (out / "rows.json").write_text(json.dumps(subset_rows.tolist()))
-        llava.write(examples, subset_rows, out)
+        if examples.all_in_files:
+            llava.write(examples, subset_rows, out)
+        else:
+            log.info(
+                "%s: images are in its own files: no %s; rows.json has the rows, and "
+                "Subset.dataset(store) gives them as a dataset",
+                *(examples.annotations, llava.FILE),
+            )
         write_ranking(examples, subset_rows, ranking, out / "ranking.parquet")
         facts: dict[str, Any] = {
             "selector": name_of(self.ranking.selector),
@@ -153,6 +165,10 @@ class Subset(Stage):
     def chosen(self, store: Store) -> Int[np.ndarray, " budget"]:
         """The row numbers of the subset, ascending; computed if it is not there."""
         return np.array(json.loads((store.get(self) / "rows.json").read_text()), dtype=np.int64)
+
+    def dataset(self, store: Store) -> Any:
+        """The rows of the subset as a `datasets.Dataset`; see `xmas.data.as_dataset`."""
+        return as_dataset(self.ranking.pool.open(store), self.chosen(store))
 
     def _lengths(self, store: Store) -> Int[np.ndarray, " rows"] | None:
         """Text tokens of every row if the budget is in tokens, else None."""

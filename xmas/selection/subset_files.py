@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from xmas.data.rows import Rows
 from xmas.selection.protocol import Ranked
-from xmas.store import Stage, commit, describe, sha256_of, versions
+from xmas.store import Stage, commit, describe, versions
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def manifest(
     return {
         "rows": len(chosen),
         "pool_rows": len(examples),
-        "sha256_of_pool": sha256_of(examples.annotations),
+        "sha256_of_pool": examples.identity(),
         "sha256_of_rows": hashlib.sha256(rows_json.encode()).hexdigest(),
         "text_only": int((~examples.has_image[chosen]).sum()),
         "sources": dict(zip(names.tolist(), counts.tolist(), strict=True)),

@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from xmas.data.compressed import first_bytes
 from xmas.data.rows import PoolError, Rows
@@ -28,8 +28,8 @@ class Reader(Protocol):
     def read(self, annotations: Path, images: Path) -> Rows:
         """Open a pool. Raises PoolError: the file is malformed; names file, row, value, remedy.
 
-        A reader whose records name their parts may also take `columns`, their names where they are
-        not ours.
+        A reader may also take `columns`, names of the records' parts where they are not ours, and
+        `split`.
         """
         ...
 
@@ -78,7 +78,7 @@ def open_rows(
     annotations: Path,
     images: Path,
     name: str | None,
-    columns: Mapping[str, str],
+    options: Mapping[str, Any],
     *,
     malformed_too: bool,
 ) -> Rows:
@@ -86,7 +86,8 @@ def open_rows(
 
     Args:
         name: of the format; None: see `reader_of`.
-        columns: what the records call their parts where it is not our name.
+        options: of the reader: `columns`, what the records call their parts where it is not our
+            name; `split`, of a dataset.
         malformed_too: leave malformed rows in `Rows.faults`, where the reader can go on.
 
     Raises PoolError: see `reader_of` and the reader.
@@ -94,14 +95,13 @@ def open_rows(
     reader = reader_of(annotations, name)
     goes_on = malformed_too and isinstance(reader, ReadsAll)
     read = cast("ReadsAll", reader).read_all if goes_on else reader.read
-    if not columns:
-        return read(annotations, images)
-    if "columns" not in inspect.signature(read).parameters:
-        raise PoolError(
-            f"pool.columns={dict(columns)}: the format {name or type(reader).__name__} of "
-            f"{annotations} has no columns to rename; set pool.columns={{}}"
-        )
-    return read(annotations, images, columns=columns)  # pyright: ignore[reportCallIssue]
+    for option, value in options.items():
+        if option not in inspect.signature(read).parameters:
+            raise PoolError(
+                f"pool.{option}={value}: {annotations} is of a format without {option}; leave it "
+                "out"
+            )
+    return cast("Any", read)(annotations, images, **options)
 
 
 def _reader(name: str) -> Reader:

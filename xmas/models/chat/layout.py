@@ -5,6 +5,7 @@ and before any model is built.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,6 +32,24 @@ class Layout(Protocol):
     def tokens(self, size: tuple[int, int] | None) -> Int[np.ndarray, " image"]:
         """Token ids, `FEATURE` for each feature of the image; `size` is (height, width), pixels."""
         ...
+
+
+@runtime_checkable
+class OneTileLayout(Protocol):
+    """A layout that cuts an image into tiles only where its row has no other image."""
+
+    def tokens_of_several(self) -> Int[np.ndarray, " image"]:
+        """As `Layout.tokens`, of an image of a row with several."""
+        ...
+
+
+def tokens_of_row(
+    layout: Layout, sizes: Sequence[tuple[int, int]]
+) -> list[Int[np.ndarray, " image"]]:
+    """The tokens of every image of a row, given their heights and widths."""
+    if len(sizes) > 1 and isinstance(layout, OneTileLayout):
+        return [layout.tokens_of_several()] * len(sizes)
+    return [layout.tokens(size) for size in sizes]
 
 
 @runtime_checkable

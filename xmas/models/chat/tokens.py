@@ -18,7 +18,7 @@ from xmas.data.image_files import image_size
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
 from xmas.models.chat.labels import Encoder, ImageCutError, Tokens
-from xmas.models.chat.layout import Fixed, HasLayout, Layout
+from xmas.models.chat.layout import Fixed, HasLayout, Layout, tokens_of_row
 from xmas.models.chat.template import Plain, Template
 from xmas.store import Made, Stage, Store
 from xmas.store.progress import bar
@@ -82,7 +82,7 @@ class Tokenised(Stage):
                     if layout.by_size:
                         images = examples.images_of(row)
                         row_sizes = [image_size(image, examples.max_pixels) for image in images]
-                    tokens = encoder.turns(turns, [layout.tokens(size) for size in row_sizes])
+                    tokens = encoder.turns(turns, tokens_of_row(layout, row_sizes))
                 except ImageCutError as error:
                     cut[row] = error
                     text = encoder.turns(
@@ -168,7 +168,7 @@ class TokenTable:
     def __getitem__(self, row: int) -> Tokens:
         span = slice(self.offsets[row], self.offsets[row + 1])
         places, sizes = self._images(row)
-        images = tuple(self.layout.tokens(size) for size in sizes)
+        images = tuple(tokens_of_row(self.layout, sizes))
         return Tokens(self._ids[span], self._labelled[span], places, images)
 
     def _images(self, row: int) -> tuple[tuple[int, ...], list[tuple[int, int]]]:

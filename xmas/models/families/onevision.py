@@ -1,7 +1,8 @@
 """LLaVA-OneVision: the whole image as one tile, and its best fit on a grid of tiles ("anyres").
 
 The grid's tiles are joined to one map of features, the padding is cut off, a map that is too large
-is interpolated, and a learned newline ends every line of it.
+is interpolated, and a learned newline ends every line of it. An image of a row with several is one
+tile and a newline.
 """
 
 import dataclasses
@@ -22,6 +23,8 @@ from xmas.models.chat.layout import FEATURE, literal_of
 from xmas.models.families.llava import tower_layers
 from xmas.models.families.protocol import Configs
 from xmas.models.shape import Shape
+
+ONE_TILE = (0, 0)  # in place of the size of an image that is not cut into tiles
 
 
 def llava_onevision_05b() -> Any:
@@ -89,7 +92,9 @@ class Onevision:
             raise ValueError("the tiles of LLaVA-OneVision need the images' sizes")
         layout = anyres(model.config)
         size_pairs = [(height, width) for height, width in sizes.tolist()]
-        counts = [1 + math.prod(layout.grid(size)) for size in size_pairs]
+        counts = [
+            1 if size == ONE_TILE else 1 + math.prod(layout.grid(size)) for size in size_pairs
+        ]
         packed, _ = model.model.pack_image_features(
             model.model.multi_modal_projector(features).split(counts),
             size_pairs,
@@ -139,6 +144,12 @@ class AnyresImages:
             "sizes": torch.tensor([(image.height, image.width) for image in images]),
         }
 
+    def pictures_of_row(self, images: list[Image.Image]) -> dict[str, Tensor]:
+        """The whole of each image as its only tile, as `LlavaOnevisionProcessor` has them."""
+        inputs = self.own([image.convert("RGB") for image in images], do_pad=False)
+        tiles = np.stack([tiles[0] for tiles in inputs["pixel_values"]])
+        return {"pixels": torch.from_numpy(tiles), "sizes": torch.tensor([ONE_TILE] * len(images))}
+
     def save(self, folder: Path) -> None:
         self.own.save_pretrained(folder)
 
@@ -168,6 +179,10 @@ class Anyres:
             raise ValueError("the number of LLaVA-OneVision's tokens follows from an image's size")
         lines, columns = self._map(size)
         return np.full(self.side**2 + lines * (columns + 1), FEATURE, dtype=np.int32)
+
+    def tokens_of_several(self) -> Int[np.ndarray, " image"]:
+        """The whole image, and a newline at its end."""
+        return np.full(self.side**2 + 1, FEATURE, dtype=np.int32)
 
     def _map(self, size: tuple[int, int]) -> tuple[int, int]:
         """Lines and columns of the map, without newlines: `LlavaOnevisionModel`'s arithmetic."""

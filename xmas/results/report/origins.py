@@ -1,8 +1,10 @@
 """Where the numbers come from: command, commit, versions, and every stage with its settings."""
 
+import json
 from collections.abc import Container, Iterator
 from typing import Any
 
+from xmas.data.valid_rows import ValidRows
 from xmas.results.evidence import Evidence
 from xmas.results.report.svg import scrolled_table, tag, text
 from xmas.store.index import Config, Result, key_of, stages_in
@@ -63,10 +65,19 @@ def _facts(evidence: Evidence, results: list[Result]) -> str:
 
 
 def _pool(evidence: Evidence) -> str:
-    """The name, and the hash of the file where the pool is one."""
-    digest = evidence.pool["pool"].get("sha256")
-    name = text(evidence.leaderboard.pool)
-    return name + ", sha256 " + tag("code", digest) if digest else name
+    """The name, the hash where the pool is a file or a dataset, and how many rows were left out."""
+    facts = [text(evidence.leaderboard.pool)]
+    for kind in ("sha256", "shards", "dataset"):
+        if digest := evidence.pool["pool"].get(kind):
+            facts.append(f"{kind} {tag('code', digest)}")
+    for result in evidence.index.inside(evidence.pool).values():
+        if result.kind == ValidRows.kind:
+            skipped = json.loads(result.file("skipped.json").read_text())
+            kinds = ", ".join(f"{kind}: {count:,}" for kind, count in skipped["kinds"].items())
+            facts.append(
+                text(f"{skipped['rows']:,} of {skipped['of']:,} rows were left out ({kinds})")
+            )
+    return ", ".join(facts)
 
 
 def _several(values: Any) -> str:

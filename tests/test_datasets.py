@@ -1,0 +1,235 @@
+"""Pools of Hugging Face datasets: Parquet and Arrow, pictures in the shards or in files."""
+
+import copy
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+import pytest
+import shards
+from toy import Toy, picture_name
+
+from xmas.data.pool import Pool
+from xmas.data.readers import huggingface
+from xmas.data.rows import PoolError
+from xmas.data.turns import Turn
+from xmas.doctor.files import check_pool
+from xmas.selection.methods.random import Random
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
+from xmas.store import Store
+
+ROWS = range(shards.ROWS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return shards.write(tmp_path_factory.mktemp("parquet") / "fine")
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path, tmp_path_factory) -> datasets.Dataset:
+    files = sorted(map(str, folder.glob("*.parquet")))
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
+
+
+def content(pool: Pool) -> list:
+    """Everything that a pool says, row by row."""
+    rows = pool.open()
+    every = range(len(rows))
+    return [(rows.turns(row), rows.images_of(row), str(rows.sources[row])) for row in every]
+
+
+def test_rows_of_parquet_are_those_that_were_written(folder):
+    rows = Pool(str(folder)).open()
+    assert rows.shown.counts.tolist() == list(shards.IMAGES)
+    for row in ROWS:
+        record = shards.record(row)
+        assert rows.images_of(row) == [image["bytes"] for image in record["images"]]
+        assert rows[row] == record
+        assert rows.conversation(row) == [
+            (pair["user"], pair["assistant"]) for pair in record["texts"]
+        ]
+        assert rows.turns(row)[0].images == (0,) * shards.IMAGES[row]
+    assert rows.sources.tolist() == [shards.record(row)["source"] for row in ROWS]
+    assert not rows.all_in_files
+
+
+def test_messages_with_a_system_turn(tmp_path):
+    rows = Pool(str(shards.write(tmp_path / "said", shards.message_record))).open()
+    assert rows.turns(1) == [
+        Turn("system", "Be brief."),
+        Turn("user", " and  and : which?", (0, 5, 10)),
+        Turn("assistant", "No. 1"),
+    ]
+
+
+def test_whatever_has_the_table_gives_the_same_rows(folder, dataset, tmp_path):
+    expected = content(Pool(str(folder)))
+    dataset.save_to_disk(tmp_path / "disk")
+    datasets.DatasetDict(train=dataset, test=dataset.select([4])).save_to_disk(tmp_path / "splits")
+    for pool in (
+        Pool(path=f"{folder}/*.parquet"),
+        Pool(str(tmp_path / "disk")),
+        Pool(str(tmp_path / "splits")),
+        Pool.from_dataset(dataset),
+    ):
+        assert content(pool) == expected
+    assert content(Pool(str(tmp_path / "splits"), split="test")) == [expected[4]]
+    chosen = dataset.select([7, 1, 6])
+    assert content(Pool.from_dataset(chosen)) == [expected[row] for row in (7, 1, 6)]
+
+
+def test_a_dataset_of_the_hub_is_loaded_by_its_name(dataset, monkeypatch):
+    asked = []
+
+    def load_dataset(*names, split):
+        asked.append((*names, split))
+        return dataset
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    pool = Pool("nobody-here/fine/chart")
+    assert len(pool.open()) == shards.ROWS
+    assert pool.identity() == {"pool": {"dataset": dataset._fingerprint}}
+    assert set(asked) == {("nobody-here/fine", "chart", "train")}
+
+
+def test_what_is_no_dataset_is_named(folder, tmp_path):
+    with pytest.raises(PoolError, match="has no files of split 'dev'; there are"):
+        Pool(str(folder), split="dev").open()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PoolError, match=r"empty: no \.parquet or \.arrow files"):
+        Pool(str(tmp_path / "empty")).open()
+    (tmp_path / "cut.parquet").write_bytes(next(folder.glob("*.parquet")).read_bytes()[:-40])
+    with pytest.raises(PoolError, match=r"cut\.parquet: .*; fetch the file again"):
+        Pool(str(tmp_path / "cut.parquet")).open()
+    with pytest.raises(PoolError, match="was given by another process"):
+        Pool("dataset:0123").open()
+    with pytest.raises(ValueError, match="are two pools"):
+        Pool("a", path="b")
+
+
+def test_the_identity_is_of_footers_not_of_bytes(folder, tmp_path):
+    other = shards.write(tmp_path / "fine", lambda row: shards.record(row) | {"source": "x"})
+    same = shards.write(tmp_path / "again" / "fine")
+    identity = Pool(str(folder)).identity()
+    assert list(identity["pool"]) == ["shards"]
+    assert Pool(str(same)).identity() == identity
+    assert Pool(str(other)).identity() != identity
+    assert Pool(str(folder)).open().identity() == identity["pool"]["shards"]
+    with pytest.raises(PoolError, match="the configuration expects 0"):
+        Pool(str(folder), sha256="0").open()
+
+
+def test_opening_reads_no_picture(folder, monkeypatch):
+    """Row groups are read without the column of bytes; a picture reads its own group alone."""
+    read = []
+    original = pyarrow.parquet.ParquetFile.read_row_group
+
+    def reading(self, number, columns):
+        read.append(list(columns))
+        return original(self, number, columns=columns)
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read_row_group", reading)
+    rows = huggingface.read(folder, folder)
+    assert not any("images" in columns for columns in read)
+    assert not any(column.endswith(".bytes") for columns in read for column in columns)
+    read.clear()
+    rows.images_of(1)
+    assert read == [["images"]]
+
+
+def test_pictures_may_be_files_that_shards_name(toy: Toy, tmp_path):
+    table = pyarrow.table(
+        {
+            "image": [{"bytes": None, "path": picture_name(n)} for n in (4, 5, 4)],
+            "conversations": [
+                [{"from": "human", "value": f"<image>\n{n}?"}, {"from": "gpt", "value": "yes"}]
+                for n in range(3)
+            ],
+            "data_source": ["a", "b", "a"],
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "pool.parquet")
+    pool = Pool(str(tmp_path / "pool.parquet"), str(toy.folder / "images"))
+    rows = pool.open()
+    assert rows.picture_names == sorted({picture_name(4), picture_name(5)})
+    assert rows.all_in_files
+    assert rows.images_of(2) == [toy.folder / "images" / picture_name(4)]
+    assert rows.sources.tolist() == ["a", "b", "a"]
+    folder = Store(str(tmp_path / "store")).get(Subset(Ranking(pool, Random()), rows=3))
+    written = json.loads((folder / "instructions.json").read_text())
+    assert [record["image"] for record in written] == [picture_name(n) for n in (4, 5, 4)]
+
+
+def test_a_subset_is_a_dataset(folder, dataset, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    for pool in (Pool(str(folder)), Pool.from_dataset(dataset)):
+        subset = Subset(Ranking(pool, Random()), rows=4)
+        chosen = subset.chosen(store)
+        selected = subset.dataset(store)
+        assert [row["texts"] for row in selected] == [shards.record(row)["texts"] for row in chosen]
+        assert not (store.get(subset) / "instructions.json").exists()  # its images are no files
+        manifest = json.loads((store.get(subset) / "manifest.json").read_text())
+        assert manifest["sha256_of_pool"] == pool.open().identity()
+
+
+def test_a_subset_of_json_is_a_dataset_of_messages(toy: Toy):
+    selected = toy.subset().dataset(toy.store)
+    rows = toy.pool.open()
+    for row, record in zip(toy.subset().chosen(toy.store).tolist(), selected, strict=True):
+        assert [turn["content"] for turn in record["messages"]] == [
+            turn.written() for turn in rows.turns(row)
+        ]
+        assert len(record["images"]) == len(rows.shown[row])
+
+
+@pytest.fixture
+def faulty(tmp_path) -> Path:
+    """Row 4 has a web page for a picture, row 6 a placeholder too few."""
+
+    def record(row: int) -> dict:
+        made = copy.deepcopy(shards.record(row))
+        if row == 4:
+            made["images"][0]["bytes"] = b"<html>"
+        if row == 6:
+            made["texts"][0]["user"] = "What is <image>?"
+        return made
+
+    return shards.write(tmp_path / "faulty", record)
+
+
+def test_rows_that_cannot_be_used_are_left_out_and_listed(faulty, tmp_path):
+    store, whole = Store(str(tmp_path / "store")), content(Pool(str(shards.write(tmp_path / "ok"))))
+    pool = Pool(str(faulty), invalid="skip")
+    rows = pool.open(store)
+    left = [row for row in ROWS if row not in (4, 6)]
+    assert [rows.images_of(place) for place in range(len(left))] == [whole[row][1] for row in left]
+    assert [rows.turns(place) for place in range(len(left))] == [whole[row][0] for row in left]
+    skipped = pyarrow.parquet.read_table(store.get(pool.valid_rows) / "skipped.parquet").to_pylist()
+    assert [(fault["row"], fault["kind"]) for fault in skipped] == [
+        (4, "not an image"),
+        (6, "number of placeholders"),
+    ]
+    subset = Subset(Ranking(pool, Random()), rows=3)
+    manifest = json.loads((store.get(subset) / "manifest.json").read_text())
+    assert manifest["skipped"]["rows"] == 2
+    file_rows = np.array(left)[subset.chosen(store)]
+    texts = [shards.record(int(row))["texts"] for row in file_rows]
+    assert [row["texts"] for row in subset.dataset(store)] == texts
+
+
+def test_the_doctor_writes_a_cleaned_pool(faulty, tmp_path):
+    store, clean = Store(str(tmp_path / "store")), tmp_path / "clean"
+    findings = list(check_pool(Pool(str(faulty)), store, decode=True, write=str(clean)))
+    assert any("9 of 11 rows are in" in finding.message for finding in findings)
+    left_out = [json.loads(line) for line in (clean / "left_out.jsonl").read_text().splitlines()]
+    assert [fault["row"] for fault in left_out] == [4, 6]
+    rows = Pool(str(clean)).open()
+    assert [rows[row] for row in range(9)] == [shards.record(r) for r in ROWS if r not in (4, 6)]
+    assert all(f.level != "FAIL" for f in check_pool(Pool(str(clean)), store, decode=True))
+    with pytest.raises(FileExistsError, match=r"doctor\.write=.*clean: this folder is not empty"):
+        list(check_pool(Pool(str(faulty)), store, decode=True, write=str(clean)))

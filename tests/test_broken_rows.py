@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy import turns
+from toy import ROWS, turns
+from toy import record as toy_record
 
+from xmas.data.dialogues import images_of
 from xmas.data.faults import FaultyRowsError, by_kind, counted, read
+from xmas.data.plain_records import plain_images
 from xmas.data.pool import Pool
+from xmas.data.record_faults import fault_in
 from xmas.data.rows import PoolError
 from xmas.data.valid_rows import ValidRows
 from xmas.doctor import Doctor, DoctorError
@@ -352,3 +356,26 @@ def test_a_picture_in_base64_does_not_stop_the_tokenizer_s_training(pool_with, t
     assert texts[1:] == [letters[at : at + LONGEST] for at in range(0, len(letters), LONGEST)] + [
         " Yes."
     ]
+
+
+def test_the_quick_look_passes_no_record_with_a_fault():
+    """And gives the images that the full reading gives."""
+    for record, _, _ in MALFORMED.values():
+        assert plain_images(record, llava=True) is None
+    passed = 0
+    for row in range(ROWS):
+        if (images := plain_images(toy_record(row), llava=True)) is not None:
+            assert images == images_of(toy_record(row))
+            assert fault_in(toy_record(row), llava=True) is None
+            passed += 1
+    assert passed > ROWS // 2
+    named = {"id": "0.jpg", "conversations": SPOKEN}
+    assert plain_images(named, llava=True) == []
+    assert plain_images(named | {"shot": "0.jpg"}, llava=True) is None
+
+
+def test_images_under_another_trainer_s_key_are_kept(pool_with):
+    """LLaMA-Factory's documented row, which was read as one of text."""
+    rows = pool_with([{"images": ["a/0.png"], "conversations": ROUND}, good()]).open()
+    assert rows.has_image.tolist() == [True, True]
+    assert rows.shown.first.tolist() == [0, 0]

@@ -11,6 +11,7 @@ import pytest
 import shards
 from toy import Toy, picture_name
 
+from xmas.cli.config import build
 from xmas.data.pool import Pool
 from xmas.data.readers import huggingface
 from xmas.data.rows import PoolError
@@ -233,3 +234,18 @@ def test_the_doctor_writes_a_cleaned_pool(faulty, tmp_path):
     assert all(f.level != "FAIL" for f in check_pool(Pool(str(clean)), store, decode=True))
     with pytest.raises(FileExistsError, match=r"doctor\.write=.*clean: this folder is not empty"):
         list(check_pool(Pool(str(faulty)), store, decode=True, write=str(clean)))
+
+
+def test_attention_ranks_a_dataset_of_several_images(compose, toy: Toy, folder, tmp_path):
+    """Towers, proxy, attention and clusters of rows with none, one, two and three pictures."""
+    sizes = [size for size in toy.overrides() if not size.startswith(("pool.", "store."))]
+    cfg = compose(
+        *sizes, f"pool.path={folder}", f"store.root={tmp_path / 'store'}", "selector=xmas",
+        "clusters.trajectories.k=3", "subset.fraction=null", "subset.rows=6",
+    )  # fmt: skip
+    subset, store = build(cfg.subset), build(cfg.store)
+    assert len(subset.chosen(store)) == 6
+    trajectories = subset.ranking.selector.trajectories
+    values = np.load(store.get(trajectories) / "values.npy")
+    has_value = np.isfinite(values).all(axis=(1, 2))
+    assert has_value.tolist() == [count > 0 for count in shards.IMAGES]

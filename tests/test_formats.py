@@ -103,7 +103,7 @@ def test_a_format_can_be_named_and_then_is_part_of_the_identity(toy: Toy, pool, 
     assert named.identity() == Pool(str(path), ".").identity() | {"format": "lines"}
     assert Pool(str(path), ".", format="llava").identity() == Pool(str(path), ".").identity()
     with pytest.raises(
-        PoolError, match=r"pool\.format=liens: no such format; there are lines, lla"
+        PoolError, match=r"pool\.format=liens: no such format; there are huggingface, lines, lla"
     ):
         Pool(str(path), ".", format="liens").open()
 

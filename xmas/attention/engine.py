@@ -23,11 +23,10 @@ from xmas.attention.feed import Feed, Loaded, Material, Text
 from xmas.attention.metric import Spectra
 from xmas.attention.plan import Unit, consecutive, plan
 from xmas.attention.prefix import branches, can_be_shared
-from xmas.attention.reasons import MEASURED, reasons
+from xmas.attention.reasons import MEASURED, reasons, refuse_several
 from xmas.attention.shards import Shards
 from xmas.attention.spans import Spans
 from xmas.attention.weights import Read, Weights
-from xmas.models.chat.tokens import TokenTable
 from xmas.models.cpu_matmul import by_onednn
 from xmas.models.vlm import embed_in_order, language_model, tower_features, unwrap
 from xmas.store import volatile
@@ -269,16 +268,6 @@ class Scan:
             image=torch.cat([loaded.image[text.which], prefix + text.image], dim=1),
             image_mask=torch.cat([loaded.image_mask[text.which], text.image_mask], dim=1),
             prefix=None if between is None else between.of(text.which),
-        )
-
-
-def refuse_several(table: TokenTable) -> None:
-    """Raise ValueError: rows have several images, of which mode `released` knows one."""
-    several = np.flatnonzero(table.image_counts > 1)
-    if len(several):
-        raise ValueError(
-            f"mode released knows one image a row; {len(several)} of {len(table)} rows have "
-            f"several, the first is row {several[0]}; use mode=model, or leave these rows out"
         )
 
 

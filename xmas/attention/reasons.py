@@ -27,3 +27,13 @@ def reasons(
         starts = np.cumsum([0, *map(len, lines[:-1])])
         codes[block[~np.logical_or.reduceat(counted, starts)]] = NO_TEXT
     return codes
+
+
+def refuse_several(table: TokenTable) -> None:
+    """Raise ValueError: rows have several images, of which mode `released` knows one."""
+    several = np.flatnonzero(table.image_counts > 1)
+    if len(several):
+        raise ValueError(
+            f"mode released knows one image a row; {len(several)} of {len(table)} rows have "
+            f"several, the first is row {several[0]}; use mode=model, or leave these rows out"
+        )

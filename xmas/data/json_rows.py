@@ -23,6 +23,7 @@ from xmas.data.dialogues import images_of, turns_of
 from xmas.data.faults import Fault, id_of, refusal
 from xmas.data.image_paths import ImageError
 from xmas.data.json_list import elements
+from xmas.data.plain_records import plain_images
 from xmas.data.record_faults import fault_in, half_character
 from xmas.data.rows import Index, Rows
 from xmas.data.turns import Turn
@@ -68,7 +69,9 @@ class JsonRows(Rows):
             for row, (start, stop, record) in enumerate(elements(annotations, file, chunk=chunk)):
                 spans.extend((start, stop))
                 record = renamed(record, self.columns)
-                if (fault := fault_in(record, llava=llava)) is None:
+                if (names := plain_images(record, llava=llava)) is not None:
+                    yield names, source_of(record, names, images, llava=llava)
+                elif (fault := fault_in(record, llava=llava)) is None:
                     names = [name_of(image) for image in images_of(record)]
                     yield names, source_of(record, names, images, llava=llava)
                 else:

@@ -21,6 +21,7 @@ OTHER_KEYS = (
     *("image_path", "image_paths", "image_file", "image_url", "img", "img_path", "Image"),
     *("picture", "pictures", "photo", "photos"),
 )
+_NAMES = ("id", "source", "data_source")  # may end as an image file's name does
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 OTHER_MEDIA = ("video", "videos", "video_path", "audio", "audios", "audio_path")
 _MEDIA_PARTS = ("video", "video_url", "audio", "audio_url", "input_audio")
@@ -173,14 +174,13 @@ def _in_images(record: Record, speeches: Sequence[Speech], llava: bool) -> Fault
 def _without_image(record: Record, speeches: Sequence[Speech], count: int, llava: bool) -> Faults:
     if record.get("image") == "" and count:  # some writers give text-only rows an ""
         yield "image is no path", "`image` is '', expected a relative path"
-    for key, value in record.items():
-        if value and (key in OTHER_KEYS or _looks_like_images(value)):
-            yield (
-                f"with `{key}` and no `image`",
-                f"has `{key}` {short(value)} and no `image`, and would be taken for a row "
-                "without one; rename it to `image`, a relative path, or set "
-                f"'pool.columns={{images: {key}}}'",
-            )
+    if (key := unread_images(record)) is not None:
+        yield (
+            f"with `{key}` and no `image`",
+            f"has `{key}` {short(record[key])} and no `image`, and would be taken for a row "
+            "without one; rename it to `image`, a relative path, or set "
+            f"'pool.columns={{images: {key}}}'",
+        )
     if any(_means_image(role, text, llava) for role, text in speeches):
         yield (
             f"{IMAGE_PLACEHOLDER} without an image",
@@ -188,10 +188,18 @@ def _without_image(record: Record, speeches: Sequence[Speech], count: int, llava
         )
 
 
-def _looks_like_images(value: Any) -> bool:
-    """Whether a value that is not read names an image file, or is one of a dataset."""
+def unread_images(record: Record) -> str | None:
+    """The key of a record under which there are images, though it is none that is read."""
+    for key, value in record.items():
+        if value and (key in OTHER_KEYS or (key not in _NAMES and _look_like_images(value))):
+            return key
+    return None
+
+
+def _look_like_images(value: Any) -> bool:
+    """Whether a value names image files, or is an image of a dataset."""
     if isinstance(value, list):
-        return all(map(_looks_like_images, value))
+        return bool(value) and all(map(_look_like_images, value))
     if isinstance(value, Mapping):
         return set(value) == {"bytes", "path"}
     return isinstance(value, str) and value.lower().endswith(_IMAGE_SUFFIXES)

@@ -208,7 +208,7 @@ DEATHS: dict[str, Callable[[int], None]] = {
     "snapshot": lambda call: die_at(probe.SavedSteps, "at", call),
     "snapshot's file": lambda call: die_writing(probe, call),
     "end of the fit": lambda call: die_at(callbacks.Losses, "on_fit_end", call),
-    "scan": lambda call: die_at(Scan, "_values", call),
+    "scan": lambda call: die_at(Scan, "_batches", call),
     "shard": lambda call: die_at(np.memmap, "flush", call),
     "seconds of a scan": lambda call: die_writing(trajectories, call),
     "merge": lambda call: die_writing(shards, call),
@@ -259,7 +259,7 @@ def work(given: dict[str, Any]) -> None:
     keep_gradients(root)
     mask(given.get("masked", []))
     lingers = given.get("lingers", {})
-    count(root / f"scanned-{os.environ.get('RANK')}.log", Scan, "_values")
+    count(root / f"scanned-{os.environ.get('RANK')}.log", Scan, "_batches")
     count(root / "steps.log", FitModule, "training_step", lingers.get("steps"))
     count(root / "answered.log", generating, "_line", lingers.get("answered"))
     count(root / "looks.log", Activations, "features")

@@ -52,6 +52,16 @@ def test_a_name_that_would_repeat_the_whole_is_a_note():
     assert list(averages(("mme",))) == ["ARP"]  # nothing would be left
 
 
+def test_quick_scores_are_in_no_mean_with_complete_ones():
+    found = averages(("gqa", "mme", "gqa_quick", "mme_quick"))
+    assert found == {
+        "ARP": ("gqa", "mme"), "ARP w/o": ("gqa",), "ARP quick": ("gqa_quick", "mme_quick"),
+    }  # fmt: skip
+    assert averages(("gqa_quick", "pope_quick")) == {"ARP": ("gqa_quick", "pope_quick")}
+    assert "ARP is over all 2" in notes_on_averages(("gqa", "mme", "gqa_quick"))
+    assert "ARP is over all 1 quick ones" in notes_on_averages(("gqa_quick",))
+
+
 def test_equal_values_share_the_mean_of_their_ranks():
     assert ranks({4: 90.0, 2: 95.0, 9: 90.0, 1: 80.0}) == {2: 1, 4: 2.5, 9: 2.5, 1: 4}
     assert ranks({}) == {}

@@ -62,12 +62,13 @@ def test_lines_are_what_the_model_gives_alone(toy, stage):
     """One picture or text at a time, through transformers' own model."""
     seen = stage.open(toy.store)
     place = toy.store.get(toy.towers)
+    process = SquareImages.load(place)
     model = CLIPModel.from_pretrained(place).eval()
     tokenizer = AutoTokenizer.from_pretrained(place)
     examples = toy.pool.open(toy.store)
     with torch.no_grad():
         for row in (0, 8, 14, 25):
-            pixels = SquareImages(32)([open_image(examples.images_of(row)[0])])
+            pixels = process([open_image(examples.images_of(row)[0])])
             image = model.get_image_features(pixel_values=pixels).pooler_output[0]
             found = seen.images(np.array([row]))[0]
             assert found == pytest.approx((image / image.norm()).numpy(), abs=ROUNDING)
@@ -272,6 +273,21 @@ def test_a_clip_with_a_processor_cuts_the_centre_out(toy, tmp_path):
     assert not np.allclose(*padded.images([padded.pixels(wide), padded.pixels(centre)]), atol=1e-2)
 
 
+def test_a_folder_of_towers_is_read_with_its_own_normalisation(toy, tmp_path):
+    """Copied ones too; a CLIP without settings gets CLIP's mean and deviation."""
+    place = toy.store.get(toy.towers)
+    shutil.copytree(place, tmp_path / "bare")
+    (tmp_path / "bare" / "images.json").unlink()
+    copied = toy.store.get(PretrainedClip(str(place)))
+    picture = Image.new("RGB", (32, 32), (255, 0, 127))
+    white, black, middle = (torch.full((1, 32, 32), (level / 255 - 1) / 0.3)
+                            for level in (255, 0, 127))  # fmt: skip
+    for folder in (place, copied):
+        pixels = Clip(folder).pixels(picture)
+        torch.testing.assert_close(pixels, torch.cat([white, black, middle]), rtol=0, atol=1e-5)
+    assert torch.equal(Clip(tmp_path / "bare").pixels(picture), SquareImages(32)([picture])[0])
+
+
 def test_weights_tell_clips_apart(toy, tmp_path):
     place = toy.store.get(toy.towers)
     model = CLIPModel.from_pretrained(place)
@@ -279,7 +295,7 @@ def test_weights_tell_clips_apart(toy, tmp_path):
     model.save_pretrained(tmp_path / "other")
     assert fingerprint(place) != fingerprint(tmp_path / "other")
     assert fingerprint(place) == fingerprint(shutil.copytree(place, tmp_path / "copy"))
-    with pytest.raises(ValueError, match=r"has no \*\.safetensors"):
+    with pytest.raises(ValueError, match=r"has no model\*\.safetensors"):
         fingerprint(tmp_path)
 
 

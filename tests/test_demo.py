@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from xmas.cli.config import build
 from xmas.data.readers.llava import LlavaRows
-from xmas.demo import draw, instructions
+from xmas.demo import draw, instructions, pretraining
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.demo.bench_choice import MMBENCH_COLUMNS
 from xmas.demo.bench_yes_no import MME_TASKS, pope
@@ -24,11 +25,11 @@ from xmas.demo.pool import DemoPool
 from xmas.demo.rows import SHARES, sizes
 from xmas.evaluation.protocol import LETTER, SHORT
 from xmas.store import Store
+from xmas.training.starts.pretrained import Pretrained
 
-SIZES = {"rows": 503, "captions": 97, "dialogues": 37, "concepts": 61}
-SIZES |= {"drills": 101, "lessons": 41, "reviews": 59, "recalls": 23}
+STEPS = {"facts": 211, "claims": 199, "choices": 197, "reviews": 401}  # rows to pretrain on
+SIZES = {"rows": 503, "captions": 97, "concepts": 61, **STEPS}
 POOL = DemoPool(**SIZES)
-PRETRAINED = "captions", "drills", "lessons", "reviews"
 BENCH = DemoBench(concepts=61, questions=40)
 
 
@@ -307,95 +308,159 @@ def test_yes_and_no_are_balanced(pool: Path) -> None:
 
 def test_captions_are_pretraining_pairs_that_name_what_is_drawn(pool: Path) -> None:
     pairs = json.loads((pool / "captions.json").read_text())
-    assert len(pairs) == 97 + 37
-    dialogues, pairs = pairs[97:], pairs[:97]
+    assert len(pairs) == 97
     names = {*concepts(61), *map(plural, concepts(61)), *DIGITS, *WORDS}
     for pair in pairs:
         human, gpt = pair["conversations"]
         assert human == {"from": "human", "value": "<image>"}
         assert gpt["from"] == "gpt"
         assert set(gpt["value"].split()) & names
-    for dialogue in dialogues:
-        told, *_ = dialogue["conversations"][0]["value"].split("\n")
-        assert "image" not in dialogue
-        assert set(told.split()) & names
+    assert len({pair["image"] for pair in pairs}) == 97
     coloured = [any(it in pair["conversations"][1]["value"] for it in COLOURS) for pair in pairs]
     assert np.mean(coloured) > 0.8
 
 
-def test_drills_and_lessons_ask_what_can_be_read_off_caption_or_drawing(pool: Path) -> None:
-    captions = {
+@pytest.fixture(scope="module")
+def pretrained(pool: Path) -> dict[str, list[dict]]:
+    return {kind: json.loads((pool / f"{kind}.json").read_text()) for kind in STEPS}
+
+
+@pytest.fixture(scope="module")
+def captions(pool: Path) -> dict[str, str]:
+    """By image."""
+    return {
         pair["image"]: pair["conversations"][1]["value"]
         for pair in json.loads((pool / "captions.json").read_text())
-        if "image" in pair
     }
-    kinds: Counter[tuple[str, str, str]] = Counter()
-    for name, count in (("drills", 101), ("lessons", 41)):
-        rows = json.loads((pool / f"{name}.json").read_text())
-        assert len(rows) == count
-        for row in rows:
-            said = row["conversations"]
-            if "image" in row:
-                caption, how = captions[row["image"]], "image"
+
+
+def asked(row: dict, captions: dict[str, str]) -> tuple[str, list[tuple[list[str], str]]]:
+    """What a row is about, in words, and its turns: lines of the question, answer."""
+    values = [said["value"] for said in row["conversations"]]
+    questions = [question.split("\n") for question in values[::2]]
+    described = questions[0].pop(0)
+    assert (described == "<image>") == ("image" in row)
+    about = captions[row["image"]] if "image" in row else described
+    return about, list(zip(questions, values[1::2], strict=True))
+
+
+def kind_of(lines: list[str], answer: str) -> str:
+    if any(line.startswith("A. ") for line in lines):
+        return "choice"
+    if lines[0].startswith(("Describe", "What is in")):
+        return "caption"
+    if answer in ("Yes", "No"):
+        return "there" if lines[0].startswith("Is there something") else "claim"
+    return "colour" if answer in COLOURS else "other"
+
+
+def share_of(kind: str, step: str) -> float:
+    """Of the rows of a step; until the reviews, drawings are asked for facts alone."""
+    drawn = pretraining.SHARES["reviews" if step == "reviews" else "facts"].get(kind, 0)
+    in_words = pretraining.IN_WORDS[step]
+    return in_words * pretraining.SHARES[step].get(kind, 0) + (1 - in_words) * drawn
+
+
+def test_a_step_has_the_rows_in_words_and_the_kinds_that_are_set(pretrained, captions) -> None:
+    """Each share within four standard deviations of a coin's."""
+    for step, count in STEPS.items():
+        rows = pretrained[step]
+        assert len(rows) == len({row["id"] for row in rows}) == count
+        assert any("image" in row for row in rows)  # a fit refuses text alone
+        in_words = np.mean(["image" not in row for row in rows])
+        assert in_words == pytest.approx(pretraining.IN_WORDS[step], abs=2 / count**0.5)
+        kinds = Counter(
+            kind_of(*turn) for row in rows for turn in asked(row, captions)[1]
+        )  # of a pair, the colour is one of two turns
+        assert sum(pretraining.SHARES[step].values()) == pytest.approx(1)
+        for kind in ("caption", "there", "claim", "choice"):
+            share, expected = kinds[kind] / count, share_of(kind, step)
+            if step == "reviews" and kind in ("claim", "choice"):
+                # those about drawings of other than single things ask for any colour
+                assert 0 < share < expected + 2 / count**0.5
+            elif step == "reviews" and kind == "there":
+                assert share > expected - 2 / count**0.5
             else:
-                caption, how = said[0]["value"].split("\n")[0], "words"
-            for human, gpt in zip(said[::2], said[1::2], strict=True):
-                lines = human["value"].removeprefix("<image>\n").removeprefix(f"{caption}\n")
-                lines, answer = lines.split("\n"), gpt["value"]
-                if lines[0].startswith(("Describe", "What is in")):
-                    assert set(answer.split()) & set(caption.split())
-                    kinds[name, how, "caption"] += 1
-                    continue
-                if answer in ("Yes", "No"):
+                assert share == pytest.approx(expected, abs=2 / count**0.5 if expected else 0)
+
+
+def test_what_is_pretrained_on_can_be_read_off_caption_or_drawing(pretrained, captions) -> None:
+    """And Yes is as frequent as No."""
+    truths: Counter[str] = Counter()
+    letters: Counter[str] = Counter()
+    names = {*concepts(61), *map(plural, concepts(61)), *DIGITS, *WORDS}
+    for rows in pretrained.values():
+        for row in rows:
+            about, turns = asked(row, captions)
+            words = about.split()
+            tints = set(words) & set(COLOURS)
+            for lines, answer in turns:
+                kind = kind_of(lines, answer)
+                if kind in ("there", "claim"):
                     (tint,) = set(lines[0].rstrip("?").split()) & set(COLOURS)
+                    truths[answer] += 1
+                    if tints:  # not every caption says the colour
+                        assert (tint in tints) == (answer == "Yes"), row
+                    assert kind == "there" or set(lines[0].split()) & {*words, "digit", "word"}
+                elif kind == "choice":
+                    offered = {line[0]: line[3:] for line in lines if line[1:3] == ". "}
+                    assert list(offered) == list("ABCD"[: len(offered)])
+                    assert len(set(offered.values())) == len(offered) in (2, 3, 4)
+                    assert offered[answer] in tints
+                    assert len(set(offered.values()) & tints) == 1
+                    letters[answer] += 1
+                elif kind == "caption":
+                    assert set(answer.split()) & set(words) & names
+                elif kind == "colour":
+                    assert not tints or answer in tints, row
+                elif answer.isdigit() and lines[0].startswith(("How many", "What is the number")):
+                    assert instructions.NUMBERS[int(answer)] in words
                 else:
-                    (tint,) = (line[3:] for line in lines if line[:3] == f"{answer}. ")
-                    assert tint in COLOURS
-                if set(caption.split()) & set(COLOURS):  # not every caption says the colour
-                    assert (tint in caption.split()) == (answer != "No")
-                    kinds[name, how, answer if answer in ("Yes", "No") else "choice"] += 1
-    assert kinds["drills", "image", "caption"] == 3
-    for how in (("drills", "words"), ("lessons", "words"), ("lessons", "image")):
-        assert min(kinds[*how, answer] for answer in ("Yes", "No", "choice")) > 5
+                    assert answer in words, row
+    yes, no = truths["Yes"], truths["No"]
+    assert abs(yes - no) < 4 * (yes + no) ** 0.5
+    assert letters["A"] > letters["C"] > 0
+    assert letters["B"] > letters["D"] > 0
 
 
-def test_nothing_to_pretrain_on_is_made_where_none_is_asked_for(tmp_path: Path) -> None:
-    none = dict.fromkeys(("dialogues", "drills", "lessons", "reviews", "recalls"), 0)
-    made = Store(str(tmp_path)).get(DemoPool(**SIZES | none | {"rows": 19}))
-    counts = {name: len(json.loads((made / f"{name}.json").read_text())) for name in PRETRAINED}
-    assert counts == {"captions": 97, "drills": 0, "lessons": 0, "reviews": 0}
+def test_rows_in_words_are_about_one_thing_and_its_colour(pretrained) -> None:
+    for rows in pretrained.values():
+        for row in rows:
+            if "image" in row:
+                continue
+            words = row["conversations"][0]["value"].split("\n")[0].split()
+            assert len(set(words) & set(COLOURS)) == 1
+            assert len(set(words) & set(concepts(61))) == 1
 
 
-def test_reviews_ask_about_the_last_drawings(pool: Path) -> None:
-    told = {
-        pair["image"]: pair["conversations"][1]["value"].split()
-        for pair in json.loads((pool / "captions.json").read_text())
-        if "image" in pair
-    }
-    reviews = json.loads((pool / "reviews.json").read_text())
-    assert len(reviews) == 59 + 23
-    reviews, recalls = reviews[:59], reviews[59:]
-    images = [row["image"] for row in reviews]
-    assert images == sorted(set(images))
-    for row in recalls:
-        _, answer = row["conversations"]
-        assert set(answer["value"].split()) & set(told[row["image"]])
-    kinds: Counter[str] = Counter()
-    for row in reviews:
-        caption, said = told[row["image"]], row["conversations"]
-        for human, gpt in zip(said[::2], said[1::2], strict=True):
-            lines, answer = human["value"].removeprefix("<image>\n").split("\n"), gpt["value"]
-            if lettered := [line for line in lines if line[:3] == f"{answer}. "]:
-                kinds["choice"] += 1
-                answer = lettered[0][3:]
-            kinds["colour" if answer in COLOURS else answer if answer == "No" else "other"] += 1
-            if lines[0].startswith(("How many", "What is the number")):
-                kinds["counting"] += 1
-                answer = instructions.NUMBERS[int(answer)]
-            if answer not in (*COLOURS, "Yes", "No"):
-                assert set(answer.split()) <= set(caption)
-    assert min(kinds[kind] for kind in ("choice", "colour", "No", "other")) > 10
-    assert kinds["counting"] > 0
+def test_a_row_of_pretraining_has_one_turn_or_a_pair_of_facts(pretrained) -> None:
+    for step, rows in pretrained.items():
+        turns = Counter(len(row["conversations"]) // 2 for row in rows)
+        pairs = share_of("pair", step)
+        assert set(turns) == ({1, 2} if pairs else {1})
+        assert turns[2] / len(rows) == pytest.approx(pairs, abs=2 / len(rows) ** 0.5)
+
+
+def test_steps_do_not_change_each_other(pool: Path, tmp_path: Path) -> None:
+    """So that more rows of one step leave the other steps', and the captions, as they are."""
+    few = DemoPool(**SIZES | {"rows": 19, "claims": 7, "choices": 0})
+    made = Store(str(tmp_path)).get(few)
+    rows = {name: json.loads((made / f"{name}.json").read_text()) for name in STEPS}
+    assert [len(rows[step]) for step in STEPS] == [STEPS["facts"], 7, 0, STEPS["reviews"]]
+    assert rows["claims"] == json.loads((pool / "claims.json").read_text())[:7]
+    for name in ("captions", "facts", "reviews"):
+        assert (made / f"{name}.json").read_bytes() == (pool / f"{name}.json").read_bytes()
+
+
+def test_the_configuration_trains_on_every_step_in_order(compose) -> None:
+    cfg = compose()
+    start, files = build(cfg.start), []
+    while isinstance(start, Pretrained):
+        files.insert(0, start.pool.annotations.name)
+        start = start.start
+    assert files == [f"{step}.json" for step in pretraining.SHARES]
+    assert start == build(cfg.untrained)
+    assert start.towers.captions.annotations.name == "captions.json"
 
 
 # --- benchmark files ---

@@ -31,17 +31,20 @@ from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
 from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
+from xmas.demo.pretraining import IN_WORDS
 from xmas.estimate import Estimate
-from xmas.estimate.assumed import Assumed
+from xmas.estimate.assumed import Assumed, demo_files
 from xmas.estimate.census import count
 from xmas.estimate.page import render
+from xmas.estimate.per_stage.answering import answering
 from xmas.estimate.per_stage.fits import fit_work
 from xmas.estimate.per_stage.forward_passes import scan_load
 from xmas.estimate.question_counts import QuestionCounts, count_questions
 from xmas.estimate.stage_estimates import StageEstimate
-from xmas.estimate.work import Context, Work, work
+from xmas.estimate.work import Context, Phase, Work, work
 from xmas.evaluation.benchmarks.gqa import Gqa
 from xmas.evaluation.benchmarks.sqa import Sqa
+from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.quick import Quick
 from xmas.evaluation.reference import Reference
 from xmas.evaluation.scores import Score, Scores
@@ -49,7 +52,7 @@ from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.once_select.once_select import OnceSelect
 from xmas.features.once_select.pseudo_labels import PseudoLabels
 from xmas.models.chat.tokens import Tokenised
-from xmas.models.shape import TINYLLAVA
+from xmas.models.shape import LLAVA_15_7B, TINYLLAVA
 from xmas.models.vision_cache import CheckedImages, VisionFeatures
 from xmas.results.audit import Audit
 from xmas.selection.methods.coincide import Coincide
@@ -64,7 +67,9 @@ from xmas.store.planned_stages import planned_stages
 from xmas.training.fit.batch_plan import plan_batches
 from xmas.training.fit.recipe import Device, Hardware
 
-GPU = Device("a GPU", tflops_16=100, tflops_32=10, bandwidth=1000, memory=80, fit=0.5, forward=0.8)
+GPU = Device(
+    "a GPU", tflops_16=100, tflops_32=10, bandwidth=1000, memory=80, fit=0.5, forward=0.8, reads=0.5
+)
 CPU = Hardware("cpu", device=dataclasses.replace(GPU, name="a CPU"))
 
 
@@ -301,18 +306,39 @@ def test_large_pools_are_sampled(toy):
 
 
 def test_a_pool_that_is_not_drawn_has_its_configured_rows(empty):
-    drawn = DemoPool(
-        rows=700, captions=900, dialogues=100, drills=400, lessons=300, reviews=200, recalls=50
-    )
-    found = {}
-    for name in ("pool", "captions", "drills", "lessons", "reviews"):
+    drawn = DemoPool(rows=700, captions=900, facts=400, claims=300, choices=100, reviews=200)
+    census_of = {}
+    for name in ("pool", "captions", *IN_WORDS):
         pool = Pool(Made(drawn, f"{name}.json"), Made(drawn, "images"))
-        found[name] = count(pool, None, empty, Assumed())
-        assert "not drawn yet" in found[name].how
-    assert [each.rows for each in found.values()] == [700, 1000, 400, 300, 250]
-    assert found["captions"].images == round(found["captions"].pictured) == 900
-    assert round(found["pool"].pictured) == 658
-    assert (found["drills"].images, found["lessons"].images) == (8, 240)
+        census_of[name] = count(pool, None, empty, Assumed())
+        assert "not drawn yet" in census_of[name].how
+    assert [each.rows for each in census_of.values()] == [700, 900, 400, 300, 100, 200]
+    assert census_of["captions"].images == round(census_of["captions"].pictured) == 900
+    assert round(census_of["pool"].pictured) == 658
+    for name, in_words in IN_WORDS.items():
+        census = census_of[name]
+        assert census.pictured == pytest.approx((1 - in_words) * census.rows)
+        assert census.images <= census.pictured + 1
+
+
+def test_the_assumed_files_of_a_demo_pool_are_nearly_those_that_are_drawn(empty):
+    """At other sizes than the default ones, which lengths and bytes were measured at."""
+    stage = DemoPool(
+        rows=300, captions=200, facts=300, claims=300, choices=300, reviews=300, concepts=61
+    )
+    folder = empty.get(stage)
+    for file, assumed in demo_files(stage).items():
+        pool = Pool(Made(stage, file), Made(stage, "images"))
+        drawn = count(pool, None, empty, Assumed())
+        assert drawn.rows == assumed.rows
+        assert float(drawn.has_image.mean()) == pytest.approx(assumed.with_image, abs=0.1)
+        assert drawn.images == pytest.approx(assumed.images, abs=3 * assumed.images**0.5)
+        assert drawn.size == (folder / file).stat().st_size
+        assert drawn.size / drawn.rows == pytest.approx(assumed.record, rel=0.4), file
+    records = sum((folder / file).stat().st_size for file in demo_files(stage))
+    drawings = sum(path.stat().st_size for path in folder.rglob("*.png"))
+    costs = work(stage, context(empty))
+    assert costs.disk == pytest.approx(records + drawings, rel=0.2)
 
 
 def test_a_pool_without_files_is_assumed_and_says_so(empty):
@@ -339,7 +365,19 @@ def test_seconds_by_hand():
     forward = Work("a pass", flops=16e12, bits=32)
     assert forward.seconds(gpu) == pytest.approx(16e12 / (10e12 * 0.8) / 2)
     decoding = Work("answers", flops=1.0, traffic=4e12)
-    assert decoding.seconds(gpu) == pytest.approx(4e12 / 1e12 / 2)
+    assert decoding.seconds(gpu) == pytest.approx(4e12 / (1e12 * 0.5) / 2)
+
+
+def test_decode_steps_come_after_the_prompts_and_each_is_bound_by_one_thing():
+    """Prompts of 3 s by FLOPs; steps of 2 s by FLOPs, 4 s by bandwidth, 6 s by launches."""
+    steps = Phase(flops=16e12, traffic=2e12, launching=6.0)
+    both = Work("answers", 24e12 + 16e12, 32, traffic=2e12, launching=7.0, decoding=steps)
+    assert both.seconds(Hardware("gpu", device=GPU)) == pytest.approx(3 + 6)
+    replayed = dataclasses.replace(
+        both, launching=1.0, decoding=dataclasses.replace(steps, launching=0)
+    )
+    assert replayed.seconds(Hardware("gpu", device=GPU)) == pytest.approx(3 + 4)
+    assert both.seconds(CPU) == pytest.approx(3 + 1 + 4 + 6)  # the same cores launch and compute
 
 
 def test_images_are_read_beside_a_gpu_and_before_a_cpu():
@@ -506,6 +544,41 @@ def test_an_image_passes_the_tower_once_however_often_it_is_asked_about(toy, tmp
         4241, 4241 * 64 + 2017 * 16, 2224 * 64**2 + 2017 * 80**2, images=2017
     )  # prompts of 64 tokens; 2,017 of them with an image of 16
     assert sqa.flops == pytest.approx(flops.generation(shape, load, towers=2017, new=8))
+
+
+H100 = Hardware("gpu", device=Device("H100", 989, 67, 3350, 80))
+VQAV2_VAL = QuestionCounts(214_354, 214_354, 40_504, "")
+
+
+def vqav2_hours(batch: int, *, has_graphs: bool) -> float:
+    generation = Generation(batch=batch)
+    options = {"new": 8, "has_graphs": has_graphs, "assumed": Assumed()}
+    return answering("", LLAVA_15_7B, VQAV2_VAL, generation, **options).seconds(H100) / 3600
+
+
+def test_answers_to_vqav2_by_hand():
+    """A 7B model on an H100, 8 tokens an answer, one question at a time.
+
+    A prompt of 640 tokens: 2 * 6.5e9 * 640 and 7 % for attention, tower and head is 9.0 TFLOP, at
+    half of 989 TFLOP/s 18 ms. A decode step is 1,313 launches of 8 us, 10.5 ms; replayed it reads
+    13.5 GB of weights and 0.34 GB of keys and values at 80 % of 3,350 GB/s, 5.2 ms.
+    """
+    assert vqav2_hours(1, has_graphs=False) == pytest.approx(
+        214_354 * (0.018 + 8 * 0.0105) / 3600, rel=0.05
+    )
+    assert vqav2_hours(1, has_graphs=True) == pytest.approx(
+        214_354 * (0.018 + 8 * 0.0052) / 3600, rel=0.05
+    )
+
+
+def test_a_batch_reads_the_weights_once_and_computes_an_image_once():
+    """64 questions share 13.5 GB a step, but not their 22 GB of keys and values; 5.3 of them share
+    the 576 tokens of an image."""
+    prompts = 40_504 * 576 + 214_354 * 64
+    step = (13.5e9 + 64 * 0.336e9) / (0.8 * 3350e9)
+    seconds = prompts * 2 * 6.5e9 * 1.05 / (0.5 * 989e12) + 214_354 / 64 * 8 * step
+    assert vqav2_hours(64, has_graphs=True) == pytest.approx(seconds / 3600, rel=0.08)
+    assert vqav2_hours(64, has_graphs=True) < 0.3 * vqav2_hours(1, has_graphs=True)
 
 
 # --- page ---

@@ -18,6 +18,7 @@ SCRIPTS = {
     if "__main__" in path.read_text()  # or it is a part of a script
 }
 HELP_ALONE = {  # why they do not run here; `--help` has imported all that they need
+    "demo/seeds.py": "trains the demo's whole chain for every seed: minutes",
     "demo_selectors/transfer.py": "fits CLIP towers and targets of the demo's pool: minutes",
     "demo_sweep/offline_runs.py": "reads the store of a sweep; `test_logger` runs it on one",
     "demo_sweep/slurm.py": "starts a cluster, as `pytest -m slurm` does",

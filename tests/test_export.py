@@ -196,6 +196,23 @@ def test_the_processor_pads_to_a_square(folder, plain):
     assert json.loads((folder / "preprocessor_config.json").read_text())["do_pad"] is True
 
 
+def test_the_processor_normalises_as_the_towers_were_trained(toy: Toy):
+    """White is zero, the padding of a wide picture too, as `toy.start` sees it."""
+    target = toy.target()
+    folder = toy.store.get(Export(target, dtype="float32"))
+    written = json.loads((folder / "preprocessor_config.json").read_text())
+    assert (written["image_mean"], written["image_std"]) == ([1.0] * 3, [0.3] * 3)
+    process = AutoProcessor.from_pretrained(folder).image_processor
+    own = load(toy.store.get(target.start)).processor
+    rng = np.random.default_rng(0)
+    for shape in ((9, 33, 3), (32, 32, 3), (50, 41, 3)):
+        picture = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+        pixels = process(picture, return_tensors="pt")["pixel_values"]
+        assert torch.equal(pixels, own([picture]))
+    white = Image.new("RGB", (64, 16), "white")
+    assert process(white, return_tensors="pt")["pixel_values"].abs().max() < 1e-6
+
+
 def test_the_chat_template_is_the_fit_s(plain):
     template = plain[1].apply_chat_template
     messages = [*asked("What?", True), said_by("assistant", "A."), *asked("Sure?", False)]

@@ -252,6 +252,37 @@ def test_the_ground_of_a_square_is_the_mean_colour():
     assert np.allclose(colours[24:], np.array([122, 116, 104]) / 255, atol=1e-6)
 
 
+def test_a_normalisation_of_its_own_is_subtracted_and_divided_by(tmp_path):
+    """And is kept in the folder, with what else was set; changes of the settings win over it."""
+    process = SquareImages(24, "pad", mean=(1.0, 1.0, 0.5), std=(0.3, 0.5, 0.25))
+    colours = Image.new("RGB", (24, 24), (255, 0, 255))
+    pixels = process([colours])[0, :, 7, 11]
+    torch.testing.assert_close(pixels, torch.tensor([0.0, -2.0, 2.0]))
+    (folder := tmp_path / "own").mkdir()
+    process.save(folder)
+    again = SquareImages.load(folder)
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (9, 33, 3), dtype=np.uint8))
+    assert torch.equal(again([picture]), process([picture]))
+    assert not torch.equal(again([picture]), SquareImages(24)([picture]))
+    cropped = SquareImages.load(folder, {"aspect": "crop"})
+    expected = SquareImages(24, "crop", mean=(1.0, 1.0, 0.5), std=(0.3, 0.5, 0.25))
+    assert torch.equal(cropped([picture]), expected([picture]))
+    assert not torch.equal(cropped([picture]), process([picture]))
+
+
+def test_with_a_white_mean_white_is_zero_and_the_ground_of_a_square():
+    white = Image.new("RGB", (40, 8), "white")
+    assert SquareImages(20, mean=(1, 1, 1), std=(0.3, 0.3, 0.3))([white]).abs().max() < 1e-6
+
+
+def test_what_clip_s_normalisation_was_saved_with_stays_as_it_was(tmp_path):
+    """`images.json` has size and aspect alone, as before there were others."""
+    SquareImages(24, "crop").save(tmp_path)
+    assert json.loads((tmp_path / "images.json").read_text()) == {"size": 24, "aspect": "crop"}
+    assert not SquareImages.load(tmp_path).hub_normalisation
+
+
 def test_images_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"absent\.png.*replace the file or remove its rows"):
         open_image(tmp_path / "absent.png")

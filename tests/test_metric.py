@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from xmas.attention.capture import attention_of
-from xmas.attention.collector import refuse_non_finite
+from xmas.attention.collector import finite, refuse_non_finite
 from xmas.attention.metric import Spectra, normalised
 from xmas.attention.released import Window
 
@@ -76,7 +76,7 @@ def taken(model, spectra: Spectra, *, rows=None, tokens=None, **replaced) -> tor
     with torch.no_grad(), attention_of(model, seen, stop=True):
         model(input_ids=tokens)
     names = np.arange(len(tokens)) if rows is None else np.array(rows)
-    refuse_non_finite({"step 7": [seen]}, names)
+    refuse_non_finite(finite([[seen]]).numpy(), rows=names, snapshots=["step 7"], layers=seen.seen)
     return spectra.values([seen])[:, 0]
 
 

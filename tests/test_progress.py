@@ -387,7 +387,8 @@ def test_a_fit_counts_each_row_once_also_where_it_resumes(monkeypatch, world, fi
             self.rows += count
 
     monkeypatch.setattr(callbacks, "bar", Recorded)
-    shown_rows = callbacks.Progress("fit", [4, 4, 2, 4, 3])
+    curve = Mock(callbacks.Losses, rows=[[1, 0.5, 1e-3, 20]])
+    shown_rows = callbacks.Progress("fit", [4, 4, 2, 4, 3], curve)
     trainer = Mock(Trainer, is_global_zero=True, world_size=world, accumulate_grad_batches=2)
     module, batch = Mock(LightningModule), Mock(Batch)
     for number in range(first, first + len(expected)):

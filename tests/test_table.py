@@ -209,6 +209,23 @@ def test_scores_that_measure_different_things_are_refused(store, filled, aspect)
         leaderboards(runs(store))
 
 
+def test_quick_scores_have_columns_and_an_average_of_their_own(store, filled):
+    """Only samples of the same size and seed share one; the complete ones' ARP stays as it is."""
+    few, more = (f"dev, {size} drawn with seed 0" for size in (100, 300))
+    for selector, score in (("full", 50), ("random", 40)):
+        filled(selector, "gqa_quick", score, split=more)
+    (comparison,) = leaderboards(runs(store))
+    _, random, xmas = comparison.rows
+    assert list(comparison.benchmarks) == ["gqa", "mme", "gqa_quick"]
+    assert random.arp == Cell(80, None, 1)
+    assert random.arps["ARP quick"] == Cell(80, None, 1)
+    assert xmas.arp is not None
+    assert "ARP quick" not in xmas.arps
+    filled("xmas", "gqa_quick", 45, split=few)
+    with pytest.raises(TableError, match="gqa_quick: scores of different split do not compare"):
+        leaderboards(runs(store))
+
+
 def test_controls_stay_out(store, filled):
     before = first(shown(store)[0])
     filled("xmas", "gqa", 1, control="shuffled", protocol="images shuffled")

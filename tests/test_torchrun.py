@@ -11,18 +11,17 @@ import pytest
 from test_resume import TIMES
 
 HERE = Path(__file__).parent
-HALVES = {"captioned": 8, "drilled": 4, "taught": 4, "start": 8, "proxy": 8, "target": 8}  # rows
+SMOKE = "experiment=smoke", "selector=xmas"
+FITS = "captioned", "finder", "checker", "chooser", "start", "proxy", "target"
 COMMAND = (
-    "xmas", "goal=scores", "experiment=smoke", "selector=xmas", "hardware=ddp",
-    "hardware.accelerator=cpu", "hardware.workers=0",
-    *(f"{name}.recipe.micro_batch={half}" for name, half in HALVES.items()),
+    "xmas", "goal=scores", *SMOKE, "hardware=ddp", "hardware.accelerator=cpu", "hardware.workers=0",
 )  # fmt: skip
 TORCHRUN = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
 
 
-def run(root: Path, *before: str, devices: int) -> None:
+def run(root: Path, halves: list[str], *before: str, devices: int) -> None:
     ended = subprocess.run(
-        [sys.executable, *before, "-m", *COMMAND, f"hardware.devices={devices}",
+        [sys.executable, *before, "-m", *COMMAND, *halves, f"hardware.devices={devices}",
          f"store.root={root}"],
         cwd=root.parent, capture_output=True, text=True, timeout=1500,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
@@ -60,8 +59,10 @@ def compare(one: Path, two: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_torchrun_with_two_processes_makes_the_scores_of_one(tmp_path):
+def test_torchrun_with_two_processes_makes_the_scores_of_one(tmp_path, compose):
+    cfg = compose(*SMOKE)
+    halves = [f"{name}.recipe.micro_batch={cfg[name].recipe.batch // 2}" for name in FITS]
     one, two = tmp_path / "one", tmp_path / "two"
-    run(two, *TORCHRUN, devices=2)
-    run(one, devices=1)
+    run(two, halves, *TORCHRUN, devices=2)
+    run(one, halves, devices=1)
     compare(one, two)

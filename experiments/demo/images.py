@@ -1,8 +1,9 @@
 """Does the demo's target use images? Its scores, and those with images shuffled among questions.
 
-    python experiments/demo/images.py [store]
+    python experiments/demo/images.py [STORE ...]
 
-Reads a store in which the command of `README.md` in this folder has run; computes nothing.
+Reads stores in which the command of `README.md` in this folder, or `seeds.py`, has run; computes
+nothing.
 """
 
 import json
@@ -39,21 +40,23 @@ def accuracies(store: Store, score: Path, record: dict) -> dict[str, float]:
     return {kind: 100 * statistics.fmean(right[kind]) for kind in KINDS}
 
 
-def main(root: str) -> None:
-    store = Store(root)
-    found = defaultdict(lambda: defaultdict(dict))
-    for folder, _ in store.results("score"):
-        run = json.loads((folder / "run.json").read_text())
-        record = json.loads((folder / "score.json").read_text())
-        if run["role"] == "reference":
-            for kind, value in accuracies(store, folder, record).items():
-                found[kind][run["control"]][run["seed"]] = value
-    if not any(by["shuffled"] for by in found.values()):
-        sys.exit(f"{root} holds no scores with shuffled images; run the command of the README")
-    print("| questions | seeds | own images | shuffled images | difference, worst seed |")
-    print("|---|---:|---:|---:|---:|")
+def main(roots: list[str]) -> None:
+    by_kind = defaultdict(lambda: defaultdict(dict))
+    for store in map(Store, roots):
+        for folder, _ in store.results("score"):
+            run = json.loads((folder / "run.json").read_text())
+            record = json.loads((folder / "score.json").read_text())
+            if run["role"] == "reference":
+                for kind, value in accuracies(store, folder, record).items():
+                    by_kind[kind][run["control"]][store.root, run["seed"]] = value
+    if not any(by["shuffled"] for by in by_kind.values()):
+        sys.exit(
+            f"{', '.join(roots)} holds no scores with shuffled images; run the README's command"
+        )
+    print("| questions | seeds | own images | shuffled images | difference | worst seed |")
+    print("|---|---:|---:|---:|---:|---:|")
     for kind in (*KINDS, "yes/no", "multiple choice"):
-        own, blind = found[kind]["none"], found[kind]["shuffled"]
+        own, blind = by_kind[kind]["none"], by_kind[kind]["shuffled"]
         seeds = sorted(own.keys() & blind.keys())
         gaps = [own[seed] - blind[seed] for seed in seeds]
         cells = [
@@ -61,8 +64,9 @@ def main(root: str) -> None:
             + (f" ± {statistics.stdev(held[seed] for seed in seeds):.1f}" if len(seeds) > 1 else "")
             for held in (own, blind)
         ]
-        print(f"| {kind} | {len(seeds)} | {cells[0]} | {cells[1]} | {min(gaps):+.1f} |")
+        cells += [f"{statistics.fmean(gaps):+.1f}", f"{min(gaps):+.1f}"]
+        print(f"| {kind} | {len(seeds)} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "store")
+    main(sys.argv[1:] or ["store"])

@@ -13,7 +13,6 @@ import ctypes
 import dataclasses
 import functools
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,11 +105,13 @@ class Gpu:
 
 
 def _line() -> str:
-    """The innermost line of xmas that is running, or of whatever else."""
-    frames = traceback.extract_stack()[:-2]
-    own = [frame for frame in frames if frame.filename.startswith(PACKAGE)]
-    frame = (own or frames)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}"
+    """The innermost line of xmas that is running; of the backward pass there is none."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "outside xmas"
 
 
 @functools.cache

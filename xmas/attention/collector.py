@@ -2,7 +2,7 @@
 
 import abc
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -105,25 +105,38 @@ class Collector(abc.ABC):
         return torch.stack(self._sums)
 
 
+def finite(
+    snapshots: Sequence[Sequence[Collector]],
+) -> Bool[Tensor, "rows snapshots layers"]:
+    """Whether the attention of each row is finite, for the same batches under some snapshots.
+
+    The rows are those of the batches, one after another.
+    """
+    sums = [torch.cat([batch.sums for batch in batches], dim=1) for batches in snapshots]
+    return torch.stack(sums).isfinite().permute(2, 0, 1)
+
+
 def refuse_non_finite(
-    snapshots: Mapping[str, Sequence[Collector]], rows: Int[np.ndarray, " rows"]
+    is_finite: Bool[np.ndarray, "rows snapshots layers"],
+    *,
+    rows: Int[np.ndarray, " rows"],
+    snapshots: Sequence[str],
+    layers: Sequence[int],
 ) -> None:
-    """Check one sum for each row, layer and snapshot; the host waits for the device once.
+    """Raise FloatingPointError where attention is not finite, with advice.
+
+    It names the first snapshot where it is not, its rows and the first layer of each.
 
     Args:
-        snapshots: by the label of a snapshot, for the message, its collectors of some batches.
-        rows: the numbers of these batches' rows in the pool, batch after batch.
-
-    Raises:
-        FloatingPointError: attention is not finite; names the first snapshot where it is not, its
-            rows and the first layer of each.
+        is_finite: as `finite` tells.
+        rows: their numbers in the pool.
+        snapshots: labels of the snapshots, for the message.
+        layers: numbers of the layers.
     """
-    sums = [torch.cat([one.sums for one in batches], dim=1) for batches in snapshots.values()]
-    every = torch.stack(sums).isfinite().cpu().numpy()  # snapshots x layers x rows
-    for (label, batches), finite in zip(snapshots.items(), every, strict=True):
+    for number, label in enumerate(snapshots):
         first = {
-            int(rows[line]): batches[0].seen[int((~finite[:, line]).argmax())]
-            for line in np.flatnonzero(~finite.all(axis=0))
+            int(rows[row]): layers[int((~is_finite[row, number]).argmax())]
+            for row in np.flatnonzero(~is_finite[:, number].all(axis=1))
         }
         if bad := sorted(first):
             raise FloatingPointError(

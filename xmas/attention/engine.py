@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from xmas.attention.capture import PrefixAttention, attention_of, prefix_of
-from xmas.attention.collector import Collector, refuse_non_finite
+from xmas.attention.collector import Collector, finite, refuse_non_finite
 from xmas.attention.feed import Feed, Loaded, Material, Text
 from xmas.attention.metric import Spectra
-from xmas.attention.plan import Unit, consecutive, plan
-from xmas.attention.prefix import branches, can_be_shared
+from xmas.attention.plan import consecutive, plan
+from xmas.attention.prefix import branches, can_be_shared, nothing_cached
 from xmas.attention.reasons import MEASURED, reasons, refuse_several
 from xmas.attention.shards import Shards
 from xmas.attention.spans import Spans
@@ -178,27 +178,31 @@ class Scan:
         weights.use(snapshots[steps[0]])  # the frozen tower is the same in all
         features = self._features(loaded.pictures)
         later = [self._features(text.pictures) if text.pictures else None for text in loaded.texts]
-        values: list[Float[Tensor, "rows some k"]] = []
-        unsolved: dict[str, list[Collector]] = {}
+        measured: list[Float[Tensor, "rows some columns"]] = []
+        unsolved: list[list[Collector]] = []
         for step in steps:
             weights.use(snapshots[step])
-            unsolved[f"{label}, step {step}"] = batches = list(
-                self._batches(loaded, features, later)
-            )
+            unsolved.append(batches := list(self._batches(loaded, features, later)))
             bytes_each = sum(batch.nbytes for batch in batches)
             if step == steps[-1] or (len(unsolved) + 1) * bytes_each > UNSOLVED_BYTES:
-                values.append(self._solved(loaded.unit, unsolved))
-                unsolved = {}
-        in_order = np.argsort(np.concatenate(loaded.unit.batches))
-        return torch.cat(values, dim=1).cpu().numpy()[in_order]
+                measured.append(self._solved(unsolved))
+                unsolved = []
+        columns = torch.cat(measured, dim=1).cpu().numpy()  # the host waits for the device here
+        rows = np.concatenate(loaded.unit.batches)
+        refuse_non_finite(
+            columns[..., self.spectra.k :] > 0,
+            rows=loaded.unit.rows[rows],
+            snapshots=[f"{label}, step {step}" for step in steps],
+            layers=batches[0].seen,
+        )
+        return columns[np.argsort(rows), :, : self.spectra.k]
 
-    def _solved(
-        self, unit: Unit, unsolved: Mapping[str, Sequence[Collector]]
-    ) -> Float[Tensor, "rows steps k"]:
-        """The values of a unit, batch after batch; a call of the solver for each."""
-        refuse_non_finite(unsolved, unit.rows[np.concatenate(unit.batches)])
-        by_batch = zip(*unsolved.values(), strict=True)
-        return torch.cat([self.spectra.values(snapshots) for snapshots in by_batch])
+    def _solved(self, snapshots: Sequence[Sequence[Collector]]) -> Float[Tensor, "rows steps _"]:
+        """The values of a unit, batch after batch, by a call of the solver for each; and next to
+        them 1 for each layer whose attention is finite, otherwise 0.
+        """
+        values = [self.spectra.values(batch) for batch in zip(*snapshots, strict=True)]
+        return torch.cat([torch.cat(values), finite(snapshots).float()], dim=2)
 
     def _features(self, pictures: Mapping[str, Tensor]) -> Tensor:
         if "features" in pictures:
@@ -217,8 +221,10 @@ class Scan:
         unit = loaded.unit
         language = language_model(self.model)
         sizes = loaded.pictures.get("sizes")
-        prefix_embeddings = embed_in_order(self.model, loaded.prefix_ids, features, sizes)
-        cache = DynamicCache()
+        prefix_embeddings = embed_in_order(
+            self.model, loaded.prefix_ids, features, sizes, image_places=loaded.image_places
+        )
+        cache, no_cache = DynamicCache(), nothing_cached(language.config.num_hidden_layers)
         between: PrefixAttention | None = None
         if unit.shared:
             reading = prefix_of(language, self.spectra.hooked(language))
@@ -231,14 +237,16 @@ class Scan:
             inputs = unwrap(self.model).get_input_embeddings()(text.ids)
             if text_features is not None:
                 text_sizes = text.pictures.get("sizes")
-                inputs = embed_in_order(self.model, text.ids, text_features, text_sizes)
+                inputs = embed_in_order(
+                    self.model, text.ids, text_features, text_sizes, image_places=text.image_places
+                )
             if not unit.shared:
                 inputs = torch.cat([prefix_embeddings[text.which], inputs], dim=1)
             collector = self._collector(text, loaded, between)
             with attention_of(language, collector, stop=True):
                 language(
                     inputs_embeds=inputs,
-                    past_key_values=branches(cache, text.which) if unit.shared else None,
+                    past_key_values=branches(cache, text.which) if unit.shared else no_cache,
                     use_cache=unit.shared,
                 )
             yield collector

@@ -43,13 +43,15 @@ class Text:
     """What follows the prefix of some rows, padded on the right.
 
     `which`: the number of each row's prefix in the unit; `ids`: the tokens, those of later images
-    included; `text`: positions among them that are text, `text_mask`: False for padding of `text`;
-    `answers`: True for tokens of answers; `pictures`: of the later images, whose features are at
-    `image`; `image_mask`: False for padding of `image`.
+    included; `image_places`: where those are, counted through all rows; `text`: positions among
+    them that are text, `text_mask`: False for padding of `text`; `answers`: True for tokens of
+    answers; `pictures`: of the later images, whose features are at `image`; `image_mask`: False for
+    padding of `image`.
     """
 
     which: Int[Tensor, " rows"]
     ids: Int[Tensor, "rows length"]
+    image_places: Int[Tensor, " features"]
     text: Int[Tensor, "rows text"]
     text_mask: Bool[Tensor, "rows text"]
     answers: Bool[Tensor, "rows text"]
@@ -62,15 +64,17 @@ class Text:
 class Loaded:
     """A unit with its images, the tokens of its prefixes, and the rest of its rows.
 
-    `prefix_ids`: token ids up to the end of an image. `image`: positions among them that are
-    features of images, not separators between tiles. `image_mask`: False for padding of `image`,
-    where another prefix of the unit has more. `text`, `text_mask`, `answers`: as in `Text`, of the
-    text between the images of a prefix.
+    `prefix_ids`: token ids up to the end of an image. `image_places`: where the tokens of images
+    are among them, counted through all prefixes. `image`: positions among them that are features of
+    images, not separators between tiles. `image_mask`: False for padding of `image`, where another
+    prefix of the unit has more. `text`, `text_mask`, `answers`: as in `Text`, of the text between
+    the images of a prefix.
     """
 
     unit: Unit
     pictures: dict[str, Tensor]
     prefix_ids: Int[Tensor, "pictures prefix"]
+    image_places: Int[Tensor, " features"]
     image: Int[Tensor, "pictures image"]
     image_mask: Bool[Tensor, "pictures image"]
     text: Int[Tensor, "pictures text"]
@@ -132,10 +136,12 @@ class Feed:
         image, image_mask = _positions([line.image for line in lines])
         text, text_mask = _positions([line.text for line in lines])
         width = None if unit.width is None else unit.width - length
+        prefix_ids = np.stack([line.ids for line in lines])
         return Loaded(
             unit=unit,
             pictures=self._pictures(unit.firsts, later=False),
-            prefix_ids=torch.from_numpy(np.stack([line.ids for line in lines])),
+            prefix_ids=torch.from_numpy(prefix_ids),
+            image_places=torch.from_numpy(np.flatnonzero(prefix_ids == self.image_token)),
             image=image,
             image_mask=image_mask,
             text=text,
@@ -160,6 +166,7 @@ class Feed:
         return Text(
             which=torch.from_numpy(unit.which[batch]),
             ids=torch.from_numpy(ids),
+            image_places=torch.from_numpy(np.flatnonzero(ids == self.image_token)),
             text=text,
             text_mask=text_mask,
             answers=_at([line.answers for line in lines], text) & text_mask,

@@ -130,12 +130,14 @@ class Spectra:
     def values(self, snapshots: Sequence[Collector]) -> Float[Tensor, "rows snapshots {self.k}"]:
         """The singular values of a batch, by one call of the solver for all snapshots of a model.
 
-        float32; NaN, never 0, for a row without text or image. A number that is not finite is to be
-        refused before (`refuse_non_finite`): eigensolvers fail with it for the whole batch.
+        float32; NaN, never 0, for a row without text or image. Attention that is not finite, with
+        which eigensolvers would fail for the whole batch, counts as 0: the caller refuses it
+        (`refuse_non_finite`).
         """
         first, count = snapshots[0], len(snapshots)
         kept = first.lines().repeat(count, 1)
         matrices = normalised(torch.cat([one.total for one in snapshots]), kept, self.normalise)
+        matrices.nan_to_num_(0, 0, 0)
         solve = lowrank if self.unmasked else leading
         values = solve(matrices, self.k).unflatten(0, (count, -1)).transpose(0, 1)
         return values.masked_fill(first.empty()[:, None, None], torch.nan)

@@ -31,6 +31,24 @@ class _Lent(DynamicLayer):
         )
 
 
+class _Unkept(DynamicLayer):
+    """A layer of a cache that is empty and stays so."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+
+def nothing_cached(layers: int) -> Cache:
+    """A KV cache for rows that do not continue from anything.
+
+    Without a cache, transformers would compare position ids to see whether rows are packed, for
+    which the host waits.
+    """
+    return Cache(layers=[_Unkept() for _ in range(layers)])
+
+
 def branches(prefix: DynamicCache, which: Int[Tensor, " rows"]) -> Cache:
     """A KV cache for rows that each continue from a prefix.
 

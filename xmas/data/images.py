@@ -1,9 +1,10 @@
 """Turn images into the pixels of a vision tower."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 _TOGETHER = 1 << 24  # pixels, decoded, that wait for a processor: 50 MB in RGB
-FILE = "images.json"  # in a model folder: size and aspect of `SquareImages`
+FILE = "images.json"  # in a model folder: the settings of `SquareImages`
 
 
 @runtime_checkable
@@ -60,27 +61,42 @@ def _batches(images: Iterable[Image.Image]) -> Iterator[list[Image.Image]]:
 
 
 class SquareImages:
-    """A square of `size` pixels from an image, normalised as CLIP was trained.
+    """A square of `size` pixels from an image, its channels normalised.
 
     Args:
         size: of a side of the square, in pixels.
         aspect: `pad`: padded to a square with the mean colour, then resized: LLaVA's
             `expand2square`, bit for bit. `crop`: shortest edge resized, then cropped at the centre:
             CLIP's preprocessing, and what TinyLLaVA calls "square".
+        mean: of red, green and blue in [0, 1], which becomes 0; None: of CLIP's training images.
+        std: of the channels, which becomes 1; None: CLIP's.
 
     Raises:
         ValueError: another `aspect`.
     """
 
-    def __init__(self, size: int, aspect: str = "pad") -> None:
+    def __init__(
+        self,
+        size: int,
+        aspect: str = "pad",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         if aspect not in ("pad", "crop"):
             raise ValueError(f"aspect {aspect!r} is neither pad nor crop")
         self.size = size
         self.aspect = aspect
+        self.normalisation = {
+            name: list(channels)
+            for name, channels in (("mean", mean), ("std", std))
+            if channels is not None
+        }
         self._clip = CLIPImageProcessorPil(
-            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+            size={"shortest_edge": size},
+            crop_size={"height": size, "width": size},
+            **self.hub_normalisation,
         )
         self._background = tuple(int(mean * 255) for mean in self._clip.image_mean)
 
@@ -94,7 +110,20 @@ class SquareImages:
         return {"pixels": self(images)}
 
     def save(self, folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps({"size": self.size, "aspect": self.aspect}))
+        settings = {"size": self.size, "aspect": self.aspect, **self.normalisation}
+        (folder / FILE).write_text(json.dumps(settings))
+
+    @classmethod
+    def load(
+        cls, folder: Path, changes: Mapping[str, Any] = MappingProxyType({})
+    ) -> "SquareImages":
+        """The processor that `save` wrote, with some settings changed."""
+        return cls(**(json.loads((folder / FILE).read_text()) | dict(changes)))
+
+    @property
+    def hub_normalisation(self) -> dict[str, Any]:
+        """What is not CLIP's, as transformers' image processors name it."""
+        return {f"image_{name}": channels for name, channels in self.normalisation.items()}
 
     def _square(self, image: Image.Image) -> Image.Image:
         width, height = image.size

@@ -50,10 +50,10 @@ class Spec:
 
 WRITERS = {
     "gqa": Spec(gqa, 2.0),
-    "pope": Spec(pope, 1.0, questions=3, images=1 / 12),  # one for each of its categories
+    "pope": Spec(pope, 1.0, questions=3, images=1 / 8),  # one for each of its categories
     "mme": Spec(mme, 2.0, images=1 / 2),
-    "mmbench": Spec(mmbench, 2.0, images=0.32),  # rows: a question has one for each option
-    "mmbench_cn": Spec(_mmbench_cn, 1 / 3, images=0.32),
+    "mmbench": Spec(mmbench, 2.0, images=0.43),  # rows: a question has one for each option
+    "mmbench_cn": Spec(_mmbench_cn, 1 / 3, images=0.43),
     "sqa": Spec(sqa, 1 / 3, with_image=0.67, images=0.67),
     "textvqa": Spec(textvqa, 1 / 3, images=0.5),
     "vqav2_val": Spec(vqav2, 1 / 3, images=0.55),
@@ -73,10 +73,10 @@ class DemoBench(Stage):
     """
 
     kind: ClassVar[str] = "demo_bench"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     seed: int = 0
-    concepts: int = 150
+    concepts: int = 100
     questions: int = 300
 
     def compute(self, store: Store, out: Path) -> None:

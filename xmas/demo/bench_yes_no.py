@@ -34,14 +34,9 @@ ALIKE = {  # colours that are easily confused
 
 
 def pope(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
-    """`count` questions of each category, two yes and two no for every picture.
-
-    A single thing is asked for by colour and by name, two things by their colours.
-    """
-    scenes = [
-        draw.two(of, rng) if number % 2 else draw.one(of, pick(of.concepts, rng), rng)
-        for number in range(max(1, count // 4))
-    ]
+    """`count` questions of each category, as many yes as no for every picture."""
+    subjects = [subject for four in range(max(1, count // 4)) for subject in _four(four, of, rng)]
+    scenes = [scene for scene, _ in subjects]
     things = Counter(item.name for scene in scenes for item in scene.items)
     tints = Counter(item.colour for scene in scenes for item in scene.items)
     popular = {
@@ -57,13 +52,13 @@ def pope(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
     questions = []
     for step, category in enumerate(("adversarial", "popular", "random"), start=1):
         labels = []
-        for scene, image in zip(scenes, images, strict=True):
+        for (scene, aspects), image in zip(subjects, images, strict=True):
             present = {
                 "thing": [item.name for item in scene.items],
                 "colour": [item.colour for item in scene.items],
             }
             used: list[str] = []
-            for aspect in ("colour", "thing" if len(scene.items) == 1 else "colour"):
+            for aspect in aspects:
                 present_name = next(name for name in present[aspect] if name not in used)
                 similar = ALIKE[present_name].split() if aspect == "colour" else alike[present_name]
                 candidates = {
@@ -98,6 +93,21 @@ def pope(out: Path, of: Material, count: int, rng: np.random.Generator) -> None:
             for label_row in labels
         ]
     write_lines(out / "llava_pope_test.jsonl", questions)
+
+
+def _four(
+    number: int, of: Material, rng: np.random.Generator
+) -> list[tuple[Scene, tuple[str, ...]]]:
+    """Scenes for four questions, with what is asked for: a yes and a no for every aspect.
+
+    Two things by their colours, a single thing by colour and by name, or two by colour: names have
+    a smaller share than in POPE, since the demo's model learns to check colours alone.
+    """
+    if number % 4 == 0:
+        return [(draw.two(of, rng), ("colour", "colour"))]
+    if number % 4 == 1:
+        return [(draw.one(of, pick(of.concepts, rng), rng), ("colour", "thing"))]
+    return [(draw.one(of, pick(of.concepts, rng), rng), ("colour",)) for _ in range(2)]
 
 
 def look_alikes(of: Material, count: int) -> dict[str, list[str]]:

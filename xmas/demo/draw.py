@@ -93,10 +93,10 @@ def one(of: Material, name: str, rng: np.random.Generator, *, colour: str | None
     return Scene((item,), pick(of.backgrounds(), rng))
 
 
-def two(of: Material, rng: np.random.Generator, *, colours: tuple[str, str] | None = None) -> Scene:
+def two(of: Material, rng: np.random.Generator) -> Scene:
     """Two different things of different colours, one left of or above the other."""
     first, second = shuffled(of.concepts, rng)[:2]
-    tints = colours or shuffled(COLOURS, rng)[:2]
+    tints = shuffled(COLOURS, rng)[:2]
     relation = pick(("left", "above"), rng)
     boxes = {
         "left": ((1, 8, 32, 56), (32, 8, 63, 56)),
@@ -109,15 +109,13 @@ def two(of: Material, rng: np.random.Generator, *, colours: tuple[str, str] | No
     return Scene(items, pick(of.backgrounds(), rng), relation)
 
 
-def several(
-    of: Material, name: str, count: int, rng: np.random.Generator, *, colour: str | None = None
-) -> Scene:
+def several(of: Material, name: str, count: int, rng: np.random.Generator) -> Scene:
     """`count` equal drawings of a thing, one to nine, in the cells of a grid.
 
     Places are any that the cells allow, on both sides of the split.
     """
     mark = pick(of.marks("icon", name), rng)
-    colour = colour or pick(COLOURS, rng)
+    colour = pick(COLOURS, rng)
     shade = pick(of.shades(colour), rng)
     grid = 2 if count <= 4 else 3
     cell = SIDE // grid
@@ -132,9 +130,9 @@ def several(
     return Scene(tuple(items), pick(of.backgrounds(), rng))
 
 
-def written(of: Material, kind: str, rng: np.random.Generator, *, name: str | None = None) -> Scene:
+def written(of: Material, kind: str, rng: np.random.Generator) -> Scene:
     """A handwritten digit or a printed word."""
-    name = name or pick(DIGITS if kind == "digit" else WORDS, rng)
+    name = pick(DIGITS if kind == "digit" else WORDS, rng)
     colour = pick([tint for tint in COLOURS if tint not in ("yellow", "pink")], rng)
     sizes = of.sizes(48, 56) if kind == "digit" else of.sizes(20, 28)
     box = (4, 4, 60, 60) if kind == "digit" else (1, 1, 63, 63)

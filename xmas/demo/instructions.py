@@ -9,6 +9,7 @@ from xmas.demo.grammar import a, plural
 from xmas.demo.material import COLOURS, DIGITS, WORDS, Material
 from xmas.evaluation.protocol import LETTER, SHORT
 
+TWO_OPTIONS = 0.8  # of the choices
 NUMBERS = "zero one two three four five six seven eight nine".split()
 _RELATIONS = {"left": ("left of", "right of"), "above": ("above", "below")}
 
@@ -136,7 +137,7 @@ def presence(scene: Scene, of: Material, rng: np.random.Generator, *, there: boo
     """Whether a colour or, less often, a thing is in the picture; the answer is Yes if `there`.
 
     Mostly colours: a small model learns to compare eight colours from some thousand questions, but
-    not to compare 150 things.
+    not to compare 100 things.
     """
     if rng.random() < 0.85:
         return tinted(scene, rng, there=there)
@@ -192,9 +193,18 @@ def options(
     return shuffled([answer, *others[: count - 1]], rng)
 
 
+def option_count(rng: np.random.Generator) -> int:
+    """How many lettered options a question has: mostly two, else three or four.
+
+    A small model learns to choose between two things in some thousand questions; among four it
+    finds the right letter half of the time.
+    """
+    return 2 if rng.random() < TWO_OPTIONS else int(rng.integers(3, 5))
+
+
 def choice(turn: Turn, of: Material, rng: np.random.Generator, count: int | None = None) -> Turn:
-    """The same question with `count` lettered options, or two to four."""
-    count = int(rng.integers(2, 5)) if count is None else count
+    """The same question with `count` lettered options, or as many as `option_count` says."""
+    count = option_count(rng) if count is None else count
     lettered_options = options(turn.answer, turn.kind, of, count, rng)
     lines = "".join(
         f"\n{letter}. {option}" for letter, option in zip("ABCD", lettered_options, strict=False)

@@ -37,7 +37,7 @@ def scene_of(source: str, of: Material, rng: np.random.Generator) -> Scene:
         return draw.several(of, _countable(of, rng), int(rng.integers(1, 10)), rng)
     if source == "spatial":
         return draw.two(of, rng)
-    return any_scene(of, rng, icons=source == "presence")
+    return any_scene(of, rng, icons=source in ("presence", "choice"))
 
 
 def any_scene(of: Material, rng: np.random.Generator, *, icons: bool = False) -> Scene:
@@ -106,4 +106,4 @@ def fact(scene: Scene, rng: np.random.Generator) -> Turn:
         return ask.colour(first, rng)
     if len(scene.items) > 1:
         return ask.counting(scene, rng)
-    return ask.colour(first, rng) if rng.random() < 0.7 else ask.naming(scene, rng)
+    return ask.colour(first, rng) if rng.random() < 0.85 else ask.naming(scene, rng)

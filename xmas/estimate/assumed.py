@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from xmas.data.pool import Pool
 from xmas.demo.pool import DemoPool
+from xmas.demo.pretraining import IN_WORDS
 from xmas.store import Made
 
 DRAWING = 0.0004  # seconds of a core to read a drawing of the demo, measured
@@ -29,6 +30,8 @@ class Assumed:
     decode: float = 0.008  # seconds of a core to read a photograph and resize it to a tower's size
     question: float = 64.0  # text tokens of a benchmark's prompt
     answer: float = 8.0  # tokens of an answer, or the benchmark's limit if that is less
+    essay: float = 128.0  # the same where a judge grades free-form answers
+    launch: float = 8e-6  # seconds of a core to launch a kernel from Python
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,42 +72,38 @@ def supposed(pool: Pool, assumed: Assumed) -> Census:
     """The census of a pool that is not there: the demo's as configured, any other as assumed."""
     annotations = pool.annotations
     if isinstance(annotations, Made) and isinstance(annotations.stage, DemoPool):
-        rows, images, as_drawn = _drawn(annotations.stage, annotations.name)
         how = "not drawn yet: rows as configured, lengths as measured at default sizes"
-        return _census(pool.name, dataclasses.replace(as_drawn, rows=rows, images=images), how)
+        return _census(pool.name, demo_files(annotations.stage)[annotations.name], how)
     missing = annotations.name if isinstance(annotations, Made) else annotations
     how = f"{missing} is not there: rows, images and lengths are all assumed"
     return _census(pool.name, assumed, how)
 
 
-def _drawn(stage: DemoPool, file: str) -> tuple[int, int, Assumed]:
-    """Rows, images and the rest of a file of the demo's, measured with its default sizes."""
-    if file == "captions.json":
-        rows, image_rows = stage.captions + stage.dialogues, stage.captions
-        sizes = {"text": 14.1, "spread": 1.77, "answers": 0.42, "record": 202}
-    elif file == "drills.json":
-        rows, image_rows = stage.drills, -(-stage.drills // 50)
-        sizes = {"text": 96.0, "spread": 0.24, "answers": 0.08, "record": 570}
-    elif file == "lessons.json":
-        rows, image_rows = stage.lessons, round(0.8 * stage.lessons)
-        sizes = {"text": 125.6, "spread": 0.17, "answers": 0.08, "record": 751}
-    elif file == "reviews.json":
-        rows = image_rows = stage.reviews + stage.recalls
-        sizes = {"text": 53.3, "spread": 0.61, "answers": 0.11, "record": 407}
-    else:
-        rows, image_rows = stage.rows, round(0.89 * stage.rows)
-        sizes = {
-            "with_image": 0.94,
-            "text": 39.1,
-            "spread": 0.48,
-            "answers": 0.11,
-            "record": 315,
-        }
-    return (
-        rows,
-        image_rows,
-        Assumed(**{"with_image": image_rows / rows, "decode": DRAWING, **sizes}),
-    )
+_MEASURED = {  # tokens and bytes of the demo's rows, at its default sizes
+    "pool": {"text": 39.7, "spread": 0.48, "answers": 0.11, "record": 320},
+    "captions": {"text": 7.4, "spread": 0.29, "answers": 0.86, "record": 168},
+    "facts": {"text": 36.2, "spread": 0.25, "answers": 0.12, "record": 300},
+    "claims": {"text": 29.8, "spread": 0.07, "answers": 0.07, "record": 221},
+    "choices": {"text": 39.7, "spread": 0.17, "answers": 0.05, "record": 248},
+    "reviews": {"text": 28.4, "spread": 0.26, "answers": 0.09, "record": 237},
+}
+
+
+def demo_files(stage: DemoPool) -> dict[str, Assumed]:
+    """What every annotation file of a demo pool will contain, by its name."""
+    counts = {  # rows, share of them with an image, images
+        "pool": (stage.rows, 0.94, round(0.89 * stage.rows)),
+        "captions": (stage.captions, 1.0, stage.captions),
+    }
+    for kind, in_words in IN_WORDS.items():
+        rows = getattr(stage, kind)
+        # Each row with an image is about any of the captions' drawings.
+        missed = (1 - 1 / stage.captions) ** ((1 - in_words) * rows)
+        counts[kind] = (rows, 1 - in_words, round(stage.captions * (1 - missed)))
+    return {
+        f"{name}.json": Assumed(rows, share, images, decode=DRAWING, **_MEASURED[name])
+        for name, (rows, share, images) in counts.items()
+    }
 
 
 def _census(name: str, assumed: Assumed, how: str) -> Census:

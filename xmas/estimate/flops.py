@@ -146,21 +146,24 @@ def kmeans(points: float, k: int, features: int, iterations: int) -> float:
     return 2.0 * points * k * features * (iterations + 1)
 
 
+def prefill(shape: Shape, load: Load, *, towers: float, fused: bool = True) -> float:
+    """Prompts up to their first answer token; the tower runs over `towers` images."""
+    return forward(shape, dataclasses.replace(load, answers=load.rows), towers=towers, fused=fused)
+
+
+def decoding(decoder: Decoder, load: Load, *, new: float) -> float:
+    """`new` decode steps after every prompt, each over the KV cache of the prompt."""
+    over_cache = 4.0 * decoder.heads * decoder.head_dim * decoder.layers * load.tokens * new
+    new_tokens = load.rows * new
+    return 2.0 * decoder.linear * new_tokens + head(decoder, new_tokens) + over_cache
+
+
 def generation(shape: Shape, load: Load, *, towers: float, new: float, fused: bool = True) -> float:
     """Greedy answers of `new` tokens: prefill of the prompts, then decode steps over the KV cache.
 
     The tower runs over `towers` images, which `load.images` prompts share.
     """
-    decoder = shape.decoder
-    prompts = dataclasses.replace(load, answers=load.rows)
-    over_cache = 4.0 * decoder.heads * decoder.head_dim * decoder.layers * load.tokens * new
-    new_tokens = load.rows * new
-    return (
-        forward(shape, prompts, towers=towers, fused=fused)
-        + 2.0 * decoder.linear * new_tokens
-        + head(decoder, new_tokens)
-        + over_cache
-    )
+    return prefill(shape, load, towers=towers, fused=fused) + decoding(shape.decoder, load, new=new)
 
 
 def _patches(shape: Tower) -> float:

@@ -5,7 +5,7 @@ That of a fit is in `xmas.training.fit.memory`, since fits go by it too.
 
 from xmas.attention.engine import UNSOLVED_BYTES
 from xmas.attention.shares import BLOCK_BYTES
-from xmas.models.shape import Shape
+from xmas.models.shape import Decoder, Shape
 from xmas.training.fit.memory import block
 
 PROCESS = 0.8e9  # Python with torch, transformers and lightning imported, measured: 0.7 GB
@@ -25,8 +25,13 @@ def of_scan(shape: Shape, *, tokens: float, text: float, bits: int) -> float:
     return shape.parameters * (4.0 if bits == 32 else 6.0) + stream + metric
 
 
+def of_cached_token(decoder: Decoder, bits: int) -> float:
+    """Bytes of the keys and values of one token, all layers."""
+    return 2 * decoder.layers * decoder.groups * decoder.head_dim * bits / 8
+
+
 def of_generation(shape: Shape, *, tokens: float, bits: int) -> float:
     """Peak bytes of a generation: weights and the KV cache of `tokens`, prompts and answers."""
     decoder = shape.decoder
-    cache = 2 * decoder.layers * decoder.groups * decoder.head_dim * tokens
-    return (shape.parameters + cache + block(decoder) * tokens) * bits / 8
+    weights_and_stream = (shape.parameters + block(decoder) * tokens) * bits / 8
+    return weights_and_stream + of_cached_token(decoder, bits) * tokens

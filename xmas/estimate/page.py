@@ -123,8 +123,9 @@ def _notes(estimates: list[StageEstimate], context: Context) -> Iterator[str]:
     if any(estimate.stage.kind == "score" for estimate in estimates):
         assumed = context.assumed
         yield (
-            f"scores: prompts of {assumed.question:g} text tokens, {assumed.answer:g} new ones: "
-            "assumed"
+            f"scores: prompts of {assumed.question:g} text tokens, {assumed.answer:g} new ones or "
+            f"{assumed.essay:g} where a judge grades them, {1e6 * assumed.launch:g} us to launch a "
+            "kernel: assumed"
         )
     yield from _warnings(estimates, context)
 

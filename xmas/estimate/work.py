@@ -9,9 +9,18 @@ from xmas.estimate.assumed import Assumed, Census
 from xmas.estimate.census import count
 from xmas.models.chat.tokens import Tokenised
 from xmas.store import Stage, Store
-from xmas.training.fit.recipe import Hardware
+from xmas.training.fit.recipe import Device, Hardware
 
 CORE = 5e10  # FLOP/s of a core on k-means, assumed
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A part of a stage's work that is bound by one of these."""
+
+    flops: float = 0.0  # on the accelerator
+    traffic: float = 0.0  # bytes of weights and caches that are read from its memory
+    launching: float = 0.0  # seconds of a core that launches kernels, one after another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +32,8 @@ class Work:
     bits: int = 32  # of its products
     share: str = "forward"  # which share of the peak FLOP/s is reached: of a fit or a forward pass
     traffic: float = 0.0  # bytes of weights and caches that are read from its memory
+    launching: float = 0.0  # seconds of a core that launches kernels, one after another
+    decoding: Phase = Phase()  # of these three, the part of decode steps, which come last
     core_seconds: float = 0.0  # of the host: at the same time as the accelerator, or instead of it
     readers: int = 1  # cores that share them
     disk: float = 0.0  # bytes of the result
@@ -42,12 +53,24 @@ class Work:
                 "hardware.device is not given, so hours are unknown; take a hardware= that has "
                 "one, or set hardware.device.name, .tflops_16, .tflops_32, .bandwidth and .memory"
             )
-        peak = 1e12 * (device.tflops_32 if self.bits == 32 else device.tflops_16)
-        reached = device.fit if self.share == "fit" else device.forward
-        busy = max(self.flops / (peak * reached), self.traffic / (1e9 * device.bandwidth))
-        busy /= hardware.devices
+        last = self.decoding
+        first = Phase(
+            self.flops - last.flops, self.traffic - last.traffic, self.launching - last.launching
+        )
+        busy = self._busy(first, device, hardware) + self._busy(last, device, hardware)
         reading = self.core_seconds / self.readers
         return busy + reading if hardware.accelerator == "cpu" else max(busy, reading)
+
+    def _busy(self, phase: Phase, device: Device, hardware: Hardware) -> float:
+        """Seconds of a phase: the device computes while the host launches, unless they are one."""
+        peak = 1e12 * (device.tflops_32 if self.bits == 32 else device.tflops_16)
+        reached = device.fit if self.share == "fit" else device.forward
+        computing = max(
+            phase.flops / (peak * reached), phase.traffic / (1e9 * device.bandwidth * device.reads)
+        )
+        if hardware.accelerator == "cpu":
+            return (computing + phase.launching) / hardware.devices
+        return max(computing, phase.launching) / hardware.devices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,8 @@ from xmas.evaluation.protocol import AnswerError, Question, Scored
 from xmas.evaluation.text_files import ENCODING, json_of, text_lines
 from xmas.store import Store
 
+_SUFFIX = "_quick"
+
 
 @dataclasses.dataclass(frozen=True)
 class Quick:
@@ -51,7 +53,7 @@ class Quick:
 
     @property
     def name(self) -> str:
-        return f"{self.whole.name}_quick"
+        return quick_name(self.whole.name)
 
     @property
     def split(self) -> str:
@@ -127,6 +129,20 @@ class Quick:
             size = sum(len(units[unit]) for unit in sample)
         members = {id(question) for unit in sample for question in units[unit]}
         return [question for question in questions if id(question) in members]
+
+
+def quick_name(name: str) -> str:
+    """What a sample of a benchmark's questions is called."""
+    return f"{name}{_SUFFIX}"
+
+
+def is_quick(name: str) -> bool:
+    """Whether a benchmark's name is that of a sample of its questions.
+
+    >>> is_quick("gqa_quick"), is_quick("gqa")
+    (True, False)
+    """
+    return name.endswith(_SUFFIX)
 
 
 def standard_error(outcomes: Outcomes) -> float:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.protocol import Benchmark, Judged
-from xmas.evaluation.quick import Quick
+from xmas.evaluation.quick import Quick, quick_name
 from xmas.evaluation.reference import Reference, group_of
 from xmas.selection.protocol import name_of
 from xmas.store import (
@@ -155,7 +155,7 @@ class Scores(Stage):
         if self.quick is None:
             return self.suite
         return {
-            f"{name}_quick": Quick(benchmark, self.quick) for name, benchmark in self.suite.items()
+            quick_name(name): Quick(benchmark, self.quick) for name, benchmark in self.suite.items()
         }
 
     def inputs(self) -> list[Stage]:

@@ -146,11 +146,13 @@ class Activations(Stage):
         inputs = embed_in_order(
             model, batch.ids, features_of(model, batch), batch.pictures.get("sizes")
         )
+        mask = None  # causality hides the pads at the ends of rows from their tokens
         if self.mode == "released":
-            inputs = inputs * batch.mask[..., None]  # the release pads with zeros, not with a token
+            mask = batch.mask.long()  # its windows have pads in them, which see no other pads
+            inputs = inputs * mask[..., None]  # it pads with zeros, not with a token
         language = language_model(model)
         means = Means(windows.positions(batch, model.config.image_token_id))
         with means_of(language, self.layers, means):
-            language(inputs_embeds=inputs, use_cache=False)
+            language(inputs_embeds=inputs, attention_mask=mask, use_cache=False)
         values = halves(torch.stack([means.layers[layer] for layer in self.layers], dim=1))
         return values.cpu().numpy()

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from xmas.models.chat.labels import IGNORED
+from xmas.models.chat.batches import Places
 from xmas.models.vlm import hidden_states, unwrap
 
 
@@ -20,6 +20,7 @@ def answer_loss(
     *,
     sizes: Int[Tensor, "images 2"] | None = None,
     lengths: Int[Tensor, " packed"] | None = None,
+    places: Places | None = None,
     logit_rows: int | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of the answers' tokens in this microbatch, as LLaVA weighs it.
@@ -28,15 +29,19 @@ def answer_loss(
     other ranks wait for it.
 
     Args:
+        places: of answers and image tokens; None: found, for which the host waits.
         logit_rows: answer tokens whose logits exist at once, recomputed in the backward pass; None:
             all.
     """
-    hidden = hidden_states(model, ids, mask, features, sizes=sizes, lengths=lengths)[:, :-1]
-    next_ids = labels[:, 1:]
-    answered, head = next_ids != IGNORED, unwrap(model).lm_head
-    if not bool(answered.any()):
+    inner = unwrap(model)
+    places = places or Places.of(ids, labels, inner.config.image_token_id)
+    hidden = hidden_states(
+        model, ids, mask, features, sizes=sizes, lengths=lengths, image_places=places.images
+    )
+    answers, head = places.answers, inner.lm_head
+    if not len(answers):
         return 0.0 * head(hidden[:, :1]).float().sum()
-    hidden, next_ids = hidden[answered], next_ids[answered]
+    hidden, next_ids = hidden.flatten(0, 1)[answers], labels.flatten()[answers + 1]
     if logit_rows is None or len(next_ids) <= logit_rows:
         return nn.functional.cross_entropy(head(hidden).float(), next_ids)
 

@@ -108,6 +108,7 @@ def arguments(language: PreTrainedModel, lengths: Int[Tensor, " rows"]) -> dict[
     elif "flash" in _kind(language):
         ends = nn.functional.pad(torch.cumsum(lengths, 0, dtype=torch.int32), (1, 0))
         longest = int(lengths.max())
+        ends = ends.to(language.device, non_blocking=True)
         masks = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "attention_mask": None}
         masks |= {"max_length_q": longest, "max_length_k": longest}
     else:
@@ -115,7 +116,7 @@ def arguments(language: PreTrainedModel, lengths: Int[Tensor, " rows"]) -> dict[
             f"attention {_kind(language)!r} would see across the rows of a packed batch; set "
             "hardware.packing=false, or hardware.attention to sdpa or flash_attention_2"
         )
-    return masks | {"position_ids": positions(lengths)[None]}
+    return masks | {"position_ids": positions(lengths)[None].to(language.device, non_blocking=True)}
 
 
 def prepare(language: PreTrainedModel, *, compiled: bool = False) -> None:

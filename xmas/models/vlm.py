@@ -142,6 +142,8 @@ def embed(
     ids: Int[Tensor, "rows length"],
     features: Float[Tensor, "tiles patches channels"] | None,
     sizes: Int[Tensor, "images 2"] | None = None,
+    *,
+    image_places: Int[Tensor, " features"] | None = None,
 ) -> Float[Tensor, "rows length hidden"]:
     """Input embeddings, image tokens replaced by the projected features in the order of the rows.
 
@@ -150,20 +152,27 @@ def embed(
 
     Args:
         sizes: height and width of each image, where a family arranges its tiles by them.
+        image_places: where the image tokens are, counted through all rows; None: found among
+            `ids`, for which the host waits.
 
     Raises ValueError: the numbers of image tokens and features differ.
     """
     inner = unwrap(model)
-    spots: Bool[Tensor, "rows length"] = ids == inner.config.image_token_id
-    embedded = inner.get_input_embeddings()(ids.masked_fill(spots, 0))
+    is_image: Bool[Tensor, "rows length"] = ids == inner.config.image_token_id
+    embedded = inner.get_input_embeddings()(ids.masked_fill(is_image, 0))
     if features is None:
         return embedded + 0.0 * sum(
             weight.sum() for name, weight in model.named_parameters() if in_connector(model, name)
         )
     projected = _family(model).project(inner, features, sizes)
-    if int(spots.sum()) != len(projected):
-        raise ValueError(f"{int(spots.sum())} image tokens for {len(projected)} image features")
-    return embedded.masked_scatter(spots[..., None], projected.to(embedded.dtype))
+    if image_places is None:
+        image_places = is_image.flatten().nonzero()[:, 0]
+    if len(image_places) != len(projected):
+        raise ValueError(f"{len(image_places)} image tokens for {len(projected)} image features")
+    embedded_tokens = embedded.flatten(0, 1)
+    return embedded_tokens.index_copy(0, image_places, projected.to(embedded.dtype)).view_as(
+        embedded
+    )
 
 
 def embed_in_order(
@@ -171,6 +180,8 @@ def embed_in_order(
     ids: Int[Tensor, "rows length"],
     features: Float[Tensor, "tiles patches channels"] | None,
     sizes: Int[Tensor, "images 2"] | None = None,
+    *,
+    image_places: Int[Tensor, " features"] | None = None,
 ) -> Float[Tensor, "rows length hidden"]:
     """As `embed`, for callers that leave positions to the model, which counts tokens one by one.
 
@@ -182,7 +193,7 @@ def embed_in_order(
             f"a {kind} supports training, features and generation; attention scans are not "
             "implemented"
         )
-    return embed(model, ids, features, sizes)
+    return embed(model, ids, features, sizes, image_places=image_places)
 
 
 def positions_of(
@@ -218,6 +229,7 @@ def hidden_states(
     *,
     sizes: Int[Tensor, "images 2"] | None = None,
     lengths: Int[Tensor, " packed"] | None = None,
+    image_places: Int[Tensor, " features"] | None = None,
 ) -> Float[Tensor, "rows length hidden"]:
     """Last hidden states of the language model, the input of its head.
 
@@ -226,6 +238,7 @@ def hidden_states(
 
     Args:
         mask: False for pads at the end of rows.
+        image_places: of the image tokens, see `embed`.
         lengths: of rows packed into one sequence (`xmas.models.chat.packing`).
     """
     language = language_model(model)
@@ -233,7 +246,9 @@ def hidden_states(
     if (positions := positions_of(model, ids, mask, sizes, lengths)) is not None:
         options["position_ids"] = positions
     return language(
-        inputs_embeds=embed(model, ids, features, sizes), use_cache=False, **options
+        inputs_embeds=embed(model, ids, features, sizes, image_places=image_places),
+        use_cache=False,
+        **options,
     ).last_hidden_state
 
 

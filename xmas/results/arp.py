@@ -4,6 +4,7 @@ A relative score is 100 * score / (mean score of the reference's seeds). ARP is 
 of the relative scores over benchmarks, so it depends on which benchmarks these are, and papers
 differ in that. Every set of benchmarks has its own name, and an average exists only where each of
 its benchmarks has a relative score: a mean over fewer never appears under the name of the whole.
+Quick scores, over samples of the questions, are averaged among themselves.
 
 Table, report, bootstrap and loggers call these functions, so they agree on which runs have an ARP.
 """
@@ -16,8 +17,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from xmas.evaluation.facts import known
+from xmas.evaluation.quick import is_quick
 
-ALL = "ARP"  # over all benchmarks of the leaderboard
+ALL = "ARP"  # over all benchmarks of the leaderboard, quick ones only if there are no others
+QUICK = "ARP quick"  # over the quick ones, where there are others
 WITHOUT_NOISY = "ARP w/o"  # over all but those that vary most between runs
 
 
@@ -45,13 +48,20 @@ def averages(scored: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
     >>> averages(("gqa", "mme"))
     {'ARP': ('gqa', 'mme'), 'ARP w/o': ('gqa',)}
+    >>> averages(("gqa", "gqa_quick"))
+    {'ARP': ('gqa',), 'ARP quick': ('gqa_quick',)}
     """
     facts = known()
-    over = {ALL: tuple(scored)}
-    over |= {name: which for name, which in named_averages().items() if set(which) < set(scored)}
-    calm = tuple(name for name in scored if name not in facts or not facts[name].noisy)
-    if calm and len(calm) < len(scored):
+    quick = tuple(name for name in scored if is_quick(name))
+    complete = tuple(name for name in scored if not is_quick(name))
+    whole = complete or quick
+    over = {ALL: whole}
+    over |= {name: which for name, which in named_averages().items() if set(which) < set(whole)}
+    calm = tuple(name for name in whole if name not in facts or not facts[name].noisy)
+    if calm and len(calm) < len(whole):
         over[WITHOUT_NOISY] = calm
+    if complete and quick:
+        over[QUICK] = quick
     return over
 
 
@@ -124,8 +134,12 @@ def reasons(which: Collection[str], gaps: Gaps, unreferenced: Collection[str]) -
 def notes_on_averages(scored: Sequence[str]) -> list[str]:
     """Sentences that say what every average is over, and which named ones do not exist and why."""
     over = averages(scored)
-    same = [name for name, which in named_averages().items() if set(which) == set(scored)]
-    notes = [f"{ALL} is over all {len(scored)}" + "".join(f", which is {name}" for name in same)]
+    whole = over[ALL]
+    same = [name for name, which in named_averages().items() if set(which) == set(whole)]
+    are_quick = " quick ones" if is_quick(whole[0]) else ""
+    notes = [
+        f"{ALL} is over all {len(whole)}{are_quick}" + "".join(f", which is {one}" for one in same)
+    ]
     for name, which in over.items():
         how = "without MME and LLaVA-Bench, " if name == WITHOUT_NOISY else ""
         notes += [f"{name}: {how}over {', '.join(which)}"] if name != ALL else []

@@ -80,7 +80,6 @@ FORMER_NAMES = {
     "Spectra": "xmas.attention.metric.Spectra",
     "Spherical": "xmas.spherical.Spherical",
     "Sqa": "xmas.bench.sqa.Sqa",
-    "StopAtLoss": "xmas.start.enough.Enough",
     "Stratified": "xmas.select.stratified.Stratified",
     "Submission": "xmas.bench.submission.Submission",
     "Subset": "xmas.subset.Subset",

@@ -1,6 +1,4 @@
-"""What passes over data without training cost: tower features, attention, answers."""
-
-import math
+"""What passes over data without training cost: tower features, attention."""
 
 import numpy as np
 
@@ -8,15 +6,12 @@ from xmas.estimate import flops, memory
 from xmas.estimate.assumed import Census
 from xmas.estimate.flops import Load
 from xmas.estimate.per_stage.fits import bits, snapshots
-from xmas.estimate.question_counts import count_questions
 from xmas.estimate.work import Context, Work, work
-from xmas.evaluation.scores import Score
 from xmas.features.trajectories import Trajectories
 from xmas.models.shape import Shape, shape_of
 from xmas.models.vision_cache import VisionFeatures
 
 _DESCRIBED = 3000  # bytes of statistics of a snapshot, measured
-_LINE = 250  # bytes of an answer line, measured on the demo
 _SHARED_FROM = 0.05  # of a scan's tokens; the engine shares prefixes where that saves as much
 
 
@@ -96,31 +91,3 @@ def scan_load(census: Census, shape: Shape, longest: int) -> tuple[Load, np.ndar
         cross=float((text * lengths).sum()),
     )
     return load.times(census.scale), text
-
-
-@work.register
-def _(stage: Score, context: Context) -> Work:
-    """An image passes the tower once, also for several questions."""
-    counts = count_questions(stage.benchmark, context.store)
-    shape = shape_of(stage.target.start)
-    new = min(context.assumed.answer, stage.benchmark.max_new_tokens)
-    blind = context.assumed.question
-    length = blind + shape.image_tokens
-    load = Load(
-        rows=counts.questions,
-        tokens=counts.pictured * length + (counts.questions - counts.pictured) * blind,
-        squares=counts.pictured * length**2 + (counts.questions - counts.pictured) * blind**2,
-        images=counts.pictured,
-    )
-    precision, batch = bits(stage.generation.precision), stage.generation.batch
-    steps = math.ceil(counts.questions / batch) * (new + 1)
-    return Work(
-        f"{stage.benchmark.name}: {counts.questions:,} questions {counts.how}",
-        flops=flops.generation(shape, load, towers=counts.images, new=new),
-        bits=precision,
-        traffic=steps * shape.decoder.parameters * precision / 8,
-        core_seconds=counts.images * context.assumed.decode,
-        disk=float(_LINE * counts.questions),
-        host=4.0 * shape.parameters,
-        device=memory.of_generation(shape, tokens=batch * (length + new), bits=precision),
-    )

@@ -5,6 +5,7 @@ from xmas.data.valid_rows import ValidRows
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.estimate import flops
+from xmas.estimate.assumed import demo_files
 from xmas.estimate.per_stage.activations import of_mmd
 from xmas.estimate.per_stage.fits import chosen
 from xmas.estimate.work import CORE, Context, Work, work
@@ -30,8 +31,7 @@ _INDEX = 720  # bytes of a row while a pool is opened, measured with paths of 35
 @work.register
 def _(stage: DemoPool, context: Context) -> Work:
     images = stage.rows + stage.captions
-    records = 315 * stage.rows + 167 * stage.captions + 551 * stage.dialogues
-    records += 570 * stage.drills + 751 * stage.lessons + 519 * stage.reviews + 225 * stage.recalls
+    records = sum(file.rows * file.record for file in demo_files(stage).values())
     return Work(
         f"{images:,} drawings and their rows",
         core_seconds=_DRAW * images,

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
-from xmas.data.images import SquareImages
+from xmas.data.images import FILE, SquareImages
 from xmas.models.tensor_bars import silence
 from xmas.store import Stage, Store, sha256_of, type_name
 
@@ -59,6 +59,8 @@ class PretrainedClip(Stage):
         AutoTokenizer.from_pretrained(source, revision=self.revision or "main").save_pretrained(out)
         if not folder.is_dir() or (folder / PROCESSOR).exists():
             _processor(source, self.revision or "main").save_pretrained(out)
+        elif (folder / FILE).exists():
+            SquareImages.load(folder).save(out)
 
 
 def _processor(source: str, revision: str = "main") -> Any:
@@ -73,10 +75,10 @@ def fingerprint(folder: Path) -> str:
     Raises:
         ValueError: the folder has no weights.
     """
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted(folder.glob("model*.safetensors"))  # not the head that `TwoTower` adds
     if not weights:
         raise ValueError(
-            f"{folder} has no *.safetensors: it is not a CLIP folder; name another one"
+            f"{folder} has no model*.safetensors: it is not a CLIP folder; name another one"
         )
     return hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest()
 
@@ -84,9 +86,10 @@ def fingerprint(folder: Path) -> str:
 class Clip:
     """A loaded CLIP: images and texts become unit vectors of `width` values.
 
-    Images pass the folder's own processor (resized, centre crop); without one they are padded to
-    squares, as `TwoTower` trains. A text becomes the begin token, its first `length` - 2 tokens and
-    the end token (CLIP's limit is 77 tokens); words that spell a special token stay words.
+    Images pass the folder's own processor (resized, centre crop), or `SquareImages` as `TwoTower`
+    writes it; without one they are padded to squares. A text becomes the begin token, its first
+    `length` - 2 tokens and the end token (CLIP's limit is 77 tokens); words that spell a special
+    token stay words.
 
     Args:
         folder: a `CLIPModel` with its tokenizer.
@@ -114,6 +117,8 @@ class Clip:
         if (folder / PROCESSOR).exists():
             clip = _processor(str(folder))
             self._pixels = lambda images: clip(images, return_tensors="pt")["pixel_values"]
+        elif (folder / FILE).exists():
+            self._pixels = SquareImages.load(folder)
         else:
             self._pixels = SquareImages(self.model.config.vision_config.image_size)
 

@@ -18,10 +18,37 @@ from xmas.models.chat.labels import IGNORED, Tokens
 from xmas.models.chat.tokens import TokenTable
 
 
+@dataclasses.dataclass  # not frozen: Lightning replaces what is in a batch, in true 16 bits
+class Places:
+    """Where the answers and the image tokens of a batch are, counted through all lines.
+
+    Found before the batch moves to a device, which the host would wait for.
+    """
+
+    answers: Int[Tensor, " answers"]  # tokens whose next token has a label
+    images: Int[Tensor, " features"]
+
+    @classmethod
+    def of(
+        cls,
+        ids: Int[Tensor, "lines length"],
+        labels: Int[Tensor, "lines length"],
+        image_token: int,
+    ) -> "Places":
+        lines, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+        images = (ids == image_token).flatten().nonzero()[:, 0]
+        return cls(lines * labels.shape[1] + columns, images)
+
+    def to(self, device: torch.device) -> "Places":
+        return Places(
+            self.answers.to(device, non_blocking=True), self.images.to(device, non_blocking=True)
+        )
+
+
 @dataclasses.dataclass
 class Batch:
-    """Right-padded rows, a line each, or packed ones in one line. `pictures` are all
-    images of the rows, row after row.
+    """Right-padded rows, a line each, or packed ones in one line. `pictures` are all images of the
+    rows, row after row. `lengths` stay on the host.
     """
 
     rows: Int[np.ndarray, " rows"]
@@ -33,15 +60,18 @@ class Batch:
     pictures: dict[str, Tensor]  # "features" from the cache, or "pixels"; {} without images
     weight: float = 1.0  # of its loss among the microbatches of an optimiser step
     lengths: Int[Tensor, " rows"] | None = None  # of rows packed into one line
+    places: Places | None = None  # where a loader has found them
 
     def to(self, device: torch.device) -> "Batch":
         def move(value: Any) -> Any:
             if isinstance(value, dict):
                 return {name: move(tensor) for name, tensor in value.items()}
+            if isinstance(value, Places):
+                return value.to(device)
             return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
         tensors = {name: move(value) for name, value in vars(self).items()}
-        return Batch(**tensors)
+        return Batch(**tensors | {"lengths": self.lengths})
 
 
 def collate(
@@ -122,7 +152,9 @@ class Loader:
         )
         if self.weights is not None:
             batch.weight = self.weights[number]
-        return batch if self.change is None else self.change(batch)
+        batch = batch if self.change is None else self.change(batch)
+        batch.places = Places.of(batch.ids, batch.labels, self.image_token)
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         return {"consumed": self.consumed * self.world}

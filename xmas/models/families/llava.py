@@ -1,6 +1,5 @@
 """LLaVA: one square tile an image, a constant number of tokens, an MLP between the two models."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -172,8 +171,7 @@ class Llava:
                 f"{folder} has no {FILE}: a LLaVA's own files do not say how it was trained to see "
                 "images; assemble it (xmas.models.assembled), or write size and aspect there"
             )
-        values = json.loads((folder / FILE).read_text()) | dict(changes)
-        return SquareImages(values["size"], values["aspect"])
+        return SquareImages.load(folder, changes)
 
     def layout(self, config: Any, processor: Any, tokenizer: Any) -> Layout:
         literal = literal_of(tokenizer, config.image_token_id)
@@ -193,6 +191,7 @@ class Llava:
             do_pad=processor.aspect == "pad",
             size={"shortest_edge": processor.size},
             crop_size=square,
+            **processor.hub_normalisation,
         )
         return LlavaProcessor(
             images,

@@ -1,34 +1,51 @@
 """Callbacks of every fit: a progress bar, the loss curve, checkpoints that survive power cuts."""
 
 import csv
+import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
-from xmas.models.chat.batches import Batch, Loader
+from xmas.models.chat.batches import Batch, Loader, Places
 from xmas.store.checkpoint import save_checkpoint, state_being_saved
 from xmas.store.progress import bar
+from xmas.training.fit.module import FitModule
 
 COLUMNS = ("step", "loss", "rate", "answer_tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Microbatch:
+    """What the loss curve needs of a microbatch."""
+
+    number: int  # among those of all ranks
+    rows: Int[np.ndarray, " rows"]
+    loss: Float[Tensor, ""]  # weighted, divided by the accumulation
+    weight: float
+    answer_tokens: int
 
 
 class Losses(Callback):
     """`loss.csv`: optimiser step, mean loss of its microbatches, learning rate, answer tokens.
 
     The rows are part of the checkpoint, so that a resumed fit neither repeats nor misses one. The
-    fit's logger gets the same rows, at its start those of the interrupted attempts.
+    fit's logger gets the same rows, at its start those of the interrupted attempts. Losses stay on
+    the device until the step has ended: the host waits for it once a step, and with several ranks
+    once more for their sum.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[list[float]] = []
-        self._open: list[float] = []
-        self._weight = 0.0
-        self._tokens = 0
+        self._open: list[_Microbatch] = []  # of this rank, in the step that has not ended
         self._rate = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,20 +65,41 @@ class Losses(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        # Lightning has divided the loss by the accumulation; the curve shows the mean.
-        self._open.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
-        self._weight += batch.weight
-        self._tokens += int((batch.labels >= 0).sum()) if batch.weight else 0
+        self._open.append(
+            _Microbatch(
+                number=cast("FitModule", pl_module).microbatch(batch_idx),
+                rows=batch.rows,
+                loss=outputs["loss"].detach(),
+                weight=batch.weight,
+                answer_tokens=len(cast("Places", batch.places).answers) if batch.weight else 0,
+            )
+        )
         if trainer.global_step > (self.rows[-1][0] if self.rows else 0):
             loss, weight, tokens = self._summed(trainer)
             mean = loss / weight if weight else 0.0  # no answer in the whole step
             self.rows.append([trainer.global_step, mean, self._rate, int(tokens)])
             _log(trainer, self.rows[-1])
-            self._open, self._weight, self._tokens = [], 0.0, 0
 
     def _summed(self, trainer: Trainer) -> list[float]:
-        """Loss, weight and tokens of the step, over all ranks."""
-        own = [sum(self._open), self._weight, self._tokens]
+        """Loss, weight and tokens of the step that ended, over all ranks.
+
+        Raises FloatingPointError: a loss is not finite; names the microbatch and its rows.
+        """
+        step, self._open = self._open, []
+        losses = torch.stack([microbatch.loss for microbatch in step]).tolist()
+        for microbatch, loss in zip(step, losses, strict=True):
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"loss is {loss} at microbatch {microbatch.number}, rows "
+                    f"{microbatch.rows.tolist()}; lower the learning rate, set recipe.clip, or "
+                    "check these rows"
+                )
+        own = [
+            # Lightning has divided the losses by the accumulation; the curve shows the mean.
+            sum(loss * trainer.accumulate_grad_batches for loss in losses),
+            sum(microbatch.weight for microbatch in step),
+            sum(microbatch.answer_tokens for microbatch in step),
+        ]
         if trainer.world_size == 1:
             return own
         device = trainer.strategy.root_device
@@ -76,17 +114,10 @@ class Losses(Callback):
                 writer.writerows(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "open": self._open,
-            "weight": self._weight,
-            "tokens": self._tokens,
-        }
+        return {"rows": self.rows}  # a checkpoint is between two steps: no microbatch is open
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
-        self._open, self._tokens = state_dict["open"], state_dict["tokens"]
-        self._weight = state_dict["weight"]
 
 
 def _log(trainer: Trainer, row: list[float]) -> None:
@@ -96,15 +127,17 @@ def _log(trainer: Trainer, row: list[float]) -> None:
 
 
 class Progress(Callback):
-    """A progress bar that counts rows, with the loss of the last microbatch.
+    """A progress bar that counts rows, with the loss of the last step.
 
     Args:
         counts: rows of each microbatch of all ranks, in order.
+        curve: the callback that is called before this one.
     """
 
-    def __init__(self, label: str, counts: Sequence[int]) -> None:
+    def __init__(self, label: str, counts: Sequence[int], curve: Losses) -> None:
         self.label = label
         self.counts = counts
+        self.curve = curve
         self._bar: Any = None
 
     def on_train_batch_end(
@@ -121,9 +154,8 @@ class Progress(Callback):
         if self._bar is None:
             done = sum(self.counts[: batch_idx * world])
             self._bar = bar(total=sum(self.counts), label=self.label, initial=done)
-        self._bar.set_postfix_str(
-            f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.3f}", refresh=False
-        )
+        if self.curve.rows:
+            self._bar.set_postfix_str(f"loss {self.curve.rows[-1][1]:.3f}", refresh=False)
         self._bar.update(sum(self.counts[batch_idx * world : (batch_idx + 1) * world]))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -13,6 +13,7 @@ from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch
 from xmas.models.vision_cache import features_of
 from xmas.models.vlm import in_connector
+from xmas.training.fit.muon import inner_matrices, muon_and_adamw
 from xmas.training.fit.recipe import Recipe
 from xmas.training.fit.sharding import shard
 
@@ -70,7 +71,7 @@ class FitModule(LightningModule):
             shard(self, self.model, self.device_mesh["data_parallel"], self.recipe.precision)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        number = self._number(batch_idx)
+        number = self.microbatch(batch_idx)
         torch.manual_seed(hash((self.seed, number, 0)) % 2**63)  # the same on any rank
 
     def forward(self, batch: Batch) -> Tensor:
@@ -83,20 +84,14 @@ class FitModule(LightningModule):
             features_of(self.model, batch),
             sizes=batch.pictures.get("sizes"),
             lengths=batch.lengths,
+            places=batch.places,
             logit_rows=self.logit_rows,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self(batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"loss is {loss.item()} at microbatch {self._number(batch_idx)}, rows "
-                f"{batch.rows.tolist()}; lower the learning rate, set recipe.clip, or "
-                "check these rows"
-            )
-        return loss * batch.weight
+        return self(batch) * batch.weight  # `Losses` refuses what is not finite
 
-    def _number(self, batch_idx: int) -> int:
+    def microbatch(self, batch_idx: int) -> int:
         """The index of a microbatch among those of all ranks."""
         world = self.trainer.world_size if self._trainer is not None else 1
         return batch_idx * world + self.global_rank
@@ -113,13 +108,18 @@ class FitModule(LightningModule):
         ]
         # Lightning takes a fused optimiser for one that unscales, and refuses to clip before it.
         clips_scaled_gradients = self.recipe.clip is not None and "mixed" in self.recipe.precision
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            weight_decay=self.recipe.weight_decay,
-            fused=None if clips_scaled_gradients else True,
-        )
+        settings: dict[str, Any] = {
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": self.recipe.weight_decay,
+            "fused": None if clips_scaled_gradients else True,
+        }
+        groups = [group for group in groups if group["params"]]
+        if self.recipe.muon_rate is None:
+            optimizer = torch.optim.AdamW(groups, **settings)
+        else:
+            matrices = inner_matrices(self.model)
+            optimizer = muon_and_adamw(matrices, self.recipe.muon_rate, groups, **settings)
         warmup = math.ceil(self.recipe.warmup * self.steps)
         schedule = get_cosine_schedule_with_warmup(optimizer, warmup, self.steps)
         return {

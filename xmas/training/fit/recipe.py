@@ -32,6 +32,7 @@ class Recipe:
     clip: float | None = None  # gradient-norm clipping; null: none, as LLaVA in effect
     precision: Any = "bf16-mixed"  # Lightning's name, a str; a short one, as 32, is made long
     token_mean: str = "micro_batch"  # then their mean, LLaVA's; step: all tokens of a step
+    muon_rate: float | None = volatile(None)  # Muon trains the inner matrices, at this peak rate
 
     def __post_init__(self) -> None:
         if self.token_mean not in TOKEN_MEANS:
@@ -48,6 +49,14 @@ class Recipe:
                 f"precision {self.precision!r} is none of {', '.join((*PRECISIONS, *_SHORT))}"
             )
         object.__setattr__(self, "precision", long_name)
+        if self.muon_rate is not None and self.muon_rate <= 0:
+            raise ValueError(
+                f"muon_rate {self.muon_rate}: a positive rate is needed, or null for AdamW alone"
+            )
+
+    def corrections(self) -> dict[str, Any]:
+        """Muon came later: recipes without it keep the keys of their results."""
+        return {} if self.muon_rate is None else {"muon_rate": self.muon_rate}
 
     @property
     def accumulated(self) -> int:
@@ -77,6 +86,7 @@ class Device:
     memory: float  # GB
     fit: float = 0.4  # share of the peak that training reaches (MFU), assumed
     forward: float = 0.5  # share that forward passes reach, assumed
+    reads: float = 0.8  # share of the bandwidth at which decode steps read weights, assumed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,6 +53,16 @@ def strategy_of(hardware: Hardware) -> Strategy | str:
     )
 
 
+def check_whole_matrices(recipe: Recipe, hardware: Hardware) -> None:
+    """Raises ValueError: Muon, which needs whole matrices, with a strategy that shards them."""
+    if recipe.muon_rate is not None and hardware.strategy == "fsdp2":
+        raise ValueError(
+            f"recipe.muon_rate={recipe.muon_rate:g} with hardware.strategy={hardware.strategy}: "
+            "Muon needs whole matrices, and this strategy shards weights or optimiser; set "
+            "hardware.strategy=ddp, or recipe.muon_rate=null to train all weights with AdamW"
+        )
+
+
 def shard(module: nn.Module, model: nn.Module, mesh: DeviceMesh, precision: str) -> None:
     """Shard weights, gradients and optimiser over the devices, block by block (FSDP2).
 

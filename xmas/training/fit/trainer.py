@@ -28,7 +28,7 @@ from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.recomputation import Recomputation
 from xmas.training.fit.sanity import FirstBatches, check_rows, memory_advice
-from xmas.training.fit.sharding import strategy_of, unshard
+from xmas.training.fit.sharding import check_whole_matrices, strategy_of, unshard
 from xmas.training.fit.speed import configured
 
 
@@ -62,11 +62,12 @@ def fit(
         logger: gets the loss curve, and what callbacks log.
 
     Raises:
-        ValueError: the first rows have nothing to learn from, or the number of processes is not
-            that of devices.
+        ValueError: the first rows have nothing to learn from, the number of processes is not that
+            of devices, or Muon is asked to train shards.
         FloatingPointError: a loss is not finite; names the rows.
         MemoryError: names the settings to change.
     """
+    check_whole_matrices(recipe, hardware)
     strategy = strategy_of(hardware)
     rank, world = distributed.rank_and_world() if distributed.launched() else (0, 1)
     accumulate = microbatches_per_rank(recipe, world)
@@ -88,6 +89,7 @@ def fit(
     )
     state = distributed.from_rank_0(lambda: saved_state(out))
     steps = recipe.steps(len(rows))
+    curve = Losses(out / "loss.csv")
     module = FitModule(model, recipe, steps=steps, seed=seed, logit_rows=hardware.logit_rows)
     with (
         _known_warnings(),
@@ -113,8 +115,8 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
             callbacks=[
-                Losses(out / "loss.csv"),
-                Progress(label, [len(batch) for batch in batch_plan.batches]),
+                curve,
+                Progress(label, [len(batch) for batch in batch_plan.batches], curve),
                 FirstBatches(config.get_text_config().vocab_size),
                 Checkpoints(out, hardware.checkpoint_seconds),
                 Recomputation(table, batch_plan, recipe, hardware),

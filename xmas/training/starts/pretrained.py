@@ -6,9 +6,11 @@ together with the projector. Proxy and target of the demo start from the same fo
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
+from safetensors.torch import load_file
+from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from xmas.data.images import SquareImages
@@ -20,17 +22,32 @@ from xmas.models.vision_cache import FromCache, VisionFeatures
 from xmas.models.vlm import LoadedModel, freeze_tower
 from xmas.store import Made, Stage, Store, distributed, volatile
 from xmas.training.fit.recipe import Hardware, Recipe
-from xmas.training.fit.stop_at_loss import LossStopper, StopAtLoss
 from xmas.training.model_on_pool import ModelOnPool, fit_on_pool
-from xmas.training.starts.towers import TwoTower
+from xmas.training.starts.initial_weights import (
+    attend_alike,
+    embed_as_predicted,
+    project_unchanged,
+)
+from xmas.training.starts.towers import TOKEN_HEAD, TwoTower
 
 
 @dataclasses.dataclass(frozen=True)
 class SmallLlava(StartPoint):
-    """An untrained `LlavaForConditionalGeneration` around a trained vision tower."""
+    """An untrained `LlavaForConditionalGeneration` around a trained vision tower.
+
+    Its words start as what the tower predicts them from, its projector as the identity, and its
+    attention finds what resembles the query: see `initial_weights`.
+
+    Args:
+        hidden: width of the language model; that of the tower.
+        alike: correlation of keys with queries, and of outputs with values, in [0, 1).
+
+    Raises:
+        ValueError: `hidden` is not the tower's width.
+    """
 
     kind: ClassVar[str] = "small_llava"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     towers: TwoTower
     hidden: int = 128
@@ -38,7 +55,15 @@ class SmallLlava(StartPoint):
     heads: int = 4
     feed_forward: int = 352
     max_length: int = 512  # tokens
+    alike: float = 0.8
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.hidden != self.towers.width:
+            raise ValueError(
+                f"hidden {self.hidden}: image features are passed on unchanged, so it is the "
+                f"tower's width; set untrained.hidden={self.towers.width}"
+            )
 
     @property
     def tower(self) -> "SmallLlava":
@@ -72,7 +97,8 @@ class SmallLlava(StartPoint):
     def compute(self, store: Store, out: Path) -> None:
         from transformers import AutoTokenizer, CLIPModel, LlamaConfig, LlavaConfig
 
-        clip = CLIPModel.from_pretrained(store.get(self.towers))
+        folder = store.get(self.towers)
+        clip = CLIPModel.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(store.get(self.towers.tokenizer))
         text = LlamaConfig(
             vocab_size=_padded(len(tokenizer)),
@@ -103,7 +129,14 @@ class SmallLlava(StartPoint):
             torch.manual_seed(self.seed)
             model = LlavaForConditionalGeneration(config)
         model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
-        LoadedModel(model, tokenizer, SquareImages(self.towers.image_size)).save(out)
+        head = load_file(folder / TOKEN_HEAD)
+        embeddings = cast("nn.Embedding", model.get_input_embeddings())
+        embed_as_predicted(embeddings, head["weight"], self.seed)
+        projector = model.model.multi_modal_projector
+        project_unchanged(projector.linear_1, projector.linear_2, head["mean"], float(head["std"]))
+        for block in model.model.language_model.layers:
+            attend_alike(block.self_attn, self.alike)
+        LoadedModel(model, tokenizer, SquareImages.load(folder)).save(out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +154,6 @@ class Pretrained(ModelOnPool, StartPoint):
     start: "SmallLlava | Pretrained"
     pool: Pool
     recipe: Recipe
-    enough: StopAtLoss | None = None  # null: all rows
     drawings: Pool | None = None  # with all pictures of the pool: one cache of features
     template: Template | Plain = dataclasses.field(default_factory=Plain)
     hardware: Hardware = volatile(default_factory=Hardware)
@@ -164,14 +196,12 @@ class Pretrained(ModelOnPool, StartPoint):
         return self.image_stage().pictures(store, of=self.pool)
 
     def compute(self, store: Store, out: Path) -> None:
-        name = self.pool.name
         loaded, _ = fit_on_pool(
             self,
             store,
             out,
             lambda loaded: freeze_tower(loaded.model),
-            label=name,
-            callbacks=[LossStopper(self.enough, name)] if self.enough else [],
+            label=self.pool.name,
             logger=store.fit_logger(self),
         )
         if distributed.leads():

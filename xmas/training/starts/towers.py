@@ -13,6 +13,7 @@ from typing import ClassVar, cast
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextConfig
 
@@ -27,7 +28,11 @@ from xmas.models.vlm import check_finite
 from xmas.store import Stage, Store
 from xmas.store.checkpoint import save_checkpoint, saved_state
 from xmas.store.progress import bar
+from xmas.training.fit.muon import inner_matrices, muon_and_adamw
 from xmas.training.fit.sanity import no_image
+
+TOKEN_HEAD = "token_head.safetensors"
+WHITE, SPREAD = (1.0, 1.0, 1.0), (0.3, 0.3, 0.3)  # of drawings on white
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +45,15 @@ class TwoTower(Stage):
     are all positives of each other: with few captions, calling them negatives would teach the
     wrong thing. To it is added that the mean of the patches predicts which tokens the text has,
     rare ones weighing more: with batches of some hundred, contrast alone learns colours and never
-    gets to names. That head is dropped at the end. Positions start as sines, not as small noise.
+    gets to names. That head is written to `token_head.safetensors`, from which `SmallLlava` starts.
+    Positions start as sines, not as small noise. White is the zero of the pixels: of drawings most
+    is background, and with CLIP's mean each patch would be a large constant first.
     Source: CLIP (arXiv 2103.00020), section 2.3; SuperClass (arXiv 2411.03313) for the tokens;
-    Beyer et al. (arXiv 2205.01580) for positions and mean.
+    Beyer et al. (arXiv 2205.01580) for positions and mean; Muon, see `MuonAndAdamW`.
     """
 
     kind: ClassVar[str] = "two_tower"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     captions: Pool
     tokenizer: TrainedTokenizer
@@ -59,7 +66,8 @@ class TwoTower(Stage):
     token_weight: float = 1.0  # of predicting the text's tokens, relative to the contrastive loss
     epochs: int = 6
     batch: int = 64
-    rate: float = 2e-3
+    rate: float = 2e-3  # of embeddings, gains and biases (AdamW)
+    muon_rate: float = 0.02  # of the matrices of the blocks
     warmup: float = 0.05
     seed: int = 0
 
@@ -87,7 +95,7 @@ class TwoTower(Stage):
         tokens["input_ids"][:, -1] = torch.where(
             tokens["attention_mask"][:, -1] == 1, tokenizer.eos_token_id, tokens["input_ids"][:, -1]
         )
-        process = SquareImages(self.image_size)
+        process = self.images()
         pixels = torch.empty(len(rows), 3, self.image_size, self.image_size, dtype=torch.float16)
         with all_named(examples, out):
             for start in bar(range(0, len(rows), 256), label="captions read", unit="batch"):
@@ -95,12 +103,18 @@ class TwoTower(Stage):
                 pictures = [read_picture(examples, number) for number in batch]
                 pixels[start : start + 256] = process(pictures).half()
         same = torch.from_numpy(np.unique(np.array(texts), return_inverse=True)[1])
-        model = self._fit(
+        model, head = self._fit(
             self._build(tokenizer), pixels, tokens["input_ids"], tokens["attention_mask"], same, out
         )
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
+        process.save(out)
+        save_file({"weight": head, **_statistics(model, pixels[:1024])}, out / TOKEN_HEAD)
         note(self.captions, examples, out)
+
+    def images(self) -> SquareImages:
+        """How pictures become pixels."""
+        return SquareImages(self.image_size, mean=WHITE, std=SPREAD)
 
     def _build(self, tokenizer) -> CLIPModel:
         from transformers import CLIPConfig
@@ -146,8 +160,12 @@ class TwoTower(Stage):
         mask: Tensor,
         same: Tensor,
         out: Path,
-    ) -> CLIPModel:
-        """Train; a checkpoint after every epoch is kept until the stage is finished."""
+    ) -> tuple[CLIPModel, Float[Tensor, "vocabulary width"]]:
+        """Train; a checkpoint after every epoch is kept until the stage is finished.
+
+        Returns the model, and the weights of the head that predicts tokens: zero for tokens that no
+        text has.
+        """
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # Eager: one product over all heads and images, where torch's CPU kernel has one for each.
         model.set_attn_implementation("eager")
@@ -159,8 +177,13 @@ class TwoTower(Stage):
             head = nn.Linear(self.width, vocabulary).to(device)
         total = math.ceil(len(pixels) / self.batch) * self.epochs
         both = nn.ModuleList([model, head])
-        optimizer = torch.optim.AdamW(
-            both.parameters(), lr=self.rate, weight_decay=0.05, betas=(0.9, 0.98), fused=True
+        optimizer = muon_and_adamw(
+            [matrix for matrix in inner_matrices(model) if matrix is not head.weight],
+            self.muon_rate,
+            [{"params": list(both.parameters()), "lr": self.rate}],
+            weight_decay=0.05,
+            betas=(0.9, 0.98),
+            fused=True,
         )
         ramp = max(1, math.ceil(self.warmup * total))
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -212,7 +235,18 @@ class TwoTower(Stage):
                     "epoch": epoch + 1,
                 }
                 save_checkpoint(out, lambda path, state=state: torch.save(state, path))
-        return model.cpu().eval()
+        seen = (weights > 0)[:, None]
+        return model.cpu().eval(), head.weight.detach().cpu() * seen
+
+
+@torch.no_grad()
+def _statistics(
+    model: CLIPModel, pixels: Float[Tensor, "images 3 height width"]
+) -> dict[str, Tensor]:
+    """Mean of the patches' features by channel, and their standard deviation over all channels."""
+    patches = model.vision_model(pixel_values=pixels.float()).last_hidden_state[:, 1:]
+    mean = patches.mean(dim=(0, 1))
+    return {"mean": mean, "std": (patches - mean).std()}
 
 
 def sine_positions(side: int, width: int) -> Float[Tensor, "patches width"]:

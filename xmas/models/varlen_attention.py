@@ -181,9 +181,9 @@ def _backward(
     Attention is computed again: what torch's kernels keep for their gradients differs from kernel
     to kernel. In a fit of LoRA on a 7B model that is less than 1 % of the FLOPs.
     """
-    inputs = [sequence.detach().requires_grad_() for sequence in (query, key, value)]
+    inputs = tuple(sequence.detach().requires_grad_() for sequence in (query, key, value))
     with torch.enable_grad():
-        output = _forward(*inputs, lengths, scale)
+        output = _forward(inputs[0], inputs[1], inputs[2], lengths, scale)
     gradients = torch.autograd.grad(output, inputs, gradient)
     return gradients[0].contiguous(), gradients[1].contiguous(), gradients[2].contiguous()
 

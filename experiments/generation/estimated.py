@@ -59,6 +59,7 @@ def estimated(model: str, questions: int, per_image: int, new: float, batch: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("record", type=Path, nargs="?", help="that speed.py --out has written")
+    parser.add_argument("--tiny", action="store_true", help="as without: it takes no time")
     args = parser.parse_args()
     print(
         "| model | questions | an image | new tokens | batch | measured, s | estimated, s | ratio |"

@@ -169,7 +169,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--tower-layers", type=int, default=24)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--tiny", action="store_true", help="whether it runs at all")
     args = parser.parse_args()
+    if args.tiny:
+        args.dtype, args.layers, args.tower_layers, args.batches = "float32", 1, 1, [1]
     gpu = None
     if args.emulated:
         sys.path.insert(0, str(HERE.parents[1] / "tests"))

@@ -1,5 +1,6 @@
-"""What a token costs the host: one wait, and one launch where its step is replayed."""
+"""What a token costs the host, one wait and, replayed, one launch; an adapter merged on the GPU."""
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from xmas.evaluation.generation.continuous_batch import ContinuousBatch
 from xmas.evaluation.generation.decode import decode_singly
 from xmas.evaluation.generation.prompts import shared_prefix
 from xmas.models.precision import cast_parameters
+from xmas.training.fit.trainables import Lora, merge_adapter, with_lora
 
 LAYERS = 3
 
@@ -83,3 +85,22 @@ def test_a_replayed_step_of_a_batch_leaves_the_head_to_the_host(cost):
     """The states of unfinished rows are picked eagerly: which ones changes from step to step."""
     assert cost(3, graphs=False)[1] > 40 * LAYERS
     assert cost(3, graphs=True)[1] <= 15
+
+
+def test_an_adapter_is_merged_on_the_device_a_layer_at_a_time(gpu: Gpu):
+    """The bits of a CPU, and never more than one layer there in float32."""
+    adapted = with_lora(random_llava(LAYERS), Lora(rank=3, alpha=6))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(len(name)))
+    other: Any = copy.deepcopy(adapted)
+    expected = cast_parameters(merge_adapter(other), torch.float16)
+    with gpu.counting() as counted:
+        merged = merge_adapter(adapted, torch.float16, "cuda")  # pyright: ignore[reportArgumentType]
+        merged = cast_parameters(merged, torch.float16, "cuda")
+    weights = dict(merged.named_parameters())
+    for name, weight in expected.named_parameters():
+        assert weights[name].device.type == "cuda"
+        assert torch.equal(weights[name].cpu(), weight)
+    halves = sum(2 * weight.numel() for weight in weights.values())
+    assert counted.peak < 1.6 * halves  # all of it in float32 would be twice that

@@ -30,6 +30,7 @@ class SequenceCache(Cache):
     def begin_at(self, length: int) -> None:
         """Keep the first `length` positions; the next forward pass writes from there on."""
         for layer in self.layers:
+            assert isinstance(layer, _Buffers)
             layer.length = length
 
 

@@ -31,8 +31,10 @@ from importlib.metadata import version
 names = ("torch", "transformers", "peft", "accelerate", "lightning", "numpy", "pillow", "faiss-cpu")
 print("lowest versions:", ", ".join(f"{name} {version(name)}" for name in names), flush=True)
 VERSIONS
+# Old packages warn of newer ones that they use (matplotlib 3.9 of pyparsing 3.3): not an error here.
+pytest=("$venv/bin/pytest" -q -W default::DeprecationWarning -W default::FutureWarning)
 if (($#)); then
-  exec "$venv/bin/pytest" -q "$@"
+  exec "${pytest[@]}" "$@"
 fi
-exec "$venv/bin/pytest" -q -n 2 --dist loadgroup --no-loadscope-reorder \
+exec "${pytest[@]}" -n 2 --dist loadgroup --no-loadscope-reorder \
   -m "not slow and not gpu and not emulated and not browser and not slurm"

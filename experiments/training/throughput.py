@@ -59,7 +59,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "tiny": {  # to see that it runs
         "text": {
             "vocab_size": 500,
-            "hidden_size": 24,
+            "hidden_size": 32,  # heads of 16: flash-attention takes multiples of 8
             "intermediate_size": 40,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,

@@ -22,10 +22,10 @@ check: install ## formatting, lint, types, imports run one way
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python && $(BIN)/lint-imports
 
 test: install ## the fast tests
-	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not gpu and not emulated and not browser and not slurm"
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not emulated and not browser and not slurm"
 
 emulated: install ## the tests that run on an emulated GPU; compiles it once, with g++
-	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m emulated tests/emulated tests/test_gpu*.py
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m emulated tests/emulated tests/test_gpu*.py
 
 lowest: ## the fast tests with the lowest versions that pyproject.toml allows; an environment of its own
 	tests/lower_bounds.sh

@@ -32,6 +32,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import copy
 import functools
 import gc
+import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -64,11 +66,34 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
+def starts_server(path: Path) -> bool:
+    """Whether a test or fixture of the file asks for `server`."""
+    return bool(re.search(r"def \w+\([^)]*\bserver\b", path.read_text(encoding="utf-8")))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` a module is one worker's, and one worker starts the server."""
-    for item in items:
-        uses_server = "server" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("server" if uses_server else item.path.stem))
+    """The files with the server first: they are one worker's, and the longest of all its work."""
+    first = {path for path in {item.path for item in items} if starts_server(path)}
+    items.sort(key=lambda item: item.path not in first)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file is one worker's, which has its fixtures once; one worker starts the server.
+
+    By marks `--dist loadgroup` would do it, but xdist 3.8 writes groups where pytest 9.2 does not
+    read them.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    server = {str(path) for path in Path(__file__).parent.rglob("test_*.py") if starts_server(path)}
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "server" if str(config.rootpath / file) in server else file
+
+    return Scheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

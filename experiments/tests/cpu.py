@@ -1,7 +1,7 @@
 """CPU seconds of every test and fixture: a plugin of pytest, and a script that sums its records.
 
-    PYTHONPATH=experiments/tests .venv/bin/pytest -q -n 2 --dist loadgroup -p cpu \
-        -m "not slow and not gpu and not browser and not slurm"
+    PYTHONPATH=experiments/tests .venv/bin/pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+        -p cpu -m "not slow and not gpu and not emulated and not browser and not slurm"
     .venv/bin/python experiments/tests/cpu.py
 
 Other work on the cores changes these much less than seconds of a clock. A process counts with its

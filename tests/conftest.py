@@ -17,8 +17,8 @@ A worker of pytest-xdist has one thread, or the workers wait for each other; a s
 two. Idle threads sleep instead of spinning: on a machine with other work, spinning makes the toy's
 small matrices fifty times slower.
 
-Every call into xmas is held to its annotations. jaxtyping checks the packages whose signatures have
-shapes; it binds all arguments twice a call, so beartype alone checks the others.
+Every call into xmas is held to its annotations. jaxtyping checks the modules that import it; it
+binds all arguments twice a call, so beartype alone checks the others.
 """
 
 import os
@@ -41,10 +41,11 @@ from beartype import BeartypeConf
 from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
 
+HOUSE = Path(__file__).parent.parent
 SHAPED = [
-    *("xmas.attention", "xmas.data", "xmas.estimate", "xmas.evaluation", "xmas.features"),
-    *("xmas.models", "xmas.results", "xmas.selection", "xmas.store.variance_explained"),
-    *("xmas.target", "xmas.training"),
+    ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix(".__init__")
+    for path in (HOUSE / "xmas").rglob("*.py")
+    if b"jaxtyping" in path.read_bytes()
 ]
 beartype_package("xmas", conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=False))
 install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

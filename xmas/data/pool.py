@@ -13,7 +13,7 @@ from xmas.data.rows import MAX_PIXELS, PoolError, Rows
 from xmas.store import Made, Store, describe, volatile
 
 if TYPE_CHECKING:
-    from xmas.data.valid_rows import ValidRows
+    import xmas.data.valid_rows
 
 INVALID = ("error", "skip")
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class Pool:
             object.__setattr__(self, "format", None)
 
     @property
-    def valid_rows(self) -> "ValidRows | None":
+    def valid_rows(self) -> "xmas.data.valid_rows.ValidRows | None":
         """The stage that left rows of this pool out, if one did."""
         from xmas.data.valid_rows import ValidRows
 

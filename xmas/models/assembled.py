@@ -22,7 +22,7 @@ from xmas.store import Made, Store
 from xmas.store.integrity import check
 
 if TYPE_CHECKING:
-    from transformers import LlavaConfig, PreTrainedModel
+    import transformers
 
 TUNED = "tuned.json"  # what `Assembled.tuned` says, once the files may be gone
 
@@ -135,7 +135,9 @@ class Assembled(StartPoint):
         return LoadedModel(model, tokenizer, SquareImages(vision.image_size, self.aspect))
 
 
-def llava_of(language: Any, vision: Any, image_token: int, feature_layer: int) -> "LlavaConfig":
+def llava_of(
+    language: Any, vision: Any, image_token: int, feature_layer: int
+) -> "transformers.LlavaConfig":
     """The configuration of a LLaVA with these two halves."""
     from transformers import LlavaConfig
 
@@ -153,7 +155,7 @@ def llava_of(language: Any, vision: Any, image_token: int, feature_layer: int) -
 
 def joined(
     language: Any, tower: nn.Module, image_token: int, feature_layer: int, seed: int
-) -> "PreTrainedModel":
+) -> "transformers.PreTrainedModel":
     """A LLaVA of two models, which it takes over as they are, and a random connector."""
     from transformers import LlavaForConditionalGeneration
 

@@ -14,7 +14,7 @@ from xmas.results.pages import page_path, write_page
 from xmas.store import Store
 
 if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Workspace
+    import wandb_workspaces.workspaces
 
 _NOBODY = "entity"  # the account in the file, where none is configured
 
@@ -48,7 +48,7 @@ class Dashboard:
         """What `make` writes."""
         return [page_path(store, "dashboard.json")]
 
-    def view(self, entity: str) -> "Workspace":
+    def view(self, entity: str) -> "wandb_workspaces.workspaces.Workspace":
         """The view; its custom charts are those of `entity`."""
         from xmas.results.dashboard.workspace import workspace
 

@@ -21,7 +21,7 @@ from xmas.results.logger.entry import Entry
 from xmas.store.printable import one_line, plain
 
 if TYPE_CHECKING:
-    from wandb import Run, Table
+    import wandb
 
 _BEGUN: set[str] = set()  # by this process
 
@@ -89,7 +89,7 @@ class Wandb(RunLogger):
         _run(logger).finish(exit_code=1)
 
 
-def _table(path: Path) -> "Table":
+def _table(path: Path) -> "wandb.Table":
     """A CSV as a W&B table: numbers where a cell is one, None where it is empty."""
     import wandb
 
@@ -107,8 +107,8 @@ def _number_or_text(cell: str) -> float | str | None:
         return cell
 
 
-def _run(logger: Logger) -> "Run":
-    return cast("Run", cast("WandbLogger", logger).experiment)
+def _run(logger: Logger) -> "wandb.Run":
+    return cast("wandb.Run", cast("WandbLogger", logger).experiment)
 
 
 @functools.cache

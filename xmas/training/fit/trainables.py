@@ -11,7 +11,7 @@ from xmas.models.precision import cast_parameters
 from xmas.models.vlm import freeze_tower, in_connector, language_model, unwrap
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    import peft
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # type of frozen weights
 
@@ -110,7 +110,7 @@ def trained_weights(model: nn.Module, precision: str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merge_adapter(
-    adapted: "PeftModel",
+    adapted: "peft.PeftModel",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> nn.Module:

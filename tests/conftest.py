@@ -33,6 +33,7 @@ import copy
 import functools
 import gc
 import re
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +41,9 @@ import pytest
 from beartype import BeartypeConf
 from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
+
+sys.dont_write_bytecode = False  # some containers ask for it; each process would compile anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 HOUSE = Path(__file__).parent.parent
 SHAPED = [

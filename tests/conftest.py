@@ -120,13 +120,18 @@ def pytest_collection_finish() -> None:
 def compose():
     """A function of overrides that gives the configuration, read-only.
 
-    `hydra_node=True` adds Hydra's own node. An interpolation is resolved where it is read, so that
-    what it takes from the environment is that of the reading test.
+    Files are parsed once a session, and merged once for the same choices of groups; to a copy come
+    the values of the other overrides, as Hydra does it. `hydra_node=True` adds Hydra's own node. An
+    interpolation is resolved where it is read, so that what it takes from the environment is that
+    of the reading test.
     """
     import hydra
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import ConfigRepository
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.object_type import ObjectType
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig, OmegaConf
 
     from xmas.cli.config import folder
@@ -147,10 +152,27 @@ def compose():
     with hydra.initialize_config_dir(folder(), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         loader.repository = ParsedOnce(loader.config_search_path)
+        parser = OverridesParser.create()
+
+        def sets_a_value(override: Override) -> bool:
+            """Whether no file is read for it, and nothing of Hydra's own is changed."""
+            others = override.package, override.is_delete(), override.is_sweep_override()
+            name = override.key_or_group
+            return not (
+                any(others) or name.startswith("hydra.") or loader.repository.group_exists(name)
+            )
+
+        @functools.cache
+        def merged(*choices: str, hydra_node: bool) -> DictConfig:
+            return hydra.compose("config", list(choices), return_hydra_config=hydra_node)
 
         @functools.cache
         def composed(*overrides: str, hydra_node: bool = False) -> DictConfig:
-            cfg = hydra.compose("config", list(overrides), return_hydra_config=hydra_node)
+            parsed = parser.parse_overrides(list(overrides))
+            values = [] if hydra_node else list(filter(sets_a_value, parsed))  # the node lists them
+            choices = [override.input_line for override in parsed if override not in values]
+            cfg = copy.deepcopy(merged(*choices, hydra_node=hydra_node))
+            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
             OmegaConf.set_readonly(cfg, True)  # the next test reads the same object
             return cfg
 

@@ -24,11 +24,11 @@ def files_of(page: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def written(page: Path, place: Path) -> Iterator[str]:
+def written(page: Path, place: Path) -> Iterator[list[str]]:
     """The page's files in `place`, found as if they were in the repository, where none of them is.
 
     Nothing else is changed: a module is on its package's path, a YAML on Hydra's search path, whose
-    override is returned.
+    override is given where the page has files.
     """
     modules = []
     for file, text in files_of(page).items():
@@ -42,7 +42,7 @@ def written(page: Path, place: Path) -> Iterator[str]:
     for package, target in modules:
         package.__path__.append(str(target.parent))
     try:
-        yield f"hydra.searchpath=[file://{place / 'conf'}]"
+        yield [f"hydra.searchpath=[file://{place / 'conf'}]"] if files_of(page) else []
     finally:
         for package, target in modules:
             package.__path__.remove(str(target.parent))

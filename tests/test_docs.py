@@ -83,7 +83,7 @@ def test_every_command_composes(page, command, tmp_path, compose):
             for end in (0, -1)
         )
         for chosen in dict.fromkeys(ends):
-            goal = build(goal_node(compose(*with_own_keys(chosen), searchpath)))
+            goal = build(goal_node(compose(*with_own_keys(chosen), *searchpath)))
             assert isinstance(goal, Stage | Page)
 
 
@@ -229,7 +229,7 @@ def example(compose, toy: Toy, tmp_path):
             sizes = toy.overrides()
             if page == "add-a-target":  # whose values are not the toy's
                 sizes = [size for size in sizes if not size.startswith("target.")]
-            return compose(*sizes, *overrides, searchpath)
+            return compose(*sizes, *overrides, *searchpath)
 
         yield composed
 

@@ -40,7 +40,7 @@ def selector(request, own: Toy, toy_selector, tmp_path) -> Iterator[Selector]:
         yield own.coincide
         return
     with written(DOCS / "add-a-selector.md", tmp_path) as searchpath:
-        yield toy_selector("shortest", searchpath)
+        yield toy_selector("shortest", *searchpath)
 
 
 def proxy_of(selector):

@@ -62,9 +62,10 @@ def test_what_cuda_does_not_have_is_refused():
     [
         (lambda numbers: numbers.sum().item(), "aten::_local_scalar_dense"),
         (lambda numbers: numbers.cpu(), "copy to host"),
+        (lambda numbers: numbers.copy_(torch.zeros(3)), "copy to device"),
         (lambda numbers: numbers[numbers > 0], "aten::nonzero"),
         (lambda numbers: numbers.nonzero(), "aten::nonzero"),
-        (lambda numbers: numbers[torch.tensor([0, 1])], "aten::index by indices of the CPU"),
+        (lambda numbers: numbers[torch.tensor([0, 1])], "copy to device"),
         (assign_by_mask, "aten::_index_put_impl_ by a mask"),
         (lambda numbers: bool(numbers.any()), "aten::_local_scalar_dense"),
     ],
@@ -72,7 +73,7 @@ def test_what_cuda_does_not_have_is_refused():
 def test_the_host_s_waits_are_counted(gpu: Gpu, makes_host_wait, reason):
     numbers = torch.ones(3, device=CUDA)
     with gpu.counting() as counted:
-        (numbers * 2).softmax(0)
+        (numbers * 2).softmax(0).copy_(torch.zeros(3), non_blocking=True)
     assert not counted.waits
     with gpu.counting() as counted:
         makes_host_wait(numbers)

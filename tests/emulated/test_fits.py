@@ -9,6 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from emulated.fits import LORA, fitted, recipe
 from emulated.gpu import Gpu
+from xmas.models.chat.batches import Batch
 from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import load
 
@@ -77,6 +78,25 @@ def test_pixels_pass_the_tower_on_the_device(toy: Toy, tmp_path):
     cached, _ = fitted(toy, tmp_path)
     for mine, theirs in zip(curve, cached, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-2)  # the cache has 16 bits
+
+
+def test_batches_come_from_page_locked_memory(toy: Toy, tmp_path, monkeypatch):
+    """From other memory, a copy of pictures would wait for the device."""
+    pinned: list[bool] = []
+    to = Batch.to
+
+    def seen(batch: Batch, device: torch.device) -> Batch:
+        tensors = [batch.ids, batch.places.answers, *batch.pictures.values()]
+        pinned.extend(tensor.is_pinned() for tensor in tensors if tensor.numel())
+        return to(batch, device)
+
+    monkeypatch.setattr(Batch, "to", seen)
+    fitted(toy, tmp_path, packing=True)
+    assert len(pinned) > 8
+    assert all(pinned)
+    pinned.clear()
+    fitted(toy, tmp_path, packing=True, accelerator="cpu")
+    assert not any(pinned)
 
 
 class KilledError(Exception):

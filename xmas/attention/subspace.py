@@ -55,7 +55,7 @@ def leading_eigenvalues(
     if k > count:
         raise ValueError(f"k={k} is more than a block of {count} vectors for {size} rows")
     block = initial_block(size, count) if start is None else start
-    vectors = _orthonormal(grams @ block.to(grams.device))
+    vectors = _orthonormal(grams @ block.to(grams.device, non_blocking=True))
     pairs = _ritz(grams, _orthonormal(grams @ vectors), k)
     for _ in range(rounds):
         if pairs.done[:, :k].all():

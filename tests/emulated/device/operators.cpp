@@ -62,11 +62,11 @@ struct Devices {
 };
 
 void count_indexing(const std::string& name, const c10::IValue& argument) {
-  if (!argument.isOptionalTensorList()) return;
+  if (!argument.isOptionalTensorList() || name == "aten::index") return;  // counted: it asks for nonzero and copies
   for (const std::optional<Tensor>& index : argument.toOptionalTensorVector()) {
     if (!index || !index->defined()) continue;
     const bool mask = index->scalar_type() == at::kBool || index->scalar_type() == at::kByte;
-    if (index->is_cuda() && mask && name != "aten::index") count_wait(name + " by a mask");  // there it is aten::nonzero
+    if (index->is_cuda() && mask) count_wait(name + " by a mask");
     if (!index->is_cuda()) count_wait(name + " by indices of the CPU");
   }
 }
@@ -164,7 +164,10 @@ Tensor empty(at::IntArrayRef size, std::optional<at::ScalarType> dtype, std::opt
 
 Tensor& copy_(Tensor& to, const Tensor& from, bool non_blocking) {
   const int64_t bytes = from.numel() * static_cast<int64_t>(from.element_size());
-  if (to.is_cuda() && !from.is_cuda()) count_copy("to device", bytes);
+  if (to.is_cuda() && !from.is_cuda() && bytes) {
+    count_copy("to device", bytes);
+    if (!non_blocking) count_wait("copy to device");  // torch waits for the stream, then for the copy
+  }
   if (!to.is_cuda() && from.is_cuda() && bytes) {
     count_copy("to host", bytes);
     count_wait(non_blocking ? "copy to host, non_blocking" : "copy to host");

@@ -193,7 +193,7 @@ class ContinuousBatch:
         upto, alike = max(lengths) + 1, len(set(lengths)) == 1
         self._cache.reserve(upto)
         if self._cache.moves == self._moves:
-            self._inputs.copy_(inputs)
+            self._inputs.copy_(inputs, non_blocking=True)
         else:
             self._graphs.clear()
             self._moves = self._cache.moves
@@ -204,7 +204,8 @@ class ContinuousBatch:
             if sequence is not None:
                 sequence.length += 1
         assert self._hidden is not None
-        self._take_tokens(self._hidden[torch.tensor(active, device=self._hidden.device)], active)
+        lines = torch.tensor(active).to(self._hidden.device, non_blocking=True)
+        self._take_tokens(self._hidden[lines], active)
 
     def _step(self, upto: int, alike: bool) -> None:
         """The pass of a decode step over all slots, from `_inputs` to `_hidden`."""

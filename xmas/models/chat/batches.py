@@ -39,11 +39,6 @@ class Places:
         images = (ids == image_token).flatten().nonzero()[:, 0]
         return cls(lines * labels.shape[1] + columns, images)
 
-    def to(self, device: torch.device) -> "Places":
-        return Places(
-            self.answers.to(device, non_blocking=True), self.images.to(device, non_blocking=True)
-        )
-
 
 @dataclasses.dataclass
 class Batch:
@@ -63,15 +58,23 @@ class Batch:
     places: Places | None = None  # where a loader has found them
 
     def to(self, device: torch.device) -> "Batch":
-        def move(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: move(tensor) for name, tensor in value.items()}
-            if isinstance(value, Places):
-                return value.to(device)
-            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-        tensors = {name: move(value) for name, value in vars(self).items()}
-        return Batch(**tensors | {"lengths": self.lengths})
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory; called by torch's loader."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Apply `change` to every tensor but the lengths."""
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: changed(entry) for name, entry in value.items()}
+            if isinstance(value, Places):
+                return Places(**changed(vars(value)))
+            return change(value) if isinstance(value, Tensor) else value
+
+        return Batch(**changed(vars(self)) | {"lengths": self.lengths})
 
 
 def collate(
@@ -124,6 +127,7 @@ class Loader:
     weights: Sequence[float] | None = None  # of the batches' losses; null: all one
     change: Callable[[Batch], Batch] | None = None  # applied to every batch, in the worker
     world: int = 1  # ranks, each with a loader of its batches
+    pinned: bool = False  # into page-locked memory: copies to a GPU go on while it computes
     consumed: int = 0
 
     def __len__(self) -> int:
@@ -137,6 +141,7 @@ class Loader:
             collate_fn=self._batch,  # pyright: ignore[reportArgumentType]  # gets one item of `todo`
             num_workers=self.workers,
             prefetch_factor=self.prefetch if self.workers else None,
+            pin_memory=self.pinned,
             generator=torch.Generator(),  # or the global generator would move
         )
         yield from loader

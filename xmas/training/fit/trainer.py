@@ -123,6 +123,7 @@ def fit(
                 *callbacks,
             ],
         )
+        loader.pinned = trainer.strategy.root_device.type == "cuda"
         trainer.fit(module, loader, ckpt_path=state)
         unshard(model)
     model.eval()

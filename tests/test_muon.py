@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
-from test_stop_at_loss import Interrupted
 from tiny import clip, language
 from torch import nn
 from torch.optim import AdamW, Muon
@@ -21,6 +20,7 @@ from toy import CAPTION_RECIPE, HARDWARE, ROWS, Toy, losses
 from xmas.models.assembled import joined
 from xmas.models.vlm import freeze_tower, load
 from xmas.store import describe
+from xmas.training.fit.callbacks import Checkpoints
 from xmas.training.fit.module import FitModule
 from xmas.training.fit.muon import MuonAndAdamW, inner_matrices, muon_and_adamw
 from xmas.training.fit.recipe import Recipe
@@ -33,6 +33,21 @@ OF_A_BLOCK = [
     *(f"self_attn.{name}_proj" for name in "qkvo"),
     *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
 ]
+
+
+class Interrupted(Callback):
+    """A fit dies after a step, a moment after its checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            (checkpoints,) = (
+                callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)
+            )
+            checkpoints.save(trainer)
+            raise InterruptedError
 
 
 def llava(kind: str) -> nn.Module:

@@ -75,6 +75,19 @@ def test_logits_equal_those_of_transformers(parts, batch):
 
 
 @torch.no_grad()
+def test_no_mask_reaches_attention_where_pads_end_the_rows(parts, batches):
+    """With one, torch has no flash kernel; the tests next to this one show that values agree."""
+    batch, masks = batches["mixed"], []
+    assert not batch.mask.all()
+    hook = parts.model.model.language_model.layers[0].register_forward_pre_hook(
+        lambda _, __, options: masks.append(options["attention_mask"]), with_kwargs=True
+    )
+    hidden_states(parts.model, batch.ids, batch.mask, features(parts, batch))
+    hook.remove()
+    assert masks == [None]
+
+
+@torch.no_grad()
 def test_the_loss_equals_that_of_transformers(parts, batch):
     ours = answer_loss(parts.model, batch.ids, batch.mask, batch.labels, features(parts, batch))
     theirs = parts.model(

@@ -19,13 +19,14 @@ from transformers import DynamicCache
 
 from xmas.attention.capture import PrefixAttention, attention_of, prefix_of
 from xmas.attention.collector import Collector, finite, refuse_non_finite
-from xmas.attention.feed import Feed, Loaded, Material, Text
+from xmas.attention.feed import Feed, Loaded, Material
 from xmas.attention.metric import Spectra
 from xmas.attention.plan import consecutive, plan
 from xmas.attention.prefix import branches, can_be_shared, nothing_cached
 from xmas.attention.reasons import MEASURED, reasons, refuse_several
 from xmas.attention.shards import Shards
 from xmas.attention.spans import Spans
+from xmas.attention.unit_collectors import between_images, collector_of
 from xmas.attention.weights import Read, Weights
 from xmas.models.cpu_matmul import by_onednn
 from xmas.models.vlm import embed_in_order, language_model, tower_features, unwrap
@@ -229,7 +230,7 @@ class Scan:
         if unit.shared:
             reading = prefix_of(language, self.spectra.hooked(language))
             if loaded.text.shape[1]:
-                between = self._between(loaded)
+                between = between_images(self.spectra, language, loaded)
                 reading = attention_of(language, between, stop=True)
             with reading:
                 language(inputs_embeds=prefix_embeddings, past_key_values=cache, use_cache=True)
@@ -242,7 +243,7 @@ class Scan:
                 )
             if not unit.shared:
                 inputs = torch.cat([prefix_embeddings[text.which], inputs], dim=1)
-            collector = self._collector(text, loaded, between)
+            collector = collector_of(self.spectra, language, text, loaded, between)
             with attention_of(language, collector, stop=True):
                 language(
                     inputs_embeds=inputs,
@@ -250,33 +251,6 @@ class Scan:
                     use_cache=unit.shared,
                 )
             yield collector
-
-    def _between(self, loaded: Loaded) -> PrefixAttention:
-        """Collects the attention of the text between the images of shared prefixes."""
-        return PrefixAttention(
-            text=loaded.text,
-            text_mask=self.spectra.kept(loaded.text_mask, loaded.answers),
-            image=loaded.image,
-            image_mask=loaded.image_mask,
-            **self.spectra.reading(language_model(self.model)),
-        )
-
-    def _collector(self, text: Text, loaded: Loaded, between: PrefixAttention | None) -> Collector:
-        """Collects the attention of a batch to all its images, positions from the row's start."""
-        prefix = loaded.prefix_ids.shape[1]
-        lines, lines_mask = text.text, self.spectra.kept(text.text_mask, text.answers)
-        if not loaded.unit.shared:
-            before_mask = self.spectra.kept(loaded.text_mask, loaded.answers)
-            lines = torch.cat([loaded.text[text.which], prefix + lines], dim=1)
-            lines_mask = torch.cat([before_mask[text.which], lines_mask], dim=1)
-        return self.spectra.collector(
-            language_model(self.model),
-            text=lines,
-            text_mask=lines_mask,
-            image=torch.cat([loaded.image[text.which], prefix + text.image], dim=1),
-            image_mask=torch.cat([loaded.image_mask[text.which], text.image_mask], dim=1),
-            prefix=None if between is None else between.of(text.which),
-        )
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, LlamaTokenizer
 
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
-from xmas.data.turns import turns_of_rounds
-from xmas.models.chat.labels import Encoder
+from xmas.data.turns import Turn, turns_of_rounds
+from xmas.models.chat.labels import Encoder, ImageCutError
 from xmas.models.chat.layout import Fixed
 from xmas.models.chat.template import VICUNA_SYSTEM, Plain, Template
 from xmas.models.chat.tokens import Tokenised
@@ -531,3 +531,46 @@ def test_a_row_that_cannot_be_trained_on_is_named(toy: Toy):
     with pytest.raises(PoolError, match=r"pool\.json: row 0: max_length 20 ends inside the image"):
         toy.store.get(short)
     assert MAX_LENGTH > 20
+
+
+def test_a_system_turn_takes_the_place_of_the_template_s():
+    said = [Turn("system", "Be brief."), Turn("user", "What?"), Turn("assistant", "A fig.")]
+    for template in (Template(), Template(system="")):
+        (text,), answers = template.render(said)
+        assert text == "Be brief. USER: What? ASSISTANT: A fig.</s>"
+        assert [text[start:stop] for _, start, stop in answers] == [" A fig.</s>"]
+    assert Template().render(said[1:])[0][0].startswith(VICUNA_SYSTEM)
+
+
+def test_several_images_are_rendered_where_they_are():
+    said = [
+        Turn("user", "Compare.", (0, 0)),
+        Turn("assistant", "They differ."),
+        Turn("user", "Is  like ?", (3, 9)),
+        Turn("assistant", "As  is.", (3,)),
+    ]
+    chunks, answers = Template(system="").render(said)
+    assert "<image>".join(chunks) == (
+        "USER: <image><image>\nCompare. ASSISTANT: They differ.</s>"
+        "USER: Is <image> like <image>? ASSISTANT: As <image> is.</s>"
+    )
+    replies = [chunks[at][start:stop] for at, start, stop in answers]
+    assert replies == [" They differ.</s>", " As ", " is.</s>"]
+
+
+def test_ids_of_several_images_are_those_of_the_chunks(encoder):
+    said = [Turn("user", "Is  like ?", (3, 9)), Turn("assistant", "yes")]
+    tokens = encoder.turns(said, [IMAGE, IMAGE[:2]])
+    chunks, _ = encoder.template.render(said)
+    begin = encoder.tokenizer.bos_token_id
+    ids = [encoder.tokenizer(chunk).input_ids[1:] for chunk in chunks]
+    assert tokens.ids.tolist() == [begin, *(number for chunk in ids for number in chunk)]
+    assert tokens.places == (1 + len(ids[0]), 1 + len(ids[0]) + len(ids[1]))
+    assert len(tokens) == len(tokens.ids) + len(IMAGE) + 2
+    assert tokens.images_span == len(ids[1]) + len(IMAGE) + 2
+    with pytest.raises(ValueError, match="1 images for 2 places"):
+        encoder.turns(said, [IMAGE])
+    with pytest.raises(ImageCutError, match="ends inside its images, which need"):
+        Encoder(encoder.tokenizer, encoder.template, max_length=tokens.places[1]).turns(
+            said, [IMAGE, IMAGE[:2]]
+        )

@@ -72,15 +72,13 @@ class Processes(Local):
     """Run several jobs at a time on this host, a process each."""
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        from xmas.cli.sweep.gpus import visible_to_jobs
         from xmas.cli.sweep.processes import outcomes
 
-        devices = self.given["devices"]
-        return outcomes(
-            jobs,
-            self.context,
-            side_by_side=self.given["n_jobs"],
-            devices=None if devices is None else list(devices),
+        gpus = visible_to_jobs(
+            self.given["n_jobs"], self.given["devices"], self.config.get("hardware")
         )
+        return outcomes(jobs, self.context, gpus=gpus)
 
 
 class Slurm(Local):

@@ -28,32 +28,27 @@ _IMPORTED = [
 
 
 def outcomes(
-    jobs: Sequence[Job], context: HydraContext, *, side_by_side: int, devices: Sequence[int] | None
+    jobs: Sequence[Job], context: HydraContext, *, gpus: Sequence[str | None]
 ) -> Iterator[Outcome]:
-    """Run the jobs, `side_by_side` at a time; yield each outcome when its job ends.
+    """Run the jobs, as many at a time as `gpus` has entries; yield each outcome when its job ends.
 
-    With `devices`, a job sees one of them, and concurrent jobs different ones. Without
-    OMP_NUM_THREADS in the environment, every job may use the same number of cores.
+    Without OMP_NUM_THREADS in the environment, every job may use the same number of cores.
 
-    Raises ValueError: fewer devices than jobs at once.
+    Args:
+        gpus: those that each of the concurrent jobs sees; None: all.
     """
-    if side_by_side < 1 or (devices is not None and len(devices) < side_by_side):
-        raise ValueError(
-            f"hydra.launcher.n_jobs={side_by_side}: expected 1 or more, and a device each where "
-            f"hydra.launcher.devices names them ({devices})"
-        )
-    share_cores(side_by_side)
+    share_cores(len(gpus))
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(_IMPORTED)
-    free: SimpleQueue[int | None] = SimpleQueue()
-    for place in range(side_by_side):
-        free.put(None if devices is None else devices[place])
+    free: SimpleQueue[str | None] = SimpleQueue()
+    for visible in gpus:
+        free.put(visible)
     running: set[BaseProcess] = set()
 
     def one(job: Job) -> Outcome:
-        device = free.get()
+        visible = free.get()
         receive, send = processes.Pipe(duplex=False)
-        process = processes.Process(target=_child, args=(job, context, device, send))
+        process = processes.Process(target=_child, args=(job, context, visible, send))
         process.start()
         running.add(process)
         send.close()
@@ -64,10 +59,10 @@ def outcomes(
             outcome = Outcome(job, 0.0, _death(process.exitcode))
         process.join()
         running.discard(process)
-        free.put(device)
+        free.put(visible)
         return outcome
 
-    with ThreadPoolExecutor(side_by_side) as threads:
+    with ThreadPoolExecutor(len(gpus)) as threads:
         waiting = [threads.submit(one, job) for job in jobs]
         try:
             for ended in as_completed(waiting):
@@ -79,11 +74,11 @@ def outcomes(
                 process.terminate()
 
 
-def _child(job: Job, context: HydraContext, device: int | None, send: Connection) -> None:
+def _child(job: Job, context: HydraContext, visible: str | None, send: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
     say_into(job.log)
     send.send(run_elsewhere(job, context))
 

@@ -35,16 +35,29 @@ class Weights:
         sizes = (tensor.numel() for name, tensor in trained.items() if name in self._parameters)
         return sum(sizes) * self.precision.itemsize
 
-    def groups(self, steps: Sequence[int], read: Read, budget: int | None) -> list[list[int]]:
-        """Split steps into groups whose weights fit into `budget` bytes, at least one step each.
+    def frozen_bytes(self, trained: Mapping[str, Tensor]) -> int:
+        """Bytes of the frozen weights that all snapshots share; 0 for those not copied."""
+        copied = (
+            tensor.numel()
+            for name, tensor in self._own.items()
+            if name not in trained and tensor.dtype != self.precision
+        )
+        return sum(copied) * self.precision.itemsize
 
-        `budget` None: half of the free memory of the model's device.
+    def groups(self, steps: Sequence[int], read: Read, budget: int | None) -> list[list[int]]:
+        """Split steps into groups that fit into `budget` bytes, at least one step each.
+
+        A group takes the weights of its snapshots, and once those that they share.
+
+        Args:
+            budget: None: half of the free memory of the model's device.
         """
         if len(steps) < 2:
             return [list(steps)] if steps else []
         device = next(iter(self._own.values())).device
         budget = int(free_bytes(device) * _FREE) if budget is None else budget
-        size = max(1, budget // max(1, self.bytes(read(steps[0]))))
+        trained = read(steps[0])
+        size = max(1, (budget - self.frozen_bytes(trained)) // max(1, self.bytes(trained)))
         return [list(steps[start : start + size]) for start in range(0, len(steps), size)]
 
     @contextlib.contextmanager
@@ -57,17 +70,23 @@ class Weights:
         again. Raises ValueError: a snapshot lacks a weight that another one has, or has a weight
         that the model does not have.
         """
-        own = {name: tensor.to(self.precision) for name, tensor in self._own.items()}
+        shared: dict[str, Tensor] = {}  # the frozen weights; what a snapshot has is not copied
         snapshots, first = {}, None
         for step in steps:
             trained = dict(read(step)) if read else {}
             foreign = sorted(set(trained) - set(self._parameters) - self._head(trained))
-            first = set(trained) if first is None else first
+            if first is None:
+                first = set(trained)
+                shared = {
+                    name: tensor.to(self.precision)
+                    for name, tensor in self._own.items()
+                    if name not in first
+                }
             if foreign or set(trained) != first:
                 odd = foreign or sorted(set(trained) ^ first)
                 raise ValueError(f"step {step}: weights {odd} are not those of the other snapshots")
-            snapshots[step] = own | {
-                name: tensor.to(own[name].device, self.precision)
+            snapshots[step] = shared | {
+                name: tensor.to(self._own[name].device, self.precision)
                 for name, tensor in trained.items()
                 if name in self._parameters
             }

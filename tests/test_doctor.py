@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +18,12 @@ from xmas.data.pool import Pool
 from xmas.demo.bench import DemoBench
 from xmas.demo.pool import DemoPool
 from xmas.doctor import Doctor, DoctorError
-from xmas.doctor.machine import check_disk, check_packages
+from xmas.doctor.machine import (
+    check_devices,
+    check_disk,
+    check_packages,
+    check_shared_memory,
+)
 from xmas.doctor.models import check_models
 from xmas.evaluation.benchmarks.gqa import Gqa
 from xmas.evaluation.benchmarks.mmvet import MMVet
@@ -27,6 +33,7 @@ from xmas.evaluation.judge.judge import Judge, Judging
 from xmas.models.assembled import Assembled
 from xmas.models.sources import Source, tokenizer_of
 from xmas.store import Made, Stage, Store, sha256_of
+from xmas.training.fit.recipe import Hardware
 
 
 @pytest.fixture
@@ -279,6 +286,75 @@ def test_no_faiss_and_two_of_it_are_faults(monkeypatch):
     assert [each.level for each in check_packages(both)] == ["OK", "FAIL"]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "not installed" in str(list(check_packages({}))[1])
+
+
+def test_any_two_builds_of_faiss_are_a_fault():
+    three = {"faiss-gpu": "1.15.1", "faiss-gpu-cu13-cuvs": "1.15.0", "torch": "2.13"}
+    (_, fault) = check_packages(three)
+    assert "faiss-gpu and faiss-gpu-cu13-cuvs are installed" in fault.message
+    assert fault.remedy.startswith("pip uninstall faiss-gpu faiss-gpu-cu13-cuvs")
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """A host with GPUs that torch sees, of which faiss sees some."""
+    import faiss
+    import torch
+
+    def make(gpus: int, *, faiss_sees: int = 0, cuda: str | None = "12.8") -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: f"H100 {gpu}")
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(faiss, "get_num_gpus", lambda: faiss_sees, raising=False)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("gpus", "accelerator", "level", "message"),
+    [
+        (2, "gpu", "OK", "all passes and fits run on CUDA 12.8: H100 0, H100 1"),
+        (1, "gpu", "FAIL", "hardware has 2 GPUs, torch, built for CUDA 12.8, sees 1"),
+        (2, "cpu", "WARN", "run on the CPU; the GPUs of this host are not used: H100 0, H100 1"),
+        (0, "cpu", "OK", "run on the CPU"),
+        (0, "auto", "OK", "run on the CPU"),
+    ],
+)
+def test_the_device_is_told_and_compared_with_the_hardware_setting(
+    host, gpus, accelerator, level, message
+):
+    host(gpus, faiss_sees=gpus)
+    device, _ = check_devices(Hardware(accelerator, devices=2))
+    assert (device.level, device.subject) == (level, "device")
+    assert message in device.message
+
+
+@pytest.mark.parametrize(
+    ("cuda", "remedy"), [("12.8", "'xmas[gpu]': faiss-gpu is built"), ("13.0", "faiss-gpu-cu13")]
+)
+def test_a_build_of_faiss_that_sees_no_gpu_is_told_with_the_one_for_this_cuda(host, cuda, remedy):
+    host(1, cuda=cuda)
+    _, faiss = check_devices(Hardware("gpu"))
+    assert (faiss.level, faiss.message) == ("WARN", "clusters on the CPU")
+    assert faiss.remedy.startswith("pip uninstall faiss-cpu; pip install ")
+    assert remedy in faiss.remedy
+    _, on_cpu = check_devices(Hardware("cpu"))
+    assert on_cpu.level == "OK"
+
+
+def test_shared_memory_has_to_hold_the_batches_of_the_workers(tmp_path, monkeypatch):
+    """Docker's 64 MB hold three batches of sixteen images."""
+    free = {"bytes": 64 << 20}
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free["bytes"]))
+    (fault,) = check_shared_memory(Hardware("gpu", devices=2, workers=8), str(tmp_path))
+    assert fault.level == "FAIL"
+    assert fault.message == f"0.1 GB free at {tmp_path} for 16 workers, which need up to 0.7"
+    assert fault.remedy == "docker run --shm-size=1g, or set hardware.workers=0"
+    free["bytes"] = 1 << 30
+    (well,) = check_shared_memory(Hardware("gpu", devices=2, workers=8), str(tmp_path))
+    assert well.level == "OK"
+    assert not list(check_shared_memory(Hardware("gpu"), str(tmp_path)))
 
 
 def test_tokenizers_of_a_start_point_are_loaded_before_anything_runs(toy, tmp_path, monkeypatch):

@@ -1,15 +1,21 @@
 """Checks the machine: package versions, devices, disk space."""
 
 import importlib.util
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xmas.doctor.finding import Finding
 from xmas.store import Store
 
+if TYPE_CHECKING:
+    from xmas.training.fit.recipe import Hardware
+
 _ROOM = 20  # GB free; with less there is a warning
+_BATCH = 16 * 3 * 336 * 336 * 4  # bytes of the pixels of 16 images, float32: LLaVA-1.5's microbatch
 
 
 def check_packages(packages: Mapping[str, str]) -> Iterator[Finding]:
@@ -26,35 +32,80 @@ def check_packages(packages: Mapping[str, str]) -> Iterator[Finding]:
             "not installed, so nothing can be clustered",
             "pip install 'xmas[cpu]', or 'xmas[gpu]' on a machine with a GPU",
         )
-    elif {"faiss-cpu", "faiss-gpu"} <= packages.keys():
+    elif len(builds := sorted(name for name in packages if name.startswith("faiss"))) > 1:
         yield Finding(
             "FAIL",
             "faiss",
-            "faiss-cpu and faiss-gpu are both installed and import as one",
-            "pip uninstall faiss-cpu faiss-gpu, then install one of them",
+            f"{' and '.join(builds)} are installed and import as one",
+            f"pip uninstall {' '.join(builds)}, then install one of them",
         )
 
 
-def check_devices() -> Iterator[Finding]:
-    """Report the GPUs that torch and faiss see. Imports both."""
+def check_devices(hardware: "Hardware") -> Iterator[Finding]:
+    """Compare the GPUs that torch and faiss see with those of the hardware setting. Imports both.
+
+    faiss clusters on the CPU where its build sees no GPU: its packages are for one version of CUDA.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(device) for device in range(torch.cuda.device_count())]
-        yield Finding("OK", "torch", f"CUDA {torch.version.cuda}: {', '.join(names)}")
-    elif torch.version.cuda:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ", ".join(torch.cuda.get_device_name(gpu) for gpu in range(gpus))
+    if hardware.accelerator in ("gpu", "cuda") and gpus < hardware.devices:
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
         yield Finding(
-            "WARN", "torch", f"built for CUDA {torch.version.cuda}, but sees no GPU (nvidia-smi?)"
+            "FAIL",
+            "device",
+            f"hardware has {hardware.devices} GPUs, torch, {built}, sees {gpus}",
+            "compare with nvidia-smi and CUDA_VISIBLE_DEVICES, or set hardware=cpu",
         )
+    elif hardware.accelerator == "cpu":
+        idle = f"; the GPUs of this host are not used: {names}" if gpus else ""
+        level = "WARN" if gpus else "OK"
+        yield Finding(level, "device", f"all passes and fits run on the CPU{idle}")
     else:
-        yield Finding("WARN", "torch", "no CUDA: enough for the demo, not for a 7B target")
+        where = f"CUDA {torch.version.cuda}: {names}" if gpus else "the CPU"
+        yield Finding("OK", "device", f"all passes and fits run on {where}")
     if importlib.util.find_spec("faiss") is None:
         return
     import faiss
 
-    gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
-    level = "WARN" if torch.cuda.is_available() and not gpus else "OK"
-    yield Finding(level, "faiss", f"{gpus} GPUs seen" if gpus else "clusters on the CPU")
+    faiss_gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
+    if gpus and not faiss_gpus and hardware.accelerator != "cpu":
+        yield Finding("WARN", "faiss", "clusters on the CPU", _faiss_for(torch.version.cuda))
+    else:
+        where = f"{faiss_gpus} GPUs seen" if faiss_gpus else "clusters on the CPU"
+        yield Finding("OK", "faiss", where)
+
+
+def _faiss_for(cuda: str | None) -> str:
+    """How to install the build of faiss for a version of CUDA."""
+    if cuda is not None and int(cuda.split(".")[0]) >= 13:
+        package = "faiss-gpu-cu13-cuvs, which needs Python 3.12"
+    else:
+        package = "'xmas[gpu]': faiss-gpu is built for CUDA 12"
+    return f"pip uninstall faiss-cpu; pip install {package}"
+
+
+def check_shared_memory(hardware: "Hardware", folder: str = "/dev/shm") -> Iterator[Finding]:
+    """Check that batches of the workers fit into shared memory, which containers limit to 64 MB.
+
+    Without room a worker is killed by a bus error in the middle of a pass.
+    """
+    processes = hardware.workers * hardware.devices
+    if not processes or not os.path.isdir(folder):
+        return
+    needed = processes * hardware.prefetch * _BATCH
+    room = shutil.disk_usage(folder).free
+    message = f"{room / 1e9:.1f} GB free at {folder} for {processes} workers"
+    if room < needed:
+        yield Finding(
+            "FAIL",
+            "workers",
+            f"{message}, which need up to {needed / 1e9:.1f}",
+            f"docker run --shm-size={math.ceil(needed / 1e9)}g, or set hardware.workers=0",
+        )
+    else:
+        yield Finding("OK", "workers", message)
 
 
 def check_disk(store: Store) -> Iterator[Finding]:

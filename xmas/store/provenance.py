@@ -18,7 +18,8 @@ from xmas.store import distributed
 from xmas.store.stage import Stage
 
 RECORDED_PACKAGES = (
-    "numpy torch transformers tokenizers peft lightning faiss-cpu faiss-gpu pillow xmas".split()
+    "numpy torch transformers tokenizers peft lightning "
+    "faiss-cpu faiss-gpu faiss-gpu-cu13-cuvs pillow xmas".split()
 )
 
 
@@ -79,7 +80,8 @@ def worked_on(stage: Stage) -> dict[str, Any]:
     parts = [stage, *(getattr(stage, field.name) for field in dataclasses.fields(stage))]
     hardware = [part.hardware for part in parts if hasattr(part, "hardware")]
     torch = sys.modules.get("torch")  # not loaded: nothing was computed on a GPU
-    on_cpu = bool(hardware) and hardware[0].accelerator == "cpu"
+    accelerators = [part.accelerator for part in (stage, *hardware) if hasattr(part, "accelerator")]
+    on_cpu = accelerators[:1] == ["cpu"]
     if torch is None or on_cpu or not torch.cuda.is_available():
         name = f"CPU, {os.cpu_count()} cores"
     else:

@@ -44,11 +44,15 @@ from xmas.evaluation.protocol import Question, Scored
 from xmas.evaluation.scores import Score
 from xmas.features import trajectories
 from xmas.features.activations import Activations
+from xmas.features.clip.clip import ClipEmbeddings
+from xmas.features.clip.clip_model import Clip
+from xmas.features.clustering.assigner import Assigner
 from xmas.features.clustering.kmeans import Clusters
-from xmas.features.clustering.spherical import Assigner, Spherical
+from xmas.features.clustering.spherical import Spherical
 from xmas.features.losses import answers as of_answers
 from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings
 from xmas.features.losses.answers import Answers
+from xmas.models import vision_cache
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vlm import load
 from xmas.results.logger.csv import Csv
@@ -98,13 +102,17 @@ def stage(toy: Toy, given: dict[str, Any]) -> Stage:
     )
     recipe = dataclasses.replace(LONG, **given.get("recipe", {}))
     proxy: Proxy = dataclasses.replace(toy.proxy, recipe=recipe, hardware=hardware)
+    activations = Activations(proxy, step=0, layers=(0, 1), batch_tokens=512, mark_rows=7)
     made: dict[str, Callable[[], Stage]] = {
         "proxy": lambda: proxy,
         "trajectories": lambda: dataclasses.replace(toy.trajectories, proxy=proxy),
         "groups": lambda: Clusters(dataclasses.replace(toy.trajectories, proxy=proxy), k=5),
-        "clusters": lambda: Spherical(
-            Activations(proxy, step=0, layers=(0, 1), batch_tokens=512, mark_rows=7), k=5
+        "activations": lambda: activations,
+        "clusters": lambda: Spherical(activations, k=5, hardware=hardware),
+        "clip": lambda: ClipEmbeddings(
+            toy.pool, toy.towers, image_batch=4, text_block=11, image_block=1
         ),
+        "vision": lambda: dataclasses.replace(toy.vision, batch=4),
         "answers": lambda: Answers(toy.proxy, ScorerSettings(batch_tokens=200, shard_rows=5)),
         "target": lambda: dataclasses.replace(
             toy.target(), recipe=recipe, hardware=hardware, **given.get("target", {})
@@ -264,6 +272,10 @@ def work(given: dict[str, Any]) -> None:
     count(root / "answered.log", generating, "_line", lingers.get("answered"))
     count(root / "looks.log", Activations, "features")
     count(root / "read.log", AnswerScorer, "_values")
+    for pass_of in ((Activations, "features"), (AnswerScorer, "_values"), (Clip, "images")):
+        count(root / f"passed-{os.environ.get('RANK')}.log", *pass_of)
+    vision_cache._PART_BYTES = 1  # a part is a batch
+    count(root / f"passed-{os.environ.get('RANK')}.log", vision_cache, "check_finite")
     if given["dies"] is not None and int(os.environ.get("RANK", 0)) == given.get("world", 1) - 1:
         where, call = given["dies"]
         DEATHS[where](call)

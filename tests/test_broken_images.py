@@ -18,7 +18,7 @@ from xmas.data.image_files import image_size, open_image
 from xmas.data.pool import Pool
 from xmas.data.seen_images import note, warn_of_changes
 from xmas.doctor import Doctor, DoctorError
-from xmas.models.vision_cache import CheckedImages, checked_images
+from xmas.models.checked_images import CheckedImages, checked_images
 from xmas.results.audit.images import ImageHashes
 from xmas.store import Store, key
 

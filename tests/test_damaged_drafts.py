@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xmas.attention.shards import Shards
-from xmas.store import arrays
+from xmas.store import arrays, distributed
 from xmas.store.arrays import ArrayInParts, new_array, reserve
 from xmas.store.atomic import former_of
 from xmas.store.checkpoint import save_checkpoint, saved_state
@@ -74,59 +74,103 @@ def test_a_checkpoint_of_an_earlier_version_is_a_file_and_moved_aside(tmp_path, 
 
 
 def filled(path: Path, done: int) -> ArrayInParts:
-    """An array whose parts from the first that is not done are filled up to `done`."""
+    """An array whose missing parts before `done` are filled."""
     array = ArrayInParts(path, np.float16, (7, 2), PARTS)
-    for number in range(array.done, done):
-        array.values[PARTS[number]] = number + 1
-        array.save(number + 1)
+    for number in array.todo:
+        if number < done:
+            rows = {0: 3, 1: 2, 2: 2}[number]
+            array.write(number, np.full((rows, 2), number + 1, dtype=np.float32))
     return array
 
 
-def test_an_array_in_parts_continues_after_its_last_save(tmp_path):
+def part_file(path: Path, number: int) -> Path:
+    (place,) = path.with_suffix(".parts").glob(f"{number}-*.npz")
+    return place
+
+
+def test_an_array_in_parts_continues_with_the_missing_ones(tmp_path):
     path = tmp_path / "values.npy"
     filled(path, 1)
-    array = filled(path, 2)
-    array.values[5] = 9  # not saved
+    assert filled(path, 2).todo == [1, 2]
     assert not path.exists()
     array = ArrayInParts(path, np.float16, (7, 2), PARTS)
-    assert array.done == 2
+    assert array.todo == [2]
+    assert array.rows(array.todo) == 2
     filled(path, 3).finish()
     expected = np.array([1, 1, 1, 2, 3, 3, 2], dtype=np.float16)
     assert np.load(path)[:, 0].tolist() == expected.tolist()
-    again = ArrayInParts(path, np.float16, (7, 2), PARTS)  # the power failed after `finish`
-    assert again.done == 3
+    path.with_suffix(".parts").mkdir()  # the power failed before the parts were removed
+    again = ArrayInParts(path, np.float16, (7, 2), PARTS)
+    assert again.todo == []
     again.finish()
     assert np.load(path)[:, 1].tolist() == expected.tolist()
+    assert {file.name for file in tmp_path.iterdir()} == {"values.npy", "values.ckpt"}
+
+
+def test_ranks_share_the_parts_and_any_number_of_them_continues(tmp_path, monkeypatch):
+    path = tmp_path / "values.npy"
+    todo = []
+    for rank, world in ((0, 2), (1, 2), (2, 3)):
+        monkeypatch.setattr(distributed, "rank_and_world", lambda of=(rank, world): of)
+        todo.append(ArrayInParts(path, np.float16, (7, 2), PARTS).todo)
+        if (rank, world) == (1, 2):
+            filled(path, 3)  # this rank ends; the other one is killed before its first part
+    assert todo == [[0, 2], [1], [2]]
+    monkeypatch.undo()
+    array = filled(path, 3)
+    assert array.todo == [0, 2]
+    array.finish()
+    assert np.load(path)[:, 0].tolist() == [1, 1, 1, 2, 3, 3, 2]
 
 
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (lambda array, note: flip(array, 128), "its first 2 parts are not what was written"),
-        (lambda array, note: array.write_bytes(b""), r"cannot be read ("),
-        (lambda array, note: os.truncate(array, 132), "its first 2 parts are not what was"),
-        (lambda array, note: note.write_text("{}"), "values.ckpt cannot be read ('parts')"),
-        (lambda array, note: new_array(array, np.int8, (3,)), "has shape (3,) int8, expected (7,"),
+        (lambda place: flip(place, place.stat().st_size // 2), "is not what was written"),
+        (lambda place: place.write_bytes(b""), "cannot be read ("),
+        (lambda place: os.truncate(place, 132), "cannot be read ("),
+        (lambda place: new_array(place, np.int8, (3,)), "cannot be read ("),
     ],
 )
-def test_a_damaged_array_is_moved_aside_and_filled_anew(tmp_path, caplog, damage, fault):
-    path, partial = tmp_path / "values.npy", tmp_path / ".values.npy.partial"
+def test_a_damaged_part_is_moved_aside_and_filled_anew(tmp_path, caplog, damage, fault):
+    path = tmp_path / "values.npy"
     filled(path, 2)
-    damage(partial, tmp_path / "values.ckpt")
-    array = ArrayInParts(path, np.float16, (7, 2), PARTS)
-    assert array.done == 0
-    assert not array.values.any()
-    assert f"{partial}: {fault}" in caplog.text
-    assert "moved to .values.npy.partial.damaged, filled anew" in caplog.text
+    place = part_file(path, 1)
+    damage(place)
+    assert ArrayInParts(path, np.float16, (7, 2), PARTS).todo == [1, 2]
+    assert f"{place}: {fault}" in caplog.text
+    assert f"moved to .{place.name}.damaged, filled anew" in caplog.text
     filled(path, 3).finish()
     assert np.load(path)[:, 0].tolist() == [1, 1, 1, 2, 3, 3, 2]
+
+
+def test_a_part_that_is_damaged_while_others_are_filled_is_named(tmp_path):
+    path = tmp_path / "values.npy"
+    array = filled(path, 3)
+    place = part_file(path, 1)
+    flip(place, place.stat().st_size // 2)
+    with pytest.raises(OSError, match=r"1-\w+\.npz: .*; run the same command again"):
+        array.finish()
+    filled(path, 3).finish()
+    assert np.load(path)[:, 0].tolist() == [1, 1, 1, 2, 3, 3, 2]
+
+
+def test_parts_of_other_rows_or_of_another_shape_do_not_count(tmp_path):
+    path = tmp_path / "values.npy"
+    filled(path, 3)
+    halves = [slice(0, 4), slice(4, 7)]
+    assert ArrayInParts(path, np.float16, (7, 2), halves).todo == [0, 1]
+    with pytest.raises(ValueError, match=r"part 0 has shape \(3, 1\), not \(3, 2\)"):
+        ArrayInParts(path, np.float16, (7, 2), PARTS).write(0, np.zeros((3, 1)))
 
 
 def test_an_array_of_an_earlier_version_counts_as_not_filled(tmp_path):
     path = tmp_path / "values.npy"
     np.save(path, np.ones((7, 2), dtype=np.float16))
     (tmp_path / "batches.txt").write_text("2")
-    assert ArrayInParts(path, np.float16, (7, 2), PARTS).done == 0
+    assert filled(path, 3).todo == [0, 1, 2]
+    filled(path, 3).finish()
+    assert np.load(path)[:, 0].tolist() == [1, 1, 1, 2, 3, 3, 2]
 
 
 def test_a_full_disk_is_an_error_with_file_needed_and_free_bytes(tmp_path, monkeypatch):

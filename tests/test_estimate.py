@@ -52,8 +52,9 @@ from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.once_select.once_select import OnceSelect
 from xmas.features.once_select.pseudo_labels import PseudoLabels
 from xmas.models.chat.tokens import Tokenised
+from xmas.models.checked_images import CheckedImages
 from xmas.models.shape import LLAVA_15_7B, TINYLLAVA
-from xmas.models.vision_cache import CheckedImages, VisionFeatures
+from xmas.models.vision_cache import VisionFeatures
 from xmas.results.audit import Audit
 from xmas.selection.methods.coincide import Coincide
 from xmas.selection.methods.ofa import Ofa

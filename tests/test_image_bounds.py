@@ -26,7 +26,7 @@ from xmas.doctor.files import check_pool
 from xmas.evaluation import benchmarks
 from xmas.evaluation.json_files import image_below
 from xmas.evaluation.protocol import AnswerError
-from xmas.models.vision_cache import CheckedImages
+from xmas.models.checked_images import CheckedImages
 from xmas.results.audit.images import ImageHashes
 from xmas.store import Store
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from choices import CHOICES, is_alone, place_of
+from omegaconf import OmegaConf
 
 import xmas
 from xmas.cli.config import build
@@ -50,6 +51,18 @@ DEMO = {
     "target": "da12506bf498",
     "score": "88572eed09fc",  # of GQA
     "scores": "747fa719ef5e",
+}
+PASSES = {  # over the demo's pool, in float32 as its fits
+    "features.activations": "002b7ff10b39",
+    "features.last_layer": "9c51827ff912",
+    "features.answers": "7291cb70c52b",
+    "features.start_answers": "e753598009af",
+    "features.target_answers": "8e6f1686e6c8",
+    "features.clip": "246e84f227fb",
+    "clusters.activations": "6e08a40104e4",
+    "clusters.last_layer": "df074ba2b115",
+    "clusters.clip_directions": "6b6f091e7703",
+    "clusters.answers": "944e8049e361",
 }
 
 
@@ -87,6 +100,13 @@ def test_muon_changes_the_keys_of_recipes_that_use_it_alone(demo):
     assert "muon_rate" not in describe(pretrained.recipe)
     with_muon = dataclasses.replace(pretrained.recipe, muon_rate=0.02)
     assert key(dataclasses.replace(pretrained, recipe=with_muon)) == "d28aee266fc6"
+
+
+@pytest.mark.parametrize("node", PASSES)
+def test_a_pass_in_float32_keeps_its_key(compose, node):
+    """Since precisions follow those of fits; devices and ranks are in no key."""
+    for overrides in ((), ("hardware=ddp",)):
+        assert key(build(OmegaConf.select(compose(*PINNED, *overrides), node))) == PASSES[node]
 
 
 def test_only_sums_of_spectra_have_other_keys_since_they_are_float64(demo):

@@ -153,6 +153,45 @@ def test_ranks_share_a_scan_that_the_store_is_asked_for(run):
     ]
 
 
+KINDS = {"activations": "activations", "answers": "answers", "clip": "clip_embeddings"}
+
+
+@pytest.mark.parametrize("job", [*KINDS, "vision"])
+def test_ranks_share_a_pass_over_a_pool(toy, server, tmp_path_factory, job):
+    """Bit for bit: a row is in the same batch, however many ranks there are."""
+    toy.store.get(toy.proxy)
+    files, batches = {}, {}
+    for world in (1, 2):
+        root = tmp_path_factory.mktemp(job)
+        shared(toy, root, "proxy")
+        if job == "vision":
+            (root / job).unlink()
+        code = server.run(toy, root, job, world=world, seconds=SELDOM)
+        assert code == 0, (root / "said.log").read_text()
+        (result,) = (root / KINDS.get(job, job)).glob("[!.]*")
+        files[world] = {path.name: path.read_bytes() for path in sorted(result.rglob("*.npy"))}
+        batches[world] = [done(root, f"passed-{rank}") for rank in ("None", 0, 1)]
+        assert not drafts(result.parent)
+    assert files[1] == files[2]
+    assert files[1]
+    assert batches[1][1:] == [0, 0]
+    assert min(batches[2][1:]) > 0
+    assert sum(batches[2]) == sum(batches[1])
+
+
+def test_a_pass_of_two_ranks_that_were_killed_goes_on_with_one(toy, server, tmp_path_factory):
+    roots = [tmp_path_factory.mktemp("killed") for _ in range(2)]
+    for root in roots:
+        shared(toy, root)
+    died = ("batch of activations", 3)
+    assert server.run(toy, roots[0], "activations", dies=died, world=2) == KILLED
+    before = done(roots[0], "looks")
+    for root in roots:
+        assert server.run(toy, root, "activations") == 0, (root / "said.log").read_text()
+    assert results(roots[0], "activations") == results(roots[1], "activations")
+    assert done(roots[0], "looks") < before + done(roots[1], "looks")
+
+
 def drafts(folder: Path) -> list[Path]:
     return [draft for draft in folder.glob(".*") if draft.suffix != ".lock"]
 

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from toy import HARDWARE
 
+from xmas.features.clustering.assigner import Assigner
 from xmas.features.clustering.spherical import (
-    Assigner,
     Spherical,
     refilled,
     spherical_kmeans,
@@ -210,7 +211,7 @@ def given(tmp_path: Path) -> tuple[Given, Store]:
 
 def test_the_stage_writes_labels_centroids_and_sizes(given):
     features, store = given
-    folder = store.get(Spherical(features, k=5, seed=3, block=17, device="cpu"))
+    folder = store.get(Spherical(features, k=5, seed=3, block=17, hardware=HARDWARE))
     centroids, labels = clustered(groups(), 5, iterations=50)
     assert np.load(folder / "labels.npy").tolist() == labels.tolist()
     assert (np.load(folder / "centroids.npy") == centroids).all()
@@ -244,7 +245,7 @@ def test_rows_without_the_feature_are_labelled_k_and_change_nothing(given, tmp_p
 
 def test_a_sample_trains_and_all_rows_are_assigned(given):
     features, store = given
-    stage = Spherical(features, k=5, per_centroid=9, device="cpu")
+    stage = Spherical(features, k=5, per_centroid=9, hardware=HARDWARE)
     labels = np.load(store.get(stage) / "labels.npy")
     assert len(labels) == 211
     whole = np.load(store.get(dataclasses.replace(stage, per_centroid=None)) / "labels.npy")
@@ -253,7 +254,7 @@ def test_a_sample_trains_and_all_rows_are_assigned(given):
 
 def test_an_interrupted_run_goes_on_where_it_was(given, tmp_path, monkeypatch):
     features, store = given
-    stage = Spherical(features, k=11, iterations=9, device="cpu")
+    stage = Spherical(features, k=11, iterations=9, hardware=HARDWARE)
     whole = store.get(stage)
     calls: list[str] = []
     original = Assigner.__call__

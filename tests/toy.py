@@ -125,7 +125,15 @@ class Toy:
     @property
     def towers(self) -> TwoTower:
         return TwoTower(
-            self.pool, self.tokenizer, image_size=32, patch=8, width=32, layers=2, epochs=1, batch=8
+            self.pool,
+            self.tokenizer,
+            image_size=32,
+            patch=8,
+            width=32,
+            layers=2,
+            epochs=1,
+            batch=8,
+            hardware=HARDWARE,
         )
 
     @property

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from xmas.features.activations import Activations
-from xmas.features.clustering.spherical import Assigner, Spherical, spherical_kmeans
+from xmas.features.clustering.assigner import Assigner
+from xmas.features.clustering.spherical import Spherical, spherical_kmeans
 from xmas.selection.methods.coincide import Coincide
 from xmas.selection.rules.allocation import allocate, budgets, shares, transferability
 from xmas.selection.rules.mmd import gaussian_kernel, greedy

@@ -30,11 +30,13 @@ class StageEstimate:
 
     @property
     def device_seconds(self) -> float:
-        """Wall time times the number of devices; of the host if no device is used."""
+        """Wall time times the number of devices, which wait where rank 0 computes alone; of the
+        host if no device is used.
+        """
         if self.work is None:
             return 0.0
         devices = self.hardware.devices if self.work.flops else 1
-        return self.work.seconds(self.hardware) * devices
+        return _wall_seconds(self.stage, self.work, self.hardware) * devices
 
     @property
     def due(self) -> bool:
@@ -58,7 +60,12 @@ def estimated_work(stage: Stage, context: Context) -> Work | None:
 def seconds_of(stage: Stage, context: Context) -> float | None:
     """Wall seconds of a stage; None where its cost is unknown."""
     costs = estimated_work(stage, context)
-    return None if costs is None else costs.seconds(_hardware(stage, context))
+    return None if costs is None else _wall_seconds(stage, costs, _hardware(stage, context))
+
+
+def _wall_seconds(stage: Stage, costs: Work, hardware: Hardware) -> float:
+    """On all devices, or on one for a stage that ranks do not compute together."""
+    return costs.seconds(hardware if stage.together else dataclasses.replace(hardware, devices=1))
 
 
 def _hardware(stage: Stage, context: Context) -> Hardware:

@@ -78,17 +78,18 @@ class Score(Stage):
 
         from xmas.evaluation.generation.generate import generate_answers
         from xmas.evaluation.loaded_target import load_target
+        from xmas.models.device import device_for
 
         questions = self.benchmark.asked(store)
         order = self.generation.image_order(questions)
-        device = f"cuda:{distributed.local()}" if torch.cuda.is_available() else "cpu"
+        device = device_for(self.target.hardware.accelerator)
         parts = load_target(self.target, store, getattr(torch, self.generation.precision), device)
         how = {
             "protocol": self.generation.protocol(),
             "batch": self.generation.batch,
             "dtype": str(parts.model.dtype).removeprefix("torch."),
             "attention": parts.model.config.text_config._attn_implementation,
-            "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "max_new_tokens": self.benchmark.max_new_tokens,
             "template": describe(self.target.template),
             "versions": versions(),

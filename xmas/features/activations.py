@@ -50,7 +50,8 @@ class Activations(Stage):
         step: an optimiser step of the proxy's fit; None: the last; 0: its start point, without a
             fit.
         layers: of the language model, from 0.
-        weights: precision of weights and activations: float32, bfloat16, float16.
+        weights: precision of weights and activations: float32, bfloat16, float16; None: that of the
+            proxy's fit.
         batch_tokens: padded tokens of a batch, mode `fixed`.
         batch: rows of a batch, mode `released`.
         chunks: parts of the order, one per process in the release; mode `released`.
@@ -60,12 +61,13 @@ class Activations(Stage):
 
     kind: ClassVar[str] = "activations"
     of_images: ClassVar[bool] = True  # rows without one have no value
+    together: ClassVar[bool] = True
 
     proxy: Proxy
     step: int | None = None
     layers: Sequence[int] = (3, 7, 11, 15, 19)
     mode: str = "fixed"  # released
-    weights: str = "float32"
+    weights: str | None = None
     batch_tokens: int = 8192
     batch: int = 8
     chunks: int = 1
@@ -73,12 +75,14 @@ class Activations(Stage):
     mark_rows: int = 4096
 
     def corrections(self) -> dict[str, Any]:
-        """In 16 bits, rotary frequencies stay float32; before they were rounded too. Chunks are the
-        release's, all but the last of ceil(rows / chunks) rows; before, they were nearly equal.
+        """The precision, also where it is the fit's. In 16 bits, rotary frequencies stay float32;
+        before they were rounded too. Chunks are the release's, all but the last of
+        ceil(rows / chunks) rows; before, they were nearly equal.
         """
-        buffers = {"buffers": "float32"} if self.weights != "float32" else {}
+        buffers = {"buffers": "float32"} if self.precision != "float32" else {}
         cut = self.mode == "released" and self.chunks > 1
-        return buffers | ({"chunk_rows": "rounded up"} if cut else {})
+        chunks = {"chunk_rows": "rounded up"} if cut else {}
+        return {"weights": self.precision} | buffers | chunks
 
     def __post_init__(self) -> None:
         """Raises ValueError: there is no such mode, no layer is named, or no chunk is made."""
@@ -95,8 +99,13 @@ class Activations(Stage):
         return halves[:, :, 1].reshape(len(values), -1)
 
     @property
+    def precision(self) -> str:
+        """The precision of weights and activations, by torch's name."""
+        return self.weights or self.proxy.feature_precision
+
+    @property
     def extractor(self) -> FeatureExtractor:
-        return FeatureExtractor("activations", self.proxy, self.step, self.weights)
+        return FeatureExtractor("activations", self.proxy, self.step, self.precision)
 
     def inputs(self) -> list[Stage]:
         return self.extractor.inputs()

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from xmas.models.chat.batches import Batch, Loader
+from xmas.models.device import device_for
 from xmas.models.precision import cast_parameters
 from xmas.models.vlm import LoadedModel, load
 from xmas.store import Stage, Store
@@ -56,10 +57,8 @@ class FeatureExtractor:
                     "is the last, 0 the start point"
                 )
             parts = proxy.load(store, self.step or steps[-1])
-        on_cpu = proxy.hardware.accelerator == "cpu" or not torch.cuda.is_available()
-        model = cast_parameters(
-            parts.model, getattr(torch, self.weights), "cpu" if on_cpu else "cuda"
-        )
+        device = device_for(proxy.hardware.accelerator)
+        model = cast_parameters(parts.model, getattr(torch, self.weights), device)
         return dataclasses.replace(parts, model=model)
 
     def fill(
@@ -73,7 +72,7 @@ class FeatureExtractor:
         mark_rows: int,
         of: Callable[[Batch], Float[np.ndarray, "rows width"]],
     ) -> None:
-        """Fill `out/values.npy`, (rows, width) float16, with `of` every batch.
+        """Fill `out/values.npy`, (rows, width) float16, with `of` every batch; ranks share them.
 
         Args:
             batches: the pool's rows, in the order in which they run.
@@ -82,27 +81,27 @@ class FeatureExtractor:
                 in the model's precision.
         """
         table = self.proxy.tokens().open(store)
-        array = ArrayInParts(out / "values.npy", np.float16, (len(table), width), batches)
-        resume_at = array.done
+        of_part = _grouped(batches, mark_rows)
+        rows_of_part = [np.concatenate(batches_of_part) for batches_of_part in of_part]
+        array = ArrayInParts(out / "values.npy", np.float16, (len(table), width), rows_of_part)
         loader = Loader(
             table,
-            batches,
+            [batch for number in array.todo for batch in of_part[number]],
             image_token=parts.model.config.image_token_id,
             pad=parts.tokenizer.pad_token_id,
             pictures=self.proxy.pictures(store, parts),
             workers=self.proxy.hardware.workers,
-            consumed=resume_at,
         )
-        unsaved = 0
-        initial = sum(map(len, batches[:resume_at]))
-        with bar(total=len(table), label=self.name.replace("_", " "), initial=initial) as progress:
-            for number, batch in enumerate(loader, resume_at + 1):
-                array.values[batch.rows] = of(_placed(batch, parts))
-                progress.update(len(batch.rows))
-                unsaved += len(batch.rows)
-                if unsaved >= mark_rows:
-                    array.save(number)
-                    unsaved = 0
+        loaded = iter(loader)
+        total = array.rows(array.own)
+        initial = total - array.rows(array.todo)
+        with bar(total=total, label=self.name.replace("_", " "), initial=initial) as progress:
+            for number in array.todo:
+                values = []
+                for _ in of_part[number]:
+                    values.append(of(_placed(next(loaded), parts)).astype(np.float16))
+                    progress.update(len(values[-1]))
+                array.write(number, np.concatenate(values))
         array.finish()
 
     def check(self, batch: Batch, values: Float[np.ndarray, "rows width"]) -> None:
@@ -113,6 +112,19 @@ class FeatureExtractor:
                 f"{self.name.replace('_', ' ')}: rows {sorted(batch.rows[broken].tolist())} are "
                 f"not finite; set features.{self.name}.weights=float32, or inspect these rows"
             )
+
+
+def _grouped(batches: list[Int[np.ndarray, " _"]], rows: int) -> list[list[Int[np.ndarray, " _"]]]:
+    """Consecutive batches in groups of at least this many rows, but for the last."""
+    groups: list[list[Int[np.ndarray, " _"]]] = []
+    size = rows  # of the last group
+    for batch in batches:
+        if size >= rows:
+            groups.append([])
+            size = 0
+        groups[-1].append(batch)
+        size += len(batch)
+    return groups
 
 
 def _placed(batch: Batch, parts: LoadedModel) -> Batch:

@@ -35,23 +35,28 @@ class LastLayer(Stage):
         step: an optimiser step of the proxy's fit; None: the last; 0: its start point, without a
             fit.
         token: `last` or `mean`.
-        weights: precision of weights and activations: float32, bfloat16, float16.
+        weights: precision of weights and activations: float32, bfloat16, float16; None: that of the
+            proxy's fit.
         batch_tokens: padded tokens of a batch.
         mark_rows: rows between two checkpoints, the most that a killed pass loses.
     """
 
     kind: ClassVar[str] = "last_layer"
+    together: ClassVar[bool] = True
 
     proxy: Proxy
     step: int | None = None
     token: str = "last"
-    weights: str = "float32"
+    weights: str | None = None
     batch_tokens: int = 8192
     mark_rows: int = 4096
 
     def corrections(self) -> dict[str, Any]:
-        """In 16 bits, rotary frequencies stay float32; before they were rounded too."""
-        return {"buffers": "float32"} if self.weights != "float32" else {}
+        """The precision, also where it is the fit's. In 16 bits, rotary frequencies stay float32;
+        before they were rounded too.
+        """
+        buffers = {"buffers": "float32"} if self.precision != "float32" else {}
+        return {"weights": self.precision} | buffers
 
     def __post_init__(self) -> None:
         """Raises ValueError: `token` is neither `last` nor `mean`."""
@@ -61,8 +66,13 @@ class LastLayer(Stage):
             )
 
     @property
+    def precision(self) -> str:
+        """The precision of weights and activations, by torch's name."""
+        return self.weights or self.proxy.feature_precision
+
+    @property
     def extractor(self) -> FeatureExtractor:
-        return FeatureExtractor("last_layer", self.proxy, self.step, self.weights)
+        return FeatureExtractor("last_layer", self.proxy, self.step, self.precision)
 
     def inputs(self) -> list[Stage]:
         return self.extractor.inputs()

@@ -22,13 +22,12 @@ from xmas.attention.metric import Spectra
 from xmas.attention.reasons import MEASURED, NO_TEXT
 from xmas.attention.shards import Shards
 from xmas.attention.statistics import flat, statistics
+from xmas.models.device import device_for
+from xmas.models.precision import cast_parameters
 from xmas.models.vlm import load
 from xmas.store import Stage, Store, distributed, write_atomically
-from xmas.training.fit.recipe import Hardware
 from xmas.training.probe import AttentionProbe, logged
 from xmas.training.proxy import Proxy
-
-_FITTED = {"bf16": "bfloat16", "16": "float16"}  # Lightning's names of 16 bits, mixed or true
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +60,7 @@ class Trajectories(Stage):
     @property
     def weights(self) -> str:
         """The precision of the scan: that of `running`, or else of the fit."""
-        fit_precision = self.proxy.recipe.precision.split("-")[0]
-        return self.running.weights or _FITTED.get(fit_precision, "float32")
+        return self.running.weights or self.proxy.feature_precision
 
     def inputs(self) -> list[Stage]:
         return [self.proxy, *self.proxy.inputs()]
@@ -109,10 +107,12 @@ class Measuring:
         column = shards.column(step)
         return flat(statistics(column, scan.text_lengths[scan.plan.order]))
 
-    def saved(self, rank: int = 0) -> None:
+    def saved(self, local_rank: int | None = None) -> None:
         """Measure the steps that the fit has not measured, all in one pass."""
         proxy = self.stage.proxy
-        model = load(self.store.get(proxy.start)).model.to(device(proxy.hardware, rank))
+        model = load(self.store.get(proxy.start)).model
+        device = device_for(proxy.hardware.accelerator, local_rank)
+        cast_parameters(model, getattr(torch, self.stage.weights), device)  # no float32 copy of it
         shards = self.shards(model)
         steps = [step for step in self.steps if len(shards.todo([step]))]
         started = time.monotonic()
@@ -134,7 +134,7 @@ class Measuring:
             has_values = values_path.exists()
             distributed.barrier()  # all ranks have checked
             if not has_values:
-                self.saved(distributed.local())
+                self.saved()
             if distributed.rank_and_world()[0] > 0:
                 return
         elif late:
@@ -197,13 +197,6 @@ class Measuring:
         seconds_of_step = json.loads(clock.read_text()) if clock.exists() else {}
         seconds_of_step |= {str(step): round(seconds / len(steps), 3) for step in steps}
         write_atomically(clock, lambda path: path.write_text(json.dumps(seconds_of_step)))
-
-
-def device(hardware: Hardware, rank: int) -> torch.device:
-    """The device of a process of this rank on its host."""
-    if hardware.accelerator == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", rank)
 
 
 def side_by_side(devices: int, measuring: Measuring) -> None:

@@ -1,8 +1,9 @@
 """Images of a pool for a model: pixels read as needed, or tower features computed once."""
 
 import dataclasses
-import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -12,22 +13,21 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from xmas.data.broken_images import (
-    REPORT,
-    all_named,
-    broken_images,
-    read_picture,
-    refuse,
-)
+from xmas.data.broken_images import all_named, read_picture
 from xmas.data.images import OneTileOfSeveral, Processor, prepared
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows, Shown
-from xmas.data.seen_images import note, noted_digest, present_digest
+from xmas.data.seen_images import note
 from xmas.models.chat.batches import Batch
+from xmas.models.checked_images import CheckedImages, checked_images
+from xmas.models.device import device_for
+from xmas.models.precision import cast_parameters
 from xmas.models.vlm import check_finite, load, tower_features
-from xmas.store import Stage, Store, volatile
-from xmas.store.arrays import new_array
+from xmas.store import Stage, Store, distributed, volatile
+from xmas.store.arrays import ArrayInParts
 from xmas.store.progress import bar
+
+_PART_BYTES = 1 << 27  # of features between two saves
 
 
 @runtime_checkable
@@ -95,79 +95,45 @@ def features_of(model: nn.Module, batch: Batch) -> Tensor | None:
     return tower_features(model, batch.pictures["pixels"], batch.pictures.get("sizes"))
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckedImages(Stage):
-    """`images.json`: the number of different images of a pool; every one of them was decoded.
-
-    A fit that reads image files batch by batch would find a broken one hours after its start.
-
-    Args:
-        seen: names and sizes of the images, as one hash, where they are others than those that were
-            decoded first under this pool: on another host, or fetched again.
-    """
-
-    kind: ClassVar[str] = "images"
-
-    pool: Pool
-    threads: int = volatile(16)
-    seen: str | None = volatile(None)
-
-    def corrections(self) -> dict[str, str]:
-        return {} if self.seen is None else {"seen": self.seen}
-
-    def compute(self, store: Store, out: Path) -> None:
-        """Raises PoolError: images are missing or truncated; names the first, and a file with all
-        their rows.
-        """
-        examples = self.pool.open(store)
-        if faults := broken_images(examples, threads=self.threads):
-            raise refuse(examples, faults, out / REPORT)
-        (out / REPORT).unlink(missing_ok=True)
-        note(self.pool, examples, out)
-        (out / "images.json").write_text(json.dumps({"images": len(examples.picture_names)}))
-
-
-def checked_images(pool: Pool, store: Store) -> Rows:
-    """The rows of a pool whose images, as they are now, were all decoded once.
-
-    Raises PoolError: an image is broken.
-    """
-    folder, examples = store.get(CheckedImages(pool)), pool.open(store)
-    seen = present_digest(pool, examples)
-    if seen != noted_digest(folder):
-        store.get(CheckedImages(pool, seen=seen))
-    return examples
-
-
 def pictures_of(
-    pool: Pool, start: Stage, processor: Processor, store: Store, *, cached: bool
+    stage: "VisionFeatures | CheckedImages", processor: Processor, store: Store
 ) -> Pictures:
     """The images of a pool, from the tower's cache or from files that were all decoded before."""
-    stage = image_stage(pool, start, cached=cached)
     if isinstance(stage, VisionFeatures):
         return stage.pictures(store)
-    return FromFiles(checked_images(pool, store), processor)
-
-
-def image_stage(pool: Pool, start: Stage, *, cached: bool) -> "VisionFeatures | CheckedImages":
-    """The stage that decodes every image of a pool before a fit needs one."""
-    return VisionFeatures(pool, start) if cached else CheckedImages(pool)
+    return FromFiles(checked_images(stage.pool, store), processor)
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionFeatures(Stage):
-    """`values.npy`: (images, patches, width) float32, a line for each image of the pool.
+    """`values.npy`: (images, patches, width), a line for each image of the pool.
 
-    Worth its disk where images are small and used often: 1.2 MB an image with CLIP-L/14-336. For
-    families with one tile an image. Every image file is decoded, so a missing or truncated one is
-    named before any training.
+    Worth its disk where images are small and used often: in 16 bits 1.2 MB an image with
+    CLIP-L/14-336. For families with one tile an image. Every image file is decoded, so a missing or
+    truncated one is named before any training. All ranks share the images; an interrupted attempt
+    resumes after its last part.
+
+    Args:
+        start: a Hugging Face folder with the tower and the image size.
+        batch: images of a forward pass.
+        precision: of the tower, that of what uses the features. In 16 bits they are stored as
+            float16, which has all digits of a bfloat16 and refuses what is too large for it.
+        accelerator: `hardware.accelerator`.
+        threads: that decode images.
     """
 
     kind: ClassVar[str] = "vision"
+    together: ClassVar[bool] = True
 
     pool: Pool
-    start: Stage  # a Hugging Face folder with the tower and the image size
+    start: Stage
     batch: int = 128
+    precision: str = volatile("float32")
+    accelerator: str = volatile("auto")
+    threads: int = volatile(8)
+
+    def corrections(self) -> dict[str, str]:
+        return {} if self.precision == "float32" else {"precision": self.precision}
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: the model cuts images into tiles; PoolError: an image is broken."""
@@ -178,25 +144,46 @@ class VisionFeatures(Stage):
                 f"a {loaded.model.config.model_type} cuts an image into several tiles, which are "
                 "not cached; set cache_vision=false"
             )
-        count = len(examples.picture_names)
+        device, precision = device_for(self.accelerator), getattr(torch, self.precision)
+        model = cast_parameters(loaded.model, precision, device)
         blank = loaded.processor.pictures([Image.new("RGB", (2, 2))])["pixels"]
-        values = new_array(
-            out / "values.npy",
-            np.float32,
-            (count, *tower_features(loaded.model, blank).shape[1:]),
+        stored = torch.float32 if self.precision == "float32" else torch.float16
+        features_shape = tower_features(model, blank.to(device, precision)).shape[1:]
+        shape = (len(examples.picture_names), *features_shape)
+        parts = _parts(shape, stored.itemsize, self.batch)
+        array = ArrayInParts(out / "values.npy", np.dtype(str(stored)[6:]), shape, parts)
+        batches = {
+            number: _cut(range(parts[number].start, parts[number].stop), self.batch)
+            for number in array.todo
+        }
+
+        def decode(images: range) -> Tensor:
+            pictures = (read_picture(examples, number) for number in images)
+            return prepared(loaded.processor, pictures)["pixels"]
+
+        pixels = _ahead(
+            decode,
+            [batch for number in array.todo for batch in batches[number]],
+            self.threads if device.type == "cuda" else 0,
         )
-        progress = bar(total=count, label="vision", unit="image")
-        with progress, all_named(examples, out):
-            for start in range(0, count, self.batch):
-                stop = min(start + self.batch, count)
-                images = (read_picture(examples, number) for number in range(start, stop))
-                pixels = prepared(loaded.processor, images)["pixels"]
-                features = tower_features(loaded.model, pixels).float().numpy()
-                check_finite(features, f"features of images {start} to {stop - 1}")
-                values[start:stop] = features
-                progress.update(stop - start)
-        values.flush()
-        note(self.pool, examples, out)
+        total = array.rows(array.own)
+        initial = total - array.rows(array.todo)
+        with (
+            bar(total=total, label="vision", unit="image", initial=initial) as progress,
+            all_named(examples, out),
+        ):
+            for number in array.todo:
+                values = []
+                for batch in batches[number]:
+                    on_device = next(pixels).to(device, precision)
+                    values.append(tower_features(model, on_device).to(stored).cpu().numpy())
+                    span = f"images {batch[0]} to {batch[-1]} in {self.precision}"
+                    check_finite(values[-1], f"features of {span} (cache_vision=false keeps none)")
+                    progress.update(len(batch))
+                array.write(number, np.concatenate(values))
+        array.finish()
+        if distributed.rank_and_world()[0] == 0:
+            note(self.pool, examples, out)
 
     def pictures(self, store: Store, of: Pool | None = None) -> FromCache:
         """The images by row of this pool, or of another pool whose images are among them.
@@ -217,3 +204,35 @@ class VisionFeatures(Stage):
                 )
         line_of = np.array([lines[name] for name in rows.picture_names], dtype=np.int64)
         return FromCache(values, Shown(rows.shown.offsets, line_of[rows.shown.pictures]))
+
+
+def _parts(shape: tuple[int, ...], itemsize: int, batch: int) -> list[slice]:
+    """Consecutive images, whole batches of them, in parts of about 128 MB."""
+    image_bytes = math.prod(shape[1:]) * itemsize
+    size = batch * max(1, _PART_BYTES // (batch * image_bytes))
+    return [slice(start, min(start + size, shape[0])) for start in range(0, shape[0], size)]
+
+
+def _cut(images: range, size: int) -> list[range]:
+    """Consecutive images, `size` at a time."""
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def _ahead(
+    decode: Callable[[range], Tensor], batches: list[range], threads: int
+) -> Iterator[Tensor]:
+    """The pixels of every batch; threads decode the next one while the model runs over this one."""
+    if not threads:
+        yield from map(decode, batches)
+        return
+    with ThreadPoolExecutor(threads) as decoders:
+
+        def submit(batch: range) -> list[Future[Tensor]]:
+            size = max(1, math.ceil(len(batch) / threads))
+            return [decoders.submit(decode, chunk) for chunk in _cut(batch, size)]
+
+        following = submit(batches[0]) if batches else []
+        for batch in [*batches[1:], range(0)]:
+            current, following = following, submit(batch)
+            if current:
+                yield torch.cat([chunk.result() for chunk in current])

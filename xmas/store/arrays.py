@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from xmas.store import distributed
 from xmas.store.atomic import partial_of, put_in_place, write_atomically
 from xmas.store.checkpoint import move_aside
-from xmas.store.durable import sync
+from xmas.store.durable import make_folder, sync
 from xmas.store.full_disk import FULL
 
 _NO_FALLOCATE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -69,18 +71,20 @@ def reserve(file: IO[bytes], size: int, path: Path) -> None:
 
 
 class ArrayInParts:
-    """A `.npy` file that is filled part by part over several attempts; absent until complete.
+    """A `.npy` file that ranks fill part by part, over several attempts; absent until complete.
 
-    `values`, memory-mapped, is filled in the order of `parts`; `save` notes how far it is on the
-    disk, with a checksum of what it contains until there, and `finish` makes it `path`.
+    Until all parts are there, each is a separate file with a checksum, in `<stem>.parts`. So no
+    two processes write to one file, on whichever hosts they are, and what was killed continues with
+    any number of ranks. At the end rank 0 copies them into `path`: until then twice its size is on
+    the disk. Parts that are not what was written are named, moved aside, and filled anew.
 
     Args:
-        path: of the file; `<stem>.ckpt` next to it is the note, which the store removes.
-        parts: indices of rows, in the order in which they are filled.
+        path: of the file; `<stem>.ckpt` next to it, which the store removes, says that it is whole.
+        parts: indices of rows; together all rows, none twice.
 
     Attributes:
-        done: the number of parts that earlier attempts have filled. If what they filled is not what
-            they wrote, it is named, moved aside, and filled anew.
+        own: the numbers of the parts of this rank; of a file that is complete, none.
+        todo: those of them that it has yet to fill.
 
     Raises OSError: the disk is full; see `new_array`.
     """
@@ -93,55 +97,91 @@ class ArrayInParts:
         parts: Sequence[slice | np.ndarray],
     ) -> None:
         self.path, self.parts = path, parts
-        self.done, self._checksum = 0, 0
-        self._partial, self._note = partial_of(path), path.with_suffix(".ckpt")
-        if path.exists():  # the attempt ended after `finish`; its note says whether all is there
-            put_in_place(path, self._partial)
-        if self._partial.exists() and (fault := self._resume(np.dtype(dtype), shape)) is not None:
-            move_aside(self._partial, fault, "filled anew")
-        if not self._partial.exists():
-            self._note.unlink(missing_ok=True)
-            self.values = new_array(self._partial, dtype, shape)
-            sync(self._partial)
+        self._dtype, self._shape = np.dtype(dtype), shape
+        self._folder, self._whole = path.with_suffix(".parts"), partial_of(path)
+        self._rank, world = distributed.rank_and_world()
+        self._note = path.with_suffix(".ckpt")
+        self._is_complete = path.exists() and self._noted() == len(parts)  # by another attempt
+        self.own: Sequence[int] = range(0)
+        self.todo: list[int] = []
+        if self._is_complete:
+            return
+        make_folder(self._folder)
+        if self._rank == 0:  # the space that is needed at the end is missed at the beginning
+            new_array(self._whole, self._dtype, shape)
+        self.own = range(self._rank, len(parts), world)
+        self.todo = [number for number in self.own if not self._is_filled(number)]
 
-    def save(self, done: int) -> None:
-        """Note that the parts before number `done` are filled."""
-        self.values.flush()
-        for part in self.parts[self.done : done]:
-            self._checksum = self._added(part)
-        self.done = done
-        text = json.dumps({"parts": done, "crc32": self._checksum})
-        write_atomically(self._note, lambda path: path.write_text(text))
+    def rows(self, numbers: Sequence[int]) -> int:
+        """The rows of some parts, by their numbers."""
+        return sum(len(self._indices(number)) for number in numbers)
+
+    def write(self, number: int, values: np.ndarray) -> None:
+        """Write a part. Raises ValueError: it has another shape than its rows."""
+        expected = (len(self._indices(number)), *self._shape[1:])
+        if values.shape != expected:
+            raise ValueError(f"{self.path}: part {number} has shape {values.shape}, not {expected}")
+
+        def save(path: Path) -> None:
+            with path.open("wb") as file:  # given a path, numpy would append a suffix
+                np.savez(file, values=values.astype(self._dtype))  # a zip file has checksums
+
+        write_atomically(self._place(number), save)
 
     def finish(self) -> None:
-        """Rename the file to `path`: all parts are filled."""
-        self.save(len(self.parts))
-        put_in_place(self._partial, self.path)
+        """Wait for the parts of all ranks, and make them one file.
 
-    def _added(self, part: slice | np.ndarray) -> int:
-        return zlib.crc32(self.values[part].tobytes(), self._checksum)
+        Raises OSError: a part was damaged since it was written; the next attempt fills it anew.
+        """
+        if not self._is_complete:
+            distributed.barrier()
+            if self._rank == 0:
+                self._merge()
+        if self._rank == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)  # gone, if only its removal was new
 
-    def _resume(self, dtype: np.dtype, shape: tuple[int, ...]) -> str | None:
-        """Continue with the file of an earlier attempt; what is wrong with it, or None."""
+    def _merge(self) -> None:
+        whole = np.lib.format.open_memmap(self._whole, "r+")
+        for number, part in enumerate(self.parts):
+            place = self._place(number)
+            try:
+                with np.load(place) as file:
+                    whole[part] = file["values"]
+            except (FileNotFoundError, zipfile.BadZipFile) as error:
+                raise OSError(
+                    f"{place}: {error}; run the same command again: it fills this part anew"
+                ) from error
+        whole.flush()
+        sync(self._whole)
+        text = json.dumps({"parts": len(self.parts)})
+        write_atomically(self._note, lambda path: path.write_text(text))
+        put_in_place(self._whole, self.path)
+
+    def _noted(self) -> int:
+        """The parts that `path` has, as its note says; a file without one is of another kind."""
         try:
-            self.values = np.lib.format.open_memmap(self._partial, "r+")
-        except (ValueError, OSError) as error:  # cut, empty, not an array
-            return f"cannot be read ({error})"
-        if self.values.dtype != dtype or self.values.shape != shape:
-            return f"has shape {self.values.shape} {self.values.dtype}, expected {shape} {dtype}"
-        with self._partial.open("r+b") as file:  # numpy fills up a file that was cut
-            reserve(file, self._partial.stat().st_size, self._partial)
-        if not self._note.exists():
-            return None
+            return int(json.loads(self._note.read_text())["parts"])
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return 0
+
+    def _indices(self, number: int) -> range | np.ndarray:
+        part = self.parts[number]
+        return range(self._shape[0])[part] if isinstance(part, slice) else part
+
+    def _place(self, number: int) -> Path:
+        """The file of a part; of the same number with other rows it is another one."""
+        rows = np.asarray(self._indices(number), dtype=np.int64)
+        return self._folder / f"{number}-{zlib.crc32(rows.tobytes()):08x}.npz"
+
+    def _is_filled(self, number: int) -> bool:
+        place = self._place(number)
+        if not place.exists():
+            return False
         try:
-            note = json.loads(self._note.read_text())
-            done, checksum = int(note["parts"]), int(note["crc32"])
-        except (ValueError, TypeError, KeyError) as error:
-            return f"{self._note.name} cannot be read ({error})"
-        for part in self.parts[:done]:
-            self._checksum = self._added(part)
-        if self._checksum != checksum:
-            self._checksum = 0
-            return f"its first {done} parts are not what was written"
-        self.done = done
-        return None
+            with zipfile.ZipFile(place) as file:
+                fault = None if file.testzip() is None else "is not what was written"
+        except zipfile.BadZipFile as error:
+            fault = f"cannot be read ({error})"
+        if fault is not None:
+            move_aside(place, fault, "filled anew")
+        return fault is None

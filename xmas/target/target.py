@@ -67,7 +67,8 @@ class Target(ModelOnPool, Stage):
 
     def corrections(self) -> dict[str, Any]:
         """Where frozen weights have 16 bits, rotary frequencies stay float32."""
-        return {"buffers": "float32"} if casts(self.recipe.precision) else {}
+        buffers = {"buffers": "float32"} if casts(self.recipe.precision) else {}
+        return super().corrections() | buffers
 
     def inputs(self) -> list[Stage]:
         return [*super().inputs(), *nearest_stages(self.pool)]
@@ -97,7 +98,7 @@ class Target(ModelOnPool, Stage):
         """The model to fit, after a rehearsal of what is written at the end."""
         import torch
 
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # initialised on the CPU
             torch.manual_seed(self.seed)
             model = trainable(loaded.model, self.lora, self.recipe.precision)
         if distributed.leads():

@@ -6,7 +6,7 @@ fields stay theirs, since keys of results are made from them.
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -17,12 +17,11 @@ from torch import nn
 from xmas.data.pool import Pool
 from xmas.models.chat.template import Plain, Template
 from xmas.models.chat.tokens import Tokenised
+from xmas.models.checked_images import CheckedImages
 from xmas.models.start_point import StartPoint
 from xmas.models.vision_cache import (
-    CheckedImages,
     Pictures,
     VisionFeatures,
-    image_stage,
     pictures_of,
 )
 from xmas.models.vlm import LoadedModel, load
@@ -56,6 +55,14 @@ class OnPool(Protocol):
         """Tower features are computed once and kept on disk: for small images."""
         ...
 
+    @property
+    def hardware(self) -> Hardware: ...
+
+    @property
+    def feature_precision(self) -> str:
+        """Torch's name of the precision of passes over the pool."""
+        ...
+
 
 @runtime_checkable
 class SeesPool(OnPool, Protocol):
@@ -78,14 +85,16 @@ class FittedOnPool(SeesPool, Protocol):
     def recipe(self) -> Recipe: ...
 
     @property
-    def hardware(self) -> Hardware: ...
-
-    @property
     def seed(self) -> int: ...
 
 
 class ModelOnPool:
     """Tokens and images of the pool for a model with the fields of `OnPool`."""
+
+    @property
+    def feature_precision(self: "FittedOnPool") -> str:
+        """Torch's name of the precision of features; where there is no fit, it is overridden."""
+        return self.recipe.feature_precision
 
     def tokens(self: OnPool) -> Tokenised:
         """All conversations of the pool as token ids."""
@@ -95,26 +104,39 @@ class ModelOnPool:
 
     def check(self: OnPool, store: Store) -> None:
         """Raises ValueError: no row of the pool, if it is there, has an image; or the precision of
-        a fit does not go with its strategy.
+        a fit goes neither with its strategy nor with its attention.
         """
         if isinstance(self, FittedOnPool):
             check_precision(self.recipe, self.hardware)
+            self.hardware.check(self.recipe)
         if self.pool.at_hand(store) and not (rows := self.pool.open(store)).has_image.any():
             raise no_image(len(rows))
 
-    def image_stage(self: OnPool) -> VisionFeatures | CheckedImages:
+    def corrections(self: SeesPool) -> dict[str, Any]:
+        """Where cached features have the 16 bits of a fit: before, they were float32."""
+        stage = self.image_stage()
+        if not isinstance(stage, VisionFeatures) or stage.precision == "float32":
+            return {}
+        return {"vision": stage.precision}
+
+    def image_stage(self: SeesPool) -> VisionFeatures | CheckedImages:
         """The stage that decodes every image before a fit needs one."""
-        return image_stage(self.pool, self.start.tower, cached=self.cache_vision)
+        if not self.cache_vision:
+            return CheckedImages(self.pool)
+        return VisionFeatures(
+            self.pool,
+            self.start.tower,
+            precision=self.feature_precision,
+            accelerator=self.hardware.accelerator,
+        )
 
     def inputs(self: SeesPool) -> list[Stage]:
         """The stages that tokens, images and weights come from, but for a fit of this one."""
         return [*stages_of_fields(self), self.tokens(), self.image_stage()]
 
-    def pictures(self: OnPool, store: Store, loaded: LoadedModel) -> Pictures:
+    def pictures(self: SeesPool, store: Store, loaded: LoadedModel) -> Pictures:
         """The images of the pool by row, for the model that was loaded from `start`."""
-        return pictures_of(
-            self.pool, self.start.tower, loaded.processor, store, cached=self.cache_vision
-        )
+        return pictures_of(self.image_stage(), loaded.processor, store)
 
 
 def fit_on_pool(

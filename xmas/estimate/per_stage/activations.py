@@ -28,7 +28,7 @@ def _(stage: Activations | LastLayer, context: Context) -> Work:
     read = [shape.decoder.layers - 1] if isinstance(stage, LastLayer) else stage.layers
     run = (max(read) + 1) / shape.decoder.layers
     towers = 0.0 if proxy.cache_vision else census.pictured * shape.tiles
-    size = bits(stage.weights)
+    size = bits(stage.precision)
     tokens = max(stage.batch_tokens, float(lengths.max()))
     return Work(
         f"{len(read)} layers of {census.rows:,} rows, {width(stage):,} numbers each",
@@ -39,6 +39,7 @@ def _(stage: Activations | LastLayer, context: Context) -> Work:
         core_seconds=0.0 if proxy.cache_vision else census.pictured * census.decode,
         readers=max(1, proxy.hardware.workers),
         disk=2.0 * census.rows * width(stage),
+        scratch=2.0 * census.rows * width(stage),
         host=4.0 * shape.parameters,
         device=shape.parameters * size / 8 + tokens * 4.0 * 8 * shape.decoder.width,
     )

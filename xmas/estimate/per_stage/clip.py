@@ -56,6 +56,7 @@ def _(stage: ClipEmbeddings, context: Context) -> Work:
         core_seconds=census.images * census.decode,
         readers=stage.threads,
         disk=2.0 * width * (census.images + _TURNS * census.rows) + 24.0 * census.rows,
+        scratch=2.0 * width * max(census.images, _TURNS * census.rows),
         host=4.0 * parameters,
         device=parameters * size / 8 + 4.0 * 8 * tokens * max(vision.width, text.width),
     )

@@ -9,6 +9,7 @@ from xmas.estimate.per_stage.losses import ENCODED
 from xmas.estimate.work import CORE, Context, Work, work
 from xmas.features.activations import Activations
 from xmas.features.clip.clip_rows import ClipRows
+from xmas.features.clustering.assigner import HELD
 from xmas.features.clustering.kmeans import Clusters
 from xmas.features.clustering.spherical import Spherical
 from xmas.features.last_layer import LastLayer
@@ -73,13 +74,21 @@ def _(stage: Spherical, context: Context) -> Work | None:
         trained = min(points, float(stage.per_centroid * stage.k))
     centroids = 4.0 * stage.k * dimensions
     block = 4.0 * stage.block * (dimensions + stage.k)
+    on_gpu = stage.hardware.accelerator != "cpu"  # then two products in 16 bits for one in 32
+    feature = 2.0 * points * dimensions
+    device = stage.hardware.device
+    is_held = on_gpu and device is not None and feature <= HELD * 1e9 * device.memory
     return Work(
         f"spherical k-means, {stage.k:,} clusters of {points:,.0f} rows, {stage.iterations} "
         "passes at most",
-        flops=flops.kmeans(trained, stage.k, dimensions, stage.iterations - 1)
-        + 2.0 * points * stage.k * dimensions,
+        flops=(2 if on_gpu else 1)
+        * (
+            flops.kmeans(trained, stage.k, dimensions, stage.iterations - 1)
+            + 2.0 * points * stage.k * dimensions
+        ),
+        bits=16 if on_gpu else 32,
         disk=centroids + 8.0 * points,
         scratch=centroids,
         host=2 * centroids + block,
-        device=2 * centroids + block,
+        device=3 * centroids + block + (feature if is_held else 0.0),
     )

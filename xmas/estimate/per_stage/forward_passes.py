@@ -20,13 +20,18 @@ def _(stage: VisionFeatures, context: Context) -> Work:
     census = context.census(stage.pool)
     shape = shape_of(stage.start)
     numbers = shape.tiles * shape.tower.patches * shape.tower.width
+    precision = bits(stage.precision)
+    features = precision / 8 * numbers * census.images
     return Work(
         f"tower features of {census.images:,} images of {census.name}",
         flops=flops.tower(shape.tower, census.images * shape.tiles),
         core_seconds=census.images * census.decode,
-        disk=4.0 * numbers * census.images,
+        bits=precision,
+        readers=1 if stage.accelerator == "cpu" else stage.threads,
+        disk=features,
+        scratch=features,
         host=4.0 * shape.parameters,
-        device=4.0 * (shape.parameters + stage.batch * 3 * numbers),
+        device=precision / 8 * (shape.parameters + stage.batch * 3 * numbers),
     )
 
 

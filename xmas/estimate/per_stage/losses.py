@@ -52,7 +52,7 @@ def _(stage: Answers, context: Context) -> Work:
         for images in (True, False)
     )
     towers = 0 if model.cache_vision else census.pictured
-    width = bits(stage.how.weights)
+    width = bits(stage.precision)
     longest = int(census.lengths(shape.image_tokens, tokens.max_length).max())
     stream = max(stage.how.batch_tokens, longest) * memory.block(shape.decoder)
     return Work(

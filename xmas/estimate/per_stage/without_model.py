@@ -14,8 +14,8 @@ from xmas.evaluation.rescore import Rescore
 from xmas.evaluation.scores import Scores
 from xmas.evaluation.submission import Submission
 from xmas.models.chat.tokens import Tokenised
+from xmas.models.checked_images import CheckedImages
 from xmas.models.tokenizer import TrainedTokenizer
-from xmas.models.vision_cache import CheckedImages
 from xmas.selection.methods.coincide import Coincide
 from xmas.selection.methods.length import Length
 from xmas.selection.protocol import name_of

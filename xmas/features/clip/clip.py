@@ -4,16 +4,17 @@ Every turn has an embedding, so that one pass serves methods that use questions,
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from xmas.data.broken_images import all_named, read_picture
@@ -22,9 +23,11 @@ from xmas.data.rows import Rows, Shown
 from xmas.data.seen_images import note
 from xmas.features.clip.clip_model import Clip, fingerprint
 from xmas.features.clip.embedded import HUMAN, MODEL, Embedded
-from xmas.store import Stage, Store, volatile
+from xmas.models.device import device_for
+from xmas.store import Stage, Store, distributed, volatile
 from xmas.store.arrays import ArrayInParts
 from xmas.store.progress import bar
+from xmas.training.fit.recipe import Hardware
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +46,8 @@ class ClipEmbeddings(Stage):
     r are [offsets[r], offsets[r + 1]); `roles.npy` (turns,) int8, 0 human, 1 model; `clip.json`:
     which CLIP. A first turn of the model is dropped, as in training.
 
-    An interrupted pass resumes after its last finished block. The other members of a batch change
-    a vector by no more than the rounding of a matrix product.
+    All ranks share the blocks; an interrupted pass resumes after its last finished one. The other
+    members of a batch change a vector by no more than the rounding of a matrix product.
 
     Args:
         clip: a stage with a `CLIPModel` folder and its tokenizer.
@@ -54,9 +57,11 @@ class ClipEmbeddings(Stage):
         threads: that decode images.
         image_block: batches of images between two checkpoints.
         text_block: rows whose turns are encoded together, short ones first, and checkpointed.
+        hardware: whose accelerator runs the model.
     """
 
     kind: ClassVar[str] = "clip_embeddings"
+    together: ClassVar[bool] = True
 
     pool: Pool
     clip: Stage | None
@@ -66,6 +71,7 @@ class ClipEmbeddings(Stage):
     threads: int = volatile(8)
     image_block: int = volatile(16)
     text_block: int = volatile(2048)
+    hardware: Hardware = volatile(default_factory=Hardware)
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises:
@@ -80,13 +86,18 @@ class ClipEmbeddings(Stage):
             )
         examples = self.pool.open(store)
         folder = store.get(self.clip)
-        clip = Clip(folder, self.precision)
-        np.save(out / "picture.npy", examples.shown.first)
-        self._several(examples, out)
-        self._turns(examples, out)
+        clip = Clip(folder, self.precision, device_for(self.hardware.accelerator))
+        counts = [2 * len(examples.conversation(row)) for row in range(len(examples))]
+        offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         with all_named(examples, out):
             self._images(examples, clip, out)
-        self._texts(examples, clip, out)
+        self._texts(examples, offsets, clip, out)
+        if distributed.rank_and_world()[0] > 0:
+            return
+        np.save(out / "picture.npy", examples.shown.first)
+        self._several(examples, out)
+        np.save(out / "offsets.npy", offsets)
+        np.save(out / "roles.npy", np.tile([HUMAN, MODEL], offsets[-1] // 2).astype(np.int8))
         origin = {"weights": fingerprint(folder), "width": clip.width, "text_tokens": clip.length}
         (out / "clip.json").write_text(json.dumps(origin, indent=2))
         note(self.pool, examples, out)
@@ -101,12 +112,6 @@ class ClipEmbeddings(Stage):
                 *(examples.annotations, several, len(examples)),
             )
 
-    def _turns(self, examples: Rows, out: Path) -> None:
-        counts = [2 * len(examples.conversation(row)) for row in range(len(examples))]
-        offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        np.save(out / "offsets.npy", offsets)
-        np.save(out / "roles.npy", np.tile([HUMAN, MODEL], offsets[-1] // 2).astype(np.int8))
-
     def _images(self, examples: Rows, clip: Clip, out: Path) -> None:
         count = len(examples.picture_names)
         first_row = examples.shown.row_of_image[examples.shown.first_image]
@@ -116,8 +121,9 @@ class ClipEmbeddings(Stage):
 
         size = self.image_batch * self.image_block
         with ThreadPoolExecutor(self.threads) as decoders:
-            for start, stop, vectors in _blocks(out, "image", count, clip.width, size):
-                block = range(start, stop)
+            for span, write in _blocks(out, "image", count, clip.width, size):
+                block = range(span.start, span.stop)
+                vectors = []
                 batches = [
                     block[first : first + self.image_batch]
                     for first in range(0, len(block), self.image_batch)
@@ -127,14 +133,15 @@ class ClipEmbeddings(Stage):
                     pixels, ahead = list(ahead), decoders.map(prepared, following)
                     embeddings = clip.images(pixels)
                     _check(embeddings, [f"the image of row {first_row[it]}" for it in batch])
-                    vectors[start : start + len(batch)] = embeddings
-                    start += len(batch)
+                    vectors.append(embeddings)
+                write(np.concatenate(vectors))
 
-    def _texts(self, examples: Rows, clip: Clip, out: Path) -> None:
-        offsets = np.load(out / "offsets.npy")
+    def _texts(
+        self, examples: Rows, offsets: Int[np.ndarray, " bounds"], clip: Clip, out: Path
+    ) -> None:
         borders = [*offsets[: -1 : self.text_block].tolist(), int(offsets[-1])]
-        for start, stop, vectors in _blocks(out, "text", int(offsets[-1]), clip.width, borders):
-            rows = range(*np.searchsorted(offsets, [start, stop]).tolist())
+        for span, write in _blocks(out, "text", int(offsets[-1]), clip.width, borders):
+            rows = range(*np.searchsorted(offsets, [span.start, span.stop]).tolist())
             first_row = {"": -1}  # of every distinct text
             turns = []
             for row in rows:
@@ -149,7 +156,7 @@ class ClipEmbeddings(Stage):
                 embeddings = clip.texts(batch)
                 _check(embeddings, [f"a turn of row {first_row[text]}" for text in batch])
                 distinct[first : first + len(batch)] = embeddings
-            vectors[start:stop] = distinct[[number[text] for text in turns]]
+            write(distinct[[number[text] for text in turns]])
 
     def open(self, store: Store) -> Embedded:
         """The embeddings, memory-mapped; computed if they are not there."""
@@ -167,10 +174,8 @@ class ClipEmbeddings(Stage):
 
 def _blocks(
     out: Path, name: str, count: int, width: int, size: int | list[int]
-) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(start, stop, all vectors) of each block of `<name>.npy` that is yet to be filled.
-
-    A block counts as done, also for a later attempt, once the next one is asked for.
+) -> Iterator[tuple[slice, Callable[[Float[np.ndarray, "vectors width"]], None]]]:
+    """Each block of `<name>.npy` that this rank has yet to fill, with the function that does.
 
     Args:
         count: vectors in the file, of `width` values.
@@ -179,13 +184,13 @@ def _blocks(
     borders = [*range(0, count, size), count] if isinstance(size, int) else size
     blocks = [slice(start, stop) for start, stop in itertools.pairwise(borders)]
     array = ArrayInParts(out / f"{name}.npy", np.float16, (count, width), blocks)
-    initial = borders[array.done]
+    total = array.rows(array.own)
+    initial = total - array.rows(array.todo)
     label = f"clip, {name}"
-    with bar(total=count, label=label, unit=name, initial=initial, whole=False) as progress:
-        for number, block in enumerate(blocks[array.done :], start=array.done + 1):
-            yield block.start, block.stop, array.values
-            array.save(number)
-            progress.update(block.stop - block.start)
+    with bar(total=total, label=label, unit=name, initial=initial, whole=False) as progress:
+        for number in array.todo:
+            yield blocks[number], functools.partial(array.write, number)
+            progress.update(array.rows([number]))
     array.finish()
 
 

@@ -94,17 +94,20 @@ class Clip:
     Args:
         folder: a `CLIPModel` with its tokenizer.
         precision: of the weights: float32, bfloat16, float16.
+        device: where it runs; None: the CPU.
 
     Raises:
         ValueError: there is no such precision.
     """
 
-    def __init__(self, folder: Path, precision: str = "float32") -> None:
+    def __init__(
+        self, folder: Path, precision: str = "float32", device: torch.device | None = None
+    ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(
                 f"precision {precision!r}: expected one of {', '.join(sorted(PRECISIONS))}"
             )
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device or torch.device("cpu")
         model = CLIPModel.from_pretrained(
             folder, local_files_only=True, dtype=PRECISIONS[precision]
         )

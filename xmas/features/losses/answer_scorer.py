@@ -24,6 +24,7 @@ from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import Pictures
 from xmas.models.vlm import hidden_states, tower_features, unwrap
 from xmas.store import volatile
+from xmas.store.distributed import barrier, rank_and_world
 from xmas.store.progress import bar
 
 
@@ -32,14 +33,14 @@ class ScorerSettings:
     """Precision and batch sizes of the forward passes.
 
     Args:
-        weights: precision of the model: float32, bfloat16, float16.
+        weights: precision of the model: float32, bfloat16, float16; None: that of its fit.
         batch_tokens: padded tokens of a batch, image tokens included; a batch has at least one row.
         shard_rows: rows between two checkpoints, the most that a killed pass loses.
         resident_bytes: for the weights of all snapshots; None: half of the device's free memory.
         workers: processes that load batches.
     """
 
-    weights: str = "float32"
+    weights: str | None = None
     batch_tokens: int = 8192
     shard_rows: int = 4096
     resident_bytes: int | None = volatile(None)
@@ -98,6 +99,8 @@ class AnswerScorer:
     def run(self, shards: Shards, read: Read, *, label: str) -> None:
         """Compute the shards that are missing; leaves the model as it was.
 
+        Several ranks share them, and all return when all have finished.
+
         Args:
             read: gives the weights after a step, to be loaded into the model.
             label: of the progress bar and of messages.
@@ -105,9 +108,11 @@ class AnswerScorer:
         Raises:
             FloatingPointError: a statistic is not finite; names row and step.
         """
-        weights = Weights(self.model, getattr(torch, self.how.weights), head=True)
+        rank, world = rank_and_world()
+        precision = getattr(torch, self.how.weights or "float32")
+        weights = Weights(self.model, precision, head=True)
         for group in weights.groups(shards.steps, read, self.how.resident_bytes):
-            todo = shards.todo(group).tolist()
+            todo = [shard for shard in shards.todo(group).tolist() if shard % world == rank]
             if not todo:
                 continue
             with (
@@ -120,7 +125,8 @@ class AnswerScorer:
                     for _ in self._of(shard):
                         values.append(self._values(next(batches), weights, snapshots, label))
                         progress.update(len(values[-1]))
-                    shards.write(shard, group, np.concatenate(values))
+                    shards.write(shard, group, np.concatenate(values), rank=rank)
+        barrier()
 
     @torch.no_grad()
     def _values(

@@ -8,20 +8,28 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings, WithoutImages
 from xmas.features.losses.token_statistics import STATISTICS
-from xmas.features.trajectories import device
 from xmas.models.chat.tokens import TokenTable
+from xmas.models.device import device_for
+from xmas.models.precision import cast_parameters
 from xmas.models.vlm import LoadedModel, load
-from xmas.store import Stage, Store, nearest_stages, write_atomically
+from xmas.store import (
+    Stage,
+    Store,
+    describe,
+    distributed,
+    nearest_stages,
+    write_atomically,
+)
 from xmas.store.durable import sync
-from xmas.training.fit.recipe import Hardware
 from xmas.training.model_on_pool import SeesPool
 
 COLUMNS = (*STATISTICS, "tokens", "blind_loss")
@@ -30,9 +38,6 @@ COLUMNS = (*STATISTICS, "tokens", "blind_loss")
 @runtime_checkable
 class HasWeights(SeesPool, Protocol):
     """A model on a pool, and its weights after one or more optimiser steps of a fit."""
-
-    @property
-    def hardware(self) -> Hardware: ...
 
     def steps(self, store: Store) -> list[int]: ...
 
@@ -59,32 +64,53 @@ class Answers(Stage):
     """
 
     kind: ClassVar[str] = "answers"
+    together: ClassVar[bool] = True
 
     model: HasWeights
     how: ScorerSettings = dataclasses.field(default_factory=ScorerSettings)
+
+    @property
+    def precision(self) -> str:
+        """The precision of the model, by torch's name."""
+        return self.how.weights or self.model.feature_precision
+
+    def corrections(self) -> dict[str, Any]:
+        """The precision, also where it is the fit's."""
+        return {"how": describe(dataclasses.replace(self.how, weights=self.precision))}
 
     def inputs(self) -> list[Stage]:
         return [*nearest_stages(self.model), *self.model.inputs()]
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: a statistic is not finite; names row and step."""
-        if not (out / "values.npy").exists():  # the last file of an attempt
+        is_measured = (out / "values.npy").exists()  # the last file of an attempt
+        distributed.barrier()  # all ranks have checked
+        if not is_measured:
             self._measure(store, out)
+        if distributed.rank_and_world()[0] > 0:
+            return
         for parts in ("with", "without"):
             shutil.rmtree(out / parts, ignore_errors=True)  # nothing, if no row has an image
 
     def _measure(self, store: Store, out: Path) -> None:
+        for stage in nearest_stages(self.model):
+            store.get(stage)  # by all ranks, before one of them needs it alone
         tokens = self.model.tokens()
         table = tokens.open(store)
         blind = WithoutImages(store.get(tokens), tokens.layout(store))
         pictured = np.flatnonzero(table.image_at >= 0)
         steps = self.model.steps(store)
         parts = load(store.get(self.model.start))
-        parts.model.to(device(self.model.hardware, 0))
+        device = device_for(self.model.hardware.accelerator)
+        cast_parameters(parts.model, getattr(torch, self.precision), device)
         seeing = self._pass(store, parts, table, np.arange(len(table)), steps, out / "with")
-        blind_loss = seeing[:, -1, :1].copy()
+        without = None
         if len(pictured):
             without = self._pass(store, parts, blind, pictured, steps[-1:], out / "without")
+        if seeing is None:
+            return
+        blind_loss = seeing[:, -1, :1].copy()
+        if without is not None:
             blind_loss[pictured] = without[pictured, -1, :1]
         (out / "columns").mkdir(exist_ok=True)
         for at, step in enumerate(steps):
@@ -103,15 +129,20 @@ class Answers(Stage):
         rows: Int[np.ndarray, " rows"],
         steps: Sequence[int],
         folder: Path,
-    ) -> Float[np.ndarray, "pool steps k"]:
-        """Statistics and number of tokens of these rows after every step; NaN for other rows."""
+    ) -> Float[np.ndarray, "pool steps k"] | None:
+        """Statistics and number of tokens of these rows after every step; NaN for other rows.
+
+        All ranks share the pass; those other than rank 0 get None.
+        """
         scorer = AnswerScorer(
             parts.model,
             table,
             rows,
             pictures=self.model.pictures(store, parts),
             pad=parts.tokenizer.pad_token_id,
-            how=dataclasses.replace(self.how, workers=self.model.hardware.workers),
+            how=dataclasses.replace(
+                self.how, weights=self.precision, workers=self.model.hardware.workers
+            ),
         )
         shards = scorer.shards(folder, steps)
         scorer.run(
@@ -119,6 +150,8 @@ class Answers(Stage):
             lambda step: self.model.weights_at(store, step),
             label=f"answers {folder.name} images",
         )
+        if distributed.rank_and_world()[0] > 0:
+            return None
         return shards.merge(folder / "whole.npy", scorer.order, len(table))
 
     def column(self, store: Store, name: str) -> Float[np.ndarray, " rows"]:

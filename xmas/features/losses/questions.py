@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xmas.data.pool import Pool
-from xmas.features.trajectories import device
+from xmas.models.device import device_for
 from xmas.models.sources import Source, tokenizer_of
 from xmas.models.vlm import check_finite
 from xmas.store import Stage, Store, volatile
@@ -51,7 +51,7 @@ class QuestionEmbeddings(Stage):
         folder = self.encoder.folder()
         tokenizer = tokenizer_of(folder)
         model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        model.eval().to(device(self.hardware, 0))
+        model.eval().to(device_for(self.hardware.accelerator))
         values = np.zeros((len(questions), model.config.hidden_size), dtype=np.float32)
         with bar(total=len(questions), label="questions") as progress:
             for rows in np.split(order, range(self.batch, len(order), self.batch)):

@@ -12,6 +12,7 @@ PRECISIONS = (
     "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true", "transformer-engine",
     "transformer-engine-float16",
 )  # fmt: skip
+_HALVES = {"bf16": "bfloat16", "16": "float16"}  # torch's name of 16 bits, mixed or true
 _SHORT = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}
 
 
@@ -62,6 +63,11 @@ class Recipe:
     def accumulated(self) -> int:
         """Gradient accumulation: microbatches of an optimiser step, over all devices."""
         return self.batch // self.micro_batch
+
+    @property
+    def feature_precision(self) -> str:
+        """Torch's name of the precision of passes over data: that of the products of the fit."""
+        return _HALVES.get(self.precision.split("-")[0], "float32")
 
     def micro_steps(self, rows: int) -> int:
         return math.ceil(rows / self.micro_batch) * self.epochs
@@ -129,3 +135,19 @@ class Hardware:
         """Bytes of a device, for estimates; None: unknown, or the host's."""
         known = self.device is not None and self.accelerator != "cpu"
         return 1e9 * self.device.memory if known else None
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise ValueError: flash attention is set, which has no kernels for this fit."""
+        if self.attention is None or not self.attention.startswith("flash"):
+            return
+        if recipe.feature_precision == "float32":
+            raise ValueError(
+                f"hardware.attention={self.attention} computes in 16 bits only, the fit has "
+                f"recipe.precision={recipe.precision}; set hardware.attention=sdpa, or "
+                "recipe.precision=bf16-mixed, which is another fit"
+            )
+        if self.accelerator == "cpu":
+            raise ValueError(
+                f"hardware.attention={self.attention} needs a GPU, but hardware.accelerator=cpu; "
+                "set hardware.attention=sdpa"
+            )

@@ -18,6 +18,7 @@ from torch import nn
 from xmas.models.chat.batches import Loader
 from xmas.models.chat.packing import pack
 from xmas.models.chat.tokens import TokenTable
+from xmas.models.device import device_for
 from xmas.models.vision_cache import Pictures
 from xmas.models.vlm import unwrap
 from xmas.store import distributed
@@ -93,7 +94,7 @@ def fit(
     module = FitModule(model, recipe, steps=steps, seed=seed, logit_rows=hardware.logit_rows)
     with (
         _known_warnings(),
-        _own_randomness(),
+        _own_randomness(device_for(hardware.accelerator)),
         configured(model, hardware, recipe.precision),
         memory_advice(recipe, hardware),
     ):
@@ -130,9 +131,12 @@ def fit(
 
 
 @contextlib.contextmanager
-def _own_randomness() -> Iterator[None]:
-    """Restore the caller's random state: a fit seeds torch at every microbatch."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Restore the caller's random state: a fit seeds torch at every microbatch.
+
+    Only that of this process's own GPU: asking another one makes a context of 0.5 GB there.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
 

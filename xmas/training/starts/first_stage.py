@@ -38,7 +38,8 @@ class FirstStage(ModelOnPool, Stage):
 
     def corrections(self) -> dict[str, Any]:
         """Where frozen weights have 16 bits, rotary frequencies stay float32."""
-        return {"buffers": "float32"} if casts(self.recipe.precision) else {}
+        buffers = {"buffers": "float32"} if casts(self.recipe.precision) else {}
+        return super().corrections() | buffers
 
     def compute(self, store: Store, out: Path) -> None:
         loaded, _ = fit_on_pool(

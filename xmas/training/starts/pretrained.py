@@ -190,7 +190,9 @@ class Pretrained(ModelOnPool, StartPoint):
 
     def image_stage(self) -> VisionFeatures:
         """The tower's features, of `drawings` where one cache serves several pools."""
-        return VisionFeatures(self.drawings or self.pool, self.tower)
+        return VisionFeatures(
+            self.drawings or self.pool, self.tower, accelerator=self.hardware.accelerator
+        )
 
     def pictures(self, store: Store, loaded: LoadedModel) -> FromCache:
         return self.image_stage().pictures(store, of=self.pool)

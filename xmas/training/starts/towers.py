@@ -23,12 +23,14 @@ from xmas.data.pool import Pool
 from xmas.data.rows import Rows
 from xmas.data.seen_images import note
 from xmas.models.cpu_matmul import by_onednn
+from xmas.models.device import device_for
 from xmas.models.tokenizer import TrainedTokenizer
 from xmas.models.vlm import check_finite
-from xmas.store import Stage, Store
+from xmas.store import Stage, Store, volatile
 from xmas.store.checkpoint import save_checkpoint, saved_state
 from xmas.store.progress import bar
 from xmas.training.fit.muon import inner_matrices, muon_and_adamw
+from xmas.training.fit.recipe import Hardware
 from xmas.training.fit.sanity import no_image
 
 TOKEN_HEAD = "token_head.safetensors"
@@ -70,6 +72,7 @@ class TwoTower(Stage):
     muon_rate: float = 0.02  # of the matrices of the blocks
     warmup: float = 0.05
     seed: int = 0
+    hardware: Hardware = volatile(default_factory=Hardware)
 
     def check(self, store: Store) -> None:
         """Raises ValueError: no row of the captions, if they are there, has an image."""
@@ -166,7 +169,7 @@ class TwoTower(Stage):
         Returns the model, and the weights of the head that predicts tokens: zero for tokens that no
         text has.
         """
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = device_for(self.hardware.accelerator)
         # Eager: one product over all heads and images, where torch's CPU kernel has one for each.
         model.set_attn_implementation("eager")
         model.to(device).train()  # pyright: ignore[reportArgumentType]  # wrapper asks for `self`

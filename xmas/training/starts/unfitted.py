@@ -23,6 +23,11 @@ class Unfitted(ModelOnPool):
     max_length: int = 2048  # tokens of a row, the image counted
     hardware: Hardware = volatile(default_factory=Hardware)
 
+    @property
+    def feature_precision(self) -> str:
+        """That of the stored weights."""
+        return getattr(self.start, "dtype", "float32")  # not every start point has the choice
+
     def steps(self, store: Store) -> list[int]:
         return [0]
 

@@ -71,7 +71,7 @@ def image_faults(examples: Rows, errors: dict[int, ImageError]) -> list[Fault]:
     faults = []
     for row in np.flatnonzero(examples.shown.rows_with(broken)).tolist():
         picture = next(number for number in examples.shown[row].tolist() if number in errors)
-        error, name = errors[picture], examples.picture_names[picture]
+        error, name = errors[picture], examples.picture_names[int(picture)]
         faults.append(Fault(row, id_of(examples[row].get("id")), name, error.kind, str(error)))
     return faults
 

@@ -33,7 +33,7 @@ def _record(rows: Rows, row: int) -> bytes:
     if isinstance(rows, LlavaRows):
         return rows.raw(row)
     record: dict[str, Any] = {"id": row, "source": str(rows.sources[row])}
-    names = [rows.picture_names[number] for number in rows.shown[row].tolist()]
+    names = [rows.picture_names[int(number)] for number in rows.shown[row]]
     if names:
         record["image"] = names[0] if len(names) == 1 else names
     record["conversations"] = [

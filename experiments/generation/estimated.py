@@ -39,7 +39,7 @@ def of_record(path: Path) -> list[tuple[str, int, int, float, dict[int, float]]]
         seconds = {
             int(way.removeprefix("batch ")): spent
             for way, spent in measured["seconds"].items()
-            if way.startswith("batch ")
+            if way.removeprefix("batch ").isdecimal()
         }
         lengths = measured["questions"], measured["questions_an_image"]
         rows.append((record["command"]["model"], *lengths, measured["new_tokens"]["mean"], seconds))

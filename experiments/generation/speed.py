@@ -171,13 +171,11 @@ def ways(
     def given() -> Iterator[tuple[PromptGroup, ImageInputs]]:
         return pictured(groups, model.config)
 
-    def one_by_one() -> dict[int, list[int]]:
-        return {
-            prompt.position: said
-            for prompt, said in decode_singly(model, given(), max_new_tokens=new, eos=eos)
-        }
+    def one_by_one(graphs: bool = True) -> dict[int, list[int]]:
+        answers = decode_singly(model, given(), max_new_tokens=new, eos=eos, graphs=graphs)
+        return {prompt.position: said for prompt, said in answers}
 
-    def together(rows: int) -> dict[int, list[int]]:
+    def together(rows: int, graphs: bool = True) -> dict[int, list[int]]:
         longest = max(len(group.prompts[0].ids) for group in groups)
         batch = ContinuousBatch(
             model,
@@ -186,6 +184,7 @@ def ways(
             eos=eos,
             prefix=shared_prefix(groups),
             longest=longest,
+            graphs=graphs,
         )
         return {prompt.position: said for prompt, said in batch.answers(given())}
 
@@ -196,7 +195,12 @@ def ways(
         ),
         "batch 1": one_by_one,
     }
-    return found | {f"batch {rows}": lambda rows=rows: together(rows) for rows in batches}
+    found |= {f"batch {rows}": lambda rows=rows: together(rows) for rows in batches}
+    if model.device.type == "cuda":  # what the graphs of decode steps save
+        found["batch 1, eager"] = lambda: one_by_one(graphs=False)
+        rows = max(batches)
+        found[f"batch {rows}, eager"] = lambda: together(rows, graphs=False)
+    return found
 
 
 def measure(

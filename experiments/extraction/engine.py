@@ -20,7 +20,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -42,9 +42,9 @@ from xmas.attention.collector import Collector
 from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.feed import Loaded
 from xmas.attention.metric import Spectra
-from xmas.attention.plan import Unit
 from xmas.attention.prefix import branches
 from xmas.attention.shards import Shards
+from xmas.attention.unit_collectors import collector_of
 from xmas.data.images import SquareImages
 from xmas.data.rows import Shown
 from xmas.models.chat.layout import Fixed
@@ -243,10 +243,11 @@ class Bare(Scan):
                 inputs = torch.cat([prefix_embeddings[text.which], inputs], dim=1)
             with patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention):
                 language(inputs_embeds=inputs, past_key_values=past, use_cache=unit.shared)
-        yield from ()
+            yield collector_of(self.spectra, language, text, loaded, None)  # stays empty
 
-    def _solved(self, unit: Unit, unsolved: Mapping[str, Sequence[Collector]]) -> Tensor:
-        return torch.zeros(len(unit.rows), len(unsolved), K)
+    def _solved(self, snapshots: Sequence[Sequence[Collector]]) -> Tensor:
+        rows = sum(len(batch.lines()) for batch in snapshots[0])
+        return torch.zeros(rows, len(snapshots), K)
 
 
 def scan(

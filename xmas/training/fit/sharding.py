@@ -80,7 +80,9 @@ def shard(module: nn.Module, model: nn.Module, mesh: DeviceMesh, precision: str)
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in cast("Any", language_model(model)).layers:
         if precision == "bf16-mixed":
-            matrices = [layer for layer in block.modules() if isinstance(layer, nn.Linear)]
+            matrices: list[nn.Module] = [
+                layer for layer in block.modules() if isinstance(layer, nn.Linear)
+            ]
             fully_shard(matrices, mesh=mesh, mp_policy=half)
         fully_shard(block, mesh=mesh, mp_policy=as_stored)
     fully_shard(

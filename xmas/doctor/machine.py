@@ -6,13 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xmas.doctor.finding import Finding
 from xmas.store import Store
-
-if TYPE_CHECKING:
-    from xmas.training.fit.recipe import Hardware
+from xmas.training.fit.recipe import Hardware
 
 _ROOM = 20  # GB free; with less there is a warning
 _BATCH = 16 * 3 * 336 * 336 * 4  # bytes of the pixels of 16 images, float32: LLaVA-1.5's microbatch
@@ -41,7 +38,7 @@ def check_packages(packages: Mapping[str, str]) -> Iterator[Finding]:
         )
 
 
-def check_devices(hardware: "Hardware") -> Iterator[Finding]:
+def check_devices(hardware: Hardware) -> Iterator[Finding]:
     """Compare the GPUs that torch and faiss see with those of the hardware setting. Imports both.
 
     faiss clusters on the CPU where its build sees no GPU: its packages are for one version of CUDA.
@@ -86,7 +83,7 @@ def _faiss_for(cuda: str | None) -> str:
     return f"pip uninstall faiss-cpu; pip install {package}"
 
 
-def check_shared_memory(hardware: "Hardware", folder: str = "/dev/shm") -> Iterator[Finding]:
+def check_shared_memory(hardware: Hardware, folder: str = "/dev/shm") -> Iterator[Finding]:
     """Check that batches of the workers fit into shared memory, which containers limit to 64 MB.
 
     Without room a worker is killed by a bus error in the middle of a pass.

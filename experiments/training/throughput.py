@@ -66,7 +66,7 @@ SIZES: dict[str, dict[str, Any]] = {
         },
         "vision": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
                    "num_attention_heads": 2},
-        "lora": Lora(2, 4), "rows": 4, "micro": 2,
+        "lora": Lora(2, 4), "rows": 4, "micro": 2, "side": 256,
     },
     "small": {  # narrow, with the tokens of the full one
         "text": {
@@ -161,7 +161,7 @@ def compare(
     model = built(size, device)
     config = unwrap(model).config
     drawn: Any = Drawn(size["rows"], config.text_config.vocab_size)
-    rate = matmul_rate(device)
+    rate = matmul_rate(device, size.get("side"))
     needed = model_flops(family_of(config).shape(config), drawn, size["lora"].rank)
     batches = {name: batches_of(name, drawn, size["micro"], config) for name in WAYS}
     found: dict[str, dict[str, float]] = {name: {"seconds": np.inf} for name in WAYS}
@@ -312,9 +312,10 @@ def model_flops(shape: Shape, drawn: Any, rank: int) -> float:
     return flops.fit(shape, load, towers=load.images, rank=rank) - again
 
 
-def matmul_rate(device: torch.device) -> float:
-    """FLOP/s of a large product in the precision of the step."""
-    side, kind = (8192, torch.bfloat16) if device.type == "cuda" else (1536, torch.float32)
+def matmul_rate(device: torch.device, side: int | None = None) -> float:
+    """FLOP/s of a product of two squares, large ones by default, in the precision of the step."""
+    usual, kind = (8192, torch.bfloat16) if device.type == "cuda" else (1536, torch.float32)
+    side = side or usual
     a, b = (torch.randn(side, side, dtype=kind, device=device) for _ in range(2))
     best = np.inf
     for _ in range(5):

@@ -92,7 +92,7 @@ class ModelOnPool:
     """Tokens and images of the pool for a model with the fields of `OnPool`."""
 
     @property
-    def feature_precision(self: "FittedOnPool") -> str:
+    def feature_precision(self: Any) -> str:  # as a protocol, a check of it would call it again
         """Torch's name of the precision of features; where there is no fit, it is overridden."""
         return self.recipe.feature_precision
 

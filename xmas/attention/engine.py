@@ -179,11 +179,13 @@ class Scan:
         weights.use(snapshots[steps[0]])  # the frozen tower is the same in all
         features = self._features(loaded.pictures)
         later = [self._features(text.pictures) if text.pictures else None for text in loaded.texts]
+        batches: list[Collector] = []
         measured: list[Float[Tensor, "rows some columns"]] = []
         unsolved: list[list[Collector]] = []
         for step in steps:
             weights.use(snapshots[step])
-            unsolved.append(batches := list(self._batches(loaded, features, later)))
+            batches = list(self._batches(loaded, features, later))
+            unsolved.append(batches)
             bytes_each = sum(batch.nbytes for batch in batches)
             if step == steps[-1] or (len(unsolved) + 1) * bytes_each > UNSOLVED_BYTES:
                 measured.append(self._solved(unsolved))

@@ -215,7 +215,7 @@ def positions_of(
     if lengths is None:
         return family.positions(config, ids, mask, sizes)
     rows = nn.utils.rnn.pad_sequence(
-        ids[0].split(lengths.tolist()), batch_first=True, padding_value=-1
+        list(ids[0].split(lengths.tolist())), batch_first=True, padding_value=-1
     )
     positions = family.positions(config, rows, rows >= 0, sizes)
     return positions[:, rows >= 0][:, None]

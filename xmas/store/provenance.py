@@ -80,8 +80,8 @@ def worked_on(stage: Stage) -> dict[str, Any]:
     parts = [stage, *(getattr(stage, field.name) for field in dataclasses.fields(stage))]
     hardware = [part.hardware for part in parts if hasattr(part, "hardware")]
     torch = sys.modules.get("torch")  # not loaded: nothing was computed on a GPU
-    accelerators = [part.accelerator for part in (stage, *hardware) if hasattr(part, "accelerator")]
-    on_cpu = accelerators[:1] == ["cpu"]
+    accelerators = [getattr(part, "accelerator", None) for part in (stage, *hardware)]
+    on_cpu = next(filter(None, accelerators), None) == "cpu"
     if torch is None or on_cpu or not torch.cuda.is_available():
         name = f"CPU, {os.cpu_count()} cores"
     else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from xmas.data.valid_rows import ValidRows
 from xmas.results.evidence import Evidence
-from xmas.results.report.svg import scrolled_table, tag, text
+from xmas.results.report.svg import joined, scrolled_table, tag, text
 from xmas.store.index import Config, Result, key_of, stages_in
 
 _OPEN = 60  # stages up to which the table is shown unfolded
@@ -66,18 +66,16 @@ def _facts(evidence: Evidence, results: list[Result]) -> str:
 
 def _pool(evidence: Evidence) -> str:
     """The name, the hash where the pool is a file or a dataset, and how many rows were left out."""
-    facts = [text(evidence.leaderboard.pool)]
+    facts = [str(evidence.leaderboard.pool)]
     for kind in ("sha256", "shards", "dataset"):
         if digest := evidence.pool["pool"].get(kind):
-            facts.append(f"{kind} {tag('code', digest)}")
+            facts.append(joined([kind, tag("code", digest)], " "))
     for result in evidence.index.inside(evidence.pool).values():
         if result.kind == ValidRows.kind:
             skipped = json.loads(result.file("skipped.json").read_text())
             kinds = ", ".join(f"{kind}: {count:,}" for kind, count in skipped["kinds"].items())
-            facts.append(
-                text(f"{skipped['rows']:,} of {skipped['of']:,} rows were left out ({kinds})")
-            )
-    return ", ".join(facts)
+            facts.append(f"{skipped['rows']:,} of {skipped['of']:,} rows were left out ({kinds})")
+    return joined(facts, ", ")
 
 
 def _several(values: Any) -> str:

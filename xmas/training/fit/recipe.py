@@ -133,8 +133,9 @@ class Hardware:
     @property
     def memory(self) -> float | None:
         """Bytes of a device, for estimates; None: unknown, or the host's."""
-        known = self.device is not None and self.accelerator != "cpu"
-        return 1e9 * self.device.memory if known else None
+        if self.device is None or self.accelerator == "cpu":
+            return None
+        return 1e9 * self.device.memory
 
     def check(self, recipe: Recipe) -> None:
         """Raise ValueError: flash attention is set, which has no kernels for this fit."""

@@ -82,11 +82,7 @@ def test_two_ranks_give_the_gradients_of_one_process_that_accumulates(run, job, 
 
 CASES = {
     "LoRA, packed, recomputed": {"hardware": {"packing": True, "checkpointing": 1.0}},
-    "full, clipped, half recomputed": {
-        "target": {"lora": None},
-        "recipe": {"clip": 0.1},
-        "hardware": {"checkpointing": 0.5},
-    },
+    "full, half recomputed": {"target": {"lora": None}, "hardware": {"checkpointing": 0.5}},
 }
 
 
@@ -94,9 +90,7 @@ CASES = {
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_ranks_in_16_bits_fit_as_one_process(run, strategy, case):
     """Bit for bit: embeddings, norms, positions keep their types; tied weights are written once."""
-    options = CASES[case]
-    recipe = {"epochs": 1, "precision": "bf16-mixed"} | options.get("recipe", {})
-    options = options | {"recipe": recipe}
+    options = CASES[case] | {"recipe": {"epochs": 1, "precision": "bf16-mixed"}}
     hardware = options["hardware"] | {"strategy": strategy}
     single, double = (
         run("target", **options),
@@ -106,6 +100,27 @@ def test_two_ranks_in_16_bits_fit_as_one_process(run, strategy, case):
     assert all((cut > 0) == (strategy == "fsdp2") for _, cut in gradients(double))
     assert curve(double, "target") == curve(single, "target")
     assert results(double, "target") == results(single, "target")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_ranks_in_16_bits_clip_as_one_process(run, strategy):
+    """The norm of shards is summed in another order, so from the second step 16 bits may round
+    otherwise."""
+    options = {
+        "target": {"lora": None},
+        "recipe": {"epochs": 1, "precision": "bf16-mixed", "clip": 0.1},
+        "hardware": {"checkpointing": 0.5},
+    }
+    double = options | {"hardware": options["hardware"] | {"strategy": strategy}}
+    one, two = gradients(run("target", **options)), gradients(run("target", world=2, **double))
+    assert len(one) == len(two) == 3
+    for step, ((mine, _), (theirs, _)) in enumerate(zip(one, two, strict=True)):
+        for name, gradient in mine.items():
+            scale = float(gradient.abs().max()) + 1e-12
+            tolerance = 1e-6 if step == 0 or strategy == "ddp" else 1e-2
+            torch.testing.assert_close(
+                theirs[name] / scale, gradient / scale, rtol=0, atol=tolerance
+            )
 
 
 def test_under_the_mean_of_the_step_two_ranks_give_the_gradients_of_the_doubled_batch(run):

@@ -160,8 +160,8 @@ def test_products_of_halves_are_as_exact_as_those_of_float32(gpu: Gpu, feature):
 def test_a_feature_that_fits_is_copied_to_the_card_once(gpu: Gpu, feature, monkeypatch):
     centroids = torch.nn.functional.normalize(torch.eye(11, 37), dim=1)
     device, rows = torch.device("cuda"), np.arange(211)
-    free = feature.nbytes / 0.75
-    for room, copies in ((free + 1, 1), (free - 1, 3)):
+    free = round(feature.nbytes / 0.75)
+    for room, copies in ((free + 2, 1), (free - 2, 3)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None, room=room: (room, room))
         with gpu.counting() as counted:
             assign = Assigner(feature, 17, device)

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from xmas.evaluation.scores import Scores
 
 log = logging.getLogger("xmas")
+
+NOT_FOR_USERS = (  # warnings of a library about its use of another one
+    "`is_gradient_checkpointing` is deprecated",  # peft 0.21 asks transformers 5.23 for it
+)
 
 
 @runtime_checkable
@@ -173,6 +178,8 @@ def main() -> None:
     threads.share_cores()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the one line on stderr is ours
     guard()
+    for message in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message)
     arguments = sys.argv[1:] = with_own_keys(sys.argv[1:])
     try:
         check_choices(arguments)

@@ -1,4 +1,4 @@
-"""Pools of JSON records, a list or a record a line, whatever the records call their parts.
+"""Pools of JSON records, a list or a record a line, under any names of their parts.
 
 The file is streamed once; of every record only its byte range is kept in addition to the index, so
 that a subset's records are copied byte for byte.

@@ -1,4 +1,4 @@
-"""A quick look at a record: most of a pool's are a conversation of texts with one image or none.
+"""A fast check of a record: most of a pool's are a conversation of texts with one image or none.
 
 What does not pass is read in full (`xmas.data.record_faults`); so this only makes a pool open
 sooner.

@@ -2,7 +2,7 @@
 
 LLaVA starts from Vicuna, which answers yes or no and chooses a letter. A randomly initialised
 language model learns this in steps, each from what the last one taught: to find a fact, to compare
-it with a claim, to choose the letter of what it found. All at once it learns none of it. Part of
+it with a claim, to choose the letter of what it found. All at once it does not learn this. Part of
 the rows describe a thing in words instead of a drawing: comparing is learned sooner there, and
 carries over to images, which share a space with words from the start
 (`xmas.training.starts.initial_weights`).

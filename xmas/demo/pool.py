@@ -47,7 +47,7 @@ class DemoPool(Stage):
     rows: int = 4000
     captions: int = 12000
     facts: int = 3500
-    claims: int = 3500
+    claims: int = 5000
     choices: int = 5000
     reviews: int = 5500
     concepts: int = 100

@@ -36,5 +36,5 @@ pytest=("$venv/bin/pytest" -q -W default::DeprecationWarning -W default::FutureW
 if (($#)); then
   exec "${pytest[@]}" "$@"
 fi
-exec "${pytest[@]}" -n 2 --dist loadgroup --no-loadscope-reorder \
+exec "${pytest[@]}" -n 2 --dist loadfile --no-loadscope-reorder \
   -m "not slow and not gpu and not emulated and not browser and not slurm"

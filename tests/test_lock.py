@@ -133,10 +133,25 @@ def test_another_kind_is_refused(tmp_path):
         pass
 
 
-def test_a_holder_that_could_not_renew_its_lease_is_interrupted(tmp_path):
-    held = lock.alone(tmp_path / "result", kind="lease", waiting=lambda: None)
-    with held, pytest.raises(KeyboardInterrupt):
-        _lose(tmp_path / "result.lease")
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_holder_that_could_not_renew_its_lease_is_interrupted(tmp_path, in_background):
+    """By SIGTERM where the shell of a job in the background has let SIGINT be ignored."""
+    interrupt = signal.SIG_IGN if in_background else signal.default_int_handler
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, interrupt),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, _terminated),
+    }
+    try:
+        held = lock.alone(tmp_path / "result", kind="lease", waiting=lambda: None)
+        with held, pytest.raises(InterruptedError if in_background else KeyboardInterrupt):
+            _lose(tmp_path / "result.lease")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise InterruptedError(f"signal {number}")
 
 
 def _lose(lease: Path) -> None:

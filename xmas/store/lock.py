@@ -12,6 +12,7 @@ import fcntl
 import functools
 import logging
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -134,7 +135,10 @@ def _lease(path: Path) -> BaseFileLock:
 
     def lost(why: object) -> None:
         log.error("%s: another process has taken over: %s", path, why)
-        _thread.interrupt_main()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's job in the background
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            _thread.interrupt_main()
 
     return SoftFileLease(
         path.with_name(f"{path.name}.lease"), lease_duration=LEASE, on_compromise=lost

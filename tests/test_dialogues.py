@@ -1,6 +1,7 @@
 """Records as trainers write them: the same turns and pictures, in whatever words and container."""
 
 import base64
+import contextlib
 import gzip
 import json
 from pathlib import Path
@@ -206,3 +207,19 @@ def test_a_compressed_file_that_is_cut_short_is_named(pool_of, tmp_path):
     Path(pool.annotations).write_bytes(Path(pool.annotations).read_bytes()[:-12])
     with pytest.raises(PoolError, match=r"pool: cannot be unpacked .*; fetch it again"):
         pool.open()
+
+
+def test_a_damaged_byte_of_a_compressed_file_is_named_wherever_it_is(pool_of):
+    pool = pool_of([FORMS["swift"] | {"id": str(number)} for number in range(50)], "gzip")
+    file = Path(pool.annotations)
+    whole = file.read_bytes()
+    for place in range(10, len(whole), 7):  # a header of gzip has ten bytes, a time among them
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with pytest.raises(PoolError, match=r"pool: cannot be unpacked .*; fetch it again"):
+            pool.open()
+    zstd = Path(pool_of([FORMS["swift"]] * 50, "zstd").annotations)
+    whole = zstd.read_bytes()
+    for place in range(4, len(whole), 7):  # it may have no checksum
+        zstd.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with contextlib.suppress(PoolError):
+            pool.open()

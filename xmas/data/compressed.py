@@ -3,12 +3,14 @@
 import gzip
 import shutil
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from xmas.data.rows import PoolError
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+DAMAGED = (OSError, EOFError, zlib.error)  # what unpacking raises; the last is none of the others
 
 
 def unpacked(path: Path) -> BinaryIO:
@@ -29,7 +31,7 @@ def unpacked(path: Path) -> BinaryIO:
     with file:
         try:
             shutil.copyfileobj(_stream(path, file, head), content, 1 << 20)
-        except (OSError, EOFError) as error:
+        except DAMAGED as error:
             content.close()
             raise PoolError(
                 f"{path}: cannot be unpacked ({error}); fetch it again, or free space in TMPDIR"
@@ -49,7 +51,7 @@ def first_bytes(path: Path, count: int) -> bytes:
             return file.read(count)
         try:
             return _stream(path, file, head).read(count)
-        except (OSError, EOFError):
+        except DAMAGED:
             return b""  # the reader that opens it says what is wrong
 
 

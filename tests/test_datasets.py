@@ -113,6 +113,18 @@ def test_what_is_no_dataset_is_named(folder, tmp_path):
         Pool("a", path="b")
 
 
+@pytest.mark.parametrize("keep", [0, 3, 40, -1, -9, -40])
+def test_a_shard_that_is_not_whole_is_named_before_its_rows_are_read(folder, tmp_path, keep):
+    """The identity of a pool, which the key of every result needs, reads its footers first."""
+    shard = tmp_path / "train.parquet"
+    shard.write_bytes(next(folder.glob("*.parquet")).read_bytes()[:keep])
+    with pytest.raises(PoolError, match=r"train\.parquet: is not a whole .*; fetch the file again"):
+        Pool(str(tmp_path)).identity()
+    shard.write_bytes(b"<html>moved</html>")
+    with pytest.raises(PoolError, match=r"train\.parquet: is not a whole .*; fetch the file again"):
+        Pool(str(tmp_path)).identity()
+
+
 def test_the_identity_is_of_footers_not_of_bytes(folder, tmp_path):
     other = shards.write(tmp_path / "fine", lambda row: shards.record(row) | {"source": "x"})
     same = shards.write(tmp_path / "again" / "fine")

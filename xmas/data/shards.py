@@ -71,7 +71,7 @@ def fingerprint(path: Path, split: str | None = None) -> str:
     """The identity of a table without reading it: names, sizes and footers of its files.
 
     A Parquet footer has the number of rows and the statistics of all columns; of an Arrow file the
-    first and last 64 KiB count.
+    first and last 64 KiB count. Raises PoolError: a Parquet file has no whole footer.
     """
     digest = hashlib.sha256()
     files = files_of(path, split)
@@ -209,14 +209,19 @@ def _selected(batch: Any) -> Callable[[Sequence[str]], Any]:
 
 
 def _footer(file: Path) -> bytes:
+    """Raises PoolError: a Parquet file has no footer, or not a whole one."""
+    size = file.stat().st_size
     with file.open("rb") as content:
         if file.suffix == ".parquet":
-            content.seek(-8, 2)
-            length = int.from_bytes(content.read(4), "little")
+            content.seek(-min(8, size), 2)
+            end = content.read()
+            length = int.from_bytes(end[:4], "little")
+            if not end.endswith(b"PAR1") or 8 + length > size:
+                raise PoolError(f"{file}: is not a whole Parquet file; fetch the file again")
             content.seek(-8 - length, 2)
             return content.read(length)
         head = content.read(_ENDS)
-        content.seek(-min(_ENDS, file.stat().st_size), 2)
+        content.seek(-min(_ENDS, size), 2)
         return head + content.read()
 
 

@@ -12,6 +12,7 @@ import shards
 from toy import Toy, picture_name
 
 from xmas.cli.config import build
+from xmas.data.chosen_rows import ChosenRows
 from xmas.data.pool import Pool
 from xmas.data.readers import huggingface
 from xmas.data.rows import PoolError
@@ -57,6 +58,49 @@ def test_rows_of_parquet_are_those_that_were_written(folder):
         assert rows.turns(row)[0].images == (0,) * shards.IMAGES[row]
     assert rows.sources.tolist() == [shards.record(row)["source"] for row in ROWS]
     assert not rows.all_in_files
+
+
+def test_a_column_is_read_without_the_others(folder, monkeypatch):
+    rows = Pool(str(folder)).open()
+    read = []
+    for chunk in rows.table.chunks:
+        whole = chunk.read
+        monkeypatch.setitem(
+            chunk.__dict__, "read", lambda names, whole=whole: read.append(names) or whole(names)
+        )
+    ratings = rows.column("visual_dependency_min")
+    assert ratings.dtype == np.int64
+    assert ratings.tolist() == [row % 4 for row in ROWS]
+    assert {name for names in read for name in names} == {"visual_dependency_min"}
+    assert rows.column("source").tolist() == rows.sources.tolist()
+    with pytest.raises(PoolError, match=r"fine: column 'texts' is of type list<.*; give one with"):
+        rows.column("texts")
+    with pytest.raises(PoolError, match=r"fine: no column 'rating'; there are images, texts, "):
+        rows.column("rating")
+
+
+def test_a_column_that_some_shards_lack_or_have_in_another_type(tmp_path):
+    turns = [[{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "He."}]] * 2
+    for name, columns in {"a": {"score": [1, 2]}, "b": {"score": [0.5, None]}, "c": {}}.items():
+        table = pyarrow.table({"messages": turns} | columns)
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+    scores = Pool(str(tmp_path)).open().column("score")
+    assert np.array_equal(scores, [1, 2, 0.5, np.nan, np.nan, np.nan], equal_nan=True)
+
+
+def test_a_field_of_json_records_is_a_column(tmp_path):
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "He."}]
+    fields = [{"score": 3, "name": "a", "tags": []}, {"score": 4.5}, {"name": "c"}]
+    path = tmp_path / "mix.json"
+    path.write_text(json.dumps([{"messages": turns} | field for field in fields]))
+    rows = Pool(str(path), ".").open()
+    assert np.array_equal(rows.column("score"), [3, 4.5, np.nan], equal_nan=True)
+    assert rows.column("name").tolist() == ["a", None, "c"]
+    assert ChosenRows(rows, np.array([2, 0])).column("name").tolist() == ["c", "a"]
+    with pytest.raises(PoolError, match=r"mix\.json: row 0 has tags \[\], expected a number or a"):
+        rows.column("tags")
+    with pytest.raises(PoolError, match=r"no record has 'rank'; row 0 has messages, score, name"):
+        rows.column("rank")
 
 
 def test_messages_with_a_system_turn(tmp_path):

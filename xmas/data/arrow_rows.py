@@ -14,8 +14,8 @@ from xmas.data.dialogues import turns_of
 from xmas.data.faults import Fault, id_of, refusal
 from xmas.data.json_rows import DATA, NO_FOLDER, TEXT, decoded_uri, name_of, renamed, source_of
 from xmas.data.record_faults import fault_in
-from xmas.data.rows import Index, Rows
-from xmas.data.shards import Chunk, Table
+from xmas.data.rows import Index, PoolError, Rows
+from xmas.data.table import Chunk, Table
 from xmas.data.turns import Turn
 
 _IMAGES = ("images", "image")
@@ -50,8 +50,7 @@ class ArrowRows(Rows):
         self.table = table
         self.images, self.split = images, split
         self.columns = dict(columns or {})
-        leaves = table.chunks[0].leaves if table.chunks else ()
-        names = list(dict.fromkeys(leaf.split(".")[0] for leaf in leaves))
+        names = table.chunks[0].columns if table.chunks else []
         theirs = [self.columns.get(name, name) for name in _IMAGES]
         self.columns_of_file = names
         self._image_columns = [name for name in names if name in theirs]
@@ -67,6 +66,12 @@ class ArrowRows(Rows):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         return self.table.record(row, self.columns_of_file)
+
+    def column(self, name: str) -> np.ndarray:
+        try:
+            return self.table.column(name)
+        except PoolError as error:
+            raise PoolError(f"{self.annotations}: {error}") from error
 
     def turns(self, row: int) -> list[Turn]:
         record = self._ours(self.table.record(row, self._other_columns))

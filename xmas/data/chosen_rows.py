@@ -36,6 +36,9 @@ class ChosenRows(Rows):
     def turns(self, row: int) -> list[Turn]:
         return self.rows.turns(int(self.numbers[row]))
 
+    def column(self, name: str) -> np.ndarray:
+        return self.rows.column(name)[self.numbers]
+
     def picture(self, number: int) -> Path | bytes:
         return self.rows.picture(int(self._pictures[number]))
 

@@ -169,6 +169,28 @@ class Rows(abc.ABC):
         are those of the row, in order.
         """
 
+    def column(self, name: str) -> np.ndarray:
+        """(rows,) a field of the records that has a number or a text: NaN or None where it is
+        missing.
+
+        Raises PoolError: no record has it, or one has something else there.
+        """
+        values = [self[row].get(name) for row in range(len(self))]
+        if all(value is None for value in values):
+            names = ", ".join(self[0]) if len(self) else "no rows"
+            raise PoolError(f"{self.annotations}: no record has {name!r}; row 0 has {names}")
+        for row, value in enumerate(values):
+            if value is not None and not isinstance(value, bool | int | float | str):
+                raise PoolError(
+                    f"{self.annotations}: row {row} has {name} {value!r:.80}, expected a number or "
+                    "a text; name a field with one in every row"
+                )
+        if any(isinstance(value, str) for value in values):
+            return np.array(values, dtype=object)
+        if None in values:
+            return np.array(values, dtype=np.float64)
+        return np.array(values)
+
     def identity(self) -> str:
         """The hash of the pool's content, by which results know it."""
         return sha256_of(str(self.annotations))

@@ -11,7 +11,8 @@ from typing import Any
 from xmas.data.arrow_rows import ArrowRows
 from xmas.data.datasets_by_name import dataset_of, is_dataset
 from xmas.data.rows import PoolError
-from xmas.data.shards import Chunk, Table, chunks_of, is_sharded, open_table
+from xmas.data.shards import is_sharded
+from xmas.data.table import Chunk, Table, chunks_of, open_table
 
 _GATHERED = 64  # rows that are read together where a dataset has them in another order
 

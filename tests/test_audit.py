@@ -11,19 +11,19 @@ import pytest
 from PIL import Image
 from toy import ROWS, TEXT_ONLY, Toy, draw, picture_name
 
-from xmas.data.pool import Pool
-from xmas.data.rows import PoolError
-from xmas.evaluation.protocol import Question
-from xmas.results.audit import Audit, coverage, explained_by, overlap, repeated, spread
-from xmas.results.audit.duplicates import (
+from xmas.data.duplicates import (
     Duplicates,
     components,
     near_images,
     near_texts,
     pairs_of_equal,
 )
-from xmas.results.audit.images import ImageHashes, all_hashes, difference_hash, distances, near_any
-from xmas.results.audit.texts import FORMATS, Texts, format_of, min_hashes
+from xmas.data.image_hashes import ImageHashes, all_hashes, difference_hash, distances, near_any
+from xmas.data.pool import Pool
+from xmas.data.rows import PoolError
+from xmas.data.text_sketches import FORMATS, Texts, format_of, min_hashes
+from xmas.evaluation.protocol import Question
+from xmas.results.audit import Audit, coverage, explained_by, overlap, repeated, spread
 from xmas.selection.methods.random import Random
 from xmas.store import Store
 

@@ -18,6 +18,7 @@ from toy import draw, turns
 from xmas.data.broken_images import read_picture
 from xmas.data.image_bounds import FORMATS, _InFlight, bounded
 from xmas.data.image_files import image_size, open_image
+from xmas.data.image_hashes import ImageHashes
 from xmas.data.image_paths import ImageError
 from xmas.data.images import SquareImages, prepared
 from xmas.data.pool import Pool
@@ -27,7 +28,6 @@ from xmas.evaluation import benchmarks
 from xmas.evaluation.json_files import image_below
 from xmas.evaluation.protocol import AnswerError
 from xmas.models.checked_images import CheckedImages
-from xmas.results.audit.images import ImageHashes
 from xmas.store import Store
 
 

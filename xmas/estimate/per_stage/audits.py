@@ -1,10 +1,10 @@
 """What an audit costs: hashes of images and texts, near duplicates, one page of numbers."""
 
+from xmas.data.duplicates import Duplicates
+from xmas.data.image_hashes import ImageHashes
+from xmas.data.text_sketches import Texts
 from xmas.estimate.work import Context, Work, work
 from xmas.results.audit import Audit
-from xmas.results.audit.duplicates import Duplicates
-from xmas.results.audit.images import ImageHashes
-from xmas.results.audit.texts import Texts
 
 _SKETCH = 5e-5  # seconds of a core to sketch a row's words, experiments/selection/README.md
 _PAIR = 9e-6  # seconds of a core to look for a row's near ones, the same record

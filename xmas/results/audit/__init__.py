@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from xmas.data.duplicates import Duplicates
+from xmas.data.image_hashes import ImageHashes, all_hashes, near_any
 from xmas.data.rows import Rows
+from xmas.data.text_sketches import FORMATS, Texts
 from xmas.evaluation.protocol import Benchmark
-from xmas.results.audit.duplicates import Duplicates
-from xmas.results.audit.images import ImageHashes, all_hashes, near_any
-from xmas.results.audit.texts import FORMATS, Texts
 from xmas.selection.protocol import name_of
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset, TokenCounter

@@ -1,4 +1,4 @@
-"""Hashes of images: of the file, for exact copies, and of the picture, for near copies."""
+"""Hashes of the images of a pool: of the file, for exact copies, of the picture, for near ones."""
 
 import concurrent.futures
 import dataclasses
@@ -69,7 +69,8 @@ def all_hashes(
                 image = images[number]
                 name = image if isinstance(image, Path) else f"image {number} of {label}"
                 raise PoolError(
-                    f"{name}: {error.reason}; {error.remedy}, or set audit.images=false"
+                    f"{name}: {error.reason}; {error.remedy}, leave its rows out with "
+                    "pool.invalid=skip, or, for an audit, set audit.images=false"
                 ) from error
     return digests, difference_hashes
 

@@ -190,7 +190,8 @@ def toy_selector(toy, compose):
     def selector(name: str, *overrides: str):
         if overrides:
             return build(compose(*toy.overrides(), f"selector={name}", *overrides).selector)
-        return build(compose(*toy.overrides(), *EVERY_SELECTOR).every[name])
+        file = f"every.column.file={toy.scores}"
+        return build(compose(*toy.overrides(), *EVERY_SELECTOR, file).every[name])
 
     return selector
 

@@ -29,7 +29,7 @@ from xmas.results.report import Report
 from xmas.results.report.svg import Scale, tag
 from xmas.results.score_records import TableError, runs
 from xmas.results.table import Table
-from xmas.results.view import Column
+from xmas.results.view import TableColumn
 from xmas.selection.methods.full import Full
 from xmas.selection.methods.random import Random
 from xmas.selection.methods.xmas import Xmas
@@ -630,7 +630,7 @@ def test_scores_that_do_not_compare_are_logged_without_an_arp_and_say_why(
 
 
 def test_a_column_is_added_in_one_place_and_shown_everywhere(toy, monkeypatch):
-    column = Column(
+    column = TableColumn(
         "subset_rows",
         lambda line: line.row.rows[-1],
         "subset size",

@@ -223,6 +223,7 @@ def test_no_selector_needs_more_than_it_names(toy, toy_selector, tmp_path):
         ("random", set()),
         ("stratified", set()),
         ("full", set()),
+        ("column", set()),
         ("length", {"tokens", "tokenizer", "by-name"}),
     ):
         store = Store(str(tmp_path / name))
@@ -237,6 +238,7 @@ RESOLVED = {  # what a selector looks at, and its clusters as published
     "aum": ("answers", None),
     "clip_score": ("clip_embeddings", None),
     "coincide": ("activations", 10_000),
+    "column": (None, None),
     "d2": ("clip_rows", None),
     "el2n": ("answers", None),
     "full": (None, None),
@@ -255,7 +257,7 @@ RESOLVED = {  # what a selector looks at, and its clusters as published
     "xmas": ("trajectories", 1000),
 }
 UNDER = {"clip_rows": "clip_embeddings", "pseudo_labels": "clip_embeddings"}
-EXACT = {"aum", "coincide", "el2n", "full", "learnability", "necessity", "perplexity"}  # no draws
+EXACT = set("aum coincide column el2n full learnability necessity perplexity".split())  # no draws
 
 
 @pytest.mark.parametrize("name", RESOLVED)

@@ -51,6 +51,7 @@ def loaded(toy, tmp_path_factory):
         "help": ["--help"],
         "table": ["goal=table", f"store.root={store}"],
         "subset": subset,
+        "column": [*subset[:-1], "selector=column", f"selector.file={toy.scores}"],
         "subset again": subset,
         "subset, forced": [*subset, "force=subset"],
     }
@@ -58,13 +59,13 @@ def loaded(toy, tmp_path_factory):
         [sys.executable, "-c", CODE], input=json.dumps([python, command]),
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert ended.stderr.count(" computing") == 3  # the ranking, and twice the subset
+    assert ended.stderr.count(" computing") == 5  # twice a ranking, three times a subset
     lines = [line for line in ended.stdout.splitlines() if line.startswith("LOADED")]
     return {name: set(names) for name, names in (json.loads(line[7:]) for line in lines)}
 
 
 def test_nothing_heavy_is_loaded_for_what_needs_none_of_it(loaded):
-    assert len(loaded) == 13
+    assert len(loaded) == 14
     for step, modules in loaded.items():
         assert not modules & HEAVY, step
     assert "hydra" not in loaded["report"]

@@ -197,6 +197,11 @@ class Toy:
             **options,
         )
 
+    @property
+    def scores(self) -> str:
+        """A file with a score of every row, from 0 to 9; each is that of four rows or five."""
+        return str(self.folder / "scores.csv")
+
     def overrides(self) -> list[str]:
         """What gives stages of this size, on this pool, on the command line."""
         return [
@@ -216,6 +221,8 @@ def build(folder: Path) -> Toy:
     records = [record(row) for row in range(ROWS)]
     text = json.dumps(records, ensure_ascii=False, indent=2)
     (folder / "pool.json").write_text(text, encoding="utf-8")
+    scores = [f"{row},{7 * row % 10}\n" for row in range(ROWS)]
+    (folder / "scores.csv").write_text("".join(["row,score\n", *scores]))
     return Toy(folder, Store(str(folder / "store")))
 
 

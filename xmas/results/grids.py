@@ -11,7 +11,7 @@ from xmas.results.arp import ALL
 from xmas.results.evidence import Evidence, Line
 from xmas.results.leaderboard_rows import Cell
 from xmas.results.notes import about_scores
-from xmas.results.view import GAP, LEVEL, SCORES, SUMMARY, Column, TextCell, between, measured
+from xmas.results.view import GAP, LEVEL, SCORES, SUMMARY, TableColumn, TextCell, between, measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def published(evidence: Evidence) -> Grid:
     return Grid(f"{_heading(evidence)}: published", head, rows, [first, *notes])
 
 
-def _columns(table: str) -> list[Column]:
+def _columns(table: str) -> list[TableColumn]:
     return [column for column in view.COLUMNS if table in column.tables and column.heading]
 
 

@@ -35,7 +35,7 @@ class TextCell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A quantity of a leaderboard row.
 
     Args:
@@ -142,27 +142,29 @@ def _hours(of: Callable[[Line], float | None]) -> Callable[[Line], str]:
 
 _BOTH = (SCORES, SUMMARY)
 
-COLUMNS: tuple[Column, ...] = (
-    Column("selector", lambda line: line.row.label, "selector", tables=_BOTH),
-    Column(
+COLUMNS: tuple[TableColumn, ...] = (
+    TableColumn("selector", lambda line: line.row.label, "selector", tables=_BOTH),
+    TableColumn(
         "budget",
         lambda line: line.row.budget,
         "budget",
         format=lambda line: line.row.budget_text,
         tables=_BOTH,
     ),
-    Column("unit", lambda line: "" if line.row.budget <= 1 else line.row.unit, tables=(SCORES,)),
-    Column(
+    TableColumn(
+        "unit", lambda line: "" if line.row.budget <= 1 else line.row.unit, tables=(SCORES,)
+    ),
+    TableColumn(
         "rows",
         lambda line: _span(line.row, "{}"),
         "rows",
         format=lambda line: _span(line.row, "{:,}"),
         tables=(SCORES,),
     ),
-    Column(  # the CSV counts the seeds of every score
+    TableColumn(  # the CSV counts the seeds of every score
         "", lambda line: len(line.row.seeds), "seeds", tables=_BOTH
     ),
-    Column(  # the CSV has every ARP in its own line
+    TableColumn(  # the CSV has every ARP in its own line
         "",
         lambda line: line.arp.mean if line.row.arp else None,
         ALL,
@@ -170,7 +172,7 @@ COLUMNS: tuple[Column, ...] = (
         interval=lambda line: line.certainty.arps.get(ALL),
         notes=about_arp,
     ),
-    Column(
+    TableColumn(
         "above_random",
         lambda line: against.points if (against := _against(line)) else None,
         f"vs {BASELINE}",
@@ -178,11 +180,11 @@ COLUMNS: tuple[Column, ...] = (
         interval=lambda line: against.interval if (against := _against(line)) else None,
         notes=about_baseline,
     ),
-    Column("p", lambda line: against.p if (against := _against(line)) else None),
-    Column("p_holm", _adjusted, "p", format=_p),
-    Column("rank", lambda line: line.row.rank, "rank", format="{:g}", notes=about_ranks),
-    Column("mean_rank", lambda line: line.row.mean_rank, "mean rank", format="{:.1f}"),
-    Column(
+    TableColumn("p", lambda line: against.p if (against := _against(line)) else None),
+    TableColumn("p_holm", _adjusted, "p", format=_p),
+    TableColumn("rank", lambda line: line.row.rank, "rank", format="{:g}", notes=about_ranks),
+    TableColumn("mean_rank", lambda line: line.row.mean_rank, "mean rank", format="{:.1f}"),
+    TableColumn(
         "selection_hours",
         _selection_hours,
         "selection",
@@ -190,10 +192,12 @@ COLUMNS: tuple[Column, ...] = (
         format=_hours(_selection_hours),
         notes=about_hours,
     ),
-    Column("training_hours", _training_hours, "training", "h", format=_hours(_training_hours)),
-    Column("total_of_full", lambda line: line.cost_of_full, "total / full", format="{:.2f}"),
-    Column("devices", lambda line: "; ".join(sorted(line.cost.devices)) if line.cost else None),
-    Column(
+    TableColumn("training_hours", _training_hours, "training", "h", format=_hours(_training_hours)),
+    TableColumn("total_of_full", lambda line: line.cost_of_full, "total / full", format="{:.2f}"),
+    TableColumn(
+        "devices", lambda line: "; ".join(sorted(line.cost.devices)) if line.cost else None
+    ),
+    TableColumn(
         "r2_length",
         lambda line: " ".join(f"{step}:{share:.4f}" for step, share in line.length_r2.items()),
         notes=about_length,

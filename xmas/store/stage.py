@@ -225,7 +225,12 @@ def _described_fields(value: Any) -> dict[str, Any]:
         rule = field.metadata.get("identity", "value")
         content = getattr(value, field.name)
         if rule == "content" and isinstance(content, str):
-            identity[field.name] = {"sha256": sha256_of(content)}
+            try:
+                identity[field.name] = {"sha256": sha256_of(content)}
+            except FileNotFoundError:
+                raise FileNotFoundError(
+                    f"{field.name}={content}: there is no such file; correct the path"
+                ) from None
         elif isinstance(content, int) and not isinstance(content, bool) and rule != "none":
             identity[field.name] = _exact(content, f"{field.name}=")
         elif rule != "none":

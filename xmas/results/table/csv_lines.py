@@ -10,7 +10,7 @@ from xmas.results.escaping import csv_text
 from xmas.results.evidence import Evidence, Line
 from xmas.results.leaderboard_rows import Cell
 from xmas.results.statistics.bootstrap import Interval
-from xmas.results.view import SCORES, Column, Value, interval_fields
+from xmas.results.view import SCORES, TableColumn, Value, interval_fields
 
 ABOUT_PUBLISHED = ("origin", "source", "pool", "reference_group", "target")
 OF_BENCHMARK = (
@@ -103,11 +103,11 @@ def _published(evidence: Evidence) -> Iterator[dict[str, Value]]:
             }
 
 
-def _of_every_line() -> list[Column]:
+def _of_every_line() -> list[TableColumn]:
     return [column for column in view.COLUMNS if SCORES in column.tables]
 
 
-def _of_arp_lines() -> list[Column]:
+def _of_arp_lines() -> list[TableColumn]:
     return [column for column in view.COLUMNS if SCORES not in column.tables]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.arrow_rows import ArrowRows
-from xmas.data.chosen_rows import ChosenRows
+from xmas.data.chosen_rows import in_whole
 from xmas.data.datasets_by_name import dataset_of, is_dataset
 from xmas.data.rows import Rows
 from xmas.data.shards import files_of
@@ -24,8 +24,7 @@ def as_dataset(rows: Rows, chosen: Int[np.ndarray, " chosen"]) -> Any:
     """
     import datasets
 
-    while isinstance(rows, ChosenRows):
-        rows, chosen = rows.rows, rows.numbers[chosen]
+    rows, chosen = in_whole(rows, chosen)
     if isinstance(rows, ArrowRows):
         return _whole(rows.annotations, rows.split).select(chosen)
     features = {

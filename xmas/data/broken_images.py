@@ -36,7 +36,8 @@ def read_picture(examples: Rows, number: int, row: int | None = None) -> Image.I
     except ValueError as error:
         if row is None:
             row = int(examples.shown.row_of_image[examples.shown.first_image[number]])
-        raise BrokenImageError(f"{examples.annotations}: row {row}: {error}") from error
+        place = f"{examples.annotations}: row {examples.file_row(row)}"
+        raise BrokenImageError(f"{place}: {error}") from error
 
 
 def fault_of(examples: Rows, picture: int) -> ImageError | None:
@@ -72,7 +73,8 @@ def image_faults(examples: Rows, errors: dict[int, ImageError]) -> list[Fault]:
     for row in np.flatnonzero(examples.shown.rows_with(broken)).tolist():
         picture = next(number for number in examples.shown[row].tolist() if number in errors)
         error, name = errors[picture], examples.picture_names[int(picture)]
-        faults.append(Fault(row, id_of(examples[row].get("id")), name, error.kind, str(error)))
+        row_id, number = id_of(examples[row].get("id")), examples.file_row(row)
+        faults.append(Fault(number, row_id, name, error.kind, str(error)))
     return faults
 
 

@@ -45,8 +45,20 @@ class ChosenRows(Rows):
     def in_file(self, number: int) -> bool:
         return self.rows.in_file(int(self._pictures[number]))
 
+    def file_row(self, row: int) -> int:
+        return self.rows.file_row(int(self.numbers[row]))
+
     def identity(self) -> str:
         return self.rows.identity()
 
     def size(self) -> int:
         return self.rows.size()
+
+
+def in_whole(
+    rows: Rows, numbers: Int[np.ndarray, " chosen"]
+) -> tuple[Rows, Int[np.ndarray, " chosen"]]:
+    """The rows that a pool's are chosen from, at any depth, and the numbers of some rows there."""
+    while isinstance(rows, ChosenRows):
+        rows, numbers = rows.rows, rows.numbers[numbers]
+    return rows, numbers

@@ -1,18 +1,22 @@
 """The pool: the instruction set to choose from, known by its content."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
+from jaxtyping import Int
+
 from xmas.data.datasets_by_name import name_of
+from xmas.data.opened_files import PoolFiles, opened
 from xmas.data.pool_places import has_own_images, identity_of, is_there, state
-from xmas.data.readers import DEFAULT, open_rows
+from xmas.data.readers import DEFAULT
 from xmas.data.rows import MAX_PIXELS, PoolError, Rows
 from xmas.store import Made, Store, describe, volatile
 
 if TYPE_CHECKING:
+    import xmas.data.held_out
     import xmas.data.valid_rows
 
 INVALID = ("error", "skip")
@@ -52,6 +56,8 @@ class Pool:
         outside: whether images may be outside `images`: named by `..`, absolute paths or links.
         invalid: what to do about malformed rows and rows whose image is broken: `error`, or `skip`.
             A pool that skips is another pool, that of `ValidRows`: its rows are numbered anew.
+        hold_out: which rows are held out, to be scored. Such a pool is another pool as well, that
+            of the other rows of `HeldOutSplit`, numbered anew.
 
     Raises:
         ValueError: another `invalid`.
@@ -68,6 +74,7 @@ class Pool:
     invalid: str = volatile("error")
     path: str | None = volatile(None)
     split: str | None = volatile(None)
+    hold_out: "xmas.data.held_out.HoldOut | None" = volatile(None)
 
     def __post_init__(self) -> None:
         if self.invalid not in INVALID:
@@ -89,13 +96,40 @@ class Pool:
             object.__setattr__(self, "annotations", Made(ValidRows(whole), FILE))
             object.__setattr__(self, "sha256", None)
             object.__setattr__(self, "format", None)
+        if self.hold_out is not None:
+            from xmas.data.held_out import HeldOutSplit
+
+            whole = dataclasses.replace(self, hold_out=None)
+            rest = HeldOutSplit(whole, self.hold_out).rest
+            for field in dataclasses.fields(self):
+                object.__setattr__(self, field.name, getattr(rest, field.name))
+
+    @property
+    def held_out_split(self) -> "xmas.data.held_out.HeldOutSplit | None":
+        """The stage that split this pool from rows held out, if one did."""
+        if not isinstance(self.annotations, Made):
+            return None
+        from xmas.data.held_out import HeldOutSplit
+
+        stage = self.annotations.stage
+        return stage if isinstance(stage, HeldOutSplit) else None
+
+    @property
+    def whole(self) -> "Pool":
+        """The pool without what became of it: no rows are left out or held out."""
+        stage = self.held_out_split or self.valid_rows
+        return self if stage is None else stage.pool.whole
 
     @property
     def valid_rows(self) -> "xmas.data.valid_rows.ValidRows | None":
-        """The stage that left rows of this pool out, if one did."""
+        """The stage that left faulty rows of this pool out, if one did."""
+        if not isinstance(self.annotations, Made):
+            return None
         from xmas.data.valid_rows import ValidRows
 
-        stage = self.annotations.stage if isinstance(self.annotations, Made) else None
+        stage = self.annotations.stage
+        if self.held_out_split is not None:
+            return self.held_out_split.pool.valid_rows
         return stage if isinstance(stage, ValidRows) else None
 
     def identity(self) -> Any:
@@ -125,9 +159,7 @@ class Pool:
             PoolError: the file is missing, has another sha256, or has malformed records.
         """
         store = store or Store()
-        if self.valid_rows is not None and (rows := self.valid_rows.rows_of_table(store)):
-            return rows
-        return _opened(self._files(store), False)
+        return self._part(store) or opened(self._files(store), False)
 
     def at_hand(self, store: Store) -> bool:
         """Whether the annotations can be read now, without computing a stage."""
@@ -137,11 +169,23 @@ class Pool:
 
     def open_all(self, store: Store) -> Rows:
         """As `open`, with malformed rows in `Rows.faults`, where the format's reader can go on."""
-        if self.valid_rows is not None and (rows := self.valid_rows.rows_of_table(store)):
-            return rows
-        return _opened(self._files(store), True)
+        return self._part(store) or opened(self._files(store), True)
 
-    def _files(self, store: Store) -> "_Files":
+    def file_rows(self, store: Store, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+        """The numbers in the original annotation file of rows of this pool."""
+        if self.held_out_split is not None:
+            assert isinstance(self.annotations, Made)
+            return self.held_out_split.numbers(store, self.annotations.name)[rows]
+        return rows if self.valid_rows is None else self.valid_rows.file_rows(store)[rows]
+
+    def _part(self, store: Store) -> Rows | None:
+        """The rows of a pool that is some of another's rows; None where it has files of its own."""
+        if self.held_out_split is not None:
+            assert isinstance(self.annotations, Made)
+            return self.held_out_split.open(store, self.annotations.name)
+        return None if self.valid_rows is None else self.valid_rows.rows_of_table(store)
+
+    def _files(self, store: Store) -> PoolFiles:
         """Where everything is, and how it is to be read."""
         _check_set("annotations", self.annotations)
         if isinstance(self.annotations, str) and self.sha256 is not None:
@@ -158,7 +202,7 @@ class Pool:
             images = str(annotations)
         _check_set("images", "???" if images is None else images)
         size, modified = self._at_path(lambda: state(annotations, self.split))
-        return _Files(
+        return PoolFiles(
             annotations,
             store.find(cast("str | Made", images)),
             self.format,
@@ -204,33 +248,3 @@ def _check_set(setting: str, place: object) -> None:
             "with `jq -s add FILE FILE ...`, their images below one folder (with links to them, "
             "pool.outside=true)"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Files:
-    """The files of a pool and how they are read; `size` and `modified` tell other content."""
-
-    annotations: Path
-    images: Path
-    format: str | None
-    columns: tuple[tuple[str, str], ...]
-    split: str | None
-    max_pixels: int
-    outside: bool
-    size: int
-    modified: int
-
-
-@functools.lru_cache(maxsize=4)
-def _opened(files: _Files, malformed_too: bool) -> Rows:
-    """Opened once as long as the file's size and time of change stay."""
-    options = {"columns": dict(files.columns), "split": files.split}
-    rows = open_rows(
-        files.annotations,
-        files.images,
-        files.format,
-        {name: value for name, value in options.items() if value},
-        malformed_too=malformed_too,
-    )
-    rows.max_pixels, rows.outside = files.max_pixels, files.outside
-    return rows

@@ -181,15 +181,20 @@ class Rows(abc.ABC):
             raise PoolError(f"{self.annotations}: no record has {name!r}; row 0 has {names}")
         for row, value in enumerate(values):
             if value is not None and not isinstance(value, bool | int | float | str):
+                place = f"{self.annotations}: row {self.file_row(row)}"
                 raise PoolError(
-                    f"{self.annotations}: row {row} has {name} {value!r:.80}, expected a number or "
-                    "a text; name a field with one in every row"
+                    f"{place} has {name} {value!r:.80}, expected a number or a text; name a field "
+                    "with one in every row"
                 )
         if any(isinstance(value, str) for value in values):
             return np.array(values, dtype=object)
         if None in values:
             return np.array(values, dtype=np.float64)
         return np.array(values)
+
+    def file_row(self, row: int) -> int:
+        """The number in `annotations` of a row, for messages: they differ in a part of a pool."""
+        return row
 
     def identity(self) -> str:
         """The hash of the pool's content, by which results know it."""

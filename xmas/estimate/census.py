@@ -105,7 +105,8 @@ def _tokenised(
         except ImageCutError:
             sizes.append((0.0, 0.0))  # left out
         except ValueError as error:
-            raise PoolError(f"{examples.annotations}: row {row}: {error}") from error
+            place = f"{examples.annotations}: row {examples.file_row(row)}"
+            raise PoolError(f"{place}: {error}") from error
     return sizes
 
 

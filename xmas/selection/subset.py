@@ -43,8 +43,8 @@ class Subset(Stage):
     byte for byte where the pool is in LLaVA's format, unless images are not files;
     `ranking.parquet`, where pyarrow is installed: every row of the pool with its rank, score,
     cluster and whether it was chosen; `manifest.json`: counts, hashes and origin. Of a pool with
-    `invalid="skip"`, whose rows are numbered anew, also `file_rows.json`: their numbers in the
-    annotation file.
+    `invalid="skip"` or `hold_out`, whose rows are numbered anew, also `file_rows.json`: their
+    numbers in the annotation file.
 
     >>> from xmas import Pool, Ranking, Store, Subset
     >>> from xmas.selection.methods.random import Random
@@ -150,9 +150,13 @@ class Subset(Stage):
         }
         if lengths is not None:
             facts["tokens"] = int(lengths[subset_rows].sum())
-        if (valid_rows := self.ranking.pool.valid_rows) is not None:
-            facts["skipped"] = valid_rows.skipped(store)
-            file_rows = valid_rows.file_rows(store)[subset_rows]
+        pool = self.ranking.pool
+        if pool.valid_rows is not None:
+            facts["skipped"] = pool.valid_rows.skipped(store)
+        if pool.held_out_split is not None:
+            facts["held_out"] = len(pool.held_out_split.held_out.open(store))
+        if pool.whole is not pool:
+            file_rows = pool.file_rows(store, subset_rows)
             (out / "file_rows.json").write_text(json.dumps(file_rows.tolist()))
         record = manifest(self, examples, subset_rows, **facts)
         (out / "manifest.json").write_text(json.dumps(record, indent=2))

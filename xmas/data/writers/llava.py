@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from xmas.data.chosen_rows import in_whole
 from xmas.data.faults import Fault
 from xmas.data.readers.llava import LlavaRows
 from xmas.data.record_faults import fault_in
@@ -22,6 +23,9 @@ def write(rows: Rows, chosen: Int[np.ndarray, " chosen"], folder: Path) -> None:
 
     Raises PoolError: a row of another format has an image placeholder in its text.
     """
+    whole, numbers = in_whole(rows, chosen)
+    if isinstance(whole, LlavaRows):
+        rows, chosen = whole, numbers
     with (folder / FILE).open("wb") as file:
         file.write(b"[\n")
         for number, row in enumerate(chosen.tolist()):
@@ -40,7 +44,8 @@ def _record(rows: Rows, row: int) -> bytes:
         {"from": _SPEAKERS[turn.role], "value": turn.written()} for turn in rows.turns(row)
     ]
     if fault := fault_in(record, llava=True):
+        number = rows.file_row(row)
         raise PoolError(
-            f"{rows.annotations}: {Fault(row, row, names[0] if names else None, *fault)}"
+            f"{rows.annotations}: {Fault(number, number, names[0] if names else None, *fault)}"
         )
     return json.dumps(record, ensure_ascii=False).encode()

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 from xmas.data.faults import NAMED
 from xmas.data.image_files import image_size
 from xmas.data.pool import Pool
-from xmas.data.rows import PoolError
+from xmas.data.rows import PoolError, Rows
 from xmas.models.chat.labels import Encoder, ImageCutError, Tokens
 from xmas.models.chat.layout import Fixed, HasLayout, Layout, tokens_of_row
 from xmas.models.chat.template import Plain, Template
@@ -84,13 +84,14 @@ class Tokenised(Stage):
                         row_sizes = [image_size(image, examples.max_pixels) for image in images]
                     tokens = encoder.turns(turns, tokens_of_row(layout, row_sizes))
                 except ImageCutError as error:
-                    cut[row] = error
+                    cut[examples.file_row(row)] = error
                     text = encoder.turns(
                         [dataclasses.replace(turn, images=()) for turn in turns], []
                     )
                     tokens = dataclasses.replace(text, labelled=np.zeros_like(text.labelled))
                 except ValueError as error:
-                    raise PoolError(f"{examples.annotations}: row {row}: {error}") from error
+                    place = f"{examples.annotations}: row {examples.file_row(row)}"
+                    raise PoolError(f"{place}: {error}") from error
                 if tokens.places:
                     sizes[row] = row_sizes[0]
                     others = zip(tokens.places[1:], row_sizes[1:], strict=True)
@@ -102,7 +103,7 @@ class Tokenised(Stage):
                 image_lengths[row] = len(tokens) - len(tokens.ids)
                 answered[row] = tokens.labelled.any()
         self._report_cut(cut, int(examples.has_image.sum()), str(examples.annotations))
-        self._report(answered, str(examples.annotations))
+        self._report(examples, answered)
         np.save(out / "answered.npy", answered)
         np.save(out / "offsets.npy", offsets)
         np.save(out / "image_at.npy", image_at)
@@ -123,14 +124,14 @@ class Tokenised(Stage):
             raise PoolError(message)
         log.warning("%s; no fit and no attention scan sees them", message)
 
-    def _report(self, answered: Bool[np.ndarray, " rows"], annotations: str) -> None:
+    def _report(self, examples: Rows, answered: Bool[np.ndarray, " rows"]) -> None:
         """Say which rows a fit will leave out. Raises PoolError: all of them."""
         without = np.flatnonzero(~answered)
         if not len(without):
             return
         message = (
-            f"{annotations}: {len(without)} of {len(answered)} rows have no answer within "
-            f"max_length {self.max_length}, first row {without[0]}"
+            f"{examples.annotations}: {len(without)} of {len(answered)} rows have no answer within "
+            f"max_length {self.max_length}, first row {examples.file_row(int(without[0]))}"
         )
         if len(without) == len(answered):
             raise PoolError(f"{message}; raise max_length or fix the rows")

@@ -1,0 +1,43 @@
+"""Groups of rows that show near pictures, or say nearly the same without one.
+
+What must not be on both sides of a split: rows of one group go to one side. Two rows with pictures
+are in one group whatever they say, since a model that was trained on one has seen the picture of
+the other. Nearness is chained, so that no near pair is in two groups.
+"""
+
+import numpy as np
+from jaxtyping import Int, UInt32, UInt64
+
+from xmas.data.duplicates import components, near_images, near_texts
+from xmas.data.rows import Shown
+
+
+def near_groups(
+    shown: Shown,
+    hashes: UInt64[np.ndarray, "pictures 2"],
+    sketches: UInt32[np.ndarray, "rows hashes"],
+    *,
+    distance: int,
+    similarity: float,
+) -> Int[np.ndarray, " rows"]:
+    """A number for every row, equal for the rows of a group: that of the group's first row.
+
+    Args:
+        hashes: difference hashes of the pictures (`xmas.data.image_hashes`).
+        sketches: min-hashes of the rows' words (`xmas.data.text_sketches`).
+        distance: near pictures differ in at most this many of 128 bits, at most 7.
+        similarity: near texts share at least this fraction of their words (Jaccard).
+    """
+    distinct, of_picture = np.unique(hashes, axis=0, return_inverse=True)
+    looks = components(len(distinct), near_images(distinct, distance))[of_picture.reshape(-1)]
+    texts, of_row = np.unique(sketches[shown.counts == 0], axis=0, return_inverse=True)
+    alike = near_texts(texts, np.zeros(len(texts), dtype=np.int64), similarity)
+    # A place for every row, look and text; a row is tied to what it shows, or says without a
+    # picture.
+    rows = len(shown)
+    shows = np.stack([shown.row_of_image, rows + looks[shown.pictures]], axis=1)
+    says = np.stack([np.flatnonzero(shown.counts == 0), of_row.reshape(-1)], axis=1)
+    first_text = rows + len(distinct)
+    says[:, 1] += first_text
+    ties = np.concatenate([shows, says, alike + first_text])
+    return components(first_text + len(texts), ties)[:rows]

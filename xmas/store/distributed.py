@@ -5,6 +5,7 @@ torchrun starts the same command on every device; its environment says which ran
 group: there waiting has no time limit, and ranks may wait hours for a stage of rank 0 alone.
 """
 
+import atexit
 import contextlib
 import functools
 import os
@@ -80,6 +81,24 @@ def barrier() -> None:
         from torch import distributed
 
         distributed.barrier()
+
+
+@functools.cache
+def end_group_at_exit() -> None:
+    """End the group of processes, if there is one then, before the interpreter ends.
+
+    Its threads would otherwise outlive the interpreter, and at times abort the process ("terminate
+    called without an active exception"): torchrun then reports a job as failed that had succeeded.
+    Lightning ends the groups of NCCL only.
+    """
+    atexit.register(_end_group)
+
+
+def _end_group() -> None:
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def send(message: Any) -> None:

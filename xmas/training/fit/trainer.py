@@ -92,6 +92,7 @@ def fit(
     steps = recipe.steps(len(rows))
     curve = Losses(out / "loss.csv")
     module = FitModule(model, recipe, steps=steps, seed=seed, logit_rows=hardware.logit_rows)
+    distributed.end_group_at_exit()
     with (
         _known_warnings(),
         _own_randomness(device_for(hardware.accelerator)),

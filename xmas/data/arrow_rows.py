@@ -5,6 +5,7 @@ when the pool is opened, group after group; images when they are asked for.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,10 @@ class ArrowRows(Rows):
 
     def in_file(self, number: int) -> bool:
         return bool(self._in_file[number])
+
+    @cached_property
+    def all_in_files(self) -> bool:
+        return bool(self._in_file.all())
 
     def identity(self) -> str:
         return self.table.identity()

@@ -23,7 +23,7 @@ class ChosenRows(Rows):
         self._pictures, pictures = np.unique(rows.shown.pictures[images], return_inverse=True)
         index = Index(
             Shown(np.concatenate([[0], np.cumsum(counts)]), pictures.reshape(-1)),
-            [rows.picture_names[int(number)] for number in self._pictures],
+            rows.index.names.take(self._pictures),
             rows.index.source[numbers],
             rows.index.source_names,
         )

@@ -12,6 +12,7 @@ import os
 import weakref
 from array import array
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,10 @@ class JsonRows(Rows):
 
     def in_file(self, number: int) -> bool:
         return not self.picture_names[number].startswith(DATA)
+
+    @cached_property
+    def all_in_files(self) -> bool:
+        return not self.picture_names.starting_with(DATA).any()
 
 
 def renamed(record: Any, columns: Mapping[str, str]) -> Any:

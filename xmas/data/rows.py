@@ -1,17 +1,17 @@
 """The rows of an opened pool of any file format, as the rest of the package reads them."""
 
 import abc
-import dataclasses
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
 from xmas.data.image_paths import path_below
+from xmas.data.index import Index as Index
+from xmas.data.index import Shown as Shown
 from xmas.data.turns import Turn, rounds_of
 from xmas.store import sha256_of
 
@@ -23,107 +23,6 @@ MAX_PIXELS = 178_956_970  # what Pillow decodes by default, 0.5 GB in RGB
 
 class PoolError(ValueError):
     """A pool's files are missing or malformed; the message names file, row, value and remedy."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """Which pictures the rows of a pool show: row r shows `pictures[offsets[r]:offsets[r + 1]]`, in
-    the order of its text. A picture is known by its number; rows that show the same have the same.
-    """
-
-    offsets: Int[np.ndarray, " rows_1"]
-    pictures: Int[np.ndarray, " images"]
-
-    @classmethod
-    def single(cls, picture: Int[np.ndarray, " rows"]) -> "Shown":
-        """At most one picture a row; -1: none."""
-        return cls(np.concatenate([[0], np.cumsum(picture >= 0)]), picture[picture >= 0])
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, row: int) -> Int[np.ndarray, " images"]:
-        return self.pictures[self.offsets[row] : self.offsets[row + 1]]
-
-    @cached_property
-    def counts(self) -> Int[np.ndarray, " rows"]:
-        """The number of images of every row."""
-        return np.diff(self.offsets)
-
-    @cached_property
-    def first(self) -> Int[np.ndarray, " rows"]:
-        """The picture that every row shows first; -1 without one."""
-        first = np.full(len(self), -1, dtype=np.int64)
-        first[self.counts > 0] = self.pictures[self.offsets[:-1][self.counts > 0]]
-        return first
-
-    @cached_property
-    def row_of_image(self) -> Int[np.ndarray, " images"]:
-        """The row of every entry of `pictures`."""
-        return np.repeat(np.arange(len(self)), self.counts)
-
-    @cached_property
-    def first_image(self) -> Int[np.ndarray, " distinct"]:
-        """For every picture the first position in `pictures` that has it."""
-        return np.unique(self.pictures, return_index=True)[1]
-
-    def rows_with(self, marked: Bool[np.ndarray, " distinct"]) -> Bool[np.ndarray, " rows"]:
-        """Whether a row shows one of the marked pictures."""
-        rows = self.row_of_image[marked[self.pictures]]
-        return np.bincount(rows, minlength=len(self)).astype(bool)
-
-    def combined(self, of_picture: Int[np.ndarray, " distinct"]) -> Int[np.ndarray, " rows"]:
-        """One number for what all pictures of a row are, in order: equal for equal ones, -1 without
-        any. `of_picture` has the number of each; a row of one picture has that of its picture.
-        """
-        of_rows = np.append(of_picture, -1)[self.first]
-        numbers: dict[bytes, int] = {}
-        above = int(of_picture.max(initial=-1)) + 1
-        for row in np.flatnonzero(self.counts > 1).tolist():
-            name = of_picture[self[row]].tobytes()
-            of_rows[row] = numbers.setdefault(name, above + len(numbers))
-        return of_rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Index:
-    """What is known of all rows without reading them; any of it may be memory-mapped.
-
-    Attributes:
-        shown: the pictures of every row.
-        names: the identity of every picture, by its number: a path as the pool has it, or another
-            name that stays the same. Each is different.
-        source: (rows,) the number of a row's source in `source_names`.
-    """
-
-    shown: Shown
-    names: Sequence[str]
-    source: Int[np.ndarray, " rows"]
-    source_names: Sequence[str]
-
-    @classmethod
-    def of(cls, rows: Iterable[tuple[Sequence[str], str]]) -> "Index":
-        """Index (names of images, source) of every row in one pass; pictures are in the order of
-        their names. Only numbers and every distinct name are in memory.
-        """
-        counts, images, sources = array("q"), array("q"), array("q")
-        number_of_picture: dict[str, int] = {}
-        number_of_source: dict[str, int] = {}
-        for names, source in rows:
-            counts.append(len(names))
-            for name in names:
-                images.append(number_of_picture.setdefault(name, len(number_of_picture)))
-            sources.append(number_of_source.setdefault(source, len(number_of_source)))
-        names = sorted(number_of_picture)
-        place = np.zeros(len(names), dtype=np.int64)
-        place[[number_of_picture[name] for name in names]] = np.arange(len(names))
-        offsets = np.concatenate([[0], np.cumsum(np.array(counts, dtype=np.int64))])
-        return cls(
-            Shown(offsets, place[np.array(images, dtype=np.int64)]),
-            names,
-            np.array(sources, dtype=np.int64),
-            list(number_of_source),
-        )
 
 
 class Rows(abc.ABC):

@@ -4,20 +4,28 @@ The reference runs transformers' own forward, from ids and pixels, one row at a 
 """
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
-from toy import RECIPE, ROWS, TEXT_ONLY, Toy
+from toy import RECIPE, ROWS, TEXT_ONLY, Toy, picture_name, record
 
+from xmas.attention.metric import Spectra
 from xmas.data.broken_images import read_picture
+from xmas.data.pool import Pool
 from xmas.features.activations import Activations
 from xmas.features.pooled import Means, Windows, means_of
+from xmas.features.trajectories import Trajectories
+from xmas.models.chat.batches import collate
+from xmas.models.chat.labels import Tokens
+from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.template import Template
 from xmas.models.vlm import LoadedModel, language_model, load
 from xmas.store import Store, describe
+from xmas.store.feasible import check_all
 from xmas.training.proxy import Proxy
 
 HALF = 1e-3  # values are at most one, in float16
@@ -159,14 +167,45 @@ def test_a_row_shorter_than_the_prompt_counts_its_last_token():
 
 def batch_of(lengths: list[int]):
     """Text-only rows of these lengths."""
-    from xmas.models.chat.batches import collate
-    from xmas.models.chat.labels import Tokens
-
     rows = [Tokens(np.full(n, 5, np.int32), np.ones(n, bool)) for n in lengths]
     return collate(range(len(rows)), rows, image_token=-7, pad=0, pictures=lambda _: {})
 
 
+def test_the_image_half_of_a_row_with_several_is_over_all_of_them():
+    """Text 0 and 1, image 2 to 4, text 5, image 6 to 8, text from 9 on."""
+    image = np.full(3, FEATURE, np.int32)
+    row = Tokens(np.full(6, 5, np.int32), np.ones(6, bool), (2, 3), (image, image))
+    batch = collate([0], [row], image_token=-7, pad=0, pictures=lambda _: {})
+    ((vision, language),) = Windows(prompt=9, image=4, released=False).positions(batch, -7)
+    assert np.flatnonzero(vision).tolist() == [2, 3, 4, 6, 7, 8]
+    assert np.flatnonzero(language).tolist() == [9, 10, 11]
+
+
 # Mode released.
+
+
+@pytest.mark.parametrize("kind", ["activations", "trajectories"])
+def test_mode_released_refuses_rows_of_several_images_before_anything_is_fitted(
+    toy, tmp_path, kind
+):
+    records = [record(row) for row in (0, 1)]
+    records[1]["image"] = [picture_name(1), picture_name(2)]
+    records[1]["conversations"][0]["value"] = "<image><image>Compare."
+    (tmp_path / "pool.json").write_text(json.dumps(records))
+    pool = Pool(str(tmp_path / "pool.json"), str(toy.folder / "images"))
+    proxy = dataclasses.replace(toy.proxy, pool=pool)
+    if kind == "activations":
+        stage, other = Activations(proxy, mode="released"), Activations(proxy)
+        instead = r"features\.activations\.mode=fixed"
+    else:
+        stage = Trajectories(proxy, Spectra(mode="released"))
+        other, instead = Trajectories(proxy), r"features\.trajectories\.spectra\.mode=model"
+    store = Store(str(tmp_path / "store"))
+    message = rf"one image a row; 1 of 2 rows have several, the first is row 1; use {instead}, or"
+    with pytest.raises(ValueError, match=message):
+        check_all(stage, store)
+    check_all(other, store)
+    assert not (tmp_path / "store").exists()
 
 
 def test_released_windows_of_text_only_rows_by_hand():

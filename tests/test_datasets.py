@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -140,6 +141,37 @@ def test_a_dataset_of_the_hub_is_loaded_by_its_name(dataset, monkeypatch):
     assert len(pool.open()) == shards.ROWS
     assert pool.identity() == {"pool": {"dataset": dataset._fingerprint}}
     assert set(asked) == {("nobody-here/fine", "chart", "train")}
+
+
+def in_cache_of_hub(folder: Path, cache: Path) -> None:
+    """`nobody-here/fine`, configuration `chart`, splits train and test, as `datasets` caches it."""
+    files = sorted(map(str, folder.glob("*.parquet")))
+    builder = datasets.load_dataset_builder(
+        "parquet", name="chart", data_files=dict(zip(("train", "test"), files, strict=True)),
+        cache_dir=str(cache / "made"),
+    )  # fmt: skip
+    builder.download_and_prepare()
+    place = cache / "nobody-here___fine" / "chart" / "0.0.0" / "c0ffee"
+    shutil.copytree(builder.cache_dir, place)
+    for file in place.glob("*.arrow"):
+        file.rename(place / file.name.replace("parquet-", "fine-"))
+
+
+def test_the_hub_s_own_layout_in_the_cache_is_read_without_a_network(folder, tmp_path, monkeypatch):
+    """By the hub's client itself: owner and name, configuration, split."""
+    in_cache_of_hub(folder, tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    train = Pool(path="nobody-here/fine/chart")
+    test = Pool(path="nobody-here/fine/chart", split="test")
+    whole = content(Pool(str(folder)))
+    assert content(train) + content(test) == whole
+    assert train.identity() != test.identity()
+    with pytest.raises(PoolError, match=r"pool\.path=nobody-here/fine/tables: no such file .*hub"):
+        Pool(path="nobody-here/fine/tables").open()
+    with pytest.raises(PoolError, match=r'split "?dev"?.*; give a path, or .* with pool\.split'):
+        Pool(path="nobody-here/fine/chart", split="dev").open()
+    with pytest.raises(PoolError, match=r"pool\.path=nobody-here/lost: no such file"):
+        Pool(path="nobody-here/lost").open()
 
 
 def test_what_is_no_dataset_is_named(folder, tmp_path):

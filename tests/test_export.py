@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,10 @@ def plain(folder):
 def said_by(role: str, text: str, *, image: bool = False) -> dict:
     images = [{"type": "image"}] if image else []
     return {"role": role, "content": [*images, {"type": "text", "text": text}]}
+
+
+def text(words: str) -> dict:
+    return {"type": "text", "text": words}
 
 
 def asked(question: str, image: bool) -> list[dict]:
@@ -223,6 +228,25 @@ def test_the_chat_template_is_the_fit_s(plain):
     assert behind == f"{SYSTEM} USER: <image> ASSISTANT:USER:ASSISTANT:"
     texts = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     assert template(texts, add_generation_prompt=True) == "Be brief. USER: Why? ASSISTANT:"
+
+
+def test_several_images_are_where_the_parts_of_a_message_have_them(plain):
+    """A single one opens its turn, as in a fit; gaps for the tokenizer's sake are left out."""
+    image, again, words = {"type": "image"}, text("And again?"), text("Compare")
+    several = [{"role": "user", "content": [words, image, text(" with "), image, text(".")]}]
+    chat = [*several, {"role": "assistant", "content": [image, text("The last.")]}]
+    chat += [{"role": "user", "content": [image, image, again]}]
+
+    def rendered(messages: list[dict]) -> str:
+        said = plain[1].apply_chat_template(messages, add_generation_prompt=True)
+        return re.sub(r"(<image>) ?( with|\.|\n)", r"\1\2", said).removeprefix(f"{SYSTEM} ")
+
+    assert rendered(chat) == (
+        "USER: Compare<image> with<image>. ASSISTANT: <image>\nThe last.</s>"
+        "USER: <image><image>\nAnd again? ASSISTANT:"
+    ).replace("with<", "with <")
+    alone = [{"role": "user", "content": [again, image]}]
+    assert rendered(alone) == "USER: <image>\nAnd again? ASSISTANT:"
 
 
 def test_masks_of_answers_can_be_asked_for(plain):

@@ -223,6 +223,8 @@ def test_a_question_s_image_is_below_the_benchmark_s_folder(tmp_path, escape):
         image_below(images, escape)
     with pytest.raises(AnswerError, match=r"image 17: expected a path, relative to .*images"):
         image_below(images, 17)
+    with pytest.raises(AnswerError, match=r"image \['a', 'b'\]: a question of several"):
+        image_below(images, ["a", "b"])
 
 
 def test_every_benchmark_reads_only_images_below_its_folder():

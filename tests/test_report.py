@@ -397,6 +397,26 @@ def test_sizes_sources_overlap_and_origins_are_there(page, whole):
     assert "k=5" in origins
 
 
+@dataclasses.dataclass(frozen=True)
+class Skipping(Toy):
+    """The toy with a row that has no answer, left out."""
+
+    @property
+    def pool(self):
+        return dataclasses.replace(super().pool, invalid="skip")
+
+
+def test_origins_count_the_rows_that_were_left_out(toy):
+    records = json.loads((toy.folder / "pool.json").read_text())
+    records[5]["conversations"] = []
+    (toy.folder / "pool.json").write_text(json.dumps(records))
+    skipping = Skipping(toy.folder, Store(str(toy.folder / "other")))
+    train(skipping, "full", Full(), (50.0, 80.0), seconds=9, fraction=1.0, role="reference")
+    origins = words("</style>" + section(read(skipping), "origins"))
+    assert "toy, 1 of 41 rows were left out (without conversations: 1)" in origins
+    assert "left out" not in read(toy)
+
+
 def subsets(toy):
     return [Subset(Ranking(toy.pool, selector, 0), 0.5) for selector in (Random(), toy.xmas)]
 

@@ -70,7 +70,7 @@ class Scan:
         self.reasons = reasons(material.table, spans, spectra)
         has_values = self.reasons == MEASURED
         if spectra.unmasked:
-            refuse_several(material.table)
+            refuse_several(material.table.image_counts, "features.trajectories.spectra.mode=model")
             self.plan = consecutive(
                 spans, has_values, shard_rows=running.shard_rows, max_length=material.max_length
             )

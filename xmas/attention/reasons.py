@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from xmas.attention.metric import Spectra
 from xmas.attention.spans import Spans
@@ -29,11 +29,14 @@ def reasons(
     return codes
 
 
-def refuse_several(table: TokenTable) -> None:
-    """Raise ValueError: rows have several images, of which mode `released` knows one."""
-    several = np.flatnonzero(table.image_counts > 1)
+def refuse_several(image_counts: Int[np.ndarray, " rows"], instead: str) -> None:
+    """Raise ValueError: rows have several images, of which mode `released` knows one.
+
+    `instead`: the setting to use.
+    """
+    several = np.flatnonzero(image_counts > 1)
     if len(several):
         raise ValueError(
-            f"mode released knows one image a row; {len(several)} of {len(table)} rows have "
-            f"several, the first is row {several[0]}; use mode=model, or leave these rows out"
+            f"mode released knows one image a row; {len(several)} of {len(image_counts)} rows have "
+            f"several, the first is row {several[0]}; use {instead}, or leave these rows out"
         )

@@ -61,7 +61,15 @@ def with_keys(row: Any, keys: Iterable[str], where: str) -> dict[str, Any]:
 
 
 def image_below(images: Path, name: Any) -> Path:
-    """The image file that a question names. Raises ValueError: no path, or outside `images`."""
+    """The image file that a question names.
+
+    Raises ValueError: it names several, or no path, or one outside `images`.
+    """
+    if isinstance(name, list):
+        raise AnswerError(
+            f"image {name!r:.120}: a question of several images cannot be asked; give the path of "
+            "one, or leave the question out"
+        )
     if not isinstance(name, str):
         raise AnswerError(f"image {name!r}: expected a path, relative to {images}")
     return path_below(

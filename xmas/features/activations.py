@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 
 from xmas.attention.plan import length_batches
+from xmas.attention.reasons import refuse_several
 from xmas.features.extractor import FeatureExtractor
 from xmas.features.pooled import Means, Windows, halves, means_of
 from xmas.models.chat.batches import Batch, micro_batches
@@ -26,6 +27,9 @@ MODES = ("fixed", "released")
 @dataclasses.dataclass(frozen=True)
 class Activations(Stage):
     """Mean self-attention outputs of some layers, over the image and over the text after it.
+
+    Of a row with several images the image half is over the tokens of all of them, the language half
+    over the text that follows the last; mode `released` refuses such rows.
 
     Writes `values.npy` (rows, layers x 2 x hidden) float16: for every layer an image half and a
     language half. A half is the mean of the layer's self-attention output, after `o_proj` and
@@ -110,9 +114,19 @@ class Activations(Stage):
     def inputs(self) -> list[Stage]:
         return self.extractor.inputs()
 
+    def check(self, store: Store) -> None:
+        """Raises ValueError: rows of the pool have several images, which mode `released` does not
+        know.
+        """
+        if self.mode == "released" and self.proxy.pool.at_hand(store):
+            counts = self.proxy.pool.open(store).shown.counts
+            refuse_several(counts, "features.activations.mode=fixed")
+
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: a row's activations are not finite; mode `fixed` only."""
         table = self.proxy.tokens().open(store)
+        if self.mode == "released":
+            refuse_several(table.image_counts, "features.activations.mode=fixed")
         extractor = self.extractor
         parts = extractor.parts(store)
         windows = Windows.of(table, released=self.mode == "released")

@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import spawn
 from xmas.attention.engine import Running, Scan
 from xmas.attention.feed import Material
 from xmas.attention.metric import Spectra
-from xmas.attention.reasons import MEASURED, NO_TEXT
+from xmas.attention.reasons import MEASURED, NO_TEXT, refuse_several
 from xmas.attention.shards import Shards
 from xmas.attention.statistics import flat, statistics
 from xmas.models.device import device_for
@@ -64,6 +64,14 @@ class Trajectories(Stage):
 
     def inputs(self) -> list[Stage]:
         return [self.proxy, *self.proxy.inputs()]
+
+    def check(self, store: Store) -> None:
+        """Raises ValueError: rows of the pool have several images, which mode `released` does not
+        know.
+        """
+        if self.spectra.unmasked and self.proxy.pool.at_hand(store):
+            counts = self.proxy.pool.open(store).shown.counts
+            refuse_several(counts, "features.trajectories.spectra.mode=model")
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: the attention of a row is not finite; names row and layer."""

@@ -6,12 +6,14 @@ Written without transformers 5 where it would write what 4 and vLLM do not read.
 import copy
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from transformers import AddedToken, GenerationConfig, PreTrainedConfig
 
+from xmas.data.turns import ASSISTANT, USER, Turn, turn_of, turns_of_rounds
 from xmas.models.chat.jinja import jinja
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Template
@@ -103,35 +105,48 @@ def _write_processor(
 
 
 def _same_ids(processor: Any, loaded: LoadedModel, template: Template) -> bool:
-    """Whether conversations of all kinds of turns have the ids of a fit, with an image or not."""
-    return all(
-        _has_same_ids(processor, loaded, template, rounds)
-        for rounds in (
-            [("What is drawn? 数", "A fig.\n"), ("Sure?", "7")],
-            [("", "A fig."), ("Sure?", ""), ("", "7")],
-        )
+    """Whether conversations of all kinds of turns have the ids of a fit, with images or not."""
+    kinds: tuple[Sequence[Turn], ...] = (
+        turns_of_rounds([("What is drawn? 数", "A fig.\n"), ("Sure?", "7")], image=True),
+        turns_of_rounds([("What is drawn? 数", "A fig.\n"), ("Sure?", "7")], image=False),
+        turns_of_rounds([("", "A fig."), ("Sure?", ""), ("", "7")], image=True),
+        turns_of_rounds([("", "A fig."), ("Sure?", ""), ("", "7")], image=False),
+        _several(
+            "Here <image> and<image>, <image>", "<image>A <image>\nfig.", "<image><image>Two?"
+        ),
     )
+    return all(_has_same_ids(processor, loaded, template, turns) for turns in kinds)
+
+
+def _several(*texts: str) -> list[Turn]:
+    """The turns of a conversation of several images."""
+    roles = itertools.cycle((USER, ASSISTANT))
+    return [turn_of(role, text, single=False) for role, text in zip(roles, texts, strict=False)]
 
 
 def _has_same_ids(
-    processor: Any, loaded: LoadedModel, template: Template, rounds: list[tuple[str, str]]
+    processor: Any, loaded: LoadedModel, template: Template, turns: Sequence[Turn]
 ) -> bool:
-    picture = Image.new("RGB", (5, 8))
-    for image in (loaded.layout.tokens((8, 5)), None):
-        tokens = loaded.encoder(template).conversation(rounds, image=image)
-        fitted_ids = tokens.whole(loaded.model.config.image_token_id)
-        messages = [
-            {"role": role, "content": [{"type": "text", "text": text}]}
-            for both in rounds
-            for role, text in zip(("user", "assistant"), both, strict=True)
-        ]
-        if image is not None:
-            messages[0]["content"].insert(0, {"type": "image"})
-        text = processor.apply_chat_template(messages)
-        inputs = processor(text=text, images=None if image is None else [picture])
-        if inputs["input_ids"][0] != fitted_ids.tolist():
-            return False
-    return True
+    count = sum(len(turn.images) for turn in turns)
+    tokens = loaded.encoder(template).turns(turns, [loaded.layout.tokens((8, 5))] * count)
+    fitted_ids = tokens.whole(loaded.model.config.image_token_id)
+    text = processor.apply_chat_template(
+        [{"role": turn.role, "content": _parts(turn)} for turn in turns],
+        add_generation_prompt=turns[-1].role == USER,
+    )
+    pictures = [Image.new("RGB", (5, 8))] * count
+    inputs = processor(text=text, images=pictures or None)
+    return inputs["input_ids"][0] == fitted_ids.tolist()
+
+
+def _parts(turn: Turn) -> list[dict[str, str]]:
+    """The content of a message, images where the turn has them."""
+    first, *later = turn.pieces()
+    parts = [{"type": "text", "text": first}] if first or not later else []
+    for piece in later:
+        parts.append({"type": "image"})
+        parts += [{"type": "text", "text": piece}] if piece else []
+    return parts
 
 
 def _for_version_4(images: Any, chat_template: str, out: Path) -> None:

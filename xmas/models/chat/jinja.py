@@ -11,25 +11,52 @@ _TEXT = """\
 {%- else -%}{%- for part in content if part['type'] == 'text' -%}{{ part['text'] }}{%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
-{%- macro asked(content, words) -%}
-{%- set images = [] if content is string else content | selectattr('type', 'equalto', 'image') -%}
-{%- for part in images -%}
-{{ (USER if loop.first else '') + IMAGE + (BEHIND_IMAGE if words else BEHIND_LONE_IMAGE) }}
-{{ words + BEHIND_QUESTION if loop.last else '' }}
-{%- else -%}
-{{ USER + BEHIND_USER + words + BEHIND_QUESTION if words or LONE is none else LONE }}
+{%- macro shown(content, single) -%}
+{%- set images = content | selectattr('type', 'equalto', 'image') | list -%}
+{%- set turn = namespace(texts=false, opens=true, image=false) -%}
+{%- for part in content if not single -%}
+{%- if part['type'] == 'image' -%}{%- set turn.opens = turn.opens and not turn.texts -%}
+{%- elif part['text'] -%}{%- set turn.texts = true -%}
+{%- endif -%}
 {%- endfor -%}
+{%- set texts = content | rejectattr('type', 'equalto', 'image') | list -%}
+{%- for part in (images + texts if single else content) -%}
+{%- if part['type'] == 'image' -%}{{ IMAGE }}{%- set turn.image = true -%}
+{%- elif part['text'] -%}
+{%- if turn.image -%}
+{{ BEHIND_IMAGE if turn.opens else GAP_SPACE if part['text'][0] == ' ' else GAP }}
+{%- endif -%}
+{{ part['text'] }}{%- set turn.image = false -%}
+{%- endif -%}
+{%- endfor -%}
+{{ GAP_SPACE if turn.image else '' }}
 {%- endmacro -%}
+{%- macro written(content, single) -%}
+{{ content if content is string else shown(content, single) }}
+{%- endmacro -%}
+{%- macro asked(words) -%}
+{%- if words or LONE is none -%}
+{{ USER + ('' if words.startswith(IMAGE) else BEHIND_USER) + words + BEHIND_QUESTION }}
+{%- else -%}{{ LONE }}
+{%- endif -%}
+{%- endmacro -%}
+{%- set row = namespace(images=0) -%}
+{%- for message in messages if message['content'] is not string -%}
+{%- for part in message['content'] if part['type'] == 'image' -%}
+{%- set row.images = row.images + 1 -%}
+{%- endfor -%}
+{%- endfor -%}
 {%- if messages[0]['role'] == 'system' -%}{{ said(messages[0]['content']) + BEHIND_SYSTEM }}
 {%- else -%}{{ SYSTEM }}
 {%- endif -%}
 {%- for message in messages -%}
+{%- set words = written(message['content'], row.images == 1) -%}
 {%- if message['role'] == 'user' -%}
-{{ asked(message['content'], said(message['content'])) }}
+{{ asked(words) }}
 {%- elif message['role'] == 'assistant' -%}
 {{ ASSISTANT }}
-{%- if said(message['content']) or LONE is none -%}
-{%- generation -%}{{ BEHIND_ASSISTANT + said(message['content']) + EOS }}{%- endgeneration -%}
+{%- if words or LONE is none -%}
+{%- generation -%}{{ BEHIND_ASSISTANT + words + EOS }}{%- endgeneration -%}
 {{ BEHIND_ANSWER }}
 {%- endif -%}
 {%- endif -%}
@@ -41,13 +68,14 @@ _TEXT = """\
 def jinja(template: Template, *, image: str, gaps: tuple[str, str] = ("", "")) -> str:
     """Jinja text that `apply_chat_template` of transformers renders as `template` does.
 
-    Equal unless an image is in an answer, where it is left out. Answers are inside `generation`, so
-    that transformers can mask them. A system message replaces the template's.
+    The only image of a conversation opens its turn, several are where the parts of a message have
+    them. Answers are inside `generation`, so that transformers can mask them. A system message
+    replaces the template's.
 
     Args:
         image: placeholder of an image.
-        gaps: text that follows a placeholder before words, and one that is all of its question; for
-            tokenizers that lose a space after a special token.
+        gaps: text that follows a placeholder before words, and before a space or at the end of a
+            turn; for tokenizers that lose a space after a special token.
     """
     system = template.system + template.behind_system if template.system else ""
     texts = {
@@ -57,7 +85,8 @@ def jinja(template: Template, *, image: str, gaps: tuple[str, str] = ("", "")) -
         "BEHIND_ASSISTANT": template.behind_assistant,
         "BEHIND_ANSWER": template.behind_answer,
         "BEHIND_IMAGE": gaps[0] + template.behind_image,
-        "BEHIND_LONE_IMAGE": gaps[1],
+        "GAP": gaps[0],
+        "GAP_SPACE": gaps[1],
         "IMAGE": image,
         "LONE": template.lone_user,
         "SYSTEM": system,

@@ -15,7 +15,7 @@ from xmas.store import Store
 
 ORDER = (
     "vqav2 vqav2_val gqa vizwiz vizwiz_val sqa textvqa textvqa_noocr pope mme mmbench mmbench_cn "
-    "llava_wild mmvet"
+    "llava_wild mmvet heldout heldout_match"
 ).split()
 
 

@@ -28,7 +28,10 @@ from xmas.store.stage import read_meta, type_name
 from xmas.training.fit.trainables import Lora
 
 NEW = {  # came later; hashed under the name they have
+    "AnswerLosses",
     "Column",
+    "HeldOutLikelihood",
+    "HeldOutMatch",
     "HeldOutSplit",
     "SubsetFiles",
     "ValidRows",

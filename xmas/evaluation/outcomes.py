@@ -2,7 +2,10 @@
 
 The rules of all benchmarks have one form, a weighted sum of ratios of sums:
 
-    score = Σ over terms  weight · (Σ over units  gained) / (Σ over units  counted)
+    score = Σ over terms  weight · link((Σ over units  gained) / (Σ over units  counted))
+
+The link is the identity, but for a likelihood, which gains losses and counts tokens: there it is
+exp(-x), so that a score of losses is the higher the better, as all others.
 
 A mean over questions is one term that counts 1 per question. POPE has a term per category: F1 is
 twice the hits divided by claimed plus present objects. MME has two per task, accuracy and
@@ -14,14 +17,29 @@ MMBench.
 import dataclasses
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+LINKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "identity": lambda ratios: ratios,
+    "likelihood": lambda ratios: np.exp(-ratios),
+}
 _MOST = 1 << 30  # bytes of outcomes, unpacked; those of a million questions have 0.2 GB
+
+
+def linked(
+    gained: Float[np.ndarray, "*sums"], counted: Float[np.ndarray, "*sums"], link: str
+) -> Float[np.ndarray, "*sums"]:
+    """What terms of a score are, before their weights, from sums over units; of one that counts
+    nothing 0, as in the scorers.
+    """
+    is_counted = counted > 0
+    ratios = np.divide(gained, counted, out=np.zeros_like(gained), where=is_counted)
+    return np.where(is_counted, LINKS[link](ratios), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +55,7 @@ class Outcomes:
     gained: Float[np.ndarray, "units terms"]
     counted: Float[np.ndarray, "units terms"]
     weights: Float[np.ndarray, " terms"]
+    link: str = "identity"  # one of `LINKS`
 
     @classmethod
     def mean(cls, values: Mapping[Any, float], scale: float = 100.0) -> "Outcomes":
@@ -51,21 +70,28 @@ class Outcomes:
         cls,
         units: Mapping[Any, Mapping[str, tuple[float, float]]],
         weights: Mapping[str, float],
+        link: str = "identity",
     ) -> "Outcomes":
-        """A score from (gained, counted) by unit and term; unnamed terms get nothing of a unit."""
+        """A score from (gained, counted) by unit and term; unnamed terms get nothing of a unit.
+
+        A likelihood, in per cent, of two answers with a loss of 3 nats over 2 tokens and 1 over 2:
+
+        >>> units = {"a": {"": (3.0, 2)}, "b": {"": (1.0, 2)}}
+        >>> round(Outcomes.of(units, {"": 100.0}, "likelihood").score(), 3)  # 100 exp(-4 / 4)
+        36.788
+        """
         column = {term: number for number, term in enumerate(weights)}
         gains, counts = np.zeros((2, len(units), len(weights)))
         for row, parts in enumerate(units.values()):
             for term, (gain, count) in parts.items():
                 gains[row, column[term]], counts[row, column[term]] = gain, count
         names = ["\t".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in units]
-        return cls(np.array(names), gains, counts, np.array(list(weights.values()), float))
+        return cls(np.array(names), gains, counts, np.array(list(weights.values()), float), link)
 
     def score(self) -> float:
-        """The headline number. A term that counts nothing gives 0, as in the scorers."""
-        gains, counts = self.gained.sum(axis=0), self.counted.sum(axis=0)
-        ratios = np.divide(gains, counts, out=np.zeros_like(gains), where=counts > 0)
-        return float(ratios @ self.weights)
+        """The headline number."""
+        terms = linked(self.gained.sum(axis=0), self.counted.sum(axis=0), self.link)
+        return float(terms @ self.weights)
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file; `digest` in it identifies the units and their order."""
@@ -78,6 +104,7 @@ class Outcomes:
             gained=self.gained.astype(np.float32),
             counted=self.counted[: 1 if alike else None].astype(np.float32),
             weights=self.weights,
+            link=np.array(self.link),
         )
 
 
@@ -89,6 +116,7 @@ class Kept:
     gained: Float[np.ndarray, "units terms"]
     counted: Float[np.ndarray, "units terms"]
     weights: Float[np.ndarray, " terms"]
+    link: str = "identity"
 
     @classmethod
     def read(cls, path: Path) -> "Kept":
@@ -99,6 +127,7 @@ class Kept:
                     raise ValueError(f"unpacks to {size:,} bytes, more than {_MOST:,}")
                 gains, weights = file["gained"], file["weights"]
                 counts = np.broadcast_to(file["counted"], gains.shape)
-                return cls(str(file["digest"]), gains, counts, weights)
+                link = str(file["link"]) if "link" in file else "identity"  # files before links
+                return cls(str(file["digest"]), gains, counts, weights, link)
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not a file of outcomes: {error}; remove it") from error

@@ -17,7 +17,7 @@ import numpy as np
 
 from xmas.evaluation.facts import Facts, facts_of
 from xmas.evaluation.json_files import json_object, json_rows
-from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.outcomes import Outcomes, linked
 from xmas.evaluation.protocol import AnswerError, Question, Scored
 from xmas.evaluation.text_files import ENCODING, json_of, text_lines
 from xmas.store import Store
@@ -152,8 +152,7 @@ def standard_error(outcomes: Outcomes) -> float:
         raise ValueError(f"{units} units of questions have no standard error; raise quick")
     gains = outcomes.gained.sum(axis=0) - outcomes.gained
     counts = outcomes.counted.sum(axis=0) - outcomes.counted
-    ratios = np.divide(gains, counts, out=np.zeros_like(gains), where=counts > 0)
-    without = ratios @ outcomes.weights
+    without = linked(gains, counts, outcomes.link) @ outcomes.weights
     return float(np.sqrt((units - 1) / units * ((without - without.mean()) ** 2).sum()))
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from xmas.evaluation.generation.settings import Generation
+from xmas.evaluation.given_answers import OfGivenAnswers
 from xmas.evaluation.json_files import json_lines
-from xmas.evaluation.protocol import Benchmark, Judged
+from xmas.evaluation.protocol import Benchmark, Judged, Scored
 from xmas.evaluation.quick import Quick, quick_name
 from xmas.evaluation.reference import Reference, group_of
 from xmas.selection.protocol import name_of
@@ -26,6 +27,9 @@ from xmas.store import (
 )
 from xmas.target.target import Target
 
+if TYPE_CHECKING:
+    from xmas.evaluation.answer_losses import AnswerLosses
+
 
 @dataclasses.dataclass(frozen=True)
 class Score(Stage):
@@ -33,7 +37,8 @@ class Score(Stage):
 
     Files: `answers.jsonl`, LLaVA's answer lines; `score.json`: benchmark, split, metric, score,
     num, detail; `outcomes.npz`: what every question adds to the score; `run.json`: selector, budget
-    and seed of the target; `generation.json`: how the answers were generated.
+    and seed of the target; `generation.json`: how the answers were generated. Of a benchmark of
+    given answers nothing is generated: their losses are in `AnswerLosses`.
     """
 
     kind: ClassVar[str] = "score"
@@ -48,11 +53,29 @@ class Score(Stage):
         target = self.target
         pool = target.subset.ranking.pool
         files = nearest_stages([self.benchmark, pool])
+        if isinstance(self.benchmark, OfGivenAnswers):
+            return [*files, self._losses(self.benchmark), target.subset]
         return [*files, target, target.start, target.subset]
+
+    def check(self, store: Store) -> None:
+        """Raises ValueError: answers that are given have no control with other pictures."""
+        if isinstance(self.benchmark, OfGivenAnswers) and self.generation.control != "none":
+            name = self.benchmark.name
+            raise ValueError(
+                f"generation.control={self.generation.control}: {name} generates nothing that it "
+                f"could control; leave it out with ~suite.{name}"
+            )
 
     def compute(self, store: Store, out: Path) -> None:
         from xmas.evaluation.generation.generate import discard_parts
 
+        if isinstance(self.benchmark, OfGivenAnswers):
+            answers_given = self._losses(self.benchmark).read(store)
+            if distributed.rank_and_world()[0] == 0:
+                with distributed.sharing(False):
+                    scored = self.benchmark.score_given(answers_given, store)
+                    self._write(store, out, scored)
+            return
         if isinstance(self.benchmark, Judged):
             self.benchmark.check()
         answers = out / "answers.jsonl"
@@ -62,10 +85,15 @@ class Score(Stage):
             return
         with distributed.sharing(False):
             discard_parts(answers)
-            self._score(store, out, answers)
+            scored = self.benchmark.score(json_lines(answers), store)
+            self._write(store, out, scored)
 
-    def _score(self, store: Store, out: Path, answers: Path) -> None:
-        scored = self.benchmark.score(json_lines(answers), store)
+    def _losses(self, benchmark: OfGivenAnswers) -> "AnswerLosses":
+        from xmas.evaluation.answer_losses import AnswerLosses
+
+        return AnswerLosses(self.target, benchmark.scored_rows(), self.generation.precision)
+
+    def _write(self, store: Store, out: Path, scored: Scored) -> None:
         record = scored.record(self.benchmark)
         if scored.outcomes is not None:
             scored.outcomes.save(out / "outcomes.npz")
@@ -140,7 +168,8 @@ class Score(Stage):
 class Scores(Stage):
     """`scores.json`: every benchmark of the suite for the target and for the reference.
 
-    With `quick`, that number of questions of each benchmark, under other names: `gqa_quick`.
+    With `quick`, that number of questions of each benchmark, under other names: `gqa_quick`;
+    benchmarks of given answers, which generate nothing, stay whole.
     """
 
     kind: ClassVar[str] = "scores"
@@ -156,7 +185,11 @@ class Scores(Stage):
         if self.quick is None:
             return self.suite
         return {
-            quick_name(name): Quick(benchmark, self.quick) for name, benchmark in self.suite.items()
+            name if whole else quick_name(name): benchmark
+            if whole
+            else Quick(benchmark, self.quick)
+            for name, benchmark in self.suite.items()
+            for whole in [isinstance(benchmark, OfGivenAnswers)]
         }
 
     def inputs(self) -> list[Stage]:

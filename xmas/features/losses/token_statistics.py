@@ -6,7 +6,7 @@ Logits are computed at the answers' positions only, in chunks of bounded memory,
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from xmas.models.chat.labels import IGNORED
@@ -35,18 +35,18 @@ def token_statistics(
     return torch.stack([loss, el2n, right - others.amax(dim=1)], dim=1)
 
 
-def answer_statistics(
+def answer_token_statistics(
     head: Callable[[Tensor], Tensor],
     hidden: Float[Tensor, "rows length hidden"],
     labels: Int[Tensor, "rows length"],
     *,
     vocabulary: int,
     chunk_bytes: int = CHUNK_BYTES,
-) -> tuple[Float[Tensor, "rows 3"], Int[Tensor, " rows"]]:
-    """The means of `token_statistics` over every row's answer tokens, and their number.
+) -> tuple[Float[Tensor, "tokens 3"], Bool[Tensor, "rows length_1"]]:
+    """`token_statistics` of all answer tokens, row by row, and where these are, float64.
 
     A token is predicted from the hidden state of the preceding one, so the first token of a row is
-    not counted. Sums are float64. NaN where a row has no answer token.
+    not counted.
 
     Args:
         head: from hidden states to logits.
@@ -56,13 +56,35 @@ def answer_statistics(
     targets = labels[:, 1:]
     answered = targets != IGNORED
     states, tokens = hidden[:, :-1][answered], targets[answered]
-    sums = torch.zeros((*targets.shape, len(STATISTICS)), dtype=torch.float64, device=hidden.device)
-    if len(tokens):
-        size = max(1, chunk_bytes // (4 * vocabulary))
-        chunks = [
-            token_statistics(head(chunk).float(), target)
-            for chunk, target in zip(states.split(size), tokens.split(size), strict=True)
-        ]
-        sums[answered] = torch.cat(chunks).double()
+    if not len(tokens):
+        empty = torch.zeros((0, len(STATISTICS)), dtype=torch.float64, device=hidden.device)
+        return empty, answered
+    size = max(1, chunk_bytes // (4 * vocabulary))
+    chunks = [
+        token_statistics(head(chunk).float(), target)
+        for chunk, target in zip(states.split(size), tokens.split(size), strict=True)
+    ]
+    return torch.cat(chunks).double(), answered
+
+
+def answer_statistics(
+    head: Callable[[Tensor], Tensor],
+    hidden: Float[Tensor, "rows length hidden"],
+    labels: Int[Tensor, "rows length"],
+    *,
+    vocabulary: int,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> tuple[Float[Tensor, "rows 3"], Int[Tensor, " rows"]]:
+    """The means of `answer_token_statistics` over every row's answer tokens, and their number.
+
+    Sums are float64. NaN where a row has no answer token. Arguments as there.
+    """
+    values, answered = answer_token_statistics(
+        head, hidden, labels, vocabulary=vocabulary, chunk_bytes=chunk_bytes
+    )
+    sums = torch.zeros(
+        (*answered.shape, len(STATISTICS)), dtype=torch.float64, device=hidden.device
+    )
+    sums[answered] = values
     counts = answered.sum(dim=1)
     return sums.sum(dim=1) / counts[:, None], counts

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from xmas.evaluation.outcomes import Kept
+from xmas.evaluation.outcomes import Kept, linked
 
 GROUPS = 2048
 LEVEL = 0.95
@@ -65,9 +65,8 @@ def over_questions(
         part = group_sums[:, term]
         nonzero = part.any(axis=1)
         sums = weights[:, nonzero] @ part[nonzero]
-        gained, counted = sums[:, 0::2], sums[:, 1::2]
-        ratio = np.divide(gained, counted, out=np.zeros_like(gained), where=counted > 0)
-        scores += ratio * np.array([run.weights[term] for run in runs])
+        terms_of_runs = linked(sums[:, 0::2], sums[:, 1::2], runs[0].link)
+        scores += terms_of_runs * np.array([run.weights[term] for run in runs])
     return scores
 
 

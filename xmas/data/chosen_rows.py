@@ -24,6 +24,7 @@ class ChosenRows(Rows):
         index = Index(
             Shown(np.concatenate([[0], np.cumsum(counts)]), pictures.reshape(-1)),
             rows.index.names.take(self._pictures),
+            rows.index.stored[self._pictures],
             rows.index.source[numbers],
             rows.index.source_names,
         )
@@ -41,12 +42,6 @@ class ChosenRows(Rows):
 
     def picture(self, number: int) -> Path | bytes:
         return self.rows.picture(int(self._pictures[number]))
-
-    def in_file(self, number: int) -> bool:
-        return self.rows.in_file(int(self._pictures[number]))
-
-    def file_row(self, row: int) -> int:
-        return self.rows.file_row(int(self.numbers[row]))
 
     def identity(self) -> str:
         return self.rows.identity()

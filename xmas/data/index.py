@@ -2,7 +2,7 @@
 
 import dataclasses
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -86,20 +86,29 @@ class Index:
         shown: the pictures of every row.
         names: the identity of every picture, by its number: a path as the pool has it, or another
             name that stays the same. Each is different.
+        stored: whether a picture is in the pool's own files; others are files, named by a path.
         source: (rows,) the number of a row's source in `source_names`.
     """
 
     shown: Shown
     names: Names
+    stored: Bool[np.ndarray, " distinct"]
     source: Int[np.ndarray, " rows"]
     source_names: Sequence[str]
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[Sequence[str], str]]) -> "Index":
+    def of(
+        cls,
+        rows: Iterable[tuple[Sequence[str], str]],
+        is_stored: Callable[[str], bool] = lambda name: False,
+    ) -> "Index":
         """Index (names of images, source) of every row in one pass; pictures are in the order of
         their names.
+
+        Args:
+            is_stored: whether the picture of a name is in the pool's own files.
         """
-        return cls.merged([Part.of(rows)])
+        return cls.merged([Part.of(rows, is_stored)])
 
     @classmethod
     def merged(cls, parts: Sequence["Part"]) -> "Index":
@@ -116,8 +125,11 @@ class Index:
             stop = start + len(part.counts)
             source[start:stop] = np.array(numbers, dtype=np.int64)[part.source]
             start = stop
-        offsets = offsets_of(_joined([part.counts for part in parts]))
-        return cls(Shown(offsets, pictures), names, source, list(number_of_source))
+        counts = [np.zeros(0, dtype=np.int64), *(part.counts for part in parts)]
+        stored = np.zeros(len(names), dtype=bool)
+        stored[pictures] = np.concatenate([np.zeros(0, bool), *(part.stored for part in parts)])
+        shown = Shown(offsets_of(np.concatenate(counts)), pictures)
+        return cls(shown, names, stored, source, list(number_of_source))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +139,7 @@ class Part:
     Attributes:
         counts: the number of images of every row.
         names: the identity of every image, row after row.
+        stored: whether an image is in the pool's own files.
         source: the number of a row's source in `source_names`, which are in the order of the rows.
         spans: of rows of a file, the first byte of each and that after its last.
         faults: malformed rows.
@@ -134,14 +147,23 @@ class Part:
 
     counts: Int[np.ndarray, " rows"]
     names: Names
+    stored: Bool[np.ndarray, " images"]
     source: Int[np.ndarray, " rows"]
     source_names: Sequence[str]
     spans: Int[np.ndarray, "rows 2"] | None = None
     faults: "Sequence[Fault]" = ()
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[Sequence[str], str]]) -> "Part":
-        """The part of (names of images, source) of every row."""
+    def of(
+        cls,
+        rows: Iterable[tuple[Sequence[str], str]],
+        is_stored: Callable[[str], bool] = lambda name: False,
+    ) -> "Part":
+        """The part of (names of images, source) of every row.
+
+        Args:
+            is_stored: see `Index.of`.
+        """
         counts, sources = array("q"), array("q")
         images: list[str] = []
         number_of_source: dict[str, int] = {}
@@ -152,10 +174,7 @@ class Part:
         return cls(
             np.array(counts, dtype=np.int64),
             Names.of(images),
+            np.array([is_stored(name) for name in images], dtype=bool),
             np.array(sources, dtype=np.int64),
             list(number_of_source),
         )
-
-
-def _joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.zeros(0, dtype=np.int64), *pieces])

@@ -12,7 +12,6 @@ import os
 import weakref
 from array import array
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from xmas.data.compressed import unpacked
 from xmas.data.dialogues import images_of, turns_of
 from xmas.data.faults import Fault, id_of, refusal
 from xmas.data.image_paths import ImageError
+from xmas.data.index import Part
 from xmas.data.json_list import elements
 from xmas.data.plain_records import plain_images
 from xmas.data.record_faults import fault_in, half_character
@@ -31,7 +31,7 @@ from xmas.data.turns import Turn
 
 TEXT, NO_FOLDER = "text", "images"  # sources of rows without an image, or without a folder of it
 DATA = "data:"  # begins an image that is in the record itself, in base64
-_SOURCES = ("source", "data_source")  # of LLaVA's records and of LLaVA-OneVision's
+SOURCES = ("source", "data_source")  # of LLaVA's records and of LLaVA-OneVision's
 
 
 class JsonRows(Rows):
@@ -80,7 +80,8 @@ class JsonRows(Rows):
                     yield [], TEXT
 
         with unpacked(annotations) as file:
-            super().__init__(annotations, images, Index.of(index()))
+            part = Part.of(index(), lambda name: name.startswith(DATA))
+            super().__init__(annotations, images, Index.merged([part]))
             self._file = os.dup(file.fileno())  # a map's pages would count as memory
         weakref.finalize(self, os.close, self._file)
         self.faults = faults
@@ -106,13 +107,6 @@ class JsonRows(Rows):
         row = int(self.shown.row_of_image[image])
         record = renamed(self[row], self.columns)
         return decoded_uri(images_of(record)[image - int(self.shown.offsets[row])])
-
-    def in_file(self, number: int) -> bool:
-        return not self.picture_names[number].startswith(DATA)
-
-    @cached_property
-    def all_in_files(self) -> bool:
-        return not self.picture_names.starting_with(DATA).any()
 
 
 def renamed(record: Any, columns: Mapping[str, str]) -> Any:
@@ -149,7 +143,7 @@ def source_of(record: dict[str, Any], names: list[str], images: Path, *, llava: 
     """The source of a row: see `JsonRows`. Paths are compared without `.` and `..`, and an
     absolute one below the image folder is taken from there.
     """
-    for key in _SOURCES[:1] if llava else _SOURCES:
+    for key in SOURCES[:1] if llava else SOURCES:
         name = record.get(key)
         if isinstance(name, str) and half_character(name) is None:
             return name

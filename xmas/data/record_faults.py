@@ -21,8 +21,8 @@ OTHER_KEYS = (
     *("image_path", "image_paths", "image_file", "image_url", "img", "img_path", "Image"),
     *("picture", "pictures", "photo", "photos"),
 )
-_NAMES = ("id", "source", "data_source")  # may end as an image file's name does
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+UNREAD = ("id", "source", "data_source")  # may end as an image file's name does
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 OTHER_MEDIA = ("video", "videos", "video_path", "audio", "audios", "audio_path")
 _MEDIA_PARTS = ("video", "video_url", "audio", "audio_url", "input_audio")
 _LLAVA_ROLES = ("human", "gpt", "system")
@@ -191,7 +191,7 @@ def _without_image(record: Record, speeches: Sequence[Speech], count: int, llava
 def unread_images(record: Record) -> str | None:
     """The key of a record under which there are images, though it is none that is read."""
     for key, value in record.items():
-        if value and (key in OTHER_KEYS or (key not in _NAMES and _look_like_images(value))):
+        if value and (key in OTHER_KEYS or (key not in UNREAD and _look_like_images(value))):
             return key
     return None
 
@@ -202,7 +202,7 @@ def _look_like_images(value: Any) -> bool:
         return bool(value) and all(map(_look_like_images, value))
     if isinstance(value, Mapping):
         return set(value) == {"bytes", "path"}
-    return isinstance(value, str) and value.lower().endswith(_IMAGE_SUFFIXES)
+    return isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _means_image(role: str, text: Any, llava: bool) -> bool:

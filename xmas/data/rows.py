@@ -29,8 +29,8 @@ class Rows(abc.ABC):
     """An opened pool: conversations with images, known by their position in the pool.
 
     A pool format subclasses it with two methods, `__getitem__` and `turns`, and passes an `Index`
-    to the constructor; one whose images are no files also defines `picture`. A record is read when
-    it is asked for.
+    to the constructor; one with images that are no files also defines `picture`. A record is
+    read when it is asked for.
 
     Attributes:
         annotations: the annotation file, or the folder of a pool of several.
@@ -129,12 +129,12 @@ class Rows(abc.ABC):
 
     def in_file(self, number: int) -> bool:
         """Whether a picture is a file, whose name is a path, and not part of the pool's own."""
-        return True
+        return not self.index.stored[number]
 
     @cached_property
     def all_in_files(self) -> bool:
         """Whether every picture is a file."""
-        return all(self.in_file(number) for number in range(len(self.picture_names)))
+        return not self.index.stored.any()
 
     def file_named(self, name: str) -> Path:
         """The image file of this name. Raises ImageError: it is outside the image folder."""

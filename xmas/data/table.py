@@ -28,6 +28,7 @@ class Chunk:
         origin: the folder of their file below the table's, by which a source is named; "" if none.
         read: a `pyarrow.Table` of some columns; a leaf of a column by its dotted path.
         leaves: dotted paths of the columns' leaves; of an Arrow table its columns.
+        schema: the Arrow schema of all columns.
         stored: values of the leaves called `bytes`; None: unknown.
     """
 
@@ -35,6 +36,7 @@ class Chunk:
     origin: str
     read: Callable[[Sequence[str]], Any]
     leaves: tuple[str, ...]
+    schema: Any
     stored: int | None = None
 
     @property
@@ -129,10 +131,11 @@ def _chunks(file: Path, origin: str) -> Iterator[Chunk]:
     if file.suffix == ".parquet":
         parquet = pyarrow.parquet.ParquetFile(file, memory_map=True)
         leaves = tuple(parquet.schema.column(n).path for n in range(len(parquet.schema)))
+        schema = parquet.schema_arrow
         for number in range(parquet.num_row_groups):
             group = parquet.metadata.row_group(number)
             read = _row_group(parquet, number)
-            yield Chunk(group.num_rows, origin, read, leaves, _bytes_stored(group))
+            yield Chunk(group.num_rows, origin, read, leaves, schema, _bytes_stored(group))
         return
     source = pyarrow.memory_map(str(file))
     try:
@@ -165,7 +168,8 @@ def chunks_of(table: Any, origin: str = "") -> Iterator[Chunk]:
     """The chunks of an Arrow table, which is memory-mapped or in memory."""
     for batch in table.to_batches():
         if batch.num_rows:
-            yield Chunk(batch.num_rows, origin, _selected(batch), tuple(batch.schema.names))
+            names = tuple(batch.schema.names)
+            yield Chunk(batch.num_rows, origin, _selected(batch), names, batch.schema)
 
 
 def _selected(batch: Any) -> Callable[[Sequence[str]], Any]:

@@ -71,4 +71,5 @@ def _gathered(dataset: Any, start: int) -> Chunk:
     def read(columns: Sequence[str]) -> Any:
         return dataset.select_columns(list(columns)).with_format("arrow")[start:stop]
 
-    return Chunk(stop - start, "", read, tuple(dataset.column_names))
+    schema = dataset.data.schema
+    return Chunk(stop - start, "", read, tuple(dataset.column_names), schema)

@@ -5,6 +5,7 @@ largest pool takes seconds. If the tokenizer or the pool itself is absent, numbe
 `Census.how` says which.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,28 @@ def count(
     """
     if pool.at_hand(store):
         return _counted(pool, pool.open(store), tokens, store, assumed, sample)
+    if (split := pool.held_out_split) is not None:
+        assert isinstance(pool.annotations, Made)
+        whole = count(split.pool, tokens, store, assumed, sample=sample)
+        return _side(whole, split.sizes(whole.rows)[pool.annotations.name])
     if pool.valid_rows is not None and (whole := pool.valid_rows.pool).at_hand(store):
         # Its malformed rows are left out; which images are broken is not known yet.
         return _counted(whole, whole.open_all(store), tokens, store, assumed, sample)
     return supposed(pool, assumed)
+
+
+def _side(whole: Census, rows: int) -> Census:
+    """A side of a split that is yet to be made: near copies are on one side, so its share of the
+    pictures is that of its rows.
+    """
+    share = rows / whole.rows
+    return dataclasses.replace(
+        whole,
+        rows=rows,
+        images=round(share * whole.images),
+        how=f"about {rows:,} of {whole.rows:,} rows, the others on the other side of a split; "
+        f"{whole.how}",
+    )
 
 
 def _counted(
@@ -81,7 +100,7 @@ def _counted(
         answers=answers,
         image_counts=examples.shown.counts[some],
         size=examples.size(),
-        decode=DRAWING if isinstance(pool.annotations, Made) else assumed.decode,
+        decode=DRAWING if isinstance(pool.whole.annotations, Made) else assumed.decode,
         how=f"rows and images counted, {how}",
     )
 

@@ -14,6 +14,7 @@ from xmas.estimate.per_stage.fits import bits
 from xmas.estimate.question_counts import QuestionCounts, count_questions
 from xmas.estimate.work import Context, Phase, Work, work
 from xmas.evaluation.generation.settings import Generation
+from xmas.evaluation.given_answers import OfGivenAnswers
 from xmas.evaluation.protocol import Judged
 from xmas.evaluation.scores import Score
 from xmas.models.shape import Shape, shape_of
@@ -28,6 +29,9 @@ _PASS_TOKENS, _PASS_IMAGES, _REFILL = 8192, 32, 0.25  # of `ContinuousBatch`
 
 @work.register
 def _(stage: Score, context: Context) -> Work:
+    if isinstance(stage.benchmark, OfGivenAnswers):  # their losses are a stage of their own
+        rows = context.census(stage.benchmark.scored_rows()).rows
+        return Work(f"{stage.benchmark.name}: the answers of {rows:,} rows", disk=3000.0)
     counts = count_questions(stage.benchmark, context.store)
     shape = shape_of(stage.target.start)
     assumed = context.assumed

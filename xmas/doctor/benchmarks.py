@@ -15,6 +15,7 @@ from xmas.data.faults import NAMED
 from xmas.doctor.files import unmade
 from xmas.doctor.finding import Finding
 from xmas.evaluation.facts import facts_of
+from xmas.evaluation.given_answers import OfGivenAnswers
 from xmas.evaluation.protocol import Benchmark, Judged, Question
 from xmas.evaluation.submission import Submitted
 from xmas.store import Made, Store, sha256_of
@@ -35,6 +36,9 @@ def check_benchmark(
             benchmark.check()
         except OSError as error:
             yield Finding("FAIL", subject, str(error), remedy)
+    if isinstance(benchmark, OfGivenAnswers):
+        yield _given(subject, benchmark, store)
+        return
     locations = _locations(benchmark)
     if any(unmade(path_or_made, store) for path_or_made, _ in locations.values()):
         yield Finding("OK", subject, "not made yet; the first run draws it")
@@ -58,6 +62,17 @@ def check_benchmark(
         yield Finding("FAIL", subject, str(error), remedy)
         return
     yield _questions(subject, benchmark, questions, truth)
+
+
+def _given(subject: str, benchmark: OfGivenAnswers, store: Store) -> Finding:
+    """Rows of the pool, which is checked already: only how many there are."""
+    try:
+        pool = benchmark.scored_rows()
+    except ValueError as error:
+        return Finding("FAIL", subject, str(error))
+    if unmade(pool.annotations, store):
+        return Finding("OK", subject, "rows not held out yet; the first run splits the pool")
+    return Finding("OK", subject, f"the answers of {len(pool.open(store)):,} rows held out")
 
 
 def _locations(benchmark: Any) -> dict[str, tuple[str | Made, bool]]:

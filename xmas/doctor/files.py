@@ -38,8 +38,7 @@ def check_pool(
     """
     subject = f"pool {pool.name}"
     skips = pool.valid_rows is not None
-    if pool.valid_rows is not None:
-        pool = pool.valid_rows.pool
+    pool = pool.whole
     if unmade(pool.annotations, store):
         yield Finding("OK", subject, "not made yet; the first run draws it")
         return

@@ -13,6 +13,8 @@ from xmas.results.leaderboard_rows import Cell
 from xmas.results.notes import about_scores
 from xmas.results.view import GAP, LEVEL, SCORES, SUMMARY, TableColumn, TextCell, between, measured
 
+_SOURCES = 12  # columns of a table by source
+
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
@@ -28,6 +30,7 @@ def grids(evidence: Evidence, *, intervals: bool) -> Iterator[Grid]:
     """The tables of one leaderboard; `intervals`: in every cell of the first as well."""
     yield scores(evidence, intervals=intervals)
     yield summary(evidence)
+    yield from by_source(evidence)
     if evidence.published:
         yield published(evidence)
 
@@ -62,6 +65,27 @@ def summary(evidence: Evidence) -> Grid:
                 cells.append(TextCell(between(column.interval(line))))
     notes = [note for column in view.COLUMNS for note in column.notes(evidence)]
     return Grid(f"{_heading(evidence)}: ARP and cost", head, rows, notes)
+
+
+def by_source(evidence: Evidence) -> Iterator[Grid]:
+    """Scores on the questions of each source, of every benchmark that has several."""
+    columns = [column for column in _columns(SCORES) if column.name in ("selector", "budget")]
+    for name, run in evidence.leaderboard.benchmarks.items():
+        ordered = sorted(run.sources, key=lambda source: (-run.sources[source][1], source))
+        if len(ordered) < 2:
+            continue
+        rows = []
+        for line in evidence.lines:
+            cells, of_sources = [column.cell(line) for column in columns], line.row.sources(name)
+            cells += [measured(of_sources.get(source), line.row) for source in ordered[:_SOURCES]]
+            rows.append(cells)
+        head = [*(column.title for column in columns), *ordered[:_SOURCES]]
+        counts = ", ".join(f"{source} {run.sources[source][1]:,}" for source in ordered[:_SOURCES])
+        notes = [f"Questions: {counts}"]
+        if len(ordered) > _SOURCES:
+            rest = len(ordered) - _SOURCES
+            notes.append(f"{rest} sources with fewer questions are in table.csv")
+        yield Grid(f"{_heading(evidence)}: {name} by source", head, rows, notes)
 
 
 def published(evidence: Evidence) -> Grid:

@@ -4,7 +4,8 @@ A subset's score says little alone, so every score is taken relative to its refe
 to an ARP, see `arp`. Scores that would compare two things at once are refused: one benchmark has
 one split, metric, protocol and number of questions, and the same files, prompts, judge and
 generation settings. A run that lacks a benchmark gets no ARP over it, since a mean over fewer would
-favour or punish it. Controls with shuffled images are left out.
+favour or punish it. Controls with shuffled images are left out, and benchmarks that have no
+question here, such as short answers in a pool without any: these are scores of nothing.
 
 Runs that share selector, budget and seed but not their settings are rows of their own; a seed is
 not a setting.
@@ -51,7 +52,7 @@ def leaderboards(scores: Iterable[Run]) -> list[Leaderboard]:
         TableError: scores of one benchmark were not measured alike, or two scores have the same
             selector, settings, budget, seed and benchmark.
     """
-    trained = [run for run in scores if run.control == "none"]
+    trained = [run for run in scores if run.control == "none" and run.num]
     return [
         _leaderboard(alike)
         for alike in _grouped(trained, lambda run: (run.pool, run.reference_group))

@@ -50,6 +50,14 @@ class Row:
         """Over all benchmarks of the leaderboard."""
         return self.arps.get(ALL)
 
+    def sources(self, benchmark: str) -> dict[str, Cell]:
+        """Its scores on each source of a benchmark's questions, where the benchmark has them."""
+        by_source: dict[str, list[float]] = {}
+        for run in self.runs:
+            for source, (score, _) in run.sources.items() if run.benchmark == benchmark else ():
+                by_source.setdefault(source, []).append(score)
+        return {source: Cell.of(scores) for source, scores in by_source.items()}
+
     @property
     def budget_text(self) -> str:
         """The budget with its unit: `20 %`, `1,200 rows`."""

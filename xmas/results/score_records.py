@@ -52,6 +52,9 @@ class Run:
     invalid: str = ""  # why
     unit: str = "rows"  # or tokens
     nested: bool = True  # whether subsets of the selector at other budgets contain one another
+    sources: dict[str, tuple[float, int]] = dataclasses.field(  # score and questions of each source
+        default_factory=dict, compare=False, repr=False
+    )
 
 
 def runs(store: Store) -> list[Run]:
@@ -61,7 +64,7 @@ def runs(store: Store) -> list[Run]:
         TableError: a file lacks a key.
         DamagedResultError: a file is not what was written when the score was finished.
     """
-    own = ("folder", "settings", "measured", "config", "invalid")
+    own = ("folder", "settings", "measured", "config", "invalid", "sources")
     fields = [field for field in dataclasses.fields(Run) if field.name not in own]
     names = [field.name for field in fields if field.default is dataclasses.MISSING]
     scores = []
@@ -74,7 +77,7 @@ def runs(store: Store) -> list[Run]:
         record |= json.loads((folder / "score.json").read_text(encoding="utf-8"))
         if missing := [name for name in names if name not in record]:
             raise TableError(f"{folder}: neither run.json nor score.json has {', '.join(missing)}")
-        config = meta["config"]
+        config, detail = meta["config"], record.get("detail", {})
         target = config.get("target", {})
         measurement = {name: config.get(name, {}) for name in ("benchmark", "generation")}
         measurement["answers"] = _generated(folder)
@@ -88,7 +91,11 @@ def runs(store: Store) -> list[Run]:
                 settings=flat[plain],
                 measured=tuple(sorted(_leaves(measurement, seeds=True))),
                 config=target,
-                invalid=str(record.get("detail", {}).get("invalid", "")),
+                invalid=str(detail.get("invalid", "")),
+                sources={
+                    name: (part["score"], part["num"])
+                    for name, part in detail.get("sources", {}).items()
+                },
             )
         )
     return scores

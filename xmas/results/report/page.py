@@ -104,6 +104,7 @@ def _sections(
             of(scores.table, evidence),
             of(scores.dots, evidence, palette),
             of(scores.summary_table, evidence),
+            of(scores.source_tables, evidence),
         ],
         "Budgets": [of(curves.budgets, evidence, palette)],
         "Benchmarks": [of(heat.benchmarks, evidence, palette)],

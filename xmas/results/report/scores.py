@@ -97,6 +97,13 @@ def summary_table(evidence: Evidence) -> str:
     return tag("h4", "ARP and cost") + html_table(grids.summary(evidence))
 
 
+def source_tables(evidence: Evidence) -> str:
+    """Scores by source of the questions, of benchmarks that have several."""
+    parts = [tag("h4", text(grid.title.rpartition(": ")[2])) + html_table(grid)
+             for grid in grids.by_source(evidence)]  # fmt: skip
+    return joined(parts)
+
+
 def dots(evidence: Evidence, palette: Palette) -> str:
     """ARP of every selector and budget. Raises AbsentError: no row has one."""
     lines = [line for line in evidence.subsets if line.row.arp is not None]

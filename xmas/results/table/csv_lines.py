@@ -32,7 +32,8 @@ def csv_fields() -> tuple[str, ...]:
 def as_csv(leaderboards: Iterable[Evidence]) -> str:
     """Measured rows first, then published ones, told apart by `origin`; empty where unknown.
 
-    Every ARP has a line as a benchmark has; `missing` says why a row has none.
+    Every ARP has a line as a benchmark has; `missing` says why a row has none. So has each source
+    of a benchmark's questions, `heldout: coco`.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, csv_fields(), restval="", lineterminator="\n")
@@ -72,6 +73,16 @@ def _measured(evidence: Evidence, line: Line) -> Iterator[dict[str, Value]]:
             **_mean("score", score, certainty.scores.get(name)),
             **_mean("relative", row.relative.get(name), certainty.relative.get(name)),
         }
+        for source, of_source in row.sources(name).items():
+            yield {
+                **about,
+                "benchmark": f"{name}: {source}",
+                "split": run.split,
+                "metric": run.metric,
+                "protocol": run.protocol,
+                "seeds": of_source.seeds,
+                **_mean("score", of_source, None),
+            }
     for name in leaderboard.averages:
         arp = row.arps.get(name)
         of_row: dict[str, Value] = {}

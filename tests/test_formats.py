@@ -130,5 +130,7 @@ def test_a_new_trainer_s_format_is_written_next_to_llava_s(toy: Toy, compose, fo
 
 
 def test_an_unknown_trainer_s_format_is_refused_when_the_subset_is_built(toy: Toy):
-    with pytest.raises(ValueError, match=r"subset\.write names 'pears', .* there are llava"):
-        Subset(Ranking(toy.pool, Random()), write=["pears"])
+    for name, end in (("lava", "; did you mean llava?"), ("stone", r"\.")):
+        message = rf"subset\.write names '{name}', which is no format{end} There are energon, inter"
+        with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+            Subset(Ranking(toy.pool, Random()), write=[name])

@@ -334,6 +334,7 @@ def test_the_manifest_counts_what_was_written(toy: Toy):
         "selector": "random",
         "nested": True,
         "seed": 0,
+        "form": "llava",  # of the pool
     }
     assert {name: manifest[name] for name in counted} == counted
     assert manifest["config"]["ranking"]["selector"]["type"] == "Random"

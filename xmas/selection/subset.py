@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +12,14 @@ from jaxtyping import Int
 
 from xmas.data.as_dataset import as_dataset
 from xmas.data.rows import Rows
-from xmas.data.writers import DEFAULT, llava, writer_of
+from xmas.data.writers import DEFAULT, OF_MESSAGES, form_of, is_ranked, llava, write_form
 from xmas.selection.budget import budget_of, check_settings, cut
 from xmas.selection.protocol import BudgetSelector, name_of
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset_files import manifest, write_ranking
+from xmas.selection.subset_readme import FILE as README
+from xmas.selection.subset_readme import readme, sentence
 from xmas.store import Stage, Store, nearest_stages, volatile
-
-log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from xmas.models.chat.tokens import Tokenised  # loads torch
@@ -40,11 +39,11 @@ class Subset(Stage):
     """The chosen rows of a pool at one budget: a `fraction`, a number of `rows` or of `tokens`.
 
     Writes `rows.json`, ascending; `instructions.json`, the records of these rows as a JSON list,
-    byte for byte where the pool is in LLaVA's format, unless images are not files;
-    `ranking.parquet`, where pyarrow is installed: every row of the pool with its rank, score,
-    cluster and whether it was chosen; `manifest.json`: counts, hashes and origin. Of a pool with
-    `invalid="skip"` or `hold_out`, whose rows are numbered anew, also `file_rows.json`: their
-    numbers in the annotation file.
+    byte for byte where the pool is in LLaVA's format, unless images are not files or the pool is of
+    messages; `ranking.parquet`, where pyarrow is installed: every row of the pool with its rank,
+    score, cluster and whether it was chosen; `manifest.json`: counts, hashes and origin;
+    `README.txt`: how to train on it. Of a pool with `invalid="skip"` or `hold_out`, whose rows are
+    numbered anew, also `file_rows.json`: their numbers in the annotation file.
 
     >>> from xmas import Pool, Ranking, Store, Subset
     >>> from xmas.selection.methods.random import Random
@@ -67,8 +66,9 @@ class Subset(Stage):
             `selection.budget.queue`.
         floors: source to the number of rows it gives at least.
         caps: source to the number of rows it gives at most.
-        write: trainers' formats, modules of `xmas.data.writers`. `instructions.json` is written
-            in any case, as targets train on it; each other format is a `SubsetFiles`.
+        write: trainers' formats, modules of `xmas.data.writers`, one or several, each a result of
+            its own (`SubsetFiles`), so that another one can be asked for later; none: the form of
+            the pool's own files.
     """
 
     kind: ClassVar[str] = "subset"
@@ -82,7 +82,7 @@ class Subset(Stage):
     text_only: str = "proportional"
     floors: dict[str, int] = dataclasses.field(default_factory=dict)
     caps: dict[str, int] = dataclasses.field(default_factory=dict)
-    write: Sequence[str] = volatile(("llava",), compare=False)
+    write: Sequence[str] | str | None = volatile((), compare=False)
 
     def __post_init__(self) -> None:
         check_settings(
@@ -92,9 +92,14 @@ class Subset(Stage):
         )
         if self.tokens is None:  # or a subset of N rows would have another key for each proxy
             object.__setattr__(self, "counted", None)
-        for name in self.write:
-            if name != DEFAULT:  # building a default subset looks nothing up on disk
-                writer_of(name)
+        names = [self.write] if isinstance(self.write, str) else self.write or ()
+        object.__setattr__(self, "write", tuple(names))
+        for name in names:
+            if is_ranked(name) and not self.nested:
+                raise ValueError(
+                    f"selector={name_of(self.ranking.selector)} selects for a number of rows and "
+                    f"ranks nothing: subset.write=[{name}] needs a ranking"
+                )
 
     @property
     def nested(self) -> bool:
@@ -130,23 +135,19 @@ class Subset(Stage):
         else:
             folder = store.get(self.ranking)
             ranking = Ranking.read(folder)
-            subset_rows = cut(ranking.order, budget, lengths=lengths, **self._rules(examples))
+            subset_rows = cut(ranking.order, budget, lengths=lengths, **self.rules(examples))
             seconds = json.loads((folder / "meta.json").read_text())["seconds"]
         (out / "rows.json").write_text(json.dumps(subset_rows.tolist()))
-        if examples.all_in_files:
-            llava.write(examples, subset_rows, out)
-        else:
-            log.info(
-                "%s: images are in its own files: no %s; rows.json has the rows, and "
-                "Subset.dataset(store) gives them as a dataset",
-                *(examples.annotations, llava.FILE),
-            )
+        place, form, remarks = store.path(self).absolute(), form_of(examples), []
+        if examples.all_in_files and form not in OF_MESSAGES:
+            remarks = write_form(DEFAULT, examples, subset_rows, out, place)
         write_ranking(examples, subset_rows, ranking, out / "ranking.parquet")
         facts: dict[str, Any] = {
             "selector": name_of(self.ranking.selector),
             "nested": self.nested,
             "seed": self.ranking.seed,
             "seconds": round(seconds, 3),  # of the ranking alone; its features have their own
+            "form": form,  # of the pool's own files
         }
         if lengths is not None:
             facts["tokens"] = int(lengths[subset_rows].sum())
@@ -160,11 +161,20 @@ class Subset(Stage):
             (out / "file_rows.json").write_text(json.dumps(file_rows.tolist()))
         record = manifest(self, examples, subset_rows, **facts)
         (out / "manifest.json").write_text(json.dumps(record, indent=2))
+        from xmas.selection.subset_forms import how_to_train  # which imports this module
+
+        about = sentence(self, examples, subset_rows)
+        training = how_to_train(self, examples, store, has_llava=(out / llava.FILE).exists())
+        (out / README).write_text(readme(about, out, training, remarks), encoding="utf-8")
 
     def make(self, store: Store) -> str:
-        """The folder of the subset, then one of each other format in `write`, a line each."""
-        others = [SubsetFiles(self, name) for name in self.write if name != DEFAULT]
-        return "\n".join(str(store.get(stage)) for stage in (self, *others))
+        """The folder of the subset, then one of each format in `write` that it has not itself, a
+        line each.
+        """
+        from xmas.selection.subset_forms import folders_of_forms  # which imports this module
+
+        folders = [store.get(self), *folders_of_forms(self, store)]
+        return "\n".join(str(folder) for folder in folders)
 
     def chosen(self, store: Store) -> Int[np.ndarray, " budget"]:
         """The row numbers of the subset, ascending; computed if it is not there."""
@@ -188,7 +198,8 @@ class Subset(Stage):
             raise ValueError("subset.tokens needs subset.counted, a proxy whose tokens are counted")
         return self.counted.tokens().open(store).text_lengths
 
-    def _rules(self, examples: Rows) -> dict[str, Any]:
+    def rules(self, examples: Rows) -> dict[str, Any]:
+        """What `selection.budget.queue` needs to know of the pool and of this subset."""
         return {
             "has_image": examples.has_image,
             "sources": examples.sources,
@@ -210,7 +221,7 @@ class Subset(Stage):
                 f"selector={name} selects for a number of rows and ranks nothing: "
                 "subset.tokens, subset.floors and subset.caps need a ranking"
             )
-        rules = self._rules(examples)
+        rules = self.rules(examples)
         count = budget
         if self.text_only != "ranked":  # the number of image rows is that of any order
             count = int(examples.has_image[cut(np.arange(len(examples)), budget, **rules)].sum())
@@ -234,21 +245,3 @@ class Subset(Stage):
             )
         others = rng.permutation(np.setdiff1d(np.arange(len(examples)), selection))
         return cut(np.concatenate([distinct, others]), budget, **rules)
-
-
-@dataclasses.dataclass(frozen=True)
-class SubsetFiles(Stage):
-    """A subset in one trainer's format: the files that a module of `xmas.data.writers` writes."""
-
-    kind: ClassVar[str] = "subset_files"
-
-    subset: Subset
-    format: str
-
-    def inputs(self) -> list[Stage]:
-        return [self.subset, *nearest_stages(self.subset.ranking.pool)]
-
-    def compute(self, store: Store, out: Path) -> None:
-        """Raises ValueError: there is no such format, or a row cannot be said in it."""
-        examples = self.subset.ranking.pool.open(store)
-        writer_of(self.format).write(examples, self.subset.chosen(store), out)

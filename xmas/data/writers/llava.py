@@ -1,51 +1,101 @@
-"""LLaVA's format: `instructions.json`, which LLaVA, TinyLLaVA and this package's fits train on."""
+"""LLaVA's format: `instructions.json`, a JSON list that LLaVA, LLaVA-NeXT, TinyLLaVA and Qwen-VL's
+fine-tuning read. LLaVA-NeXT's registry is `llava_next.yaml`.
+"""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from xmas.data.chosen_rows import in_whole
-from xmas.data.faults import Fault
+from xmas.data.json_file import JsonFile
+from xmas.data.picture_files import PictureFiles, image_folder
 from xmas.data.readers.llava import LlavaRows
-from xmas.data.record_faults import fault_in
-from xmas.data.rows import PoolError, Rows
-from xmas.data.turns import ASSISTANT, SYSTEM, USER
+from xmas.data.rows import Rows
+from xmas.data.trainer_records import llava_record
 
 FILE = "instructions.json"
-_SPEAKERS = {SYSTEM: "system", USER: "human", ASSISTANT: "gpt"}
+NEXT = "llava_next.yaml"
 
 
-def write(rows: Rows, chosen: Int[np.ndarray, " chosen"], folder: Path) -> None:
+def write(rows: Rows, chosen: Int[np.ndarray, " chosen"], folder: Path) -> list[str]:
     """Write the `chosen` rows as a JSON list: byte for byte where the pool is in LLaVA's format.
 
     Raises PoolError: a row of another format has an image placeholder in its text.
     """
-    whole, numbers = in_whole(rows, chosen)
-    if isinstance(whole, LlavaRows):
-        rows, chosen = whole, numbers
-    with (folder / FILE).open("wb") as file:
-        file.write(b"[\n")
-        for number, row in enumerate(chosen.tolist()):
-            file.write((b",\n" if number else b"") + _record(rows, row))
-        file.write(b"\n]\n")
+    return write_records(rows, chosen, folder, folder / FILE, nulls=True)
 
 
-def _record(rows: Rows, row: int) -> bytes:
-    if isinstance(rows, LlavaRows):
-        return rows.raw(row)
-    record: dict[str, Any] = {"id": row, "source": str(rows.sources[row])}
-    names = [rows.picture_names[int(number)] for number in rows.shown[row]]
-    if names:
-        record["image"] = names[0] if len(names) == 1 else names
-    record["conversations"] = [
-        {"from": _SPEAKERS[turn.role], "value": turn.written()} for turn in rows.turns(row)
+def write_records(
+    rows: Rows,
+    chosen: Int[np.ndarray, " chosen"],
+    folder: Path,
+    file: Path,
+    *,
+    nulls: bool = False,
+    indexed: bool = False,
+) -> list[str]:
+    """Write LLaVA's records into a `JsonFile`, and pictures that are no files into `folder`.
+
+    Args:
+        nulls: leave `"image": null` in a record that has it, though trainers' loaders want a name.
+        indexed: see `JsonFile`.
+    """
+    rows, chosen = in_whole(rows, chosen)
+    pictures = PictureFiles(rows, folder)
+    with JsonFile(file, indexed=indexed) as records:
+        for row in map(int, chosen):
+            records.add(_record(rows, row, pictures, nulls=nulls))
+    return remarks(rows, chosen)
+
+
+def registry(rows: Rows, count: int, place: Path) -> dict[str, str]:
+    """LLaVA-NeXT's list of files."""
+    return {NEXT: next_yaml(place / FILE)}
+
+
+def next_yaml(file: Path) -> str:
+    """LLaVA-NeXT's list of this one file."""
+    path = json.dumps(str(file), ensure_ascii=False)
+    return f'datasets:\n  - json_path: {path}\n    sampling_strategy: "all"\n'
+
+
+def training(rows: Rows, place: Path) -> str:
+    """Commands for `README.txt`."""
+    images = image_folder(rows, place)
+    return f"""\
+LLaVA        deepspeed llava/train/train_mem.py --data_path {place / FILE} \\
+               --image_folder {images} ...
+LLaVA-NeXT   deepspeed llava/train/train_mem.py --data_path {place / NEXT} \\
+               --image_folder {images} ...
+Qwen-VL      in qwenvl/data/__init__.py:
+               {{"annotation_path": "{place / FILE}", "data_path": "{images}"}}
+"""
+
+
+def remarks(rows: Rows, chosen: Int[np.ndarray, " chosen"]) -> list[str]:
+    """Which of these rows LLaVA's own loader does not read."""
+    several = int((rows.shown.counts[chosen] > 1).sum())
+    if not several:
+        return []
+    return [
+        f"{several:,} rows show several pictures (a list under `image`): LLaVA-NeXT, Qwen-VL and "
+        "InternVL read them, LLaVA-1.5's loader does not."
     ]
-    if fault := fault_in(record, llava=True):
-        number = rows.file_row(row)
-        raise PoolError(
-            f"{rows.annotations}: {Fault(number, number, names[0] if names else None, *fault)}"
-        )
+
+
+def _record(rows: Rows, row: int, pictures: PictureFiles, *, nulls: bool) -> bytes:
+    if not isinstance(rows, LlavaRows) or not rows.all_in_files:
+        return llava_record(rows, row, pictures.names(row))
+    raw = rows.raw(row)
+    if b'"images"' not in raw and (nulls or b"null" not in raw):
+        return raw
+    record = json.loads(raw)
+    if images := record.pop("images", None):
+        record["image"] = images[0] if len(images) == 1 else images
+    elif nulls or record.get("image", "") is not None:
+        return raw
+    else:
+        del record["image"]
     return json.dumps(record, ensure_ascii=False).encode()

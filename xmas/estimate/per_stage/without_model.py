@@ -20,7 +20,8 @@ from xmas.selection.methods.coincide import Coincide
 from xmas.selection.methods.length import Length
 from xmas.selection.protocol import name_of
 from xmas.selection.ranking import Ranking
-from xmas.selection.subset import Subset, SubsetFiles
+from xmas.selection.subset import Subset
+from xmas.selection.subset_forms import SubsetFiles
 
 _DRAW = 0.0004  # seconds to draw and write an image of the demo, measured
 _DRAWN = 1800  # bytes of one, measured

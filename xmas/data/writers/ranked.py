@@ -1,0 +1,43 @@
+"""The whole pool, best first, so that any budget is a beginning of one file: `ranked.jsonl`,
+LLaVA's records, with the registries of LLaVA-NeXT, InternVL and Megatron-Energon.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from xmas.data.picture_files import image_folder
+from xmas.data.rows import Rows
+from xmas.data.writers import energon, internvl, llava
+
+FILE = "ranked.jsonl"
+RANKED = True  # `write` gets every row that the subset's rules allow, best first
+
+
+def write(rows: Rows, chosen: Int[np.ndarray, " chosen"], folder: Path) -> list[str]:
+    """Raises PoolError: see `writers.llava`."""
+    return llava.write_records(rows, chosen, folder, folder / FILE, indexed=True)
+
+
+def registry(rows: Rows, count: int, place: Path) -> dict[str, str]:
+    """Those of all trainers that can take the beginning of a file."""
+    return {
+        llava.NEXT: llava.next_yaml(place / FILE),
+        internvl.META: internvl.meta(rows, place / FILE, count),
+        energon.YAML: energon.metadataset(FILE, image_folder(rows, place)),
+    }
+
+
+def training(rows: Rows, place: Path) -> str:
+    """Commands for `README.txt`."""
+    return f"""\
+The first rows of {FILE} are the subset of any budget: of 20 %, for example,
+LLaVA-NeXT   sampling_strategy: "first:20%" in {llava.NEXT}, or "first:N" for N rows, then
+             deepspeed llava/train/train_mem.py --data_path {place / llava.NEXT} \\
+               --image_folder {image_folder(rows, place)} ...
+InternVL     "repeat_time": 0.2 in {internvl.META}, which it rounds down, then
+             torchrun internvl/train/internvl_chat_finetune.py --meta_path {place / internvl.META}
+Energon      range: ["0%", "20%"] in {energon.YAML}
+Others       head -n N {FILE}
+"""

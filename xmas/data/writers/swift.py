@@ -1,0 +1,30 @@
+"""ms-swift's standard form: `swift.jsonl`, messages of role and content and the list `images`."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from xmas.data.chosen_rows import in_whole
+from xmas.data.json_file import JsonFile
+from xmas.data.picture_files import PictureFiles, image_folder
+from xmas.data.rows import Rows
+from xmas.data.trainer_records import message_record
+
+FILE = "swift.jsonl"
+
+
+def write(rows: Rows, chosen: Int[np.ndarray, " chosen"], folder: Path) -> None:
+    """Raises PoolError: a row without a picture has an image placeholder in its text."""
+    rows, chosen = in_whole(rows, chosen)
+    pictures = PictureFiles(rows, folder)
+    with JsonFile(folder / FILE) as records:
+        for row in map(int, chosen):
+            records.add(message_record(rows, row, pictures.names(row)))
+
+
+def training(rows: Rows, place: Path) -> str:
+    """Commands for `README.txt`."""
+    return f"""\
+ms-swift   ROOT_IMAGE_DIR={image_folder(rows, place)} swift sft --dataset {place / FILE} ...
+"""

@@ -383,7 +383,7 @@ def test_hydra_would_not_have_guessed(compose):
 def test_another_pool_in_the_demo_s_experiment_is_warned_of(pool, experiment, warned, caplog):
     with caplog.at_level(logging.WARNING, logger="xmas"):
         warn_of_demo_values({"pool": pool, "experiment": experiment})
-    assert ("models and budgets are the demo's" in caplog.text) == warned
+    assert ("template and budgets are the demo's" in caplog.text) == warned
 
 
 # The command, as a user runs it.

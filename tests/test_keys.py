@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from choices import CHOICES, is_alone, place_of
+from choices import CHOICES, FILES, is_alone, place_of
 from omegaconf import OmegaConf
 
 import xmas
@@ -174,6 +174,8 @@ def bearing(dataclasses_of_xmas, compose) -> set[type]:
     found = {cls for cls in dataclasses_of_xmas if issubclass(cls, Stage) and hasattr(cls, "kind")}
     for cfg in (every, *targets):
         found |= set(identities(build(cfg)))
+    own_pool = compose("pool=files", *FILES)
+    found |= set(identities(build(own_pool.clusters)))
     for group in ("selector", "start"):  # the root holds one of them
         found |= set(identities(build(every.every[group]), inside=True))
     return {cls for cls in found if cls.__module__.startswith("xmas.")}

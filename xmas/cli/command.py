@@ -32,6 +32,7 @@ from xmas.cli.hydra_guard import guard
 from xmas.cli.memory_check import check_memory
 from xmas.cli.targets import allowed_by_user
 from xmas.cli.unknown_settings import check_added, composed_choices, explained, with_own_keys
+from xmas.cli.weights_check import check_weights
 from xmas.results.score_records import remember
 from xmas.store import RunLogger, Stage, Store, distributed, key
 from xmas.store.feasible import check_all
@@ -148,6 +149,7 @@ def run(cfg: DictConfig) -> None:
             note(goal, store, experiment)
         if isinstance(goal, Stage):
             check_all(goal, store)
+            check_weights(goal, store, cfg, allowed)
             check_memory(goal, store, cfg, allowed)
         time_left.follow(goal, store, cfg, allowed)
         with logged(goal, store, run_logger_of(cfg, experiment, allowed)) as logged_store:

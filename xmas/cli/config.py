@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from xmas.cli import resolvers
 from xmas.cli.config_error import ConfigError
 from xmas.cli.targets import allowed_by_user, check_names, class_of
 from xmas.store import Stage, Store
@@ -174,20 +175,15 @@ def check_choices(arguments: list[str]) -> None:
 
 def warn_of_demo_values(choices: dict[str, str]) -> None:
     """Warn when the demo's experiment is combined with another pool."""
-    demo_pool = choices.get("pool") in ("demo", "demo_unseen")
+    demo_pool = choices.get("pool") in resolvers.DEMO_POOLS
     if choices.get("experiment") in ("demo", "smoke") and not demo_pool:
         log.warning(
-            "pool=%s with experiment=%s: models and budgets are the demo's; "
-            "name an experiment, or drop it with ~experiment",
+            "pool=%s with experiment=%s: numbers of clusters, template and budgets are the demo's; "
+            "leave experiment= out for those of a pool of your own",
             choices.get("pool"),
             choices.get("experiment"),
         )
 
 
-def _unless_null(value: Any, node: Any) -> Any:
-    """`${unless_null:VALUE,NODE}`: the node, built and imported only where the value is set."""
-    return None if value is None else node
-
-
-OmegaConf.register_new_resolver("unless_null", _unless_null, replace=True)
+resolvers.register()
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn

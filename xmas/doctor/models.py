@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xmas.doctor.finding import Finding
+from xmas.models.hub import local_folder
 from xmas.models.sources import Source, tokenizer_of
 
 _TOKENIZER_FILES = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
@@ -17,7 +18,7 @@ def check_models(start: Any) -> Iterator[Finding]:
     A tokenizer of a `tokenizer.model` is compared with sentencepiece as it loads.
     """
     for place, source in _sources(start, "start"):
-        folder = _on_this_machine(source)
+        folder = local_folder(source)
         if folder is None:
             yield Finding(
                 "WARN", place, f"{source.name} is not on this machine; its first use downloads it"
@@ -35,20 +36,6 @@ def _sources(value: Any, place: str) -> Iterator[tuple[str, Source]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from _sources(getattr(value, field.name), f"{place}.{field.name}")
-
-
-def _on_this_machine(source: Source) -> Path | None:
-    """The folder of a source, or that of its file; None if it would be downloaded."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    path = Path(source.name).expanduser()
-    if path.exists():
-        return path if path.is_dir() else path.parent
-    try:
-        return Path(snapshot_download(source.name, revision=source.revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
 
 
 def _loaded(place: str, source: Source, folder: Path) -> Finding:

@@ -56,6 +56,12 @@ class Assembled(StartPoint):
     drawn: TrainedTokenizer | None = None  # random weights of these sizes, for this tokenizer
     seed: int = 0  # of what is random
 
+    def sources(self) -> dict[str, Source]:
+        parts = {"language": self.language, "vision": self.vision, "projector": self.projector}
+        if self.drawn is not None:
+            return {}
+        return {field: part for field, part in parts.items() if isinstance(part, Source)}
+
     def shape(self) -> Shape:
         language, vision = config_of(self.language), config_of(self.vision)
         decoder, tower = Decoder.of(language), Tower.of(getattr(vision, "vision_config", vision))

@@ -38,6 +38,9 @@ class Published(StartPoint):
         """Whole models on the hub are."""
         return f"{self.source.name} is a whole vision-language model, tuned on instructions"
 
+    def sources(self) -> dict[str, Source]:
+        return {} if self.drawn is not None else {"source": self.source}
+
     def shape(self) -> Shape:
         config = config_of(self.source)
         return family_of(config).shape(config, tiles=self.tiles)

@@ -4,6 +4,7 @@ from xmas.estimate import flops
 from xmas.estimate.flops import Load
 from xmas.estimate.per_stage.fits import bits
 from xmas.estimate.work import Context, Work, work
+from xmas.features.clustering.cluster_count import clusters_of
 from xmas.features.activations import Activations
 from xmas.features.last_layer import LastLayer
 from xmas.models.shape import shape_of
@@ -47,5 +48,5 @@ def _(stage: Activations | LastLayer, context: Context) -> Work:
 
 def of_mmd(selector: Coincide, rows: int) -> float:
     """FLOPs of the kernels in clusters of equal size, and of the centroids' cosines."""
-    k, numbers = selector.clusters.k, width(selector.features)
+    k, numbers = clusters_of(selector.clusters.k, rows), width(selector.features)
     return rows * rows / k * numbers + k * k * numbers / 2

@@ -3,6 +3,7 @@
 from xmas.estimate import flops
 from xmas.estimate.per_stage.fits import bits, two_towers
 from xmas.estimate.work import CORE, Context, Work, work
+from xmas.features.clustering.cluster_count import clusters_of
 from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.clip.clip_model import PretrainedClip
 from xmas.features.clip.clip_rows import ClipRows
@@ -73,12 +74,13 @@ def _(stage: ClipRows, context: Context) -> Work:
 def _(stage: OnceSelect, context: Context) -> Work:
     census, width = context.census(stage.clip.pool), 2 * halves(stage.clip.clip, context)[2]
     points = census.pictured
+    k = clusters_of(stage.k, int(points))
     if stage.per_centroid is not None:
-        points = min(points, float(stage.per_centroid * stage.k))
+        points = min(points, float(stage.per_centroid * k))
     return Work(
-        f"{stage.k} pseudo-labels, learnt by a small network",
-        core_seconds=flops.kmeans(points, stage.k, width, stage.iterations) / CORE,
-        disk=4.0 * stage.k * width,
+        f"{k} pseudo-labels, learnt by a small network",
+        core_seconds=flops.kmeans(points, k, width, stage.iterations) / CORE,
+        disk=4.0 * k * width,
         host=4.0 * width * points,
     )
 

@@ -10,6 +10,7 @@ from xmas.estimate.work import CORE, Context, Work, work
 from xmas.features.activations import Activations
 from xmas.features.clip.clip_rows import ClipRows
 from xmas.features.clustering.assigner import HELD
+from xmas.features.clustering.cluster_count import clusters_of
 from xmas.features.clustering.kmeans import Clusters
 from xmas.features.clustering.spherical import Spherical
 from xmas.features.last_layer import LastLayer
@@ -55,9 +56,10 @@ def _(stage: Clusters, context: Context) -> Work | None:
     points, dimensions = size
     if isinstance(stage.features, Trajectories) and stage.reduction != "vector":
         dimensions //= stage.features.spectra.k
+    k = clusters_of(stage.k, int(points))
     return Work(
-        f"k-means, {stage.k:,} clusters of {points:,.0f} rows in {dimensions:,} dimensions",
-        core_seconds=flops.kmeans(points, stage.k, dimensions, stage.iterations) / CORE,
+        f"k-means, {k:,} clusters of {points:,.0f} rows in {dimensions:,} dimensions",
+        core_seconds=flops.kmeans(points, k, dimensions, stage.iterations) / CORE,
         disk=8.0 * points,
         host=16.0 * points * dimensions,
     )
@@ -69,22 +71,22 @@ def _(stage: Spherical, context: Context) -> Work | None:
     if size is None:
         return None
     points, dimensions = size
-    trained = points
+    trained, k = points, clusters_of(stage.k, int(points))
     if stage.per_centroid is not None:
-        trained = min(points, float(stage.per_centroid * stage.k))
-    centroids = 4.0 * stage.k * dimensions
-    block = 4.0 * stage.block * (dimensions + stage.k)
+        trained = min(points, float(stage.per_centroid * k))
+    centroids = 4.0 * k * dimensions
+    block = 4.0 * stage.block * (dimensions + k)
     on_gpu = stage.hardware.accelerator != "cpu"  # then two products in 16 bits for one in 32
     feature = 2.0 * points * dimensions
     device = stage.hardware.device
     is_held = on_gpu and device is not None and feature <= HELD * 1e9 * device.memory
     return Work(
-        f"spherical k-means, {stage.k:,} clusters of {points:,.0f} rows, {stage.iterations} "
+        f"spherical k-means, {k:,} clusters of {points:,.0f} rows, {stage.iterations} "
         "passes at most",
         flops=(2 if on_gpu else 1)
         * (
-            flops.kmeans(trained, stage.k, dimensions, stage.iterations - 1)
-            + 2.0 * points * stage.k * dimensions
+            flops.kmeans(trained, k, dimensions, stage.iterations - 1)
+            + 2.0 * points * k * dimensions
         ),
         bits=16 if on_gpu else 32,
         disk=centroids + 8.0 * points,

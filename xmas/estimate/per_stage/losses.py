@@ -7,6 +7,7 @@ from xmas.estimate.assumed import Census
 from xmas.estimate.flops import Load
 from xmas.estimate.per_stage.fits import bits, snapshots
 from xmas.estimate.work import CORE, Context, Work, work
+from xmas.features.clustering.cluster_count import clusters_of
 from xmas.features.losses.answers import COLUMNS, Answers
 from xmas.features.losses.loss_clusters import LossClusters
 from xmas.features.losses.questions import QuestionEmbeddings
@@ -74,9 +75,10 @@ def _(stage: Answers, context: Context) -> Work:
 def _(stage: LossClusters, context: Context) -> Work:
     census = context.census(stage.answers.model.tokens())
     steps = steps_of(stage.answers, census.rows)
+    k = clusters_of(stage.k, census.rows)
     return Work(
-        f"k-means, {stage.k:,} clusters of losses{' in every source' * stage.per_source}",
-        core_seconds=flops.kmeans(census.rows, stage.k, steps, stage.iterations) / CORE,
+        f"k-means, {k:,} clusters of losses{' in every source' * stage.per_source}",
+        core_seconds=flops.kmeans(census.rows, k, steps, stage.iterations) / CORE,
         disk=8.0 * census.rows,
         host=16.0 * census.rows * steps,
     )

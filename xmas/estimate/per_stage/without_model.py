@@ -1,5 +1,6 @@
 """What stages cost that run no model: drawings, tokens, clusters, rankings, subsets."""
 
+from xmas.features.clustering.cluster_count import clusters_of
 from xmas.data.broken_images import THREADS
 from xmas.data.valid_rows import ValidRows
 from xmas.demo.bench import WRITERS, DemoBench
@@ -99,7 +100,7 @@ def _(stage: Ranking, context: Context) -> Work:
     selector = stage.selector
     seconds = 0.0
     if isinstance(selector, Length):
-        seconds = flops.kmeans(rows, selector.k, 1, selector.iterations) / CORE
+        seconds = flops.kmeans(rows, clusters_of(selector.k, rows), 1, selector.iterations) / CORE
     elif isinstance(selector, Coincide):
         seconds = of_mmd(selector, rows) / CORE
     return Work(

@@ -81,8 +81,8 @@ class ClipEmbeddings(Stage):
         """
         if self.clip is None:
             raise ValueError(
-                "features.clip.clip is null, since this start point trains no CLIP: "
-                "take one of the hub with features@features.clip=clip_released, or clip_folder"
+                "clip=small, but this start point trains no CLIP: name one of the hub or a folder, "
+                "clip=openai/clip-vit-base-patch32"
             )
         examples = self.pool.open(store)
         folder = store.get(self.clip)

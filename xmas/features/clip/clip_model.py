@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
 from xmas.data.images import FILE, SquareImages
+from xmas.models.sources import Source
 from xmas.models.tensor_bars import silence
 from xmas.store import Stage, Store, sha256_of, type_name
 
@@ -46,14 +47,22 @@ class PretrainedClip(Stage):
             origin = {"sha256": sha256_of(folder)}
         return {"type": type_name(PretrainedClip), "version": self.version} | origin
 
-    def compute(self, store: Store, out: Path) -> None:
+    def sources(self) -> dict[str, Source]:
+        return {"name": Source(self.name, self.revision)}
+
+    def check(self, store: Store) -> None:
         """Raises ValueError: neither a folder nor a name with a revision."""
         folder = Path(self.name).expanduser()
         if folder.is_dir() == (self.revision is not None):
             raise ValueError(
-                f"features.clip.clip.name={self.name} with revision={self.revision}: give a local "
-                "folder without a revision, or a name of the hub with its commit as the revision"
+                f"clip={self.name} with revision={self.revision}: give a local folder without a "
+                "revision, or a name of the hub with its commit, clip=NAME@COMMIT"
             )
+
+    def compute(self, store: Store, out: Path) -> None:
+        """Raises ValueError: neither a folder nor a name with a revision."""
+        self.check(store)
+        folder = Path(self.name).expanduser()
         source = str(folder) if folder.is_dir() else self.name
         CLIPModel.from_pretrained(source, revision=self.revision or "main").save_pretrained(out)
         AutoTokenizer.from_pretrained(source, revision=self.revision or "main").save_pretrained(out)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from xmas.data.pool import Pool
+from xmas.features.clustering.cluster_count import ClusterCount, clusters_of
 from xmas.store import Stage, Store
 
 _NODES = {  # of the configuration, where it is not named as the features' kind
@@ -28,7 +29,9 @@ def pool_of(features: Any) -> Pool | None:
     return next((pool for part in parts if (pool := pool_of(part)) is not None), None)
 
 
-def check_enough(setting: str, k: int, features: Any, store: Store, *, pictured: bool) -> None:
+def check_enough(
+    setting: str, k: int | ClusterCount, features: Any, store: Store, *, pictured: bool
+) -> None:
     """Raise ValueError: a pool that is there has fewer rows than clusters.
 
     Args:
@@ -40,6 +43,8 @@ def check_enough(setting: str, k: int, features: Any, store: Store, *, pictured:
         return
     rows = pool.open(store)
     count = int(rows.has_image.sum()) if pictured else len(rows)
-    if count < k:
-        what = "rows have an image" if pictured else "rows are in the pool"
+    what = "rows have an image" if pictured else "rows are in the pool"
+    if count == 0:
+        raise ValueError(f"{setting}: {count} {what} ({rows.annotations}), so there are no clusters")
+    if count < clusters_of(k, count):
         raise ValueError(f"{setting}={k}, but {count} {what} ({rows.annotations}); set it lower")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from xmas.features.clustering.cluster_count import ClusterCount, clusters_of
 from xmas.features.clustering.enough_rows import check_enough, setting_of
 from xmas.store import Stage, Store
 
@@ -144,6 +145,7 @@ class Clusters(Stage):
 
     Args:
         features: a stage with `values.npy`, (rows, features) or (rows, steps, k).
+        k: clusters; a `ClusterCount` depends on the rows that have the feature.
         reduction: of spectra, (rows, steps, k): see `reduce_spectra`.
         snapshots: of spectra: see `kept_snapshots`.
         shuffled: a seed, a control: see `kept_snapshots`.
@@ -157,7 +159,7 @@ class Clusters(Stage):
     kind: ClassVar[str] = "clusters"
 
     features: Stage
-    k: int = 1000
+    k: int | ClusterCount = 1000
     reduction: str = "sum"
     snapshots: str = ":"
     shuffled: int | None = None
@@ -198,17 +200,18 @@ class Clusters(Stage):
             raise ValueError(f"{self.features.kind}: row {row} is not finite: {points[row]}")
         if self.missing == "zero":
             points, has_feature = np.nan_to_num(points), np.ones_like(has_feature)
-        labels = np.full(len(points), self.k, dtype=np.int64)
+        k = clusters_of(self.k, int(has_feature.sum()))
+        labels = np.full(len(points), k, dtype=np.int64)
         labels[has_feature] = kmeans(
             scaled(points[has_feature], self.scaling),
-            self.k,
+            k,
             seed=self.seed,
             iterations=self.iterations,
             per_centroid=self.per_centroid,
             setting=setting_of(self, self.features),
         )
         np.save(out / "labels.npy", labels)
-        sizes = np.bincount(labels, minlength=self.k + 1)
+        sizes = np.bincount(labels, minlength=k + 1)
         (out / "sizes.json").write_text(json.dumps(sizes.tolist()))
 
     def of_pool(
@@ -218,7 +221,11 @@ class Clusters(Stage):
 
         A row with an image but without the feature is in no cluster, -1.
         """
-        labels = np.load(store.get(self) / "labels.npy")
-        labels[has_image & (labels == self.k)] = -1
-        labels[~has_image] = self.k
+        folder = store.get(self)
+        labels = np.load(folder / "labels.npy")
+        k = self.k
+        if isinstance(k, ClusterCount):
+            k = len(json.loads((folder / "sizes.json").read_text())) - 1
+        labels[has_image & (labels == k)] = -1
+        labels[~has_image] = k
         return labels

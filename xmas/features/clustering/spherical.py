@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xmas.features.clustering.assigner import Assigner
+from xmas.features.clustering.cluster_count import ClusterCount, clusters_of
 from xmas.features.clustering.enough_rows import check_enough, setting_of
 from xmas.models.device import device_for
 from xmas.store import Stage, Store, volatile
@@ -135,6 +136,7 @@ class Spherical(Stage):
 
     Args:
         features: a stage with `values.npy`, (rows, width).
+        k: clusters; a `ClusterCount` depends on the rows that have the feature.
         per_centroid: rows that train, times k; None: all.
         block: rows in memory at a time.
         hardware: whose accelerator multiplies.
@@ -144,7 +146,7 @@ class Spherical(Stage):
     version: ClassVar[int] = 2
 
     features: Stage
-    k: int = 10_000
+    k: int | ClusterCount = 10_000
     iterations: int = 50
     per_centroid: int | None = 256
     seed: int = 1234
@@ -161,22 +163,23 @@ class Spherical(Stage):
         values = np.load(store.get(self.features) / "values.npy", mmap_mode="r")
         assign = Assigner(values, self.block, device_for(self.hardware.accelerator))
         rows = np.flatnonzero(~np.isnan(values[:, 0]))
+        k = clusters_of(self.k, len(rows))
         centroids = spherical_kmeans(
             assign,
-            rows[training_rows(len(rows), self.k, self.per_centroid, self.seed)],
-            self.k,
+            rows[training_rows(len(rows), k, self.per_centroid, self.seed)],
+            k,
             seed=self.seed,
             iterations=self.iterations,
             draft=out,
             setting=setting_of(self, self.features),
         )
         last = torch.from_numpy(centroids).to(assign.device)
-        labels = np.full(len(values), self.k, dtype=np.int64)
+        labels = np.full(len(values), k, dtype=np.int64)
         with bar(total=len(rows), label="clusters of all rows", whole=False) as progress:
             labels[rows], _ = assign(rows, last, progress=progress)
         np.save(out / "centroids.npy", centroids)
         np.save(out / "labels.npy", labels)
-        sizes = np.bincount(labels, minlength=self.k + 1)
+        sizes = np.bincount(labels, minlength=k + 1)
         (out / "sizes.json").write_text(json.dumps(sizes.tolist()))
 
 

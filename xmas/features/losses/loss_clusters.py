@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from xmas.data.pool import Pool
+from xmas.features.clustering.cluster_count import ClusterCount, clusters_of
 from xmas.features.clustering.kmeans import kmeans
 from xmas.features.losses.answers import Answers
 from xmas.store import Stage, Store
@@ -27,7 +28,7 @@ class LossClusters(Stage):
 
     Args:
         answers: whose losses after every step are the trajectories.
-        k: clusters of a source, at most.
+        k: clusters of a source, at most; a `ClusterCount` depends on the rows of the source.
         per_source: False: cluster all rows together.
         per_centroid: rows that train, times k; None: all.
         seed: FAISS's own default.
@@ -37,7 +38,7 @@ class LossClusters(Stage):
 
     pool: Pool
     answers: Answers
-    k: int = 100
+    k: int | ClusterCount = 100
     per_source: bool = True
     iterations: int = 20
     per_centroid: int | None = None
@@ -56,7 +57,7 @@ class LossClusters(Stage):
             rows = np.flatnonzero(sources == source)
             clusters = kmeans(
                 losses[rows],
-                min(self.k, len(rows)),
+                min(clusters_of(self.k, len(rows)), len(rows)),
                 seed=self.seed,
                 iterations=self.iterations,
                 per_centroid=self.per_centroid,

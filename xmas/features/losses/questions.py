@@ -41,6 +41,9 @@ class QuestionEmbeddings(Stage):
     batch: int = volatile(128)
     hardware: Hardware = volatile(default_factory=Hardware)
 
+    def sources(self) -> dict[str, Source]:
+        return {"encoder": self.encoder}
+
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: an embedding is not finite; names the row."""
         from transformers import AutoModel

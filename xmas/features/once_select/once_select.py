@@ -18,6 +18,7 @@ from torch import Tensor
 
 from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.clip.embedded import Embedded, joint
+from xmas.features.clustering.cluster_count import ClusterCount, clusters_of
 from xmas.features.clustering.enough_rows import check_enough
 from xmas.features.clustering.kmeans import kmeans
 from xmas.features.once_select.classifier import (
@@ -53,7 +54,7 @@ class OnceSelect(Stage):
     row, since one is held out of every cluster.
 
     Args:
-        k: clusters.
+        k: clusters; a `ClusterCount` depends on the rows with an image.
         per_centroid: rows that k-means trains on, times k; None: all.
         nearest: share of a cluster's rows, those nearest its centroid; at least 2 rows.
         held_out: share of these; at least 1 row.
@@ -66,7 +67,7 @@ class OnceSelect(Stage):
     kind: ClassVar[str] = "once_select"
 
     clip: ClipEmbeddings
-    k: int = 128
+    k: int | ClusterCount = 128
     iterations: int = 100
     per_centroid: int | None = 1024
     nearest: float = 0.03
@@ -121,18 +122,17 @@ class OnceSelect(Stage):
     def _centroids(self, embedded: Embedded) -> Float[np.ndarray, "k joint"]:
         rng = np.random.default_rng(self.seed)
         rows = rng.permutation(np.flatnonzero(embedded.picture[:] >= 0))
+        k = clusters_of(self.k, len(rows))
         if self.per_centroid is not None:
-            rows = rows[: self.k * self.per_centroid]
+            rows = rows[: k * self.per_centroid]
         points = joint(*pairs(embedded, np.sort(rows)))
         points = points[np.isfinite(points).all(axis=1)]
-        if len(points) < self.k:
+        if len(points) < k:
             raise ValueError(
-                f"{self.k} clusters of {len(points)} rows with a picture and a question; "
+                f"{k} clusters of {len(points)} rows with a picture and a question; "
                 "set features.pseudo_labels.trained.k lower"
             )
-        labels = kmeans(
-            points, self.k, seed=self.seed, iterations=self.iterations, per_centroid=None
-        )
+        labels = kmeans(points, k, seed=self.seed, iterations=self.iterations, per_centroid=None)
         means = [points[labels == label].mean(axis=0) for label in np.unique(labels)]
         return np.stack(means)
 

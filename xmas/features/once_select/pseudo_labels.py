@@ -71,8 +71,7 @@ def load(folder: Path, embedded: Embedded) -> tuple[GatedClassifier, Float[np.nd
     if about["clip"] != embedded.weights:
         raise ValueError(
             f"{folder} was trained on the CLIP with weights {about['clip'][:12]}, these embeddings "
-            f"are of {embedded.weights[:12]}; use the CLIP that it was trained on: "
-            "features@features.clip=clip_folder features.clip.clip.name=DIR"
+            f"are of {embedded.weights[:12]}; use the CLIP that it was trained on: clip=DIR"
         )
     model = GatedClassifier(Network(**about["network"]), about["width"], about["k"])
     model.load_state_dict(state)

@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from xmas.data.pool import Pool
+from xmas.features.clustering.cluster_count import ClusterCount, clusters_of
 from xmas.features.clustering.kmeans import kmeans
 from xmas.selection.protocol import Ranked
 from xmas.selection.rules.turns import in_turns
@@ -27,7 +28,7 @@ class Length:
     """
 
     proxy: Proxy  # whose tokens are counted; it is not fitted
-    k: int = 1000  # at most; as the clusters of the method it controls
+    k: int | ClusterCount = 1000  # at most; as the clusters of the method it controls
     iterations: int = 100
     seed: int = 1234  # of k-means
 
@@ -38,7 +39,7 @@ class Length:
         lengths = self.proxy.tokens().open(store).text_lengths
         labels = kmeans(
             lengths[:, None].astype(np.float32),
-            min(self.k, len(np.unique(lengths))),
+            min(clusters_of(self.k, len(lengths)), len(np.unique(lengths))),
             seed=self.seed,
             iterations=self.iterations,
             per_centroid=None,

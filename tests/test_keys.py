@@ -29,6 +29,7 @@ from xmas.training.fit.trainables import Lora
 
 NEW = {  # came later; hashed under the name they have
     "AnswerLosses",
+    "ClusterCount",
     "Column",
     "HeldOutLikelihood",
     "HeldOutMatch",

@@ -31,6 +31,18 @@ _KINDS = {  # the last part of a `_target_`, in the file's words
 }
 
 
+HEAD = """\
+# What `xmas pool=files selector=NAME` composes, and what is published
+
+Made by `composed_values.py` from `published_values.csv`; `tests/test_own_pool.py` compares both.
+Numbers of clusters are at most the published ones: a pool of few rows gets one cluster for every 39
+rows, the fewest with which FAISS trains a centroid without a warning (`rows_per_cluster`).
+
+| selector | setting | published | `pool=files` | source; why ours is another |
+|---|---|---|---|---|
+"""
+
+
 class Value(NamedTuple):
     """A line of the file; `ours` is the published value where the file says nothing else."""
 
@@ -92,14 +104,7 @@ def shown(value: Any) -> str:
 
 def page(compose: Callable[[str], DictConfig]) -> Iterator[str]:
     """The lines of `composed_values.md`; `compose` gives the configuration of a selector."""
-    yield "# What `xmas pool=files selector=NAME` composes, and what is published"
-    yield ""
-    yield "Made by `composed_values.py` from `published_values.csv`; `tests/test_own_pool.py` compares both."
-    yield "Numbers of clusters are at most the published ones: a pool of fewer than 39 rows a cluster gets one for"
-    yield "every 39 rows, the fewest with which FAISS trains a centroid without a warning (`rows_per_cluster`)."
-    yield ""
-    yield "| selector | setting | published | `pool=files` | source, and the reason of another value |"
-    yield "|---|---|---|---|---|"
+    yield from HEAD.splitlines()
     for value in published_values():
         named = value.selector if " " not in value.selector else "random"
         cfg = compose(named)

@@ -4,8 +4,8 @@ from xmas.estimate import flops
 from xmas.estimate.flops import Load
 from xmas.estimate.per_stage.fits import bits
 from xmas.estimate.work import Context, Work, work
-from xmas.features.clustering.cluster_count import clusters_of
 from xmas.features.activations import Activations
+from xmas.features.clustering.cluster_count import clusters_of
 from xmas.features.last_layer import LastLayer
 from xmas.models.shape import shape_of
 from xmas.selection.methods.coincide import Coincide

@@ -3,10 +3,10 @@
 from xmas.estimate import flops
 from xmas.estimate.per_stage.fits import bits, two_towers
 from xmas.estimate.work import CORE, Context, Work, work
-from xmas.features.clustering.cluster_count import clusters_of
 from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.clip.clip_model import PretrainedClip
 from xmas.features.clip.clip_rows import ClipRows
+from xmas.features.clustering.cluster_count import clusters_of
 from xmas.features.once_select.once_select import OnceSelect
 from xmas.features.once_select.pseudo_labels import PseudoLabels
 from xmas.models.shape import ShapelessError, Tower

@@ -1,6 +1,5 @@
 """What stages cost that run no model: drawings, tokens, clusters, rankings, subsets."""
 
-from xmas.features.clustering.cluster_count import clusters_of
 from xmas.data.broken_images import THREADS
 from xmas.data.valid_rows import ValidRows
 from xmas.demo.bench import WRITERS, DemoBench
@@ -14,6 +13,7 @@ from xmas.evaluation.judge.reviews import Reviews
 from xmas.evaluation.rescore import Rescore
 from xmas.evaluation.scores import Scores
 from xmas.evaluation.submission import Submission
+from xmas.features.clustering.cluster_count import clusters_of
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.checked_images import CheckedImages
 from xmas.models.tokenizer import TrainedTokenizer

@@ -45,6 +45,8 @@ def check_enough(
     count = int(rows.has_image.sum()) if pictured else len(rows)
     what = "rows have an image" if pictured else "rows are in the pool"
     if count == 0:
-        raise ValueError(f"{setting}: {count} {what} ({rows.annotations}), so there are no clusters")
+        raise ValueError(
+            f"{setting}: {count} {what} ({rows.annotations}), so there are no clusters"
+        )
     if count < clusters_of(k, count):
         raise ValueError(f"{setting}={k}, but {count} {what} ({rows.annotations}); set it lower")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy
 from PIL import Image
 
-from tests import toy
 from xmas.data.broken_images import broken_images
 from xmas.data.held_out import HELD_OUT, LEFT_OUT, POOL, HeldOutSplit, HoldOut, drawn, listed
 from xmas.data.near_groups import near_groups

@@ -43,6 +43,9 @@ class ChosenRows(Rows):
     def picture(self, number: int) -> Path | bytes:
         return self.rows.picture(int(self._pictures[number]))
 
+    def file_row(self, row: int) -> int:
+        return self.rows.file_row(int(self.numbers[row]))
+
     def identity(self) -> str:
         return self.rows.identity()
 

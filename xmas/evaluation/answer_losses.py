@@ -8,7 +8,7 @@ several rounds and several images, and rows without one, are rendered as in trai
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,10 +30,8 @@ from xmas.store import Stage, Store, distributed, nearest_stages, write_atomical
 from xmas.store.arrays import ArrayInParts
 from xmas.store.progress import bar
 from xmas.target.target import Target
+from xmas.training.model_on_pool import SeesPool
 from xmas.training.starts.unfitted import Unfitted
-
-if TYPE_CHECKING:
-    from xmas.training.model_on_pool import SeesPool
 
 BATCH_TOKENS = 8192  # padded tokens of a batch, image tokens included; a batch has a row at least
 _MARK_ROWS = 512  # rows between two checkpoints, the most that a killed pass loses
@@ -61,7 +59,7 @@ class AnswerLosses(Stage):
     precision: str
 
     @property
-    def on_pool(self) -> "SeesPool":
+    def on_pool(self) -> SeesPool:
         """Tokens and pictures of the pool, as the target has those of its own."""
         target = self.target
         return Unfitted(

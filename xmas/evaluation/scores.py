@@ -28,7 +28,7 @@ from xmas.store import (
 from xmas.target.target import Target
 
 if TYPE_CHECKING:
-    from xmas.evaluation.answer_losses import AnswerLosses
+    import xmas.evaluation.answer_losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Score(Stage):
             scored = self.benchmark.score(json_lines(answers), store)
             self._write(store, out, scored)
 
-    def _losses(self, benchmark: OfGivenAnswers) -> "AnswerLosses":
+    def _losses(self, benchmark: OfGivenAnswers) -> "xmas.evaluation.answer_losses.AnswerLosses":
         from xmas.evaluation.answer_losses import AnswerLosses
 
         return AnswerLosses(self.target, benchmark.scored_rows(), self.generation.precision)

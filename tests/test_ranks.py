@@ -328,3 +328,20 @@ def test_a_strategy_that_is_no_strategy_here_is_refused_where_it_is_set():
             Hardware(devices=2, strategy=strategy)
     with pytest.raises(ValueError, match="hardware=fsdp"):
         Hardware(devices=2, strategy="deepspeed_stage_2")
+
+
+def test_a_group_of_processes_ends_before_the_interpreter(tmp_path, monkeypatch):
+    """Threads of gloo that outlive the interpreter abort a process that has succeeded."""
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(distributed.atexit, "register", at_exit.append)
+    distributed.end_group_at_exit.cache_clear()
+    distributed.end_group_at_exit()
+    distributed.end_group_at_exit()
+    (end,) = at_exit
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1
+    )
+    end()
+    assert not torch.distributed.is_initialized()
+    end()  # a fit of one process has none
+    distributed.end_group_at_exit.cache_clear()

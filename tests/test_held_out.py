@@ -15,6 +15,7 @@ from xmas.data.held_out import HELD_OUT, LEFT_OUT, POOL, HeldOutSplit, HoldOut, 
 from xmas.data.near_groups import near_groups
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Shown
+from xmas.selection.methods.column import Column
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
@@ -181,6 +182,16 @@ def test_skipped_rows_keep_the_numbers_of_the_file(folder, tmp_path):
     (tmp_path / "rows.json").write_text("[1, 7]")
     with pytest.raises(PoolError, match="1 of 2 rows are not in the pool of 11, the first is 1"):
         store.get(split_of(pool))
+
+
+def test_scores_in_a_file_are_by_the_row_of_the_file(folder, store, tmp_path):
+    """Row 11, the best, is held out with row 0, whose picture it shows."""
+    (tmp_path / "rows.json").write_text("[0, 11]")
+    (tmp_path / "scores.csv").write_text("row,score\n" + "".join(f"{n},{n}\n" for n in range(12)))
+    pool = pool_of(folder, rows=str(tmp_path / "rows.json"))
+    ranking = Ranking(pool, Column(file=str(tmp_path / "scores.csv")))
+    best = Ranking.read(store.get(ranking)).order[:2]
+    assert pool.file_rows(store, best).tolist() == [10, 9]
 
 
 @pytest.mark.parametrize(

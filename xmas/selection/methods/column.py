@@ -83,7 +83,7 @@ class Column:
             )
         return finite(
             rows.column(self.column),
-            lambda row: f"{rows.annotations}: row {row}",
+            lambda row: f"{rows.annotations}: row {rows.file_row(row)}",
             self.column,
             self.missing,
         )
@@ -99,9 +99,10 @@ class Column:
             places = file.rows_by_value(key, rows.column(key).tolist(), str(rows.annotations))
         absent = places < 0
         if absent.any() and self.missing == "error":
+            first = rows.file_row(int(absent.argmax()))
             raise ValueError(
                 f"{self.file}: has no row for {absent.sum()} of the pool's {len(rows)} rows, first "
-                f"row {absent.argmax()}; add them, or rank them after all others: "
+                f"row {first}; add them, or rank them after all others: "
                 "selector.missing=last"
             )
         scores = np.full(len(rows), np.nan)
@@ -116,8 +117,9 @@ class Column:
 
 def _numbers_in_file(pool: Pool, rows: Rows, store: Store) -> tuple[Int[np.ndarray, " rows"], int]:
     """The number of every row in the pool's own file, and how many that file has: other ones than
-    the pool's where it leaves rows out.
+    the pool's where rows are left out or held out.
     """
-    if pool.valid_rows is None:
-        return np.arange(len(rows)), len(rows)
-    return pool.valid_rows.file_rows(store), pool.valid_rows.skipped(store)["of"]
+    numbers = pool.file_rows(store, np.arange(len(rows)))
+    if pool.valid_rows is not None:
+        return numbers, pool.valid_rows.skipped(store)["of"]
+    return numbers, len(pool.whole.open(store))

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from choices import CONF, SELECTORS
+from choices import CONF, FILES, SELECTORS
 from given import given
 from omegaconf import OmegaConf
 from toy import Toy
 
 from xmas.cli.config import build
+from xmas.cli.implied_choices import with_implied
 from xmas.features.clustering.cluster_count import ClusterCount
 from xmas.features.clustering.kmeans import Clusters
 from xmas.features.clustering.spherical import Spherical
@@ -183,6 +184,34 @@ def test_random_asks_for_no_weights(toy, server, tmp_path):
     ended = server.command(*on_its_own(toy, tmp_path, "selector=random"), cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "demo" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "held_out"),
+    [
+        ("goal=scores pool=files seed=0,1", True),
+        ("-m goal=scores pool=llava665k", True),
+        ("goal=estimate pool=files", True),
+        ("goal=estimate pool=files estimate.of=subset", False),
+        ("goal=scores pool=files suite=ten", False),
+        ("goal=scores pool=files experiment=mine", False),
+        ("goal=scores pool=demo_unseen", False),
+        ("goal=scores", False),
+        ("pool=files selector=xmas", False),
+    ],
+)
+def test_scores_of_a_pool_of_one_s_own_are_of_rows_held_out(command, held_out):
+    arguments = command.split()
+    assert with_implied(arguments) == [*arguments, *["suite=heldout"] * held_out]
+
+
+def test_a_subset_is_of_all_rows_and_scores_of_those_not_held_out(compose):
+    whole = compose("pool=files", *FILES)
+    assert dict(whole.suite) == {}
+    assert build(whole.pool).held_out_split is None
+    scored = compose("pool=files", "suite=heldout", *FILES)
+    assert build(scored.pool).held_out_split is not None
+    assert list(scored.suite) == ["heldout", "heldout_match"]
 
 
 def test_values_of_a_resolver_are_nodes(compose):

@@ -69,6 +69,7 @@ OVERRIDES = (
     "proxy=small",
     "target=small",
     "clip=small",
+    "suite=demo",
     "towers.image_size=32",
     "towers.patch=8",
     "towers.width=32",

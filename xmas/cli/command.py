@@ -29,6 +29,7 @@ from xmas.cli.config import (
     warn_of_demo_values,
 )
 from xmas.cli.hydra_guard import guard
+from xmas.cli.implied_choices import with_implied
 from xmas.cli.memory_check import check_memory
 from xmas.cli.targets import allowed_by_user
 from xmas.cli.unknown_settings import check_added, composed_choices, explained, with_own_keys
@@ -182,7 +183,7 @@ def main() -> None:
     guard()
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
-    arguments = sys.argv[1:] = with_own_keys(sys.argv[1:])
+    arguments = sys.argv[1:] = with_implied(with_own_keys(sys.argv[1:]))
     try:
         check_choices(arguments)
         check_added(arguments)

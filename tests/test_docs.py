@@ -203,6 +203,17 @@ def test_the_readme_s_python_gives_a_folder_with_a_subset(toy: Toy, tmp_path, mo
     assert len(json.loads((ran.folder / "rows.json").read_text())) == ROWS // 5
 
 
+def test_the_example_with_rows_held_out_runs(toy: Toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ran = run_in(tmp_path, toy, DOCS / "select-from-your-own-pool.md")
+    rest, held_out, first = map(int, capsys.readouterr().out.split())
+    assert rest + held_out == ROWS
+    assert 0 < held_out <= ROWS // 5
+    chosen = json.loads((ran.subset / "file_rows.json").read_text())
+    assert len(chosen) == rest // 2
+    assert first not in chosen
+
+
 def test_from_python_runs(toy: Toy, tmp_path, monkeypatch):
     pytest.importorskip("pandas")
     from scored import Shelves

@@ -2,7 +2,8 @@
 
 Next to the pass itself, the attention of the text is computed from the same queries and keys,
 normalised over all keys that the mask allows. This is mode `model` of the metric: per head, causal,
-pads masked, with the model's scale.
+pads masked, with the model's scale. Where the kernel of the pass gives the sums over all keys, only
+the keys of images are multiplied once more.
 """
 
 import contextlib
@@ -16,8 +17,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from xmas.attention.collector import Collector, hooked
-from xmas.attention.shares import added, image_shares
-from xmas.attention.stream import StopPass, handed_to
+from xmas.attention.shares import (
+    added,
+    at_positions,
+    consecutive,
+    image_shares,
+    normalised_shares,
+    without_repeats,
+)
+from xmas.attention.stream import AttentionInputs, StopPass, handed_to
 
 
 class CrossAttention(Collector):
@@ -52,12 +60,15 @@ class CrossAttention(Collector):
         super().__init__(layers, combine)
         self.text = text
         self.text_mask = text_mask
+        self.text_slice = consecutive(text, text_mask)
         self.image = image
+        self.image_slice = consecutive(image, image_mask)
         lines = text_mask[:, :, None]
         self.kept = lines if image_mask is None else lines & image_mask[:, None]
         self.prefix = prefix
         self.dtype = dtype
         self.block_bytes = block_bytes
+        self._hidden_by: tuple[Tensor | None, Bool[Tensor, "rows text image"]] | None = None
 
     def lines(self) -> Bool[Tensor, "rows lines"]:
         mask = self.text_mask
@@ -71,50 +82,67 @@ class CrossAttention(Collector):
 
     @contextlib.contextmanager
     def reading(self, language: PreTrainedModel, stop: bool) -> Iterator[None]:
-        def read(
-            layer: int,
-            query: Float[Tensor, "rows heads length width"],
-            key: Float[Tensor, "rows groups keys width"],
-            mask: Tensor | None,
-            scale: float,
-            softcap: float | None,
-        ) -> None:
-            if layer in (self.layers or ()):
-                self._read(layer, query, key, mask, scale=scale, softcap=softcap)
-                if stop and layer == self.last:
-                    raise StopPass
+        def read(inputs: AttentionInputs) -> None:
+            if inputs.layer in (self.layers or ()):
+                self._read(inputs)
 
-        with handed_to(read, language):
-            yield
+        try:
+            with handed_to(read, language, last=self.last if stop else None):
+                yield
+        finally:
+            self._hidden_by = None  # as large as a quarter of a layer's attention
 
-    def _read(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        mask: Tensor | None,
-        *,
-        scale: float,
-        softcap: float | None,
-    ) -> None:
-        heads, length, width = query.shape[1:]
-        text_query = query.gather(2, self.text[:, None, :, None].expand(-1, heads, -1, width))
-        shares = image_shares(
-            text_query,
-            key,
-            self._bias(mask, length, key.shape[2]),
-            self.image,
-            scale=scale,
-            softcap=softcap,
-            dtype=self.dtype,
-            block_bytes=self.block_bytes,
-        )
-        shares = shares.masked_fill_(~self.kept, 0)
+    def _read(self, inputs: AttentionInputs) -> None:
+        shares = self._shares(inputs)
         if self.prefix is not None:
-            before = self.prefix.layers[layer]
+            before = self.prefix.layers[inputs.layer]
             wider = (0, shares.shape[2] - before.shape[2])  # of later images it sees nothing
             shares = torch.cat([nn.functional.pad(before, wider), shares], dim=1)
-        self.add(layer, shares)
+        self.add(inputs.layer, shares)
+
+    def _shares(self, inputs: AttentionInputs) -> Float[Tensor, "rows text image"]:
+        query, key, mask = inputs.query, inputs.key, inputs.mask
+        length, keys = query.shape[2], key.shape[2]
+        text_query = at_positions(query, self.text, self.text_slice)
+        how = {"scale": inputs.scale, "dtype": self.dtype, "block_bytes": self.block_bytes}
+        if (logsumexp := self._usable(inputs)) is not None:
+            shares = normalised_shares(
+                text_query,
+                at_positions(key, self.image, self.image_slice),
+                at_positions(logsumexp[..., None], self.text, self.text_slice),
+                **how,
+            )
+            return shares.masked_fill_(self._hidden(mask, keys - length), 0)
+        bias = self._bias(mask, length, keys)
+        shares = image_shares(text_query, key, bias, self.image, softcap=inputs.softcap, **how)
+        return shares.masked_fill_(~self.kept, 0)
+
+    def _usable(self, inputs: AttentionInputs) -> Float[Tensor, "rows heads length"] | None:
+        """The sums of the pass, if they are as precise as `dtype` and the mask is a plain one."""
+        logsumexp, mask = inputs.logsumexp, inputs.mask
+        if logsumexp is None or logsumexp.dtype.itemsize < self.dtype.itemsize:
+            return None
+        plain = mask is None or (mask.dtype == torch.bool and mask.shape[1] == 1)
+        return logsumexp if plain else None
+
+    def _hidden(self, mask: Tensor | None, cached: int) -> Bool[Tensor, "rows text image"]:
+        """Padding, and what the mask hides: later images, images outside a sliding window.
+
+        Args:
+            cached: keys before those of the queries.
+        """
+        if self._hidden_by and self._hidden_by[0] is mask:  # as in the layer before
+            return self._hidden_by[1]
+        if mask is None:
+            seen = self.image[:, None] <= self.text[..., None] + cached
+        elif self.text_slice and self.image_slice:
+            seen = mask[:, 0, self.text_slice, self.image_slice]
+        else:
+            rows = torch.arange(len(self.text), device=mask.device)[:, None, None]
+            spread = mask.expand(len(self.text), -1, -1, -1)
+            seen = spread[rows, 0, self.text[..., None], self.image[:, None]]
+        self._hidden_by = mask, ~(self.kept & seen)
+        return self._hidden_by[1]
 
     def _bias(
         self, mask: Tensor | None, length: int, keys: int
@@ -124,9 +152,7 @@ class CrossAttention(Collector):
             position = torch.arange(keys, device=self.text.device)
             allowed = (position <= self.text[..., None] + keys - length)[:, None]
         else:
-            spread = mask.expand(len(self.text), -1, -1, -1)
-            lines = self.text[:, None, :, None].expand(-1, spread.shape[1], -1, keys)
-            allowed = spread.gather(2, lines)
+            allowed = at_positions(without_repeats(mask), self.text, self.text_slice)
         return added(allowed)
 
 
@@ -182,9 +208,5 @@ def prefix_of(language: PreTrainedModel, layers: Collection[int] | None = None) 
     """End a pass that only fills a KV cache once the last of `layers` has its keys there."""
     last = hooked(layers, "last", language.config.num_hidden_layers)[0]
 
-    def read(layer: int, *_: object) -> None:
-        if layer == last:
-            raise StopPass
-
-    with contextlib.suppress(StopPass), handed_to(read, language):
+    with contextlib.suppress(StopPass), handed_to(lambda _: None, language, last=last):
         yield

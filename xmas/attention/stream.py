@@ -3,42 +3,74 @@
 A reader receives what the attention function of the model receives: queries and keys after their
 norm, rotary embedding and split into heads, the mask and the scale. So it works for every
 architecture that uses transformers' attention interface. The pass itself uses torch's fused
-attention.
+attention, and the reader receives the sums of its softmax as well.
 """
 
 import contextlib
 import contextvars
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from xmas.attention.shares import added, capped_attention
+from xmas.attention.logsumexp import KernelLogSumExp
+from xmas.attention.shares import added, capped_attention, without_repeats
 from xmas.models.cpu_matmul import by_mkl
 
 NAME = "xmas_capture"
 REFUSED = ("s_aux", "position_bias", "cache")  # attention sinks, position biases, paged keys
-# arguments: layer; queries, keys, mask (None: causal); scale and cap (None: no cap) of the logits
-Reader = Callable[[int, Tensor, Tensor, Tensor | None, float, float | None], None]
-_active: contextvars.ContextVar["Reader | None"] = contextvars.ContextVar("reader", default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionInputs:
+    """What an attention layer computes its logits from: cap(scale * q k^T), where `mask` allows.
+
+    Attributes:
+        mask: None: causal.
+        softcap: c of cap(x) = c * tanh(x / c); None: cap(x) = x.
+        logsumexp: of each query's logits, where the kernel of the pass computed it.
+    """
+
+    layer: int
+    query: Float[Tensor, "rows heads length width"]
+    key: Float[Tensor, "rows groups keys width"]
+    mask: Tensor | None
+    scale: float
+    softcap: float | None
+    logsumexp: Float[Tensor, "rows heads length"] | None = None
+
+
+Reader = Callable[[AttentionInputs], None]
+_active: contextvars.ContextVar["tuple[Reader, int | None] | None"] = contextvars.ContextVar(
+    "reader", default=None
+)
 
 
 class StopPass(Exception):  # noqa: N818 - no error: the layers that were asked for have been read
-    """Raised by a reader to end the forward pass; caught where the reader was registered."""
+    """Ends the forward pass; caught where the reader was registered."""
 
 
 @contextlib.contextmanager
-def handed_to(read: Reader, language: PreTrainedModel) -> Iterator[None]:
-    """Within the context, every attention layer of `language` calls `read` with its inputs."""
+def handed_to(
+    read: Reader, language: PreTrainedModel, *, last: int | None = None
+) -> Iterator[None]:
+    """Within the context, every attention layer of `language` calls `read` with its inputs.
+
+    Args:
+        last: the layer whose inputs end the pass, by `StopPass`, before its attention is computed;
+            None: the pass does not end early.
+    """
     implementation = cast("str", language.config._attn_implementation)  # set when it was built
     language.set_attn_implementation(NAME)
     guard = language.register_forward_pre_hook(_refuse_cropping, with_kwargs=True)
-    token = _active.set(read)
+    token = _active.set((read, last))
     try:
         yield
     finally:
@@ -85,27 +117,36 @@ def _attention(
     softcap: float | None = None,
     **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Torch's fused attention, preceded by a call of the reader."""
-    read = _active.get()
+    """Torch's fused attention, followed by a call of the reader."""
     layer = cast("int", module.layer_idx)
-    if read is None:
+    if (active := _active.get()) is None:
         raise RuntimeError(f"{NAME} attention outside `attention_of`")
+    read, last = active
     _refuse(module, layer, attention_mask, rest, capped_dropout=dropout if softcap else 0.0)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    with torch.no_grad():
-        read(layer, query, key, attention_mask, scale, softcap)
+    inputs = AttentionInputs(layer, query, key, attention_mask, scale, softcap)
+    if layer == last:
+        with torch.no_grad():
+            read(inputs)
+        raise StopPass
     fewer = query.shape[2] < key.shape[2]  # torch's own causal mask would take the first keys
     if attention_mask is None and (fewer or softcap is not None):
         position = torch.arange(key.shape[2], device=key.device)
         attention_mask = (position <= position[-query.shape[2] :, None])[None, None]
     if softcap is None:
         # torch's CPU kernel multiplies the few queries of a head: MKL is faster than oneDNN here
-        with by_mkl(), _steady(query):
-            return sdpa_attention_forward(
-                module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
+        with by_mkl(), _steady(query), KernelLogSumExp() as kernel:
+            mask = attention_mask if attention_mask is None else without_repeats(attention_mask)
+            output, _ = sdpa_attention_forward(
+                module, query, key, value, mask, dropout=dropout, scaling=scaling, **rest
             )
-    bias = added(cast("Tensor", attention_mask))
-    return capped_attention(query, key, value, bias, scale=scale, softcap=softcap), None
+        inputs = dataclasses.replace(inputs, logsumexp=kernel.of(query))
+    else:
+        bias = added(cast("Tensor", attention_mask))
+        output = capped_attention(query, key, value, bias, scale=scale, softcap=softcap)
+    with torch.no_grad():
+        read(inputs)
+    return output, None
 
 
 def _steady(query: Tensor) -> contextlib.AbstractContextManager:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from dialogues import DIALOGUES, OWN_FORMS, POOLS, Turns
+from pages import DOCS
 from toy import ROWS, Toy
 
 from xmas.data import parquet_shards, writers
@@ -354,7 +355,7 @@ def test_readme_says_what_it_is_and_how_to_train_on_it(toy: Toy):
         f"--data_path {folder / 'instructions.json'}",
         f"--image_folder {toy.folder / 'images'}",
         "llamafactory-cli train",
-        "swift sft --dataset",
+        f"ROOT_IMAGE_DIR={toy.folder / 'images'}",
         "trl sft --dataset_name",
     ):
         assert command in text
@@ -374,3 +375,10 @@ def test_every_form_has_a_readme_with_its_files(place, form, tmp_path):
     assert "Train on it" in text
     named = [path.name for path in folder.iterdir() if path.name != "README.txt"]
     assert all(f"  {name}" in text for name in named)
+
+
+def test_the_page_for_users_lists_every_form():
+    text = (DOCS / "select-from-your-own-pool.md").read_text(encoding="utf-8")
+    table = text.split("| `subset.write=` |", 1)[1].split("\n\n", 1)[0]
+    names = [line.split("|")[1].strip(" `") for line in table.splitlines()[2:]]
+    assert sorted(names) == writers.names()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from xmas.selection.protocol import Selector as Selector
     from xmas.selection.ranking import Ranking as Ranking
     from xmas.selection.subset import Subset as Subset
+    from xmas.selection.subset_forms import SubsetFiles as SubsetFiles
     from xmas.store import Stage as Stage
     from xmas.store import Store as Store
 
@@ -22,6 +23,7 @@ _MODULES = {  # imported when the name is used: `xmas --help` needs none, `xmas.
     "Stage": "xmas.store",
     "Store": "xmas.store",
     "Subset": "xmas.selection.subset",
+    "SubsetFiles": "xmas.selection.subset_forms",
     "Table": "xmas.results.table",
     "scores": "xmas.results.frame",
 }

@@ -102,11 +102,12 @@ def spoken(
 def checked(rows: Rows, row: int, record: dict[str, Any], *, llava: bool = False) -> dict[str, Any]:
     """The record made of a row. Raises PoolError: it is none; names file, row and reason."""
     if fault := fault_in(record, llava=llava):
-        first = [rows.picture_names[number] for number in rows.shown[row][:1].tolist()]
+        name = next((rows.picture_names[number] for number in rows.shown[row].tolist()), None)
+        kind, reason = fault
+        if name is None and not llava:
+            reason += ", or write [trl], where a picture is no word of a text"
         number = rows.file_row(row)
-        raise PoolError(
-            f"{rows.annotations}: {Fault(number, number, first[0] if first else None, *fault)}"
-        )
+        raise PoolError(f"{rows.annotations}: {Fault(number, number, name, kind, reason)}")
     return record
 
 

@@ -26,9 +26,8 @@ class SubsetFiles(Stage):
     """A subset in one trainer's format: the files that a module of `xmas.data.writers` writes, with
     `README.txt`.
 
-    >>> from xmas import Pool, Ranking, Store, Subset
+    >>> from xmas import Pool, Ranking, Store, Subset, SubsetFiles
     >>> from xmas.selection.methods.random import Random
-    >>> from xmas.selection.subset_forms import SubsetFiles
     >>> subset = Subset(Ranking(Pool("mix.json", "images"), Random()), fraction=0.7)
     >>> folder = Store("store").get(SubsetFiles.of(subset, "messages"))
     >>> sorted(path.name for path in folder.iterdir())

@@ -35,7 +35,7 @@ def sentence(subset: "Subset", rows: Rows, chosen: Int[np.ndarray, " chosen"]) -
     return (
         f"{count:,} of the {of:,} rows of pool {ranking.pool.name} ({100 * count / of:.3g} %), "
         f"chosen by {selector}, for a budget of {_budget(subset)}: {text_only:,} without a "
-        f"picture, {sources:,} sources."
+        f"picture, {sources:,} source{'s' * (sources != 1)}."
     )
 
 

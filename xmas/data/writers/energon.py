@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from xmas.data.chosen_rows import in_whole
-from xmas.data.json_file import JsonFile
-from xmas.data.picture_files import PictureFiles, image_folder
+from xmas.data.picture_files import image_folder
 from xmas.data.rows import Rows
-from xmas.data.trainer_records import message_record
+from xmas.data.writers import swift
 
 FILE = "energon.jsonl"
 YAML = "energon.yaml"
@@ -22,11 +20,7 @@ YAML = "energon.yaml"
 
 def write(rows: Rows, chosen: Int[np.ndarray, " chosen"], folder: Path) -> None:
     """Raises PoolError: a row without a picture has an image placeholder in its text."""
-    rows, chosen = in_whole(rows, chosen)
-    pictures = PictureFiles(rows, folder)
-    with JsonFile(folder / FILE, indexed=True) as records:
-        for row in map(int, chosen):
-            records.add(message_record(rows, row, pictures.names(row)))
+    swift.write_records(rows, chosen, folder, folder / FILE, indexed=True)
 
 
 def registry(rows: Rows, count: int, place: Path) -> dict[str, str]:
@@ -51,7 +45,7 @@ splits:
 def training(rows: Rows, place: Path) -> str:
     """Commands for `README.txt`."""
     return f"""\
-Megatron-Energon   get_train_dataset("{place / YAML}", task_encoder=..., ...); a cooker has
-                   sample["json"], with "messages" and "images", and a picture's bytes are
-                   images.get(name, sample) of its argument `images`.
+Megatron-Energon   get_train_dataset({json.dumps(str(place / YAML))}, task_encoder=..., ...)
+                   A cooker has sample["json"], with "messages" and "images", and its argument
+                   `images` gives a picture: images.get(name, sample).
 """

@@ -3,6 +3,7 @@
 """
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ def meta(rows: Rows, file: Path, count: int) -> str:
 
 def training(rows: Rows, place: Path) -> str:
     """Commands for `README.txt`."""
+    meta_path = shlex.quote(str(place / META))
     return f"""\
-InternVL   torchrun internvl/train/internvl_chat_finetune.py --meta_path {place / META} ...
+InternVL   torchrun internvl/train/internvl_chat_finetune.py --meta_path {meta_path} ...
 """

@@ -3,6 +3,7 @@ fine-tuning read. LLaVA-NeXT's registry is `llava_next.yaml`.
 """
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +64,21 @@ def next_yaml(file: Path) -> str:
 
 def training(rows: Rows, place: Path) -> str:
     """Commands for `README.txt`."""
-    images = image_folder(rows, place)
+    entry = {"annotation_path": str(place / FILE), "data_path": str(image_folder(rows, place))}
     return f"""\
-LLaVA        deepspeed llava/train/train_mem.py --data_path {place / FILE} \\
-               --image_folder {images} ...
-LLaVA-NeXT   deepspeed llava/train/train_mem.py --data_path {place / NEXT} \\
-               --image_folder {images} ...
-Qwen-VL      in qwenvl/data/__init__.py:
-               {{"annotation_path": "{place / FILE}", "data_path": "{images}"}}
+LLaVA        {command(rows, place / FILE)}
+LLaVA-NeXT   {command(rows, place / NEXT)}
+Qwen-VL      in qwenvl/data/__init__.py: {json.dumps(entry, ensure_ascii=False)}
 """
+
+
+def command(rows: Rows, file: Path) -> str:
+    """How LLaVA and LLaVA-NeXT train on a file."""
+    images = shlex.quote(str(image_folder(rows, file.parent)))
+    return (
+        f"deepspeed llava/train/train_mem.py --data_path {shlex.quote(str(file))} \\\n"
+        f"               --image_folder {images} ..."
+    )
 
 
 def remarks(rows: Rows, chosen: Int[np.ndarray, " chosen"]) -> list[str]:

@@ -6,6 +6,7 @@ the pool's first record: {role, content} or {from, value}.
 """
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,12 @@ def registry(rows: Rows, count: int, place: Path) -> dict[str, str]:
 
 def training(rows: Rows, place: Path) -> str:
     """Commands for `README.txt`."""
+    folder, images = (shlex.quote(str(path)) for path in (place, image_folder(rows, place)))
     return f"""\
-LLaMA-Factory   llamafactory-cli train --stage sft --do_train true --dataset_dir {place} \\
-                  --dataset {NAME} --media_dir {image_folder(rows, place)} ...
-                  ({INFO} describes {file_of(rows)})
+LLaMA-Factory   llamafactory-cli train --stage sft --do_train true --dataset {NAME} \\
+                  --dataset_dir {folder} \\
+                  --media_dir {images} ...
+                  ({INFO} there describes {file_of(rows)})
 """
 
 

@@ -2,6 +2,7 @@
 table its own columns; of any other `images`, `messages` and `source`.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,12 @@ def write(rows: Rows, chosen: Int[np.ndarray, " chosen"], folder: Path) -> None:
 
 def training(rows: Rows, place: Path) -> str:
     """Commands for `README.txt`."""
-    return f"""\
-Python          datasets.load_dataset("{place}", split="train")
-nanoVLM         train_dataset_path="{place}" (of a pool with FineVision's columns)
-LLaMA-Factory   in dataset_info.json: "subset": {{"file_name": "{place}", ...}} with the columns
-"""
+    folder = json.dumps(str(place))
+    lines = [f'Python    datasets.load_dataset({folder}, split="train")']
+    whole, _ = in_whole(rows, np.arange(0))
+    if isinstance(whole, ArrowRows) and "texts" in whole.columns_of_file:
+        lines.append(f"nanoVLM   train_dataset_path={folder}")
+    return "\n".join(lines)
 
 
 def _of_table(rows: ArrowRows, chosen: Int[np.ndarray, " chosen"]) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 LLaVA's records, with the registries of LLaVA-NeXT, InternVL and Megatron-Energon.
 """
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,13 @@ def registry(rows: Rows, count: int, place: Path) -> dict[str, str]:
 
 def training(rows: Rows, place: Path) -> str:
     """Commands for `README.txt`."""
+    meta = shlex.quote(str(place / internvl.META))
     return f"""\
-The first rows of {FILE} are the subset of any budget: of 20 %, for example,
-LLaVA-NeXT   sampling_strategy: "first:20%" in {llava.NEXT}, or "first:N" for N rows, then
-             deepspeed llava/train/train_mem.py --data_path {place / llava.NEXT} \\
-               --image_folder {image_folder(rows, place)} ...
+The first rows of {FILE} are the subset of any budget; of 20 %, for example:
+LLaVA-NeXT   sampling_strategy: "first:20%" in {llava.NEXT}, which it rounds up, or "first:N", then
+             {llava.command(rows, place / llava.NEXT)}
 InternVL     "repeat_time": 0.2 in {internvl.META}, which it rounds down, then
-             torchrun internvl/train/internvl_chat_finetune.py --meta_path {place / internvl.META}
+             torchrun internvl/train/internvl_chat_finetune.py --meta_path {meta} ...
 Energon      range: ["0%", "20%"] in {energon.YAML}
 Others       head -n N {FILE}
 """

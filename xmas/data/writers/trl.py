@@ -6,6 +6,7 @@ once. A picture that is a file is named by its whole path; one in shards keeps i
 """
 
 import itertools
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,14 @@ def write(rows: Rows, chosen: Int[np.ndarray, " chosen"], folder: Path) -> list[
 def training(rows: Rows, place: Path) -> str:
     """Commands for `README.txt`."""
     return f"""\
-TRL   trl sft --dataset_name {place} --max_length none ...
-      The loss is on the completion, i.e. on every answer once, as in LLaVA.
+TRL   {command(place)} ...
+      The loss is on the completion, that is on every answer once, as in LLaVA.
 """
+
+
+def command(place: Path) -> str:
+    """How TRL trains on the shards of a folder; without a limit, pictures are not cut."""
+    return f"trl sft --dataset_name {shlex.quote(str(place))} --max_length none"
 
 
 def write_table(records: Iterator[dict[str, Any]], features: dict[str, Any], folder: Path) -> int:

@@ -4,6 +4,7 @@
 TRL's loss is then on all turns, questions too, unless `assistant_only_loss` is set.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Int
 
 from xmas.data.chosen_rows import in_whole
 from xmas.data.rows import Rows
-from xmas.data.writers.trl import TURNS, images_of, message_of, write_table
+from xmas.data.writers.trl import TURNS, command, images_of, message_of, write_table
 
 _FEATURES = {"images": "images", "messages": TURNS, "source": "text"}
 
@@ -33,8 +34,8 @@ def write(rows: Rows, chosen: Int[np.ndarray, " chosen"], folder: Path) -> None:
 def training(rows: Rows, place: Path) -> str:
     """Commands for `README.txt`."""
     return f"""\
-TRL       trl sft --dataset_name {place} --max_length none --assistant_only_loss true ...
+TRL       {command(place)} --assistant_only_loss true ...
           Without --assistant_only_loss the loss is on the questions too. It needs transformers 5.18
           and a chat template that marks answers; else write [trl], a row for each answer.
-unsloth   datasets.load_dataset("{place}", split="train")
+unsloth   datasets.load_dataset({json.dumps(str(place))}, split="train")
 """

@@ -324,7 +324,9 @@ def test_a_target_is_scored_tabled_and_reported(toy, scores):
     assert drawn == records["subset", "heldout"]["detail"]["sources"]["drawn"]["score"]
     assert "heldout by source" in table.make(toy.store)
     page = Report(pool=scores.target.pool, examples=1).make(toy.store)
-    assert "heldout_match by source" in Path(page.splitlines()[-1]).read_text(encoding="utf-8")
+    text = Path(page.splitlines()[-1]).read_text(encoding="utf-8")
+    assert "heldout_match by source" in text
+    assert "12 rows held out, 29 to choose from" in text
 
 
 def table_group(scores: Scores) -> str:

@@ -20,6 +20,7 @@ from xmas.data.image_hashes import ImageHashes
 from xmas.data.near_groups import near_groups
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
+from xmas.data.seen_images import note
 from xmas.data.text_sketches import Texts
 from xmas.store import Made, Stage, Store, content, nearest_stages
 
@@ -125,6 +126,7 @@ class HeldOutSplit(Stage):
             "largest_group": int(np.bincount(groups).max()),
         }
         (out / "split.json").write_text(json.dumps(record, indent=2))
+        note(self.pool, examples, out)
         log.info(
             "%s: %d of %d rows are held out, no near copy of them is among the %d others%s",
             *(examples.annotations, (sides == HELD_OUT).sum(), len(sides), (sides == POOL).sum()),

@@ -4,6 +4,7 @@ import json
 from collections.abc import Container, Iterator
 from typing import Any
 
+from xmas.data.held_out import HeldOutSplit
 from xmas.data.valid_rows import ValidRows
 from xmas.results.evidence import Evidence
 from xmas.results.report.svg import joined, scrolled_table, tag, text
@@ -65,7 +66,7 @@ def _facts(evidence: Evidence, results: list[Result]) -> str:
 
 
 def _pool(evidence: Evidence) -> str:
-    """The name, the hash where the pool is a file or a dataset, and how many rows were left out."""
+    """The name, the hash where the pool is a file or a dataset, and how many rows are not in it."""
     facts = [str(evidence.leaderboard.pool)]
     for kind in ("sha256", "shards", "dataset"):
         if digest := evidence.pool["pool"].get(kind):
@@ -75,6 +76,10 @@ def _pool(evidence: Evidence) -> str:
             skipped = json.loads(result.file("skipped.json").read_text())
             kinds = ", ".join(f"{kind}: {count:,}" for kind, count in skipped["kinds"].items())
             facts.append(f"{skipped['rows']:,} of {skipped['of']:,} rows were left out ({kinds})")
+        if result.kind == HeldOutSplit.kind:
+            rows = json.loads(result.file("split.json").read_text())["rows"]
+            counts = {side: sum(of_side.values()) for side, of_side in rows.items()}
+            facts.append(f"{counts['held_out']:,} rows held out, {counts['pool']:,} to choose from")
     return joined(facts, ", ")
 
 

@@ -1,4 +1,4 @@
-from xmas.cli.command import main
+from xmas.cli.entry import main
 
 if __name__ == "__main__":
     main()

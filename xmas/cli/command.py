@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from xmas.cli import help as help_page
 from xmas.cli import threads, time_left
+from xmas.cli.arguments import prepared
 from xmas.cli.config import (
     ConfigError,
     build,
@@ -32,7 +33,7 @@ from xmas.cli.hydra_guard import guard
 from xmas.cli.implied_choices import with_implied
 from xmas.cli.memory_check import check_memory
 from xmas.cli.targets import allowed_by_user
-from xmas.cli.unknown_settings import check_added, composed_choices, explained, with_own_keys
+from xmas.cli.unknown_settings import check_added, composed_choices, explained
 from xmas.cli.weights_check import check_weights
 from xmas.results.score_records import remember
 from xmas.store import RunLogger, Stage, Store, distributed, key
@@ -183,13 +184,15 @@ def main() -> None:
     guard()
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
-    arguments = sys.argv[1:] = with_implied(with_own_keys(sys.argv[1:]))
+    arguments = sys.argv[1:]
     try:
-        check_choices(arguments)
-        check_added(arguments)
         if help_page.wanted(arguments):
             print(help_page.page(arguments))
-        elif any(argument.startswith("-") or "hydra.mode" in argument for argument in arguments):
+            return
+        arguments = sys.argv[1:] = with_implied(prepared(arguments))
+        check_choices(arguments)
+        check_added(arguments)
+        if any(argument.startswith("-") or "hydra.mode" in argument for argument in arguments):
             run()
         else:
             run_once(arguments)

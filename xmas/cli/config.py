@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from xmas.cli import resolvers
+from xmas.cli.conf_folder import folder
 from xmas.cli.config_error import ConfigError
+from xmas.cli.goals import GOALS
 from xmas.cli.targets import allowed_by_user, check_names, class_of
 from xmas.store import Stage, Store
 from xmas.store.integrity import finished_folders
@@ -24,13 +27,6 @@ REMOVED = {
 }
 
 
-def folder() -> str:
-    """The folder of the YAML files: next to the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).parent.parent
-    checkout = package.parent / "conf"
-    return str(checkout if checkout.is_dir() else package / "conf")
-
-
 def build(node: DictConfig, allowed: frozenset[str] | None = None) -> Any:
     """Build the object that a node describes; computes nothing and reads no file.
 
@@ -42,7 +38,10 @@ def build(node: DictConfig, allowed: frozenset[str] | None = None) -> Any:
             `_target_`; the message says where.
     """
     allowed = allowed_by_user() if allowed is None else allowed
-    plain = OmegaConf.to_container(node, resolve=True)
+    try:
+        plain = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).partition(chr(10))[0]}") from error
     place = node._get_full_key(None)
     check_names(plain, allowed, place)  # all of them before the first is imported
     return _built(plain, allowed, place)
@@ -74,18 +73,17 @@ def _built(plain: Any, allowed: frozenset[str], place: str) -> Any:
         raise ConfigError(f"{where}{plain['_target_']}: {error}") from error
 
 
-GOALS = (  # that the README lists; `goal=` accepts any other stage's node too
-    *("subset", "audit", "proxy", "target", "scores", "table", "report", "dashboard"),
-    *("rescore", "submission", "export", "results", "verify", "clean", "doctor", "estimate"),
-)
-
-
 def goal_node(cfg: DictConfig) -> DictConfig:
     """The node that `goal=` names. Raises ConfigError for another name, with the nearest one."""
-    name = str(cfg.goal)
+    name = "???" if OmegaConf.is_missing(cfg, "goal") else str(cfg.goal)
     node = OmegaConf.select(cfg, name)
     if OmegaConf.is_dict(node) and "_target_" in node:
         return node
+    if name in GOALS and node is not None and not OmegaConf.is_config(node):
+        raise ConfigError(
+            f"{name}={node} replaces all that makes goal={name}; set a value inside it, as in "
+            f"{name}.KEY=VALUE"
+        )
     refusal = f"goal={name} names nothing that can be made"
     if inner := _nodes(node):
         raise ConfigError(f"{refusal}. There are {', '.join(f'{name}.{node}' for node in inner)}")
@@ -157,6 +155,8 @@ def check_choices(arguments: list[str]) -> None:
         if not equals or not names or group.startswith("hydra/"):  # Hydra itself has more choices
             continue
         for choice in choices.split(","):
+            if not choice:
+                raise ConfigError(f"{argument} names no choice. There are {', '.join(names)}")
             if choice == "null":
                 raise ConfigError(
                     f"{group}=null: a group has a choice or none; leave it out with ~{group}, or "

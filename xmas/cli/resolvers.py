@@ -1,5 +1,6 @@
 """Functions that the YAML files call: `${NAME:ARGUMENTS}`, resolved where a value is read."""
 
+import json
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -47,7 +48,12 @@ def unless_null(value: Any, node: Any) -> Any:
     return None if value is None else node
 
 
+def own_keys(encoded: str) -> dict[str, Any]:
+    """A mapping from JSON in hexadecimal digits after an x, see `arguments.whole`."""
+    return json.loads(bytes.fromhex(encoded[1:]))
+
+
 def register() -> None:
     """Make these functions known to OmegaConf by their names."""
-    for resolver in (default_experiment, clip_of, cluster_count, unless_null):
+    for resolver in (default_experiment, clip_of, cluster_count, unless_null, own_keys):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -14,11 +14,13 @@ from xmas.cli.config import ConfigError, folder
 from xmas.store.nearest import hint, nearest
 
 _REFUSED = re.compile(r"Could not (?:override|delete from config\.) '([\w.]+)'")
+_SEVERAL = re.compile(r"Ambiguous value for argument '(.*?)'\n", re.DOTALL)
 _ADDED = re.compile(r"\+{1,2}([A-Za-z_]\w*)([\w.]*)(=.*)", re.DOTALL)
 _ALIKE = 0.75  # difflib's ratio from which an added key counts as misspelt: one letter in four
 
 
 # Mappings whose keys are the user's.
+OWN_KEYS = "own_keys"  # the resolver of such a mapping, whose keys Hydra does not read
 OPEN = ("subset.floors", "subset.caps", "doctor.sha256", "doctor.known")
 
 
@@ -54,9 +56,15 @@ def explained(error: str, arguments: Sequence[str], known: DictConfig) -> str:
         error: the text of its ConfigCompositionException.
         known: the configuration whose settings are suggested.
     """
+    if several := _SEVERAL.match(error):
+        name, _, values = several[1].partition("=")
+        return (
+            f"{several[1]} lists several values; add -m for a job of each, or if it is one text, "
+            f"put it in quotes: \"{name}='{values}'\""
+        )
     refused = _REFUSED.match(error)
     if refused is None:
-        return error.partition("\nTo append")[0].strip()
+        return " ".join(re.split("\nTo append|\nConfig search path|\nSee http", error)[0].split())
     key = refused[1]
     argument = next(text for text in arguments if text.lstrip("~+").split("=")[0] == key)
     value = argument.lstrip("~+").removeprefix(key)

@@ -30,16 +30,20 @@ class Rescore(Stage):
     benchmark: Benchmark | None = None
     answers: str | Made | None = content(None)  # LLaVA's answer lines
 
-    def make(self, store: Store) -> str:
-        """The score as one line of JSON. Raises ValueError: no benchmark or no file is named."""
+    def check(self, store: Store) -> None:
+        """Raises ValueError: no benchmark or no file is named."""
         if self.benchmark is None:
             raise ValueError("goal=rescore: name the benchmark, as in benchmark=pope")
         if self.answers is None:
             raise ValueError("goal=rescore: name the answers, rescore.answers=FILE")
+
+    def make(self, store: Store) -> str:
+        """The score as one line of JSON. Raises ValueError: see `check`."""
+        self.check(store)
         return json.dumps(json.loads((store.get(self) / "score.json").read_text()))
 
     def compute(self, store: Store, out: Path) -> None:
-        assert self.benchmark is not None  # make asks
+        assert self.benchmark is not None  # `check` asks
         assert self.answers is not None
         with _collector_paused():
             answers = json_lines(store.find(self.answers))

@@ -27,20 +27,23 @@ class Submission(Stage):
     benchmark: Benchmark | None = None
     answers: str | Made | None = content(None)  # LLaVA's answer lines
 
-    def make(self, store: Store) -> str:
-        """The path of the file. Raises ValueError: no benchmark or no file is named, or the
-        benchmark has no server."""
+    def check(self, store: Store) -> None:
+        """Raises ValueError: no benchmark or no file is named, or the benchmark has no server."""
         if self.benchmark is None:
             raise ValueError("goal=submission: name the benchmark, as in benchmark=vqav2")
         if not isinstance(self.benchmark, Submitted):
             raise ValueError(f"{self.benchmark.name} has no upload file; goal=rescore scores it")
         if self.answers is None:
             raise ValueError("goal=submission: name the answers, submission.answers=FILE")
+
+    def make(self, store: Store) -> str:
+        """The path of the file. Raises ValueError: see `check`."""
+        self.check(store)
         folder = store.get(self)
         (file,) = (path for path in folder.iterdir() if path.name != "meta.json")
         return str(file)
 
     def compute(self, store: Store, out: Path) -> None:
-        assert isinstance(self.benchmark, Submitted)  # make asks
+        assert isinstance(self.benchmark, Submitted)  # `check` asks
         assert self.answers is not None
         self.benchmark.submit(json_lines(store.find(self.answers)), store, out)

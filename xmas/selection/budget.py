@@ -6,6 +6,7 @@ rules, and a budget in tokens is the longest prefix that does not exceed it.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from decimal import Decimal
 
 import numpy as np
@@ -16,7 +17,9 @@ from xmas.store.nearest import suggestion
 TEXT_ONLY = ("proportional", "exclude", "keep_all", "ranked")
 
 
-def check_settings(*, fraction: object, rows: object, text_only: object) -> None:
+def check_settings(
+    *, fraction: object, rows: object, text_only: object, floors: object = None, caps: object = None
+) -> None:
     """Refuse what is wrong in any pool, so that nothing is computed for it.
 
     Raises:
@@ -24,6 +27,13 @@ def check_settings(*, fraction: object, rows: object, text_only: object) -> None
             setting.
     """
     _check_policy(text_only)
+    for setting, limits in (("floors", floors), ("caps", caps)):
+        counts = limits.values() if isinstance(limits, Mapping) else [limits or 0]
+        if not isinstance(limits, Mapping | None) or not all(type(n) is int for n in counts):
+            raise ValueError(
+                f"subset.{setting}={limits!r}: expected a number of rows for every source named, "
+                f"as in 'subset.{setting}={{ocr_vqa: 500}}'; put odd names in double quotes"
+            )
     if rows is not None:
         if isinstance(rows, bool) or not isinstance(rows, int):
             raise ValueError(f"subset.rows={rows!r} is not a whole number; give a count, e.g. 1000")

@@ -89,6 +89,8 @@ class Subset(Stage):
             fraction=self.fraction if self.tokens is None else 1.0,
             rows=self.rows,
             text_only=self.text_only,
+            floors=self.floors,
+            caps=self.caps,
         )
         if self.tokens is None:  # or a subset of N rows would have another key for each proxy
             object.__setattr__(self, "counted", None)

@@ -12,6 +12,7 @@ import pytest
 from choices import CONF, FILES, SELECTORS
 from given import given
 from omegaconf import OmegaConf
+from scored import Shelves
 from toy import Toy
 
 from xmas.cli.config import build
@@ -21,7 +22,10 @@ from xmas.features.clustering.kmeans import Clusters
 from xmas.features.clustering.spherical import Spherical
 from xmas.models.hub import local_folder, why_absent
 from xmas.models.sources import Source
-from xmas.store import Store, key
+from xmas.results.table import Table
+from xmas.selection.small_models import small_models
+from xmas.selection.subset_files import manifest
+from xmas.store import Store, describe, key
 
 SCRIPT = CONF.parent / "experiments" / "own_pool" / "composed_values.py"
 spec = importlib.util.spec_from_file_location("composed_values", SCRIPT)
@@ -212,6 +216,42 @@ def test_a_subset_is_of_all_rows_and_scores_of_those_not_held_out(compose):
     scored = compose("pool=files", "suite=heldout", *FILES)
     assert build(scored.pool).held_out_split is not None
     assert list(scored.suite) == ["heldout", "heldout_match"]
+
+
+def test_small_models_are_named_in_what_is_made_of_them(toy, compose):
+    """The toy's captions are its pool; the demo's are not."""
+    subset = build(compose(*toy.overrides(), "selector=xmas").subset)
+    target = build(compose(*toy.overrides(), "selector=random").target)
+    assert small_models(describe(subset)) == ["proxy=small"]
+    assert small_models(describe(target)) == ["target=small"]
+    both = build(compose(*toy.overrides(), "selector=semdedup").target)
+    assert small_models(describe(both)) == ["clip=small", "target=small"]
+    random = build(compose(*toy.overrides(), "selector=random").subset)
+    assert small_models(describe(random)) == []
+    assert small_models(describe(build(compose("selector=xmas").target))) == []
+
+
+def test_the_manifest_says_which_models_are_small(toy, tmp_path):
+    subset = toy.subset(toy.length, rows=5)
+    examples = toy.pool.open(toy.store)
+    record = manifest(subset, examples, np.arange(5))
+    assert record["small_models"] == {
+        "proxy=small": "trained on the pool itself, for trying things out"
+    }
+    assert "small_models" not in manifest(toy.subset(rows=5), examples, np.arange(5))
+
+
+def test_the_table_says_which_models_are_small(toy, compose, tmp_path):
+    add = Shelves(tmp_path)
+    target = describe(build(compose(*toy.overrides(), "selector=random").target))
+    note = "target=small: trained on the pool itself, for trying things out; no evidence"
+    add("full", "gqa", 60.0)
+    meta = add("random", "gqa", 48.0) / "meta.json"
+    assert note not in Table().make(Store(str(tmp_path)))
+    record = json.loads(meta.read_text())
+    record["config"]["target"] = target
+    meta.write_text(json.dumps(record))
+    assert note in Table().make(Store(str(tmp_path)))
 
 
 def test_values_of_a_resolver_are_nodes(compose):

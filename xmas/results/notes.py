@@ -7,6 +7,7 @@ from xmas.results.evidence import Evidence
 from xmas.results.leaderboard import Leaderboard
 from xmas.results.leaderboard_rows import not_nested
 from xmas.results.statistics.intervals import BASELINE
+from xmas.selection.small_models import REMARK, small_models
 
 
 def about_scores(evidence: Evidence) -> list[str]:
@@ -26,6 +27,7 @@ def about_scores(evidence: Evidence) -> list[str]:
         f"{ALL}: mean over the benchmarks of 100 * score / mean score of the reference",
         *notes_on_averages([*leaderboard.benchmarks]),
     ]
+    notes += _about_small_models(evidence)
     notes += _without_reference(leaderboard)
     if note := not_nested(leaderboard.rows):
         notes.append(note)
@@ -34,6 +36,14 @@ def about_scores(evidence: Evidence) -> list[str]:
             notes.append(f"No {ALL} for {row.label}, {row.budget_text}: {reason}")
     notes += _over_fewer(leaderboard)
     return notes
+
+
+def _about_small_models(evidence: Evidence) -> Iterator[str]:
+    """Which models are good for trying things out alone."""
+    trainings = [training for line in evidence.lines for training in line.trainings]
+    choices = {choice for training in trainings for choice in small_models(training.target)}
+    if choices:
+        yield f"{', '.join(sorted(choices))}: {REMARK}; no evidence for or against a selector"
 
 
 def _without_reference(leaderboard: Leaderboard) -> Iterator[str]:

@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from xmas.data.rows import Rows
 from xmas.selection.protocol import Ranked
+from xmas.selection.small_models import REMARK, small_models
 from xmas.store import Stage, commit, describe, versions
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,11 @@ def manifest(
     subset: Stage, examples: Rows, chosen: Int[np.ndarray, " chosen"], **facts: Any
 ) -> dict[str, Any]:
     """The manifest of a subset: counts by source, hashes of pool and rows, configuration, versions
-    of the packages, commit, and further `facts`.
+    of the packages, commit, further `facts`, and which models are small ones.
     """
+    config = describe(subset)
+    if small := small_models(config):
+        facts["small_models"] = {choice: REMARK for choice in small}
     names, counts = np.unique(examples.sources[chosen], return_counts=True)
     rows_json = json.dumps(chosen.tolist())  # the content of rows.json
     return {
@@ -75,5 +79,5 @@ def manifest(
         **facts,
         "versions": versions(),
         "commit": commit(),
-        "config": describe(subset),
+        "config": config,
     }

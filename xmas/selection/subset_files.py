@@ -66,7 +66,7 @@ def manifest(
     """
     config = describe(subset)
     if small := small_models(config):
-        facts["small_models"] = {choice: REMARK for choice in small}
+        facts["small_models"] = dict.fromkeys(small, REMARK)
     names, counts = np.unique(examples.sources[chosen], return_counts=True)
     rows_json = json.dumps(chosen.tolist())  # the content of rows.json
     return {

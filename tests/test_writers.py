@@ -11,12 +11,15 @@ import pyarrow.parquet
 import pytest
 from dialogues import DIALOGUES, OWN_FORMS, POOLS, Turns
 from pages import DOCS
+from shards import features_of
 from toy import ROWS, Toy
 
 from xmas.data import parquet_shards, writers
+from xmas.data.chosen_rows import ChosenRows
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
 from xmas.data.writers import form_of, write_form
+from xmas.results.clean import PRODUCTS
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
@@ -55,6 +58,12 @@ def name(request) -> str:
 def images_root(place: Path, name: str, folder: Path) -> Path:
     in_files = pool_of(place, name).open().all_in_files
     return place / "images" if in_files else folder
+
+
+def the_records(folder: Path) -> Path:
+    """The file of a form that has the rows."""
+    ends = (".jsonl", ".parquet", "messages.json", "instructions.json", "records.json")
+    return next(path for path in sorted(folder.iterdir()) if path.name.endswith(ends))
 
 
 def test_a_pool_s_own_form(place):
@@ -129,9 +138,7 @@ def test_every_form_is_a_pool_of_the_same_rows(place, name, tmp_path):
     for form in ("llava", "messages", "swift", "internvl", "energon", "parquet", "trl_dialogue"):
         folder = tmp_path / form
         written(place, name, form, folder)
-        ends = (".jsonl", ".parquet", "messages.json", "instructions.json")
-        file = next(path for path in sorted(folder.iterdir()) if path.name.endswith(ends))
-        again = Pool(str(file), str(images_root(place, name, folder))).open()
+        again = Pool(str(the_records(folder)), str(images_root(place, name, folder))).open()
         assert len(again) == len(CHOSEN)
         for at, row in enumerate(CHOSEN.tolist()):
             assert again.turns(at) == pool.turns(row)
@@ -279,6 +286,32 @@ def test_what_is_no_image_is_not_written_as_one(place, tmp_path):
         write_form("swift", rows, CHOSEN, tmp_path, tmp_path)
 
 
+def test_a_pool_without_some_rows_is_written_from_its_own_files(place, name, tmp_path):
+    """Rows that are left out number the others anew; records stay byte for byte."""
+    whole = pool_of(place, name).open()
+    rows = ChosenRows(whole, np.array([4, 0, 3, 1]))
+    assert form_of(rows) == form_of(whole)
+    chosen = np.array([0, 3])  # rows 4 and 1 of the file, in this order
+    for form in ("swift", form_of(rows)):
+        (tmp_path / form).mkdir()
+        write_form(form, rows, chosen, tmp_path / form, tmp_path / form)
+    root = images_root(place, name, tmp_path / "swift")
+    assert dialogues.load_swift(tmp_path / "swift", root) == [DIALOGUES[4], DIALOGUES[1]]
+    file = the_records(tmp_path / form_of(rows))
+    again = Pool(str(file), str(place / "images")).open()
+    assert [again[at] for at in range(2)] == [whole[4], whole[1]]
+
+
+def test_a_dataset_in_memory_is_written_as_parquet(place, tmp_path):
+    records = [dialogues.table_record(turns) for turns in DIALOGUES]
+    features = datasets.Features(features_of(records[0]))
+    pool = Pool.from_dataset(datasets.Dataset.from_list(records, features=features))
+    written_folder = Subset(Ranking(pool, Random()), rows=4).make(Store(str(tmp_path)))
+    again = Pool(written_folder.splitlines()[1]).open()
+    assert len(again) == 4
+    assert again[0] in records
+
+
 @pytest.mark.parametrize(("name", "form"), [*zip(POOLS, OWN_FORMS, strict=True)])
 def test_the_form_of_the_pool_is_the_default(place, name, form, tmp_path):
     store = Store(str(tmp_path))
@@ -307,6 +340,9 @@ def test_another_form_asked_for_later_ranks_and_cuts_nothing(place, tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
     meta = json.loads((Path(folder) / "meta.json").read_text())
     assert {"swift.jsonl", "README.txt"} < set(meta["files"])
+    links = {path.name: path.resolve() for path in (tmp_path / "by-name/subset_files").iterdir()}
+    assert links["swift-random-3_rows-seed0-zoo"] == Path(folder)
+    assert "subset_files" in PRODUCTS  # `goal=clean` keeps them
 
 
 def test_ranked_has_every_budget_as_a_beginning(toy: Toy, tmp_path):

@@ -19,7 +19,9 @@ from xmas.store.nearest import suggestion
 
 log = logging.getLogger(__name__)
 
-PRODUCTS = ("score", "scores", "subset", "audit", "export")  # kinds that people ask for
+PRODUCTS = (  # kinds that people ask for
+    *("score", "scores", "subset", "subset_files", "audit", "export"),
+)
 _DAY = 86400.0
 
 

@@ -30,7 +30,7 @@ def label(made_from: Stage | Mapping[str, Any]) -> str:
     root = _fields(made_from)
     lineage = _lineage(root)
     selected = "selector" in lineage[-1]
-    parts = [*_benchmark(root)]
+    parts = [*_benchmark(root), *_format(root)]
     if selected:
         parts += [_snake(_fields(lineage[-1]["selector"])), *_budget(lineage)]
     else:
@@ -107,6 +107,11 @@ def _benchmark(root: dict[str, Any]) -> list[str]:
             break
         node = next((inner for part in node.values() if "split" in (inner := _fields(part))), {})
     return [" ".join(words)] if words else []
+
+
+def _format(root: dict[str, Any]) -> list[str]:
+    """The trainer's format of the files of a subset."""
+    return [root["format"]] if isinstance(root.get("format"), str) else []
 
 
 def _budget(lineage: list[dict[str, Any]]) -> list[str]:

@@ -137,10 +137,10 @@ def test_a_dataset_of_the_hub_is_loaded_by_its_name(dataset, monkeypatch):
         return dataset
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    pool = Pool("nobody-here/fine/chart")
+    pool = Pool("nobody-here/fine/doc")
     assert len(pool.open()) == shards.ROWS
     assert pool.identity() == {"pool": {"dataset": dataset._fingerprint}}
-    assert set(asked) == {("nobody-here/fine", "chart", "train")}
+    assert set(asked) == {("nobody-here/fine", "doc", "train")}
 
 
 def in_cache_of_hub(folder: Path, cache: Path) -> None:

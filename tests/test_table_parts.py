@@ -1,18 +1,25 @@
 """A table indexed column by column has the rows, pictures and faults that its records have."""
 
+import pickle
 import random
 from pathlib import Path
 
 import numpy as np
-import pyarrow
+import pyarrow.parquet
 import pytest
 
+from xmas.data import pool as pool_module
+from xmas.data import table_parts
 from xmas.data.image_columns import NAMES, columns_of, marked_images
-from xmas.data.json_rows import renamed
+from xmas.data.opened_files import opened
+from xmas.data.pool import Pool
 from xmas.data.record_faults import fault_in
-from xmas.data.table import chunks_of
+from xmas.data.records import renamed
+from xmas.data.side_processes import side_by_side
+from xmas.data.table import Table, chunks_of
 from xmas.data.table_parts import by_turn, runs
 from xmas.data.usual_columns import pictures_of, usual_rows
+from xmas.store import Store
 
 TEXTS = ["Who?", "<image>", "<image>\nWhat?", "a <image> and <image>", "straße", "", None]
 ROLES = {
@@ -101,9 +108,9 @@ def table(seed: int, name: str, column: str, rows: int = 150) -> pyarrow.Table:
 def run_of(whole: pyarrow.Table, origin: str = "", columns=()):
     theirs = [dict(columns).get(name, name) for name in NAMES]
     pictured = [name for name in whole.column_names if name in theirs]
-    (run,) = runs(
-        list(chunks_of(whole.combine_chunks(), origin)), pictured, dict(columns), Path("/pool")
-    )
+    chunks = chunks_of(whole.combine_chunks(), origin)
+    of_whole = Table(chunks, identity=lambda: "", size=lambda: 0)
+    (run,) = runs(of_whole, pictured, dict(columns), Path("/pool"))
     return run
 
 
@@ -127,7 +134,7 @@ def test_columns_give_the_index_of_records(name, column):
     for seed, origin in enumerate(["", "chart", ""]):
         whole = table(seed, name, column)
         run = run_of(whole, origin)
-        part = run.part()
+        part = run()
         arrays = arrays_of(run)
         assert plain(part) == plain(run._read(arrays, np.arange(len(whole))))
         records = [by_turn(record) for record in pyarrow.table(arrays).to_pylist()]
@@ -137,3 +144,39 @@ def test_columns_give_the_index_of_records(name, column):
         assert usual.sum() > 0.6 * faultless.sum()  # the others are read one by one
         first = list(dict.fromkeys(plain(part)[3]))
         assert list(part.source_names) == first
+
+
+def test_shards_are_indexed_by_several_processes_and_mapped_afterwards(tmp_path, monkeypatch):
+    """Rows are in runs: of one folder, of the same columns, of a number of rows."""
+    for name, rows in {"a/1": 40, "a/2": 40, "b/1": 30}.items():
+        path = tmp_path / "shards" / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table(rows, "texts", "both", rows), path, row_group_size=9)
+    store, pool = Store(str(tmp_path / "store")), Pool(str(tmp_path / "shards"))
+    before = pool.open_all(store)
+    monkeypatch.setattr(table_parts, "ROWS", 20)
+    for module in (table_parts, pool_module):
+        monkeypatch.setattr(module, "LARGE", 1)
+    jobs = []
+    monkeypatch.setattr(
+        table_parts, "side_by_side", lambda some: jobs.append(some) or side_by_side(some)
+    )
+    rows = pool.open_all(store)
+    assert len(jobs[0]) == 7  # 9 + 9, 9 + 9, 4 + 9, 9 + 9, 9 + 4 rows of a; 9 + 9, 9 + 3 of b
+    assert isinstance(rows.shown.offsets.base, np.memmap)
+    assert rows.faults == before.faults
+    assert len(rows.faults) > 10
+    assert list(rows.picture_names) == list(before.picture_names)
+    assert rows.sources.tolist() == before.sources.tolist()
+    assert {"a", "b"} < set(rows.sources.tolist())
+    assert rows.shown.pictures.tolist() == before.shown.pictures.tolist()
+    opened.cache_clear()
+    again = pool.open_all(store)
+    assert again is not rows
+    assert len(jobs) == 1
+    assert again.faults == rows.faults
+
+
+def test_a_table_in_memory_stays_in_its_process():
+    with pytest.raises(TypeError, match="in memory"):
+        pickle.dumps(Table(chunks_of(table(0, "texts", "path")), lambda: "", lambda: 0))

@@ -4,6 +4,7 @@ Images are in the shards, or files that the shards name. Every column but the im
 when the pool is opened, group after group; images when they are asked for.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import numpy as np
 from xmas.data.dialogues import turns_of
 from xmas.data.faults import refusal
 from xmas.data.image_columns import NAMES, listed
-from xmas.data.json_rows import decoded_uri, renamed
+from xmas.data.records import decoded_uri, renamed
 from xmas.data.rows import Index, PoolError, Rows
+from xmas.data.shards import state_of
+from xmas.data.stored_index import StoredIndexes
 from xmas.data.table import Table
-from xmas.data.table_parts import by_turn, runs
+from xmas.data.table_parts import by_turn, index_of
 from xmas.data.turns import Turn
 
 _STORED = b"."  # in place of an image whose content does not matter
@@ -36,6 +39,7 @@ class ArrowRows(Rows):
         *,
         columns: Mapping[str, str] | None = None,
         split: str | None = None,
+        indexes: StoredIndexes | None = None,
         refuse: bool = True,
     ) -> None:
         """Index the table.
@@ -43,6 +47,7 @@ class ArrowRows(Rows):
         Args:
             columns: what the table calls its columns where it is not our name.
             split: of the dataset that `table` is.
+            indexes: where the index is kept; None: it is made each time.
             refuse: raise for malformed rows; False: leave them in `faults`.
 
         Raises FaultyRowsError: a PoolError with all malformed rows.
@@ -55,11 +60,8 @@ class ArrowRows(Rows):
         self.columns_of_file = names
         self._image_columns = [name for name in names if name in theirs]
         self._other_columns = [name for name in names if name not in theirs]
-        parts = [
-            run.part() for run in runs(table.chunks, self._image_columns, self.columns, images)
-        ]
-        super().__init__(annotations, images, Index.merged(parts))
-        self.faults = [fault for part in parts for fault in part.faults]
+        super().__init__(annotations, images, self._index(indexes))
+        self.faults = self.index.faults
         if self.faults and refuse:
             raise refusal(annotations, len(self), self.faults)
 
@@ -92,3 +94,14 @@ class ArrowRows(Rows):
 
     def size(self) -> int:
         return self.table.size()
+
+    def _index(self, indexes: StoredIndexes | None) -> Index:
+        def make() -> Index:
+            return index_of(self.table, self._image_columns, self.columns, self.images)
+
+        if indexes is None or self.table.shards is None:
+            return make()
+        size, modified = state_of(*self.table.shards)
+        state = {"shards": self.identity(), "size": size, "modified": modified}
+        images = os.path.abspath(self.images)
+        return indexes.get(state | {"columns": self.columns, "images": images}, make)

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xmas.data.json_rows import name_of
+import numpy as np
+
+from xmas.data.records import name_of
 from xmas.data.table import Chunk
 
 NAMES = ("images", "image")
@@ -56,7 +58,7 @@ def _marked(array: Any, stored: bool) -> Any:
         return type(array).from_arrays(array.offsets, _marked(array.values, stored))
     if pyarrow.types.is_struct(kind):
         names = [field.name for field in kind]
-        marks = pyarrow.array([stored] * len(array), pyarrow.bool_())
+        marks = pyarrow.array(np.full(len(array), stored))
         if "bytes" in names:
             marks = array.field("bytes").is_valid()
         paths = array.field("path") if "path" in names else pyarrow.nulls(len(array))

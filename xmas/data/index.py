@@ -88,6 +88,9 @@ class Index:
             name that stays the same. Each is different.
         stored: whether a picture is in the pool's own files; others are files, named by a path.
         source: (rows,) the number of a row's source in `source_names`.
+        spans: of rows of a file, the first byte of each and that after its last.
+        faults: malformed rows.
+        sha256: of the file, where it was hashed in the same pass.
     """
 
     shown: Shown
@@ -95,6 +98,9 @@ class Index:
     stored: Bool[np.ndarray, " distinct"]
     source: Int[np.ndarray, " rows"]
     source_names: Sequence[str]
+    spans: Int[np.ndarray, "rows 2"] | None = None
+    faults: "Sequence[Fault]" = ()
+    sha256: str | None = None
 
     @classmethod
     def of(
@@ -129,7 +135,16 @@ class Index:
         stored = np.zeros(len(names), dtype=bool)
         stored[pictures] = np.concatenate([np.zeros(0, bool), *(part.stored for part in parts)])
         shown = Shown(offsets_of(np.concatenate(counts)), pictures)
-        return cls(shown, names, stored, source, list(number_of_source))
+        spans = [part.spans for part in parts if part.spans is not None]
+        return cls(
+            shown,
+            names,
+            stored,
+            source,
+            list(number_of_source),
+            np.concatenate(spans) if spans else None,
+            [fault for part in parts for fault in part.faults],
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,10 @@ _SPACE = re.compile(r"\s*")
 _DECODE = json.JSONDecoder().raw_decode
 
 
-def elements(path: Path, file: BinaryIO, *, chunk: int = 1 << 22) -> Iterator[tuple[int, int, Any]]:
+Element = tuple[int, int, Any]  # first byte, byte after the last, value
+
+
+def elements(path: Path, file: BinaryIO, *, chunk: int = 1 << 22) -> Iterator[Element]:
     """Yield (first byte, byte after the last, value) of every element of a list, or of JSON lines.
 
     Args:
@@ -27,6 +30,22 @@ def elements(path: Path, file: BinaryIO, *, chunk: int = 1 << 22) -> Iterator[tu
     yield from _Stream(path, file, chunk).elements()
 
 
+def elements_from(
+    path: Path, file: BinaryIO, start: int, *, row: int, is_list: bool, chunk: int = 1 << 22
+) -> Iterator[Element]:
+    """As `elements`, from one of them on.
+
+    Args:
+        start: its first byte.
+        row: its number, for messages.
+        is_list: whether they are of a list, or JSON lines.
+    """
+    file.seek(start)
+    stream = _Stream(path, file, chunk)
+    stream.byte = start
+    yield from stream.rest_of_list(row) if is_list else stream.lines(row)
+
+
 class _Stream:
     """A window of decoded text over a file: `text[at:]` is yet to be parsed, `byte` is where in the
     file that begins, `ended` whether the file ends with the window.
@@ -37,13 +56,13 @@ class _Stream:
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         self.text, self.at, self.byte, self.ended = "", 0, 0, False
 
-    def elements(self) -> Iterator[tuple[int, int, Any]]:
+    def elements(self) -> Iterator[Element]:
         self._read_more()
         if self.text.startswith("\ufeff"):
             self._advance(1)
         first = self._skip_space()
         if first == "{":
-            return (yield from self._lines())
+            return (yield from self.lines(0))
         if first != "[":
             raise PoolError(
                 f"{self.path}: starts with {first!r}, expected a JSON list of conversations ('[') "
@@ -52,8 +71,15 @@ class _Stream:
         self._advance(self.at + 1)
         if self._skip_space() == "]":
             return self._end()
-        row = 0
+        return (yield from self.rest_of_list(0))
+
+    def rest_of_list(self, row: int) -> Iterator[Element]:
+        """The elements of a list from that at `at` on, whose number is `row`, to its end."""
+        gap = ""
         while True:
+            for element in self._followed_by(gap):
+                yield element
+                row += 1
             if not self._skip_space():
                 raise PoolError(
                     f"{self.path}: cut short after row {row - 1}; the list is not closed, "
@@ -61,9 +87,12 @@ class _Stream:
                 )
             yield self._element(row)
             row += 1
+            window, end = self.text, self.at
             match self._skip_space():
                 case ",":
                     self._advance(self.at + 1)
+                    self._skip_space()
+                    gap = self._gap(window, end)
                 case "]":
                     return self._end()
                 case mark:
@@ -72,14 +101,45 @@ class _Stream:
                         "the file is cut short or damaged"
                     )
 
-    def _lines(self) -> Iterator[tuple[int, int, Any]]:
+    def lines(self, row: int) -> Iterator[Element]:
         """A record a line; line breaks inside a record and empty lines are no fault."""
-        row = 0
+        gap = ""
         while self._skip_space():
+            for element in self._followed_by(gap):
+                yield element
+                row += 1
             yield self._element(row)
             row += 1
+            window, end = self.text, self.at
+            self._skip_space()
+            gap = self._gap(window, end)
 
-    def _element(self, row: int) -> tuple[int, int, Any]:
+    def _gap(self, window: str, end: int) -> str:
+        """What is between the end of an element and the next one, whose first character is part of
+        it; empty where they were not in one window.
+        """
+        return self.text[end : self.at + 1] if self.text is window else ""
+
+    def _followed_by(self, gap: str) -> Iterator[Element]:
+        """The elements from `at` on that are followed by `gap`, as long as the window has them."""
+        if not gap:
+            return
+        text, at, byte = self.text, self.at, self.byte
+        is_ascii, step = text.isascii(), len(gap) - 1
+        step_bytes = len(gap[:-1].encode())
+        while True:
+            try:
+                value, stop = _DECODE(text, at)
+            except (ValueError, RecursionError):  # cut by the window, or malformed
+                return
+            if not text.startswith(gap, stop):
+                return
+            start = byte
+            end = start + (stop - at if is_ascii else len(text[at:stop].encode()))
+            self.at, self.byte = at, byte = stop + step, end + step_bytes
+            yield start, end, value
+
+    def _element(self, row: int) -> Element:
         value, stop = self._value(row)
         start = self.byte
         self._advance(stop)
@@ -119,15 +179,16 @@ class _Stream:
         self.text, self.at, self.ended = self.text[self.at :] + decoded, 0, not content
 
     def _advance(self, to: int) -> None:
-        passed = self.text[self.at : to]
-        self.byte += len(passed) if passed.isascii() else len(passed.encode())
+        is_ascii = self.text.isascii()
+        self.byte += to - self.at if is_ascii else len(self.text[self.at : to].encode())
         self.at = to
 
     def _skip_space(self) -> str:
         """The next character that is no space; empty at the end of the file."""
         while True:
-            space = cast("re.Match[str]", _SPACE.match(self.text, self.at))  # empty where none is
-            self._advance(space.end())
+            if self.text[self.at : self.at + 1].isspace():
+                space = cast("re.Match[str]", _SPACE.match(self.text, self.at))
+                self._advance(space.end())
             if self.at < len(self.text) or self.ended:
                 return self.text[self.at : self.at + 1]
             self._read_more()

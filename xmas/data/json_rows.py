@@ -4,34 +4,25 @@ The file is streamed once; of every record only its byte range is kept in additi
 that a subset's records are copied byte for byte.
 """
 
-import base64
-import binascii
-import hashlib
 import json
 import os
+import time
 import weakref
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from jaxtyping import Int
+from typing import Any, BinaryIO
 
 from xmas.data.compressed import unpacked
 from xmas.data.dialogues import images_of, turns_of
-from xmas.data.faults import Fault, id_of, refusal
-from xmas.data.image_paths import ImageError
-from xmas.data.index import Part
-from xmas.data.json_list import elements
-from xmas.data.plain_records import plain_images
-from xmas.data.record_faults import fault_in, half_character
-from xmas.data.rows import Index, Rows
+from xmas.data.faults import refusal
+from xmas.data.json_parts import Records
+from xmas.data.records import decoded_uri, renamed
+from xmas.data.rows import Index, PoolError, Rows
+from xmas.data.stored_index import LARGE, StoredIndexes, state_of_file
 from xmas.data.turns import Turn
+from xmas.store.stage import note_sha256
 
-TEXT, NO_FOLDER = "text", "images"  # sources of rows without an image, or without a folder of it
-DATA = "data:"  # begins an image that is in the record itself, in base64
-SOURCES = ("source", "data_source")  # of LLaVA's records and of LLaVA-OneVision's
+_SETTLED = 1.0  # seconds; a file may change again within the tick of its time of change
 
 
 class JsonRows(Rows):
@@ -47,7 +38,8 @@ class JsonRows(Rows):
         *,
         llava: bool = False,
         columns: Mapping[str, str] | None = None,
-        chunk: int = 1 << 22,
+        chunk: int = 1 << 20,
+        indexes: StoredIndexes | None = None,
         refuse: bool = True,
     ) -> None:
         """Index the file.
@@ -56,6 +48,7 @@ class JsonRows(Rows):
             llava: records are in LLaVA's format, see `record_faults.fault_in`.
             columns: what records call their parts where it is not our name, e.g. images: photos.
             chunk: bytes of the file that are read at a time.
+            indexes: where the index is kept; None: it is made each time.
             refuse: raise for malformed rows; False: leave them in `faults`.
 
         Raises:
@@ -63,38 +56,22 @@ class JsonRows(Rows):
             FaultyRowsError: a PoolError with all malformed rows.
         """
         self.columns = dict(columns or {})
-        spans = array("q")
-        faults: list[Fault] = []
-
-        def index() -> Iterator[tuple[list[str], str]]:
-            for row, (start, stop, record) in enumerate(elements(annotations, file, chunk=chunk)):
-                spans.extend((start, stop))
-                record = renamed(record, self.columns)
-                if (names := plain_images(record, llava=llava)) is not None:
-                    yield names, source_of(record, names, images, llava=llava)
-                elif (fault := fault_in(record, llava=llava)) is None:
-                    names = [name_of(image) for image in images_of(record)]
-                    yield names, source_of(record, names, images, llava=llava)
-                else:
-                    faults.append(_fault(row, record, *fault))
-                    yield [], TEXT
-
+        records = Records(annotations, images, llava, self.columns, chunk)
         with unpacked(annotations) as file:
-            part = Part.of(index(), lambda name: name.startswith(DATA))
-            super().__init__(annotations, images, Index.merged([part]))
+            super().__init__(annotations, images, _index(records, file, indexes))
             self._file = os.dup(file.fileno())  # a map's pages would count as memory
         weakref.finalize(self, os.close, self._file)
-        self.faults = faults
-        if faults and refuse:
-            raise refusal(annotations, len(self), faults)
-        self._spans: Int[np.ndarray, "rows 2"] = np.array(spans, dtype=np.int64).reshape(-1, 2)
+        self.faults = self.index.faults
+        if self.faults and refuse:
+            raise refusal(annotations, len(self), self.faults)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         return json.loads(self.raw(row))
 
     def raw(self, row: int) -> bytes:
         """The record of `row`, byte for byte as in the annotation file."""
-        start, stop = self._spans[row].tolist()
+        assert self.index.spans is not None
+        start, stop = self.index.spans[row].tolist()
         return os.pread(self._file, stop - start, start)
 
     def turns(self, row: int) -> list[Turn]:
@@ -109,61 +86,23 @@ class JsonRows(Rows):
         return decoded_uri(images_of(record)[image - int(self.shown.offsets[row])])
 
 
-def renamed(record: Any, columns: Mapping[str, str]) -> Any:
-    """A record under our names, `columns` having those of the file."""
-    if not columns or not isinstance(record, dict):
-        return record
-    theirs = {name: record[column] for name, column in columns.items() if column in record}
-    return {key: value for key, value in record.items() if key not in columns.values()} | theirs
+def _index(records: Records, file: BinaryIO, indexes: StoredIndexes | None) -> Index:
+    """The index of an annotation file, whose unpacked content is `file`."""
+    path = records.annotations
+    status = path.stat()
+    is_plain = os.path.samestat(os.fstat(file.fileno()), status)
 
+    def make() -> Index:
+        if not is_plain or status.st_size < LARGE:
+            return records.index(file)
+        index = records.index_in_ranges(status.st_size)
+        if state_of_file(path.stat()) != state_of_file(status):
+            raise PoolError(f"{path}: changed while it was read; open it when it is complete")
+        return index
 
-def name_of(image: Any) -> str:
-    """The identity of an image without fault: its path, or the hash of its bytes as text."""
-    if isinstance(image, Mapping):
-        image = image["path"]
-    if not image.startswith(DATA):
-        return image
-    return DATA + hashlib.sha256(image.encode()).hexdigest()
-
-
-def decoded_uri(uri: str) -> bytes:
-    """The bytes of an image in a data URI. Raises ImageError: they are not in base64."""
-    kind, _, content = uri.partition(",")
-    try:
-        if not kind.endswith(";base64"):
-            raise binascii.Error("no base64")
-        return base64.b64decode(content, validate=True)
-    except binascii.Error as error:
-        raise ImageError(
-            f"{uri[:32]}...", "image damaged", f"is a data URI that cannot be decoded ({error})"
-        ) from error
-
-
-def source_of(record: dict[str, Any], names: list[str], images: Path, *, llava: bool) -> str:
-    """The source of a row: see `JsonRows`. Paths are compared without `.` and `..`, and an
-    absolute one below the image folder is taken from there.
-    """
-    for key in SOURCES[:1] if llava else SOURCES:
-        name = record.get(key)
-        if isinstance(name, str) and half_character(name) is None:
-            return name
-    if not names:
-        return TEXT
-    path = names[0]
-    if path.startswith(DATA):
-        return NO_FOLDER
-    if "//" in path or "./" in path or path.startswith("/"):  # rare, and slower
-        path = os.path.normpath(path)
-        if os.path.isabs(path):
-            path = os.path.relpath(path, os.path.abspath(images))
-    folders = [part for part in path.split("/")[:-1] if part != ".."]
-    return folders[0] if folders else NO_FOLDER
-
-
-def _fault(row: int, record: Any, kind: str, reason: str) -> Fault:
-    fields = record if isinstance(record, dict) else {}
-    image = fields.get("image") or fields.get("images")
-    first = image[0] if isinstance(image, list) and image else image
-    return Fault(
-        row, id_of(fields.get("id")), first if isinstance(first, str) else None, kind, reason
-    )
+    if indexes is None or time.time() - status.st_ctime < _SETTLED:
+        return make()
+    index = indexes.get(state_of_file(status) | records.described(), make)
+    if index.sha256 is not None:
+        note_sha256(path, status, index.sha256)
+    return index

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from xmas.data.readers import open_rows
 from xmas.data.rows import Rows
+from xmas.data.stored_index import StoredIndexes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,12 @@ class PoolFiles:
 
 
 @functools.lru_cache(maxsize=4)
-def opened(files: PoolFiles, malformed_too: bool) -> Rows:
-    """Opened once as long as the file's size and time of change stay."""
+def opened(files: PoolFiles, malformed_too: bool, indexes: StoredIndexes | None) -> Rows:
+    """Opened once as long as the file's size and time of change stay.
+
+    Args:
+        indexes: where the index of a large pool is kept.
+    """
     options = {"columns": dict(files.columns), "split": files.split}
     rows = open_rows(
         files.annotations,
@@ -33,6 +38,7 @@ def opened(files: PoolFiles, malformed_too: bool) -> Rows:
         files.format,
         {name: value for name, value in options.items() if value},
         malformed_too=malformed_too,
+        indexes=indexes,
     )
     rows.max_pixels, rows.outside = files.max_pixels, files.outside
     return rows

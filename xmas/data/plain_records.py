@@ -11,8 +11,8 @@ from xmas.data.turns import IMAGE_PLACEHOLDER
 
 _UNUSUAL = frozenset((*OTHER_KEYS, *OTHER_MEDIA, "images"))
 _WORDS = {  # where turns are: role and text, and who speaks in turn
-    "conversations": ("from", "value", ("human", "gpt")),
-    "messages": ("role", "content", ("user", "assistant")),
+    "conversations": ("from", "value", ["human", "gpt"]),
+    "messages": ("role", "content", ["user", "assistant"]),
 }
 
 
@@ -28,17 +28,16 @@ def plain_images(record: Any, *, llava: bool) -> list[str] | None:
     name = "conversations" if llava or "conversations" in record else "messages"
     role, text, speakers = _WORDS[name]
     turns = record.get(name)
-    if not isinstance(turns, list) or not turns or len(turns) % 2:
+    if not isinstance(turns, list) or not turns:
         return None
-    count = 0
-    for number, turn in enumerate(turns):
-        if not isinstance(turn, dict) or turn.get(role) != speakers[number % 2]:
-            return None
-        words = turn.get(text)
-        if not isinstance(words, str) or not (words.isascii() or _is_text(words)):
-            return None
-        if IMAGE_PLACEHOLDER in words:
-            count += words.count(IMAGE_PLACEHOLDER)
+    try:
+        words = "\n".join([turn[text] for turn in turns])
+        in_turn = [turn[role] for turn in turns] == speakers * (len(turns) // 2)
+    except (TypeError, KeyError):  # a turn that is no object, or a text that is none
+        return None
+    if not in_turn or not (words.isascii() or _is_text(words)):
+        return None
+    count = words.count(IMAGE_PLACEHOLDER)
     image = record.get("image")
     if image is None:
         return None if count or unread_images(record) is not None else []

@@ -13,6 +13,7 @@ from xmas.data.opened_files import PoolFiles, opened
 from xmas.data.pool_places import has_own_images, identity_of, is_there, state
 from xmas.data.readers import DEFAULT
 from xmas.data.rows import MAX_PIXELS, PoolError, Rows
+from xmas.data.stored_index import LARGE, StoredIndexes
 from xmas.store import Made, Store, describe, volatile
 
 if TYPE_CHECKING:
@@ -153,13 +154,13 @@ class Pool:
         return cls(name_of(dataset), **options)
 
     def open(self, store: Store | None = None) -> Rows:
-        """The rows of this pool; a stage that makes it is computed first, in `store`.
+        """The rows of this pool; a stage that makes it is computed first, in `store`, which keeps
+        the index of a large pool too.
 
         Raises:
             PoolError: the file is missing, has another sha256, or has malformed records.
         """
-        store = store or Store()
-        return self._part(store) or opened(self._files(store), False)
+        return self._opened(store, malformed_too=False)
 
     def at_hand(self, store: Store) -> bool:
         """Whether the annotations can be read now, without computing a stage."""
@@ -169,7 +170,7 @@ class Pool:
 
     def open_all(self, store: Store) -> Rows:
         """As `open`, with malformed rows in `Rows.faults`, where the format's reader can go on."""
-        return self._part(store) or opened(self._files(store), True)
+        return self._opened(store, malformed_too=True)
 
     def file_rows(self, store: Store, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
         """The numbers in the original annotation file of rows of this pool."""
@@ -177,6 +178,15 @@ class Pool:
             assert isinstance(self.annotations, Made)
             return self.held_out_split.numbers(store, self.annotations.name)[rows]
         return rows if self.valid_rows is None else self.valid_rows.file_rows(store)[rows]
+
+    def _opened(self, store: Store | None, *, malformed_too: bool) -> Rows:
+        """The rows; the index of a large pool is kept in the store, if one is given."""
+        place = store or Store()
+        if (rows := self._part(place)) is not None:
+            return rows
+        files = self._files(place)
+        indexes = StoredIndexes.of(store) if store is not None and files.size >= LARGE else None
+        return opened(files, malformed_too, indexes)
 
     def _part(self, store: Store) -> Rows | None:
         """The rows of a pool that is some of another's rows; None where it has files of its own."""

@@ -4,6 +4,7 @@ A group of rows of a Parquet file is decoded when one of its rows is asked for.
 """
 
 import dataclasses
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,13 +52,19 @@ class Table:
     Args:
         identity: gives the hash of the content, see `fingerprint`.
         size: gives the bytes of the files.
+        shards: path and split of the files that it is of; None: it is in memory. Another process
+            that is given the table opens them.
     """
 
     def __init__(
-        self, chunks: Iterable[Chunk], identity: Callable[[], str], size: Callable[[], int]
+        self,
+        chunks: Iterable[Chunk],
+        identity: Callable[[], str],
+        size: Callable[[], int],
+        shards: tuple[Path, str | None] | None = None,
     ) -> None:
         self.chunks = list(chunks)
-        self.identity, self.size = identity, size
+        self.identity, self.size, self.shards = identity, size, shards
         self.starts: Int[np.ndarray, " chunks_1"] = np.cumsum(
             [0, *(chunk.rows for chunk in self.chunks)]
         )
@@ -66,6 +73,11 @@ class Table:
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    def __reduce__(self) -> tuple[Callable[..., "Table"], tuple[Path, str | None]]:
+        if self.shards is None:
+            raise TypeError("a table in memory cannot be given to another process")
+        return _opened, self.shards
 
     def record(self, row: int, columns: Sequence[str]) -> dict[str, Any]:
         """Some columns of a row, as Python has them."""
@@ -121,7 +133,14 @@ def open_table(path: Path, split: str | None = None) -> Table:
         chunks,
         identity=lambda: fingerprint(path, split),
         size=lambda: state_of(path, split)[0],
+        shards=(path, split),
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: Path, split: str | None) -> Table:
+    """Opened once for all jobs of a process."""
+    return open_table(path, split)
 
 
 def _chunks(file: Path, origin: str) -> Iterator[Chunk]:
@@ -143,6 +162,13 @@ def _chunks(file: Path, origin: str) -> Iterator[Chunk]:
     except pyarrow.ArrowInvalid:  # the other of the two formats
         table = pyarrow.ipc.open_file(source).read_all()
     yield from chunks_of(table, origin)
+
+
+def functions() -> Any:
+    """`pyarrow.compute`, whose functions are made at its import: no type checker knows them."""
+    import pyarrow.compute
+
+    return pyarrow.compute
 
 
 def _missing(name: str, rows: int) -> Any:

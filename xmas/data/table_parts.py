@@ -14,11 +14,13 @@ from jaxtyping import Int
 
 from xmas.data.faults import Fault, id_of
 from xmas.data.image_columns import columns_of, is_place, listed, marked_images, name_in_table
-from xmas.data.index import Part
-from xmas.data.json_rows import DATA, NO_FOLDER, SOURCES, TEXT, renamed, source_of
+from xmas.data.index import Index, Part
 from xmas.data.names import Names, offsets_of
 from xmas.data.record_faults import fault_in
-from xmas.data.table import Chunk
+from xmas.data.records import DATA, NO_FOLDER, SOURCES, TEXT, renamed, source_of
+from xmas.data.side_processes import side_by_side
+from xmas.data.stored_index import LARGE
+from xmas.data.table import Chunk, Table, functions
 from xmas.data.usual_columns import Pictures, is_text, pictures_of, usual_rows
 
 ROWS = 1 << 16  # that are read together
@@ -26,22 +28,33 @@ ROWS = 1 << 16  # that are read together
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Consecutive chunks of a table with the same columns, from one folder.
+    """Consecutive chunks of a table with the same columns, from one folder; a job of a process.
 
     Args:
-        first: the number of its first row in the table.
+        start: the number of its first chunk in the table.
+        stop: that after its last.
         image_columns: what the table calls those of images.
         columns: what the table calls its columns where it is not our name.
         images: the folder that image names are relative to.
     """
 
-    chunks: Sequence[Chunk]
-    first: int
+    table: Table
+    start: int
+    stop: int
     image_columns: Sequence[str]
     columns: Mapping[str, str]
     images: Path
 
-    def part(self) -> Part:
+    @property
+    def chunks(self) -> Sequence[Chunk]:
+        return self.table.chunks[self.start : self.stop]
+
+    @property
+    def first(self) -> int:
+        """The number of its first row in the table."""
+        return int(self.table.starts[self.start])
+
+    def __call__(self) -> Part:
         """The index of its rows."""
         theirs = self.chunks[0].columns
         others = [name for name in theirs if name not in self.image_columns]
@@ -64,7 +77,8 @@ class Run:
     def _of_columns(self, arrays: Mapping[str, Any], pictures: Pictures) -> Part:
         """The index of its rows as if all were usual."""
         import pyarrow
-        import pyarrow.compute as pc
+
+        pc = functions()
 
         sources = pyarrow.nulls(len(pictures.counts), pyarrow.string())
         for key in SOURCES:
@@ -118,21 +132,30 @@ class Run:
         return origin if origin and source in (TEXT, NO_FOLDER) else source
 
 
+def index_of(
+    table: Table, image_columns: Sequence[str], columns: Mapping[str, str], images: Path
+) -> Index:
+    """The index of a table in one pass, over several processes where it is large."""
+    jobs = list(runs(table, image_columns, columns, images))
+    if table.shards is None or table.size() < LARGE:
+        return Index.merged([job() for job in jobs])
+    return Index.merged(side_by_side(jobs))
+
+
 def runs(
-    chunks: Sequence[Chunk], image_columns: Sequence[str], columns: Mapping[str, str], images: Path
+    table: Table, image_columns: Sequence[str], columns: Mapping[str, str], images: Path
 ) -> Iterator[Run]:
     """All rows of a table, in runs of about `ROWS`."""
-    start = first = 0
-    rows = 0
-    for number, chunk in enumerate(chunks):
-        first_chunk = chunks[start]
-        alike = chunk.origin == first_chunk.origin and chunk.schema.equals(first_chunk.schema)
+    start = rows = 0
+    for number, chunk in enumerate(table.chunks):
+        before = table.chunks[start]
+        alike = chunk.origin == before.origin and chunk.schema.equals(before.schema)
         if number > start and (not alike or rows + chunk.rows > ROWS):
-            yield Run(chunks[start:number], first, image_columns, columns, images)
-            start, first, rows = number, first + rows, 0
+            yield Run(table, start, number, image_columns, columns, images)
+            start, rows = number, 0
         rows += chunk.rows
     if rows:
-        yield Run(chunks[start:], first, image_columns, columns, images)
+        yield Run(table, start, len(table.chunks), image_columns, columns, images)
 
 
 def by_turn(record: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from xmas.data.dialogues import places, speeches_of
 from xmas.data.faults import Fault
-from xmas.data.json_rows import DATA
 from xmas.data.record_faults import fault_in
+from xmas.data.records import DATA
 from xmas.data.rows import PoolError, Rows
 from xmas.data.turns import ASSISTANT, SYSTEM, USER
 

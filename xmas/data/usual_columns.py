@@ -13,9 +13,10 @@ from jaxtyping import Bool, Int
 
 from xmas.data.dialogues import ROLES
 from xmas.data.image_columns import NAMES
-from xmas.data.json_rows import NO_FOLDER, TEXT
 from xmas.data.names import Names, offsets_of
 from xmas.data.record_faults import IMAGE_SUFFIXES, OTHER_KEYS, OTHER_MEDIA, UNREAD
+from xmas.data.records import NO_FOLDER, TEXT
+from xmas.data.table import functions
 from xmas.data.turns import ASSISTANT, IMAGE_PLACEHOLDER, SYSTEM, USER
 
 _TURNS = ("conversations", "messages", "texts", "prompt", "completion")
@@ -44,7 +45,8 @@ class Pictures:
     def names(self) -> Names:
         """Their identities; see `image_columns.name_in_table`."""
         import pyarrow
-        import pyarrow.compute as pc
+
+        pc = functions()
 
         row = np.repeat(np.arange(len(self.counts)), self.counts)
         place = np.arange(len(row)) - offsets_of(self.counts)[row]
@@ -59,7 +61,8 @@ class Pictures:
             folder_of: gives that of a path which is not normalised.
         """
         import pyarrow
-        import pyarrow.compute as pc
+
+        pc = functions()
 
         offsets = offsets_of(self.counts)
         files = np.append(np.flatnonzero(~self.stored), len(self.stored))
@@ -81,7 +84,8 @@ def pictures_of(arrays: Mapping[str, Any], rows: int, first: int) -> Pictures | 
     one.
     """
     import pyarrow
-    import pyarrow.compute as pc
+
+    pc = functions()
 
     columns = [arrays[name] for name in NAMES if name in arrays]
     if not columns:
@@ -104,7 +108,7 @@ def pictures_of(arrays: Mapping[str, Any], rows: int, first: int) -> Pictures | 
 
 def usual_rows(arrays: Mapping[str, Any], pictures: Pictures) -> Bool[np.ndarray, " rows"]:
     """Whether a row is a conversation without a fault, for sure."""
-    import pyarrow.compute as pc
+    pc = functions()
 
     rows = len(pictures.counts)
     names = [name for name in _TURNS if name in arrays]
@@ -142,7 +146,8 @@ def _speeches(
     told.
     """
     import pyarrow
-    import pyarrow.compute as pc
+
+    pc = functions()
 
     if not _is_list(turns) or not pyarrow.types.is_struct(turns.type.value_type):
         return None
@@ -159,8 +164,9 @@ def _speeches(
         is_text(column) for column in (*columns, *(pc.struct_field(turns, k) for k in keys))
     ):
         return None
-    unusual = sum(~_bools(pc.is_valid(column)) for column in columns).astype(bool)
-    placeholders = sum(_counts(pc.count_substring(column, IMAGE_PLACEHOLDER)) for column in columns)
+    unusual = np.any([~_bools(pc.is_valid(column)) for column in columns], axis=0)
+    counts = [_counts(pc.count_substring(column, IMAGE_PLACEHOLDER)) for column in columns]
+    placeholders = np.sum(counts, axis=0)
     usual = lengths > 0
     if keys:
         in_turn, of_turns = _in_turn(pc.struct_field(turns, keys[0]), lengths)
@@ -178,7 +184,8 @@ def _in_turn(
     A system's turn may come first, then one of the model.
     """
     import pyarrow
-    import pyarrow.compute as pc
+
+    pc = functions()
 
     known = np.array([*(_SPEAKERS.index(ROLES[role]) for role in ROLES), -1])
     speakers = known[pc.fill_null(pc.index_in(roles, pyarrow.array(list(ROLES))), -1).to_numpy()]
@@ -197,7 +204,8 @@ def _in_turn(
 def _like_images(array: Any) -> Bool[np.ndarray, " rows"]:
     """Where a column may name images or have some; see `record_faults.unread_images`."""
     import pyarrow
-    import pyarrow.compute as pc
+
+    pc = functions()
 
     if is_text(array):
         return _bools(pc.match_substring_regex(array, _FILE))
@@ -219,7 +227,7 @@ def _is_list(array: Any) -> bool:
 
 def _listed(array: Any) -> tuple[Int[np.ndarray, " rows"], Any]:
     """How many elements every row has, and all of them; a column without lists has one or none."""
-    import pyarrow.compute as pc
+    pc = functions()
 
     if _is_list(array):
         return _counts(pc.list_value_length(array)), array.flatten()

@@ -7,7 +7,6 @@ touches no disk.
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
@@ -106,11 +105,23 @@ class ChangedFileError(ValueError):
 _SLOW = 100_000_000  # bytes of a file whose reading is long enough to be worth a line
 
 
-@functools.lru_cache(maxsize=256)
-def _digest(path: str, size: int, modified: int) -> str:
+_digests: dict[tuple[str, int, int], str] = {}  # by path, size and time of modification
+
+
+def note_sha256(path: str | Path, status: os.stat_result, digest: str) -> None:
+    """Let `sha256_of` know the hash of a file, as long as its status is this one."""
+    _digests[str(path), status.st_size, status.st_mtime_ns] = digest
+
+
+def _digest(path: str, status: os.stat_result) -> str:
+    known = _digests.get((path, status.st_size, status.st_mtime_ns))
+    if known is not None:
+        return known
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    log.log(logging.INFO if size > _SLOW else logging.DEBUG, "sha256 of %s: %s", path, digest)
+    level = logging.INFO if status.st_size > _SLOW else logging.DEBUG
+    log.log(level, "sha256 of %s: %s", path, digest)
+    note_sha256(path, status, digest)
     return digest
 
 
@@ -125,8 +136,7 @@ def sha256_of(path: str | Path) -> str:
         listing = "".join(f"{file.relative_to(path)} {sha256_of(file)}\n" for file in files)
         digest = hashlib.sha256(listing.encode()).hexdigest()
     else:
-        status = os.stat(path)
-        digest = _digest(str(path), status.st_size, status.st_mtime_ns)
+        digest = _digest(str(path), os.stat(path))
     for hashes in _noting:
         hashes.setdefault(str(path), digest)
     return digest

@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from xmas.data.compressed import first_bytes
 from xmas.data.rows import PoolError, Rows
+from xmas.data.stored_index import StoredIndexes
 
 DEFAULT = "llava"
 _HEAD = 1 << 16  # bytes
@@ -28,8 +29,8 @@ class Reader(Protocol):
     def read(self, annotations: Path, images: Path) -> Rows:
         """Open a pool. Raises PoolError: the file is malformed; names file, row, value, remedy.
 
-        A reader may also take `columns`, names of the records' parts where they are not ours, and
-        `split`.
+        A reader may also take `columns`, names of the records' parts where they are not ours,
+        `split`, and `indexes`, where to keep the index of a large pool.
         """
         ...
 
@@ -81,6 +82,7 @@ def open_rows(
     options: Mapping[str, Any],
     *,
     malformed_too: bool,
+    indexes: StoredIndexes | None = None,
 ) -> Rows:
     """The rows of a pool.
 
@@ -88,6 +90,7 @@ def open_rows(
         name: of the format; None: see `reader_of`.
         options: of the reader: `columns`, what the records call their parts where it is not our
             name; `split`, of a dataset.
+        indexes: where indexes of large pools are kept.
         malformed_too: leave malformed rows in `Rows.faults`, where the reader can go on.
 
     Raises PoolError: see `reader_of` and the reader.
@@ -101,6 +104,8 @@ def open_rows(
                 f"pool.{option}={value}: {annotations} is of a format without {option}; leave it "
                 "out"
             )
+    if indexes is not None and "indexes" in inspect.signature(read).parameters:
+        options = {**options, "indexes": indexes}
     return cast("Any", read)(annotations, images, **options)
 
 

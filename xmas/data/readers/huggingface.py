@@ -12,6 +12,7 @@ from xmas.data.arrow_rows import ArrowRows
 from xmas.data.datasets_by_name import dataset_of, is_dataset
 from xmas.data.rows import PoolError
 from xmas.data.shards import is_sharded
+from xmas.data.stored_index import StoredIndexes
 from xmas.data.table import Chunk, Table, chunks_of, open_table
 
 _GATHERED = 64  # rows that are read together where a dataset has them in another order
@@ -27,10 +28,16 @@ def read(
     images: Path,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
+    indexes: StoredIndexes | None = None,
 ) -> ArrowRows:
     """Open a dataset. Raises PoolError: it is not there, or has malformed rows."""
     return ArrowRows(
-        annotations, images, table_of(annotations, split), columns=columns, split=split
+        annotations,
+        images,
+        table_of(annotations, split),
+        columns=columns,
+        split=split,
+        indexes=indexes,
     )
 
 
@@ -39,10 +46,13 @@ def read_all(
     images: Path,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
+    indexes: StoredIndexes | None = None,
 ) -> ArrowRows:
     """Open a dataset, with malformed rows in `faults`. Raises PoolError: it is not there."""
     table = table_of(annotations, split)
-    return ArrowRows(annotations, images, table, columns=columns, split=split, refuse=False)
+    return ArrowRows(
+        annotations, images, table, columns=columns, split=split, indexes=indexes, refuse=False
+    )
 
 
 def table_of(annotations: Path, split: str | None) -> Table:

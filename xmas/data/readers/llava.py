@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xmas.data.json_rows import JsonRows
+from xmas.data.stored_index import StoredIndexes
 from xmas.data.turns import IMAGE_PLACEHOLDER as IMAGE_PLACEHOLDER
 
 _MARK = b"\xef\xbb\xbf \t\r\n"
@@ -18,16 +19,26 @@ def recognises(annotations: Path, head: bytes) -> bool:
     return head.lstrip(_MARK).startswith((b"[", b"{")) and words
 
 
-def read(annotations: Path, images: Path, columns: Mapping[str, str] | None = None) -> JsonRows:
+def read(
+    annotations: Path,
+    images: Path,
+    columns: Mapping[str, str] | None = None,
+    indexes: StoredIndexes | None = None,
+) -> JsonRows:
     """Open a pool in LLaVA's format. Raises PoolError: see `JsonRows`."""
-    return LlavaRows(annotations, images, columns=columns)
+    return LlavaRows(annotations, images, columns=columns, indexes=indexes)
 
 
-def read_all(annotations: Path, images: Path, columns: Mapping[str, str] | None = None) -> JsonRows:
+def read_all(
+    annotations: Path,
+    images: Path,
+    columns: Mapping[str, str] | None = None,
+    indexes: StoredIndexes | None = None,
+) -> JsonRows:
     """Open a pool in LLaVA's format, with malformed rows in `faults`. Raises PoolError: the file is
     neither a JSON list nor JSON lines.
     """
-    return LlavaRows(annotations, images, columns=columns, refuse=False)
+    return LlavaRows(annotations, images, columns=columns, indexes=indexes, refuse=False)
 
 
 class LlavaRows(JsonRows):
@@ -39,10 +50,17 @@ class LlavaRows(JsonRows):
         images: Path,
         *,
         columns: Mapping[str, str] | None = None,
-        chunk: int = 1 << 22,
+        chunk: int = 1 << 20,
+        indexes: StoredIndexes | None = None,
         refuse: bool = True,
     ) -> None:
         """Index the file; see `JsonRows`."""
         super().__init__(
-            annotations, images, llava=True, columns=columns, chunk=chunk, refuse=refuse
+            annotations,
+            images,
+            llava=True,
+            columns=columns,
+            chunk=chunk,
+            indexes=indexes,
+            refuse=refuse,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from xmas.data.json_rows import JsonRows
 from xmas.data.readers import llava
+from xmas.data.stored_index import StoredIndexes
 
 _WORDS = (b'"messages"', b'"role"', b'"texts"', b'"completion"')
 
@@ -19,13 +20,23 @@ def recognises(annotations: Path, head: bytes) -> bool:
     return is_json and not llava.recognises(annotations, head) and any(w in head for w in _WORDS)
 
 
-def read(annotations: Path, images: Path, columns: Mapping[str, str] | None = None) -> JsonRows:
+def read(
+    annotations: Path,
+    images: Path,
+    columns: Mapping[str, str] | None = None,
+    indexes: StoredIndexes | None = None,
+) -> JsonRows:
     """Open a pool of messages. Raises PoolError: see `JsonRows`."""
-    return JsonRows(annotations, images, columns=columns)
+    return JsonRows(annotations, images, columns=columns, indexes=indexes)
 
 
-def read_all(annotations: Path, images: Path, columns: Mapping[str, str] | None = None) -> JsonRows:
+def read_all(
+    annotations: Path,
+    images: Path,
+    columns: Mapping[str, str] | None = None,
+    indexes: StoredIndexes | None = None,
+) -> JsonRows:
     """Open a pool of messages, with malformed rows in `faults`. Raises PoolError: the file is
     neither a JSON list nor JSON lines.
     """
-    return JsonRows(annotations, images, columns=columns, refuse=False)
+    return JsonRows(annotations, images, columns=columns, indexes=indexes, refuse=False)

@@ -143,14 +143,19 @@ class Score(Stage):
 
     def _run(self, store: Store) -> dict[str, Any]:
         subset = self.target.subset
-        return {
+        trained_on = {
             "selector": name_of(subset.ranking.selector),
             "nested": subset.nested,
             "budget": subset.tokens or subset.rows or subset.fraction,
             "unit": "tokens" if subset.tokens else "rows",
             "rows": len(subset.chosen(store)),
-            "seed": self.target.seed,
             "role": "reference" if self._on_all_rows(store) else "subset",
+        }
+        if self.target.untrained:
+            trained_on |= {"selector": "base", "budget": 0.0, "rows": 0, "role": "base"}
+        return {
+            **trained_on,
+            "seed": self.target.seed,
             "pool": subset.ranking.pool.name,
             "target": key(self.target),
             "subset": key(subset),

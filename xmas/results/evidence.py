@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.results.arp import ALL
-from xmas.results.leaderboard import Leaderboard
+from xmas.results.leaderboard import REFERENCE, Leaderboard
 from xmas.results.leaderboard_rows import Cell, Row
 from xmas.results.measured_costs import Cost, measured_cost
 from xmas.results.published_results import PublishedResult, published_for
@@ -135,7 +135,7 @@ def gather(
     for row, certainty in zip(leaderboard.rows, certain, strict=True):
         trainings = tuple(_training(row, of_seed) for of_seed in row.seeds)
         cost, absent = _cost(trainings, index)
-        reference = cost if row.is_reference else reference
+        reference = cost if row.is_reference and row.selector == REFERENCE else reference
         lines.append(
             Line(
                 row=row,

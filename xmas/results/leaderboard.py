@@ -22,11 +22,14 @@ from xmas.results.leaderboard_rows import Row, row_of
 from xmas.results.score_records import Run, TableError
 
 REFERENCE = "full"  # the name of the reference's row
+BASE = "base"  # the same, where no target is trained on all rows: the start point, untrained
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaderboard:
-    """All rows of one pool that share a reference, which comes first."""
+    """All rows of one pool that share a reference, which comes first: the target trained on all
+    rows, or its start point where there is none.
+    """
 
     pool: str
     reference_group: str
@@ -67,9 +70,11 @@ def _leaderboard(members: list[Run]) -> Leaderboard:
     )
     rows = []
     if references:
-        full = [dataclasses.replace(run, selector=REFERENCE) for run in references]
+        name = BASE if references[0].role == BASE else REFERENCE
+        full = [dataclasses.replace(run, selector=name) for run in references]
         rows.append(dataclasses.replace(row_of(full, (), benchmarks, means), is_reference=True))
-    subsets = [run for run in members if run.role != "reference"]
+    others = ("reference", BASE) if references and references[0].role == BASE else ("reference",)
+    subsets = [run for run in members if run.role not in others]
     for alike in _grouped(
         subsets, lambda run: (run.unit, run.budget > 1, run.budget, run.selector)
     ):
@@ -88,12 +93,14 @@ def _leaderboard(members: list[Run]) -> Leaderboard:
 
 
 def _references(members: list[Run]) -> list[Run]:
-    """One run for every seed and benchmark among those trained on all rows.
+    """One run for every seed and benchmark among those trained on all rows; if there is none, among
+    those of the untrained start point.
 
     Any selector at a budget of everything is the same training; `full` is preferred where it is
     among them.
     """
     complete = [run for run in members if run.role == "reference"]
+    complete = complete or [run for run in members if run.role == BASE]
     complete.sort(key=lambda run: run.selector == REFERENCE)
     return list({(run.seed, run.benchmark): run for run in complete}.values())
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from xmas.results.arp import ALL, notes_on_averages, reasons
 from xmas.results.evidence import Evidence
-from xmas.results.leaderboard import Leaderboard
+from xmas.results.leaderboard import BASE, Leaderboard
 from xmas.results.leaderboard_rows import not_nested
 from xmas.results.statistics.intervals import BASELINE
 from xmas.selection.small_models import REMARK, small_models
@@ -28,6 +28,11 @@ def about_scores(evidence: Evidence) -> list[str]:
         *notes_on_averages([*leaderboard.benchmarks]),
     ]
     notes += _about_small_models(evidence)
+    if leaderboard.rows[0].selector == BASE:
+        notes.append(
+            "The reference is the start point before any training: no target was trained on the "
+            f"whole pool, so 100 is not a bound of {ALL}"
+        )
     notes += _without_reference(leaderboard)
     if note := not_nested(leaderboard.rows):
         notes.append(note)
@@ -61,7 +66,8 @@ def _without_reference(leaderboard: Leaderboard) -> Iterator[str]:
     if absent:
         yield (
             f"No {ALL}: no reference score above 0 on {', '.join(absent)}; train the target on the "
-            f"whole pool (goal=scores selector=full){others}"
+            f"whole pool (goal=scores selector=full), or score its start point "
+            f"(goal=scores reference.base=true){others}"
         )
 
 

@@ -34,7 +34,7 @@ class Run:
     budget: float  # a fraction of the pool up to 1, a number above, of `unit`
     rows: int
     seed: int
-    role: str  # "reference" or "subset"
+    role: str  # "reference", "base" or "subset"
     pool: str  # its name
     target: str
     reference_group: str  # names pool, start and recipe: all but the subset and the seed

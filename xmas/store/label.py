@@ -31,7 +31,9 @@ def label(made_from: Stage | Mapping[str, Any]) -> str:
     lineage = _lineage(root)
     selected = "selector" in lineage[-1]
     parts = [*_benchmark(root), *_format(root)]
-    if selected:
+    if any(node.get("untrained") for node in lineage):
+        parts.append("untrained")
+    elif selected:
         parts += [_snake(_fields(lineage[-1]["selector"])), *_budget(lineage)]
     else:
         parts += [*_inputs(root), *_counts(root)]
@@ -56,10 +58,15 @@ def file_name(text: str) -> str:
 
 
 def _fields(node: Any) -> dict[str, Any]:
-    """The fields of a dataclass or of a described one; those of volatile ones are left out."""
+    """The fields of a dataclass or of a described one; those of volatile ones are left out, unless
+    corrections name them.
+    """
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        named = getattr(node, "corrections", dict)()
         fields = [
-            field for field in dataclasses.fields(node) if field.metadata.get("identity") != "none"
+            field
+            for field in dataclasses.fields(node)
+            if field.metadata.get("identity") != "none" or field.name in named
         ]
         values = {field.name: getattr(node, field.name) for field in fields}
         version = {"version": node.version} if isinstance(node, Stage) else {}

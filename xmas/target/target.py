@@ -41,7 +41,8 @@ class Target(ModelOnPool, Stage):
     """`adapter/`, a PEFT folder with LoRA and projector, or `trained.safetensors`, all that trained
     in full; `loss.csv`; `cost.json`, rows and tokens of an epoch. Seconds are in `meta.json`.
 
-    A run on a subset changes the data only: as many epochs over fewer rows, so fewer steps.
+    A run on a subset changes the data only: as many epochs over fewer rows, so fewer steps. An
+    `untrained` one takes none: its weights are those of the start point.
     """
 
     kind: ClassVar[str] = "target"
@@ -57,6 +58,7 @@ class Target(ModelOnPool, Stage):
     cache_vision: bool = False  # tower features computed once and kept on disk: for small images
     max_length: int = 2048  # tokens of a row, the image counted
     from_tuned: bool = False  # start from a model that is tuned on instructions already
+    untrained: bool = volatile(False)
     weights: str = volatile("published")  # what the configuration calls those of `start`
     hardware: Hardware = volatile(default_factory=Hardware)
 
@@ -66,17 +68,22 @@ class Target(ModelOnPool, Stage):
         return self.subset.ranking.pool
 
     def corrections(self) -> dict[str, Any]:
-        """Where frozen weights have 16 bits, rotary frequencies stay float32."""
+        """Where frozen weights have 16 bits, rotary frequencies stay float32; no step was taken."""
         buffers = {"buffers": "float32"} if casts(self.recipe.precision) else {}
-        return super().corrections() | buffers
+        return super().corrections() | buffers | ({"untrained": True} if self.untrained else {})
 
     def inputs(self) -> list[Stage]:
+        if self.untrained:
+            return [*nearest_stages(self.start)]
         return [*super().inputs(), *nearest_stages(self.pool)]
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: the start point was tuned on instructions; or as `fit` does."""
         if not self.from_tuned:
             self.start.refuse_tuned(store)
+        if self.untrained:
+            self._compute_untrained(store, out)
+            return
         rows = self._rows(store)
         _, model = fit_on_pool(
             self,
@@ -93,6 +100,13 @@ class Target(ModelOnPool, Stage):
         table = self.tokens().open(store)
         cost = {"rows": len(rows), "tokens": int(table.lengths[rows].sum())}
         (out / "cost.json").write_text(json.dumps(cost))
+
+    def _compute_untrained(self, store: Store, out: Path) -> None:
+        """Write the weights as they are before the first step."""
+        loaded = load(store.get(self.start))
+        if distributed.leads():
+            self._write(self._trainable(loaded, out), out)
+            (out / "cost.json").write_text(json.dumps({"rows": 0, "tokens": 0}))
 
     def _trainable(self, loaded: LoadedModel, out: Path) -> nn.Module:
         """The model to fit, after a rehearsal of what is written at the end."""

@@ -218,6 +218,11 @@ def snapshots(proxy: Proxy, rows: int) -> int:
 
 @work.register
 def _(stage: Target, context: Context) -> Work:
+    if stage.untrained:
+        parameters = shape_of(stage.start).parameters
+        size = size_of(getattr(stage.start, "dtype", "float32")) * parameters
+        disk = size if stage.lora is None else 0.0
+        return Work("the start point as a target, untrained", disk=disk, host=size)
     rows = chosen(stage.subset, context)
     shape = shape_of(stage.start)
     rank = None if stage.lora is None else stage.lora.rank

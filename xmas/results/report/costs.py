@@ -6,6 +6,7 @@ What every run needs alike is left out and named instead, see `measured_costs`.
 from collections.abc import Iterable
 
 from xmas.results.evidence import Evidence, Line
+from xmas.results.leaderboard import REFERENCE
 from xmas.results.measured_costs import PARTS, Cost
 from xmas.results.report.svg import (
     Scale,
@@ -37,7 +38,7 @@ def bars(evidence: Evidence) -> str:
     ]
     if not costs:
         raise AbsentError(" ".join(absent))
-    reference = next((cost for line, cost in costs if line.is_reference), None)
+    reference = next((cost for line, cost in costs if line.selector == REFERENCE), None)
     scale = Scale(0.0, 1.04 * max(cost.total for _, cost in costs))
     rows = [_bar(line, cost, reference, scale) for line, cost in costs]
     rows.append(tag("div", tag("span"), axis(scale, "{:g} s"), tag("span"), class_="row foot"))

@@ -4,6 +4,7 @@ from itertools import groupby
 
 from xmas.results import grids
 from xmas.results.evidence import Evidence, Line
+from xmas.results.leaderboard import BASE, REFERENCE
 from xmas.results.report.html_table import cell_markup, html_table
 from xmas.results.report.palette import Palette
 from xmas.results.report.svg import (
@@ -21,6 +22,7 @@ from xmas.results.statistics.intervals import BASELINE
 from xmas.results.view import measured
 from xmas.store.index import AbsentError
 
+_REFERENCES = {REFERENCE: "of training on everything", BASE: "of its start point, untrained"}
 _HEIGHT = 26  # of a track, in pixels
 
 
@@ -45,7 +47,8 @@ def outcome(evidence: Evidence) -> str:
         f", with {best.budget} of it ({best.row.rows[-1]:,} rows), ",
         tag("b", best.row.label),
         " gives the best target: "
-        f"{best.arp.mean:.1f}\N{NO-BREAK SPACE}% of the scores of training on everything (ARP).",
+        f"{best.arp.mean:.1f}\N{NO-BREAK SPACE}% of the scores "
+        f"{_REFERENCES[evidence.lines[0].selector]} (ARP).",
     )
     sentences: list[str] = [joined(claim)]
     baseline = next((line for line in scored if line.selector == BASELINE), None)

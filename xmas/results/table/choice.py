@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from xmas.results.leaderboard import BASE
 from xmas.results.score_records import Run, TableError, asked_by, runs
 from xmas.store import Store
 
@@ -58,11 +59,12 @@ def choose(
     if selector is None:
         return matching_runs
     names = [selector] if isinstance(selector, str) else list(selector)
-    subsets = [run for run in matching_runs if run.role != "reference"]
+    references = ("reference", BASE)
+    subsets = [run for run in matching_runs if run.role not in references]
     what = f"{store.root}: no scores of selector"
     for name in names:  # a misspelt one is an error, even where others match
         _matching(subsets, lambda run: [run.selector], [name], what)
-    return [run for run in matching_runs if run.role == "reference" or run.selector in names]
+    return [run for run in matching_runs if run.role in references or run.selector in names]
 
 
 def _matching(scores: list[Run], names_of: Names, names: list[str], what: str) -> list[Run]:

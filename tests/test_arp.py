@@ -62,6 +62,15 @@ def test_quick_scores_are_in_no_mean_with_complete_ones():
     assert "ARP is over all 1 quick ones" in notes_on_averages(("gqa_quick",))
 
 
+def test_a_second_score_of_the_same_answers_is_averaged_only_where_there_is_no_other():
+    both = ("heldout", "heldout_match")
+    assert averages(both) == {"ARP": ("heldout",)}
+    assert "ARP is over heldout, not over heldout_match" in notes_on_averages(both)
+    assert averages(("heldout_match",)) == {"ARP": ("heldout_match",)}
+    assert "ARP is over all 1" in notes_on_averages(("heldout_match",))
+    assert averages(("gqa", *both))["ARP"] == ("gqa", "heldout")
+
+
 def test_equal_values_share_the_mean_of_their_ranks():
     assert ranks({4: 90.0, 2: 95.0, 9: 90.0, 1: 80.0}) == {2: 1, 4: 2.5, 9: 2.5, 1: 4}
     assert ranks({}) == {}

@@ -319,6 +319,7 @@ def test_a_target_is_scored_tabled_and_reported(toy, scores):
     ours = lines[(lines.reference_group == table_group(scores)) & (lines.selector == "random")]
     relative = ours[ours.benchmark == "heldout"].relative.item()
     assert relative == pytest.approx(100 * ratio)
+    assert ours[ours.benchmark == "ARP"].relative.item() == relative
     assert {"heldout: drawn", "heldout: zoo", "heldout_match: drawn"} <= set(ours.benchmark)
     drawn = ours[ours.benchmark == "heldout: drawn"].score.item()
     assert drawn == records["subset", "heldout"]["detail"]["sources"]["drawn"]["score"]

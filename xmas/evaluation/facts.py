@@ -33,6 +33,8 @@ class Facts:
         stands_in_for: the benchmark that it replaces in the average over ten, since only a server
             can score that one.
         noisy: whether it varies most between repeated training runs.
+        averaged: whether averages are over it, where they are over others: False for a second score
+            of the same answers.
         has_truth: False: only the evaluation server has the answers.
         sources: where the official file of each field is published; `{split}` is the split's name.
         images: distinct images of the official questions; None: one per question.
@@ -51,6 +53,7 @@ class Facts:
     seven: bool = False
     stands_in_for: str | None = None
     noisy: bool = False
+    averaged: bool = True
     has_truth: bool = True
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     images: int | None = None

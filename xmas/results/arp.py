@@ -44,17 +44,21 @@ Gaps = Mapping[int, Mapping[str, str]]  # by seed, benchmarks without a score; t
 def averages(scored: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The benchmarks of every ARP that exists for the benchmarks `scored`; `ALL` comes first.
 
-    A name is left out where it would repeat `ALL`.
+    A name is left out where it would repeat `ALL`. Second scores of the same answers are in none,
+    unless there is nothing else: `averaged` of `xmas.evaluation.facts.Facts`.
 
     >>> averages(("gqa", "mme"))
     {'ARP': ('gqa', 'mme'), 'ARP w/o': ('gqa',)}
     >>> averages(("gqa", "gqa_quick"))
     {'ARP': ('gqa',), 'ARP quick': ('gqa_quick',)}
+    >>> averages(("heldout", "heldout_match"))
+    {'ARP': ('heldout',)}
     """
     facts = known()
     quick = tuple(name for name in scored if is_quick(name))
     complete = tuple(name for name in scored if not is_quick(name))
     whole = complete or quick
+    whole = tuple(name for name in whole if name not in facts or facts[name].averaged) or whole
     over = {ALL: whole}
     over |= {name: which for name, which in named_averages().items() if set(which) < set(whole)}
     calm = tuple(name for name in whole if name not in facts or not facts[name].noisy)
@@ -137,9 +141,12 @@ def notes_on_averages(scored: Sequence[str]) -> list[str]:
     whole = over[ALL]
     same = [name for name, which in named_averages().items() if set(which) == set(whole)]
     are_quick = " quick ones" if is_quick(whole[0]) else ""
-    notes = [
-        f"{ALL} is over all {len(whole)}{are_quick}" + "".join(f", which is {one}" for one in same)
-    ]
+    second = [name for name in scored if not (is_quick(name) or name in whole)]
+    if second and not is_quick(whole[0]):
+        notes = [f"{ALL} is over {', '.join(whole)}, not over {', '.join(second)}"]
+    else:
+        of = "".join(f", which is {one}" for one in same)
+        notes = [f"{ALL} is over all {len(whole)}{are_quick}{of}"]
     for name, which in over.items():
         how = "without MME and LLaVA-Bench, " if name == WITHOUT_NOISY else ""
         notes += [f"{name}: {how}over {', '.join(which)}"] if name != ALL else []

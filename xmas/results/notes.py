@@ -37,7 +37,7 @@ def about_scores(evidence: Evidence) -> list[str]:
     if note := not_nested(leaderboard.rows):
         notes.append(note)
     for row in leaderboard.rows:
-        for reason in reasons([*leaderboard.benchmarks], row.gaps, ()):
+        for reason in reasons(leaderboard.averages[ALL], row.gaps, ()):
             notes.append(f"No {ALL} for {row.label}, {row.budget_text}: {reason}")
     notes += _over_fewer(leaderboard)
     return notes
@@ -54,8 +54,10 @@ def _about_small_models(evidence: Evidence) -> Iterator[str]:
 def _without_reference(leaderboard: Leaderboard) -> Iterator[str]:
     """Why scores on some benchmarks are relative to nothing, and what to do about it."""
     reference = leaderboard.rows[0].scores if leaderboard.rows[0].is_reference else {}
-    zero = [name for name in leaderboard.unreferenced if name in reference]
-    absent = [name for name in leaderboard.unreferenced if name not in reference]
+    averaged = leaderboard.averages[ALL]
+    lost = [name for name in leaderboard.unreferenced if name in averaged]
+    zero = [name for name in lost if name in reference]
+    absent = [name for name in lost if name not in reference]
     rest = [name for name in leaderboard.benchmarks if name not in leaderboard.unreferenced]
     others = f"; the ARP of the others: table.benchmarks={_listed(rest)}" if rest else ""
     if zero:
@@ -74,6 +76,7 @@ def _without_reference(leaderboard: Leaderboard) -> Iterator[str]:
 def _over_fewer(leaderboard: Leaderboard) -> Iterator[str]:
     """How rows that lack some scores get an ARP: over the benchmarks that all rows have."""
     lost = {name for row in leaderboard.rows for missing in row.gaps.values() for name in missing}
+    lost &= set(leaderboard.averages[ALL])
     rest = [
         name for name in leaderboard.benchmarks if name not in {*lost, *leaderboard.unreferenced}
     ]

@@ -16,6 +16,9 @@ factor of e for any text. `detail` has the loss in nats.
 of an answer's tokens, its end mark included, that are the model's first choice. An answer with all
 of them is an exact match: it is what greedy decoding gives; their share is `exact` in `detail`.
 
+An ARP is over `heldout` alone: the match is of some of the same answers, and where it is near 0, as
+of long or surprising ones, a ratio of two would be noise. It has its own column and intervals.
+
 Both have their numbers by source in `detail`. The unit of intervals is a group of near copies:
 answers about one picture are drawn together.
 """
@@ -113,7 +116,7 @@ class HeldOutMatch(HeldOutLikelihood):
 
     name: ClassVar[str] = "heldout_match"
     metric: ClassVar[str] = "token_match"
-    facts: ClassVar[Facts] = Facts(order=201, counts=())
+    facts: ClassVar[Facts] = Facts(order=201, averaged=False, counts=())
 
     def score_given(self, answers: GivenAnswers, store: Store) -> Scored:
         """The score is invalid where no row has a short answer, and then in no table."""

@@ -11,9 +11,11 @@ import pytest
 import shards
 from toy import turns
 
+from xmas.cli.config import build
 from xmas.data.pool import Pool
 from xmas.features.clustering.kmeans import Clusters
 from xmas.selection.methods.column import Column
+from xmas.selection.methods.random import Random
 from xmas.selection.protocol import Ranked
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
@@ -185,6 +187,21 @@ def test_rows_without_a_number_come_last_where_that_is_wished(tmp_path, scores):
     file = scores(row=[5, 1, 4], worth=[1, None, 2])
     ranked = rank(Column(file=file, missing="last", within="sources"), pool)
     assert ranked.order.tolist() == [5, 4, 0, 2, 1, 6, 3]  # of a: 5, then 0 1 3; of b: 4, then 2 6
+
+
+def test_a_sweep_over_selectors_has_the_settings_of_rating(compose):
+    """Where the selector's own would stop it at one that has no column."""
+    rating = ["rating.column=quality", "rating.order=ascending", "rating.within=sources"]
+    assert build(compose("selector=random", *rating).selector) == Random()
+    column = build(compose("selector=column", *rating).selector)
+    assert column == Column("quality", order="ascending", within="sources")
+    assert build(compose("selector=column", "selector.column=other", *rating).selector) == (
+        dataclasses.replace(column, column="other")
+    )
+    clusters = build(
+        compose("selector=column", "selector.within=${clusters.trajectories}").selector
+    )
+    assert isinstance(clusters.within, Clusters)
 
 
 # The identity.

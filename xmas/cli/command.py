@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from xmas.cli import help as help_page
 from xmas.cli import threads, time_left
 from xmas.cli.arguments import prepared
+from xmas.cli.closing import sentence
 from xmas.cli.config import (
     ConfigError,
     build,
@@ -162,6 +163,8 @@ def run(cfg: DictConfig) -> None:
 
             warn_of_changes(goal, store)
         if distributed.leads():
+            if told := sentence(goal, store):
+                log.info("%s", told)
             print(printable(text))
     except (ValueError, OSError, MemoryError) as error:
         if hydra_config.mode == RunMode.MULTIRUN:

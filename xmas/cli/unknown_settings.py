@@ -74,6 +74,8 @@ def explained(error: str, arguments: Sequence[str], known: DictConfig) -> str:
         rest = key.removeprefix(f"{place}{name}")
         if name not in names:
             near = nearest(name, names)
+            if not names:
+                return f"{key} is no setting: {place[:-1]} has none here"
             if near is None:
                 return f"{key} is no setting. There are {', '.join(place + name for name in names)}"
             return f"{key} is no setting{hint(f'{tilde}{place}{near}{rest}{value}')}"

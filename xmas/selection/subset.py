@@ -18,7 +18,7 @@ from xmas.selection.protocol import BudgetSelector, name_of
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset_files import manifest, write_ranking
 from xmas.selection.subset_readme import FILE as README
-from xmas.selection.subset_readme import readme, sentence
+from xmas.selection.subset_readme import opening, readme, sentence
 from xmas.store import Stage, Store, nearest_stages, volatile
 
 if TYPE_CHECKING:
@@ -177,6 +177,10 @@ class Subset(Stage):
 
         folders = [store.get(self), *folders_of_forms(self, store)]
         return "\n".join(str(folder) for folder in folders)
+
+    def sentence(self, store: Store) -> str:
+        """What the subset is, in words."""
+        return opening(store.get(self))
 
     def chosen(self, store: Store) -> Int[np.ndarray, " budget"]:
         """The row numbers of the subset, ascending; computed if it is not there."""

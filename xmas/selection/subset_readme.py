@@ -1,5 +1,6 @@
 """`README.txt` in the folders of a subset: what it is, and how to train on it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,15 @@ def sentence(subset: "Subset", rows: Rows, chosen: Int[np.ndarray, " chosen"]) -
         f"chosen by {selector}, for a budget of {_budget(subset)}: {text_only:,} without a "
         f"picture, {sources:,} source{'s' * (sources != 1)}."
     )
+
+
+def opening(folder: Path) -> str:
+    """The sentence of a subset's README, and how long the ranking took."""
+    seconds = json.loads((folder / "manifest.json").read_text())["seconds"]
+    if not (folder / FILE).exists():
+        return f"A subset of a former version, ranked in {seconds:.1f} s."
+    about = (folder / FILE).read_text(encoding="utf-8").partition("\n\n")[0]
+    return f"{about} Ranked in {seconds:.1f} s."
 
 
 def all_rows(subset: "Subset", rows: Rows, order: Int[np.ndarray, " usable"]) -> str:

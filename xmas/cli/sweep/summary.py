@@ -1,11 +1,17 @@
 """The log lines of a multirun, and its summary."""
 
 import logging
-from collections.abc import Iterable
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
 
 from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
 
+from xmas.cli.closing import results_of
+from xmas.cli.config import build, goal_node
 from xmas.cli.sweep.job import Outcome
+from xmas.cli.targets import allowed_by_user
+from xmas.store import Stage, distributed
 
 log = logging.getLogger("xmas.cli.sweep")
 
@@ -30,6 +36,24 @@ def follow(outcomes: Iterable[Outcome], count: int) -> list[Outcome]:
     if failed:
         raise SweepError("\n".join(_summary(failed, count)))
     return ended
+
+
+def log_results(ended: Sequence[Outcome]) -> None:
+    """Log what the jobs made and where it is, if there are several."""
+    if len(ended) > 1 and distributed.leads() and (results := [*_results(ended)]):
+        for line in results_of(results):
+            log.info("%s", line)
+
+
+def _results(ended: Iterable[Outcome]) -> Iterator[tuple[Stage, str, str]]:
+    """The goal of every job whose result is a folder, its settings, and the folder."""
+    for outcome in sorted(ended, key=lambda outcome: outcome.job.number):
+        cfg: DictConfig = pickle.loads(outcome.job.config)
+        allowed = allowed_by_user(cfg.allow, cfg.hydra.overrides.task)
+        goal = build(goal_node(cfg), allowed)
+        if isinstance(goal, Stage):
+            path = build(cfg.store, allowed).path(goal)
+            yield goal, " ".join(outcome.job.overrides), str(path)
 
 
 def _summary(failed: list[Outcome], count: int) -> list[str]:

@@ -13,6 +13,7 @@ from xmas.data.image_hashes import ImageHashes, all_hashes, near_any
 from xmas.data.rows import Rows
 from xmas.data.text_sketches import FORMATS, Texts
 from xmas.evaluation.protocol import Benchmark
+from xmas.results.audit.findings import findings
 from xmas.selection.protocol import name_of
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset, TokenCounter
@@ -95,6 +96,12 @@ class Audit(Stage):
                 for name, of_name in benchmark_rows.items()
             }
         (out / "audit.json").write_text(json.dumps(record, indent=2))
+
+    def make(self, store: Store) -> str:
+        """The findings in words, then the folder."""
+        folder = store.get(self)
+        record = json.loads((folder / "audit.json").read_text())
+        return "\n".join([*findings(record), str(folder)])
 
     def duplicates(self) -> Duplicates:
         return Duplicates(

@@ -11,6 +11,7 @@ every round; the fewest seconds of the rounds count. Prints a Markdown table and
   are all kept, logits of every token, `svd_lowrank(q=5, niter=2)`. It reads the maps that eager
   attention returns, where the release multiplies queries and keys once more: less work than there.
 - *bare*: the batches of the engine, the same tokens, torch's fused attention, nothing captured.
+- *all keys*: the engine without the sums that the pass's own kernel computes.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from transformers import (
     StableLmConfig,
 )
 
+from xmas.attention.capture import CrossAttention
 from xmas.attention.collector import Collector
 from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.feed import Loaded
@@ -55,6 +57,8 @@ from xmas.models.vlm import embed, unwrap
 TOGETHER = 8  # rows of a batch, XMAS release
 K = 5
 RELEASE, ENGINE, BARE = "the release's way", "engine", "bare forward"
+ALL_KEYS, ALWAYS, NEVER = "engine, all keys", "engine, prefixes always", "engine, prefixes never"
+WAYS = (RELEASE, ENGINE, BARE, ALL_KEYS, ALWAYS, NEVER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +270,11 @@ def scan(
         return shards.merge(place, one.plan.order, len(one.reasons))
 
 
+def all_keys(*given: object) -> np.ndarray:
+    with patch.object(CrossAttention, "_usable", lambda *_: None):
+        return scan(Scan, *given)
+
+
 def timed(work: Callable[[], np.ndarray], device: str) -> tuple[float, np.ndarray]:
     """Wall-clock seconds on a GPU, CPU seconds of this process on a CPU."""
     clock = time.process_time if device == "cpu" else time.perf_counter
@@ -282,7 +291,9 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def measure(args: argparse.Namespace, per_image: float, folder: Path) -> dict[str, object]:
     size, dtype = sizes(args.model), getattr(torch, args.weights)
-    size = dataclasses.replace(size, examples=args.examples or size.examples)
+    size = dataclasses.replace(
+        size, examples=args.examples or size.examples, text=args.text or size.text
+    )
     torch.manual_seed(args.seed)
     with torch.device(args.device):
         model = LlavaForConditionalGeneration(size.config).to(dtype).eval()
@@ -297,17 +308,20 @@ def measure(args: argparse.Namespace, per_image: float, folder: Path) -> dict[st
         RELEASE: lambda: release(model, material, snapshots),
         ENGINE: lambda: scan(Scan, model, material, snapshots, running, size.batch_tokens),
         BARE: lambda: scan(Bare, model, material, snapshots, running, size.batch_tokens),
+        ALL_KEYS: lambda: all_keys(model, material, snapshots, running, size.batch_tokens),
     }
-    for name, shared_from in (("engine, prefixes always", 0.0), ("engine, prefixes never", 1.0)):
+    for name, shared_from in ((ALWAYS, 0.0), (NEVER, 1.0)):
         other = dataclasses.replace(running, shared_from=shared_from)
         ways[name] = lambda other=other: scan(
             Scan, model, material, snapshots, other, size.batch_tokens
         )
+    ways = {name: way for name, way in ways.items() if name in args.ways}
     few = {1: snapshots[1]}
     if args.warm:
         for kind in (Scan, Bare):
             scan(kind, model, material, few, running, size.batch_tokens)
-        release(model, material, few)
+        if RELEASE in ways:
+            release(model, material, few)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     values = {}
     for _ in range(args.rounds):
@@ -327,8 +341,8 @@ def measure(args: argparse.Namespace, per_image: float, folder: Path) -> dict[st
         "examples_a_second": {
             name: size.examples * args.snapshots / each for name, each in least.items()
         },
-        "engine_against_release": least[RELEASE] / least[ENGINE],
-        "engine_against_bare": least[ENGINE] / least[BARE],
+        "engine_against_release": _quotient(least, RELEASE, ENGINE),
+        "engine_against_bare": _quotient(least, ENGINE, BARE),
         "largest_error": {
             name: difference(values[name][:, :1], exact) for name in values if name != BARE
         },
@@ -341,6 +355,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--weights", help="float32, float16, bfloat16; default by the model")
     parser.add_argument("--examples", type=int, help="default by the model")
+    parser.add_argument("--text", type=float, help="mean tokens of it; default by the model")
+    parser.add_argument("--per-image", type=float, nargs="+", default=[1.0, 1.8])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--snapshots", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
@@ -355,7 +372,7 @@ def main() -> None:
     args.weights = args.weights or ("float16" if args.model == "stablelm" else "float32")
     torch.set_num_threads(args.threads)
     found = []
-    for per_image in (1.0, 1.8):
+    for per_image in args.per_image:
         with tempfile.TemporaryDirectory() as folder:
             found.append(measure(args, per_image, Path(folder)))
     gpu = torch.cuda.get_device_name() if args.device.startswith("cuda") else None
@@ -380,18 +397,26 @@ def cpu() -> str:
     return named[0] if named else platform.processor()
 
 
+def _quotient(seconds: dict[str, float], way: str, other: str) -> float | None:
+    return seconds[way] / seconds[other] if way in seconds and other in seconds else None
+
+
+def _times(quotient: float | None) -> str:
+    return "" if quotient is None else f"{quotient:.2f}x"
+
+
 def table_of(found: list[dict]) -> str:
     lines = [
-        "| examples a picture | way | seconds | examples/s | against the release's | error |",
-        "|---|---|---|---|---|---|",
+        "| examples a picture | text | way | seconds | examples/s | of bare | release's | error |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
         least = {name: min(each) for name, each in one["seconds"].items()}
         errors = {name: f"{error:.1e}" for name, error in one["largest_error"].items()}
         lines += [
-            f"| {one['examples_per_image']} | {name} | {spent:.2f} "
-            f"| {one['examples_a_second'][name]:.2f} | {least[RELEASE] / spent:.2f}x "
-            f"| {errors.get(name, '')} |"
+            f"| {one['examples_per_image']} | {one['mean_text_tokens']:.0f} | {name} | {spent:.2f} "
+            f"| {one['examples_a_second'][name]:.2f} | {_times(_quotient(least, name, BARE))} "
+            f"| {_times(_quotient(least, RELEASE, name))} | {errors.get(name, '')} |"
             for name, spent in least.items()
         ]
     return "\n".join(lines)

@@ -38,6 +38,9 @@ from tqdm import tqdm
 from xmas.attention import shards
 from xmas.attention.engine import Scan
 from xmas.cli.command import main
+from xmas.data.held_out import HoldOut
+from xmas.evaluation import answer_losses
+from xmas.evaluation.benchmarks.heldout import HeldOutLikelihood
 from xmas.evaluation.generation import generate as generating
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.protocol import Question, Scored
@@ -120,11 +123,19 @@ def stage(toy: Toy, given: dict[str, Any]) -> Stage:
         "score": lambda: Score(
             Asked(str(toy.folder)), toy.target(), Generation(precision="float32")
         ),
+        "score of rows held out": lambda: held_out_score(toy),
         "batched score": lambda: Score(
             Asked(str(toy.folder)), toy.target(), Generation(batch=3, precision="float32")
         ),
     }
     return made[job]()
+
+
+def held_out_score(toy: Toy) -> Score:
+    """In parts of a row or two, so that every rank has some."""
+    answer_losses.BATCH_TOKENS, answer_losses._MARK_ROWS = 64, 1
+    pool = dataclasses.replace(toy.pool, hold_out=HoldOut(share=0.3))
+    return Score(HeldOutLikelihood(pool), toy.target(), Generation(precision="float32"))
 
 
 def keep_gradients(root: Path) -> None:

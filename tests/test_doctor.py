@@ -343,6 +343,24 @@ def test_a_build_of_faiss_that_sees_no_gpu_is_told_with_the_one_for_this_cuda(ho
     assert on_cpu.level == "OK"
 
 
+def test_gpus_of_the_host_that_torch_is_not_built_for_are_told(host, tmp_path, monkeypatch):
+    for gpu in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / gpu).mkdir()
+        (tmp_path / gpu / "information").write_text("Model: \t\t NVIDIA H100\nIRQ:   \t 16\n")
+    host(0, cuda=None)
+    device, faiss = check_devices(Hardware("cpu"), str(tmp_path))
+    assert device.level == faiss.level == "WARN"
+    assert device.message == (
+        "torch, built for CPUs, cannot use the GPUs of this host: NVIDIA H100, NVIDIA H100"
+    )
+    assert device.remedy.startswith("make install CUDA=1")
+    assert faiss.remedy.startswith("pip uninstall faiss-cpu; pip install 'xmas[gpu]'")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
+    assert [finding.level for finding in check_devices(Hardware("cpu"), str(tmp_path))] == [
+        "OK", "OK",
+    ]  # fmt: skip
+
+
 def test_shared_memory_has_to_hold_the_batches_of_the_workers(tmp_path, monkeypatch):
     """Docker's 64 MB hold three batches of sixteen images."""
     free = {"bytes": 64 << 20}

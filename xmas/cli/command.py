@@ -53,6 +53,12 @@ NOT_FOR_USERS = (  # warnings of a library about its use of another one
 )
 
 
+OF_EXTRAS = {  # packages of the extras cpu and gpu, which what runs no model does without
+    *("torch", "transformers", "tokenizers", "sentencepiece", "peft", "accelerate"),
+    *("safetensors", "lightning", "faiss"),
+}
+
+
 @runtime_checkable
 class Page(Protocol):
     """A goal whose result is text: table, report, results, verify, clean, doctor, rescore."""
@@ -166,6 +172,13 @@ def run(cfg: DictConfig) -> None:
             if told := sentence(goal, store):
                 log.info("%s", told)
             print(printable(text))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in OF_EXTRAS:
+            raise
+        sys.exit(
+            f"xmas: this needs {error.name}, which is not installed: pip install 'xmas[cpu]', or "
+            "'xmas[gpu]' on a host with NVIDIA GPUs"
+        )
     except (ValueError, OSError, MemoryError) as error:
         if hydra_config.mode == RunMode.MULTIRUN:
             raise  # the other jobs continue; the summary of the sweep names this one

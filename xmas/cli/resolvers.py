@@ -1,5 +1,6 @@
 """Functions that the YAML files call: `${NAME:ARGUMENTS}`, resolved where a value is read."""
 
+import importlib.util
 import json
 from typing import Any
 
@@ -53,7 +54,13 @@ def own_keys(encoded: str) -> dict[str, Any]:
     return json.loads(bytes.fromhex(encoded[1:]))
 
 
+def with_torch(node: Any) -> Any:
+    """The node, or null where torch is not installed: then nothing can be built of it."""
+    return None if importlib.util.find_spec("torch") is None else node
+
+
 def register() -> None:
     """Make these functions known to OmegaConf by their names."""
-    for resolver in (default_experiment, clip_of, cluster_count, unless_null, own_keys):
+    resolvers = default_experiment, clip_of, cluster_count, unless_null, own_keys, with_torch
+    for resolver in resolvers:
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -11,6 +11,7 @@ from xmas.doctor.finding import Finding
 from xmas.store import Store
 from xmas.training.fit.recipe import Hardware
 
+_DRIVER = "/proc/driver/nvidia/gpus"  # of Linux, a folder for each GPU
 _ROOM = 20  # GB free; with less there is a warning
 _BATCH = 16 * 3 * 336 * 336 * 4  # bytes of the pixels of 16 images, float32: LLaVA-1.5's microbatch
 
@@ -38,22 +39,43 @@ def check_packages(packages: Mapping[str, str]) -> Iterator[Finding]:
         )
 
 
-def check_devices(hardware: Hardware) -> Iterator[Finding]:
-    """Compare the GPUs that torch and faiss see with those of the hardware setting. Imports both.
+def check_devices(hardware: Hardware, driver: str = _DRIVER) -> Iterator[Finding]:
+    """Compare the GPUs that torch and faiss see with those of the host and of the hardware setting.
 
-    faiss clusters on the CPU where its build sees no GPU: its packages are for one version of CUDA.
+    Imports both where they are installed. faiss clusters on the CPU where its build sees no GPU:
+    its packages are for one version of CUDA.
     """
+    present = gpus_of_host(driver)
+    if importlib.util.find_spec("torch") is None:
+        yield Finding(
+            "WARN",
+            "torch",
+            "not installed: selectors without a model work, such as random, column and length by "
+            "characters; proxies, CLIP, targets and scores do not",
+            f"pip install 'xmas[{'gpu' if present else 'cpu'}]'",
+        )
+        return
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
+    unused = len(present) if not gpus and "CUDA_VISIBLE_DEVICES" not in os.environ else 0
     names = ", ".join(torch.cuda.get_device_name(gpu) for gpu in range(gpus))
     if hardware.accelerator in ("gpu", "cuda") and gpus < hardware.devices:
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
         yield Finding(
             "FAIL",
             "device",
             f"hardware has {hardware.devices} GPUs, torch, {built}, sees {gpus}",
-            "compare with nvidia-smi and CUDA_VISIBLE_DEVICES, or set hardware=cpu",
+            "compare with nvidia-smi and CUDA_VISIBLE_DEVICES, install torch for its CUDA version "
+            "(make install CUDA=1), or set hardware=cpu",
+        )
+    elif unused:
+        yield Finding(
+            "WARN",
+            "device",
+            f"torch, {built}, cannot use the GPUs of this host: {', '.join(present)}",
+            "make install CUDA=1, or install torch for the CUDA version that nvidia-smi shows; "
+            "then hardware=one_gpu",
         )
     elif hardware.accelerator == "cpu":
         idle = f"; the GPUs of this host are not used: {names}" if gpus else ""
@@ -67,11 +89,21 @@ def check_devices(hardware: Hardware) -> Iterator[Finding]:
     import faiss
 
     faiss_gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
-    if gpus and not faiss_gpus and hardware.accelerator != "cpu":
+    wanted = unused or (gpus and hardware.accelerator != "cpu")
+    if wanted and not faiss_gpus:
         yield Finding("WARN", "faiss", "clusters on the CPU", _faiss_for(torch.version.cuda))
     else:
         where = f"{faiss_gpus} GPUs seen" if faiss_gpus else "clusters on the CPU"
         yield Finding("OK", "faiss", where)
+
+
+def gpus_of_host(driver: str = _DRIVER) -> list[str]:
+    """The names of the NVIDIA GPUs of this host, as its driver lists them; torch is not asked."""
+    names = []
+    for path in sorted(Path(driver).glob("*/information")):
+        fields = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        names.append(fields.get("Model", "a GPU").strip())
+    return names
 
 
 def _faiss_for(cuda: str | None) -> str:

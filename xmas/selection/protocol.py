@@ -5,13 +5,16 @@ A published rule that gives unrelated subsets at different budgets is a `BudgetS
 
 import dataclasses
 import re
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from xmas.data.pool import Pool
 from xmas.store import Store
+
+if TYPE_CHECKING:
+    from xmas.models.chat.tokens import Tokenised  # loads torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,15 @@ class BudgetSelector(Protocol):
         Raises:
             ValueError: it cannot give that many rows; the message has both numbers.
         """
+        ...
+
+
+@runtime_checkable
+class TokenCounter(Protocol):
+    """What counts the tokens of a row: a proxy or a target, which is not fitted for that."""
+
+    def tokens(self) -> "Tokenised":
+        """The stage that tokenises the pool."""
         ...
 
 

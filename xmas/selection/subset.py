@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -14,24 +14,12 @@ from xmas.data.as_dataset import as_dataset
 from xmas.data.rows import Rows
 from xmas.data.writers import DEFAULT, OF_MESSAGES, form_of, is_ranked, llava, write_form
 from xmas.selection.budget import budget_of, check_settings, cut
-from xmas.selection.protocol import BudgetSelector, name_of
+from xmas.selection.protocol import BudgetSelector, TokenCounter, name_of
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset_files import manifest, write_ranking
 from xmas.selection.subset_readme import FILE as README
 from xmas.selection.subset_readme import opening, readme, sentence
 from xmas.store import Stage, Store, nearest_stages, volatile
-
-if TYPE_CHECKING:
-    from xmas.models.chat.tokens import Tokenised  # loads torch
-
-
-@runtime_checkable
-class TokenCounter(Protocol):
-    """What counts the tokens of a row: a proxy or a target, which is not fitted for that."""
-
-    def tokens(self) -> "Tokenised":
-        """The stage that tokenises the pool."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)

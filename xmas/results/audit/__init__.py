@@ -14,9 +14,9 @@ from xmas.data.rows import Rows
 from xmas.data.text_sketches import FORMATS, Texts
 from xmas.evaluation.protocol import Benchmark
 from xmas.results.audit.findings import findings
-from xmas.selection.protocol import name_of
+from xmas.selection.protocol import TokenCounter, name_of
 from xmas.selection.ranking import Ranking
-from xmas.selection.subset import Subset, TokenCounter
+from xmas.selection.subset import Subset
 from xmas.store import Stage, Store, content, nearest_stages
 from xmas.store.variance_explained import explained
 

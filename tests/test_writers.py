@@ -16,9 +16,11 @@ from toy import ROWS, Toy
 
 from xmas.data import parquet_shards, writers
 from xmas.data.chosen_rows import ChosenRows
+from xmas.data.faults import Fault
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
 from xmas.data.writers import form_of, write_form
+from xmas.doctor.cleaned import write_cleaned
 from xmas.results.clean import PRODUCTS
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
@@ -411,6 +413,16 @@ def test_every_form_has_a_readme_with_its_files(place, form, tmp_path):
     assert "Train on it" in text
     named = [path.name for path in folder.iterdir() if path.name != "README.txt"]
     assert all(f"  {name}" in text for name in named)
+
+
+@pytest.mark.parametrize("name", ["llava.json", "messages.jsonl", "unsloth.json"])
+def test_the_doctor_writes_records_of_json_as_they_are(place, name, tmp_path):
+    rows = pool_of(place, name).open()
+    faults = [Fault(row, None, None, "broken", "is broken") for row in (0, 3)]
+    file = write_cleaned(rows, faults, tmp_path)
+    assert file.suffix == Path(name).suffix
+    again = Pool(str(file), str(place / "images")).open()
+    assert [again.raw(at) for at in range(3)] == [rows.raw(row) for row in (1, 2, 4)]
 
 
 def test_the_page_for_users_lists_every_form():

@@ -82,8 +82,8 @@ class Subset(Stage):
         )
         if self.tokens is None:  # or a subset of N rows would have another key for each proxy
             object.__setattr__(self, "counted", None)
-        names = [self.write] if isinstance(self.write, str) else self.write or ()
-        object.__setattr__(self, "write", tuple(names))
+        names = (self.write,) if isinstance(self.write, str) else tuple(self.write or ())
+        object.__setattr__(self, "write", names)
         for name in names:
             if is_ranked(name) and not self.nested:
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -141,6 +142,19 @@ def test_a_dataset_of_the_hub_is_loaded_by_its_name(dataset, monkeypatch):
     assert len(pool.open()) == shards.ROWS
     assert pool.identity() == {"pool": {"dataset": dataset._fingerprint}}
     assert set(asked) == {("nobody-here/fine", "doc", "train")}
+
+
+def test_the_attempts_of_the_hub_s_client_are_not_told(monkeypatch, caplog):
+    def load_dataset(*names, split):
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError("Couldn't reach the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(PoolError, match=r"pool\.path=nobody/there: .*Couldn't reach the Hub"):
+        Pool(path="nobody/there").open()
+    assert "Retrying" not in caplog.text
+    logging.getLogger("huggingface_hub.utils._http").warning("as before")
+    assert "as before" in caplog.text
 
 
 def in_cache_of_hub(folder: Path, cache: Path) -> None:

@@ -1,7 +1,10 @@
 """Datasets that have a name and no path: those of a program, and those of the hub."""
 
+import contextlib
 import functools
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,18 @@ def dataset_of(name: str, split: str | None = None) -> Any:
     return _of_this_process[name]
 
 
+@contextlib.contextmanager
+def _without_attempts() -> Iterator[None]:
+    """Silence the lines of the hub's client on each attempt: an error says how all ended."""
+    attempts = logging.getLogger("huggingface_hub.utils._http")
+    level = attempts.level
+    attempts.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        attempts.setLevel(level)
+
+
 @functools.cache
 def _of_hub(name: str, split: str) -> Any:
     """A dataset of the hub, downloaded once into the cache of `datasets`."""
@@ -50,7 +65,8 @@ def _of_hub(name: str, split: str) -> Any:
         ) from error
     owner, repository, *config = name.split("/")
     try:
-        return datasets.load_dataset(f"{owner}/{repository}", *config, split=split)
+        with _without_attempts():
+            return datasets.load_dataset(f"{owner}/{repository}", *config, split=split)
     except Exception as error:  # of the hub's client, of fsspec, of builders
         raise PoolError(
             f"pool.path={name}: no such file or folder, and no dataset of the hub that can be "

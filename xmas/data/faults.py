@@ -61,11 +61,16 @@ def by_kind(faults: Iterable[Fault]) -> dict[str, int]:
 
 
 def counted(faults: Sequence[Fault]) -> str:
-    """Every kind with its number of rows and the first of them, in one line.
+    """All kinds in one line, see `counted_kinds`."""
+    return "; ".join(counted_kinds(faults))
 
-    >>> from xmas.data.faults import Fault, counted
-    >>> counted([Fault(row, None, None, "image missing", "...") for row in range(7)])
-    'image missing: 7 (rows 0, 1, 2, 3, 4 and 2 more)'
+
+def counted_kinds(faults: Sequence[Fault]) -> list[str]:
+    """Every kind with its number of rows and the first of them.
+
+    >>> from xmas.data.faults import Fault, counted_kinds
+    >>> counted_kinds([Fault(row, None, None, "image missing", "...") for row in range(7)])
+    ['image missing: 7 (rows 0, 1, 2, 3, 4 and 2 more)']
     """
     parts = []
     for kind, count in by_kind(faults).items():
@@ -73,7 +78,7 @@ def counted(faults: Sequence[Fault]) -> str:
         more = f" and {count - NAMED:,} more" if count > NAMED else ""
         plural = "s" if count > 1 else ""
         parts.append(f"{kind}: {count:,} (row{plural} {', '.join(rows[:NAMED])}{more})")
-    return "; ".join(parts)
+    return parts
 
 
 def refusal(

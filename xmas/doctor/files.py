@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xmas.data.broken_images import shown
-from xmas.data.faults import Fault, counted, refusal
+from xmas.data.faults import Fault, counted_kinds, refusal
 from xmas.data.faults import write as write_faults
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
@@ -96,8 +96,13 @@ def _all_faults(
     return Finding(
         "WARN",
         subject,
-        f"{len(faults):,} rows cannot be used: {counted(faults)}; all of them, with id, image and "
-        f"reason, are in {report}",
+        "\n      ".join(
+            [
+                f"{len(faults):,} rows cannot be used; all of them, with id, image and reason, are "
+                f"in {report}",
+                *counted_kinds(faults),
+            ]
+        ),
         "pool.invalid=skip leaves them out" + (", as configured" if skips else ""),
     )
 

@@ -147,7 +147,7 @@ class HeldOutSplit(Stage):
         return np.load(store.get(self) / "groups.npy")
 
     def sizes(self, rows: int) -> dict[str, int]:
-        """About how many of so many rows there are on each side, before anything is hashed."""
+        """About how many of a pool's `rows` are on each side, before anything is hashed."""
         count = _budget(rows, self.how)
         if self.how.rows is not None:
             count = len(_read(self.how.rows))
@@ -206,7 +206,7 @@ def drawn(
     for group in rng.permutation(len(names)).tolist():
         if sizes[group] <= budget:
             sides[group] = HELD_OUT
-            budget -= sizes[group]
+            budget -= int(sizes[group])
     return sides[of_row.reshape(-1)]
 
 

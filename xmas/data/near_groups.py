@@ -29,13 +29,13 @@ def near_groups(
         similarity: near texts share at least this fraction of their words (Jaccard).
     """
     distinct, of_picture = np.unique(hashes, axis=0, return_inverse=True)
-    looks = components(len(distinct), near_images(distinct, distance))[of_picture.reshape(-1)]
+    labels = components(len(distinct), near_images(distinct, distance))[of_picture.reshape(-1)]
     texts, of_row = np.unique(sketches[shown.counts == 0], axis=0, return_inverse=True)
     alike = near_texts(texts, np.zeros(len(texts), dtype=np.int64), similarity)
-    # A place for every row, look and text; a row is tied to what it shows, or says without a
-    # picture.
+    # A place for every row, hash and text; a row is tied to what it shows, or to what it says
+    # without a picture.
     rows = len(shown)
-    shows = np.stack([shown.row_of_image, rows + looks[shown.pictures]], axis=1)
+    shows = np.stack([shown.row_of_image, rows + labels[shown.pictures]], axis=1)
     says = np.stack([np.flatnonzero(shown.counts == 0), of_row.reshape(-1)], axis=1)
     first_text = rows + len(distinct)
     says[:, 1] += first_text

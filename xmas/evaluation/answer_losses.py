@@ -126,7 +126,7 @@ class AnswerLosses(Stage):
     def _values(
         self, store: Store, batch: Batch, tokens: Int[np.ndarray, " answers"], parts: LoadedModel
     ) -> Float[np.ndarray, "answers 2"]:
-        """Loss and right tokens of the answers of a batch, which have so many `tokens`."""
+        """Loss and right tokens of the answers of a batch, whose lengths are `tokens`."""
         model = parts.model
         weight = next(model.parameters())
         batch = batch.to(weight.device)
@@ -192,7 +192,7 @@ def _answers_in(
     rows: Int[np.ndarray, " rows"], first: Int[np.ndarray, " pool_1"]
 ) -> Int[np.ndarray, " answers"]:
     """The positions of all answers of rows, in the order of the rows."""
-    return np.concatenate([np.arange(first[row], first[row + 1]) for row in rows])
+    return np.concatenate([np.arange(*first[row : row + 2].tolist()) for row in rows.tolist()])
 
 
 def _grouped(batches: list[Int[np.ndarray, " _"]]) -> list[list[Int[np.ndarray, " _"]]]:

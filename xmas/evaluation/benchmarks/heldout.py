@@ -8,7 +8,7 @@ after the ones before it, as in training.
 `heldout` is the likelihood of an answer token, 100 exp(-loss), where the loss is the mean
 cross-entropy over all answer tokens of all rows: the geometric mean of their probabilities, or 100
 over the perplexity. A loss itself is the lower the better, and a ratio of two losses depends on how
-much of the text nobody could foresee: relative likelihoods do not. That of a target against the
+much of the text is unpredictable: relative likelihoods do not. That of a target against the
 reference's, as every ARP takes it, is exp(loss of the reference - loss): one nat a token less is a
 factor of e for any text. `detail` has the loss in nats.
 

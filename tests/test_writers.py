@@ -267,6 +267,18 @@ def test_a_text_with_a_placeholder_and_no_picture_is_refused_by_name(toy: Toy, t
         write_form(form, rows, np.array([row]), tmp_path, tmp_path)
 
 
+def test_what_some_loaders_of_llava_s_form_do_not_read_is_said(place, tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name in ("llava.json", "messages.parquet"):
+        said = write_form("llava", pool_of(place, name).open(), CHOSEN, tmp_path, tmp_path)
+        assert [sentence.split(":")[0] for sentence in said] == [
+            "Several pictures in 2 of these rows (a list under `image`)",
+            "A system turn in 1 of these rows",
+        ]
+        assert all(sentence in caplog.text for sentence in said)
+    assert write_form("llava", pool_of(place, name).open(), CHOSEN[:1], tmp_path, tmp_path) == []
+
+
 def test_a_picture_in_an_answer_is_refused_by_trl_alone(place, tmp_path):
     record = {"image": "zoo/1.png", "conversations": [{"from": "human", "value": "Draw."}]}
     record["conversations"].append({"from": "gpt", "value": "Here: <image>"})
@@ -381,6 +393,11 @@ def test_ranked_needs_a_ranking(toy: Toy):
         ValueError, match=r"ranks nothing: subset\.write=\[ranked\] needs a ranking"
     ):
         Subset(Ranking(toy.pool, Chosen()), write=["ranked"])
+
+
+def test_formats_are_names(toy: Toy):
+    assert toy.subset(write="swift").write == toy.subset(write=["swift"]).write == ("swift",)
+    assert toy.subset(write=None).write == ()
 
 
 def test_readme_says_what_it_is_and_how_to_train_on_it(toy: Toy):

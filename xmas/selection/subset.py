@@ -82,6 +82,11 @@ class Subset(Stage):
         )
         if self.tokens is None:  # or a subset of N rows would have another key for each proxy
             object.__setattr__(self, "counted", None)
+        if not isinstance(self.write, str | Sequence | None):
+            raise ValueError(
+                f"subset.write={self.write!r} is no format; name one or several, e.g. "
+                "'subset.write=[messages,trl]'"
+            )
         names = (self.write,) if isinstance(self.write, str) else tuple(self.write or ())
         object.__setattr__(self, "write", names)
         for name in names:

@@ -5,6 +5,7 @@ its format needs is imported inside `write`.
 """
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from xmas.data.readers.llava import LlavaRows
 from xmas.data.rows import Rows
 from xmas.data.trainer_records import LLAVA, MESSAGES, is_message_record
 from xmas.store.nearest import suggestion
+
+log = logging.getLogger(__name__)
 
 DEFAULT = "llava"  # written for every subset whose pictures are files
 
@@ -73,7 +76,7 @@ def writer_of(name: str) -> Writer:
     """The writer called `name`. Raises ValueError: no such format."""
     if name not in names():
         raise ValueError(
-            f"subset.write names {name!r}, which is no format{suggestion(name, names())}. "
+            f"subset.write names {name!r}, which is no format{suggestion(str(name), names())}. "
             "A format is a module of xmas/data/writers"
         )
     return cast("Writer", importlib.import_module(f"{__name__}.{name}"))
@@ -115,8 +118,10 @@ def write_form(
         place: where `folder` will be when it is complete, as a whole path.
     """
     writer = writer_of(name)
-    remarks = writer.write(rows, chosen, folder)
+    remarks = list(writer.write(rows, chosen, folder) or ())
+    for remark in remarks:
+        log.info("%s: %s", name, remark)
     if isinstance(writer, Registered):
         for file, text in writer.registry(rows, len(chosen), place).items():
             (folder / file).write_text(text, encoding="utf-8")
-    return list(remarks or ())
+    return remarks

@@ -45,10 +45,13 @@ def write_records(
     """
     rows, chosen = in_whole(rows, chosen)
     pictures = PictureFiles(rows, folder)
+    with_system = 0
     with JsonFile(file, indexed=indexed) as records:
         for row in map(int, chosen):
-            records.add(_record(rows, row, pictures, nulls=nulls))
-    return remarks(rows, chosen)
+            record = _record(rows, row, pictures, nulls=nulls)
+            with_system += _has_system(record)
+            records.add(record)
+    return _remarks(int((rows.shown.counts[chosen] > 1).sum()), with_system)
 
 
 def registry(rows: Rows, count: int, place: Path) -> dict[str, str]:
@@ -81,15 +84,24 @@ def command(rows: Rows, file: Path) -> str:
     )
 
 
-def remarks(rows: Rows, chosen: Int[np.ndarray, " chosen"]) -> list[str]:
-    """Which of these rows LLaVA's own loader does not read."""
-    several = int((rows.shown.counts[chosen] > 1).sum())
-    if not several:
-        return []
-    return [
-        f"{several:,} rows show several pictures (a list under `image`): LLaVA-NeXT, Qwen-VL and "
-        "InternVL read them, LLaVA-1.5's loader does not."
-    ]
+def _remarks(several: int, with_system: int) -> list[str]:
+    """Which loaders do not read the records as they are meant: `several` have more than one picture
+    and `with_system` a system turn.
+    """
+    sentences = {
+        f"Several pictures in {several:,} of these rows (a list under `image`): LLaVA-NeXT, "
+        "Qwen-VL and InternVL read them, LLaVA-1.5's loader does not.": several,
+        f"A system turn in {with_system:,} of these rows: InternVL reads it, LLaVA's and "
+        "LLaVA-NeXT's loaders end with an error, Qwen-VL's takes it for an answer; [messages], "
+        "[swift] and [trl] are read as they are meant.": with_system,
+    }
+    return [sentence for sentence, count in sentences.items() if count]
+
+
+def _has_system(record: bytes) -> bool:
+    if b'"system"' not in record:
+        return False
+    return json.loads(record)["conversations"][0]["from"] == "system"
 
 
 def _record(rows: Rows, row: int, pictures: PictureFiles, *, nulls: bool) -> bytes:

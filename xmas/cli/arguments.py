@@ -116,7 +116,7 @@ def _flags_and_words(arguments: Sequence[str]) -> Iterator[tuple[str, ...]]:
         if flag not in actions:
             raise ConfigError(f"{flag} is no flag{hint(nearest(flag, actions))} See xmas --help")
         has_value = actions[flag].nargs != 0 and not equals and words
-        if has_value and (actions[flag].nargs != "?" or words[0] in actions[flag].choices):
+        if has_value and (actions[flag].nargs != "?" or words[0] in (actions[flag].choices or ())):
             yield word, words.pop(0)
         else:
             yield (word,)

@@ -204,7 +204,7 @@ def drawn(
     names, of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     sides = np.full(len(names), POOL)
     for group in rng.permutation(len(names)).tolist():
-        if sizes[group] <= budget:
+        if int(sizes[group]) <= budget:
             sides[group] = HELD_OUT
             budget -= int(sizes[group])
     return sides[of_row.reshape(-1)]

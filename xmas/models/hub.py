@@ -36,7 +36,11 @@ def why_absent(source: Source) -> str | None:
     if local_folder(source) is not None:
         return None
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]: of the client that it comes with
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
 
     try:
         HfApi().model_info(source.name, revision=source.revision, timeout=_SECONDS)

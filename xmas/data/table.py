@@ -148,7 +148,7 @@ def _chunks(file: Path, origin: str) -> Iterator[Chunk]:
     import pyarrow.parquet
 
     if file.suffix == ".parquet":
-        parquet = pyarrow.parquet.ParquetFile(file, memory_map=True)
+        parquet = pyarrow.parquet.ParquetFile(file)  # a map of its pages would count as memory
         leaves = tuple(parquet.schema.column(n).path for n in range(len(parquet.schema)))
         schema = parquet.schema_arrow
         for number in range(parquet.num_row_groups):

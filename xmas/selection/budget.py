@@ -96,7 +96,7 @@ def queue(
     order: Int[np.ndarray, " rows"],
     *,
     has_image: Bool[np.ndarray, " rows"],
-    sources: np.ndarray,
+    sources: np.ndarray | None = None,
     text_only: str = "proportional",
     floors: dict[str, int] | None = None,
     caps: dict[str, int] | None = None,
@@ -106,7 +106,7 @@ def queue(
     Args:
         order: all rows, best first.
         has_image: of every row.
-        sources: the name of every row's source.
+        sources: the name of every row's source, for floors and caps.
         text_only: which text-only rows: `proportional`, their share of the pool in every prefix,
             rounded half up; `exclude`, none; `keep_all`, all, first; `ranked`, where `order` has
             them.
@@ -119,7 +119,7 @@ def queue(
     """
     _check_policy(text_only)
     floors, caps = floors or {}, caps or {}
-    names = np.unique(sources).tolist()
+    names = [] if sources is None else np.unique(sources).tolist()
     for option, limits in (("floors", floors), ("caps", caps)):
         if unknown := sorted(set(limits) - set(names)):
             raise ValueError(f"{option} name {unknown}; the sources are {names}")
@@ -127,7 +127,8 @@ def queue(
     over_cap = np.zeros(len(order), dtype=bool)
     floored = np.zeros(len(order), dtype=bool)
     for name in sorted(set(floors) | set(caps)):
-        best = usable[sources[usable] == name]
+        assert sources is not None  # or its name were unknown
+        best = usable[(sources == name)[usable]]
         cap, floor = caps.get(name, len(best)), floors.get(name, 0)
         if cap < 0:
             raise ValueError(f"caps allow {cap} rows of {name!r}; give a count from 0 up")
@@ -174,7 +175,7 @@ def cut(
     budget: int,
     *,
     has_image: Bool[np.ndarray, " rows"],
-    sources: np.ndarray,
+    sources: np.ndarray | None = None,
     text_only: str = "proportional",
     floors: dict[str, int] | None = None,
     caps: dict[str, int] | None = None,

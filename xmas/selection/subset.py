@@ -201,7 +201,7 @@ class Subset(Stage):
         """What `selection.budget.queue` needs to know of the pool and of this subset."""
         return {
             "has_image": examples.has_image,
-            "sources": examples.sources,
+            "sources": examples.sources if self.floors or self.caps else None,  # a text a row
             "text_only": self.text_only,
             "floors": self.floors,
             "caps": self.caps,

@@ -41,7 +41,9 @@ def write_ranking(
     is_chosen[chosen] = True
     columns: dict[str, Any] = {
         "row": np.arange(count),
-        "source": pyarrow.array(examples.sources).dictionary_encode(),
+        "source": pyarrow.DictionaryArray.from_arrays(
+            examples.index.source.astype(np.int32), list(examples.index.source_names)
+        ),
         "has_image": examples.has_image,
         "chosen": is_chosen,
     }
@@ -67,7 +69,8 @@ def manifest(
     config = describe(subset)
     if small := small_models(config):
         facts["small_models"] = dict.fromkeys(small, REMARK)
-    names, counts = np.unique(examples.sources[chosen], return_counts=True)
+    counts = np.bincount(examples.index.source[chosen]).tolist()
+    sources = {name: n for name, n in zip(examples.index.source_names, counts, strict=False) if n}
     rows_json = json.dumps(chosen.tolist())  # the content of rows.json
     return {
         "rows": len(chosen),
@@ -75,7 +78,7 @@ def manifest(
         "sha256_of_pool": examples.identity(),
         "sha256_of_rows": hashlib.sha256(rows_json.encode()).hexdigest(),
         "text_only": int((~examples.has_image[chosen]).sum()),
-        "sources": dict(zip(names.tolist(), counts.tolist(), strict=True)),
+        "sources": dict(sorted(sources.items())),
         **facts,
         "versions": versions(),
         "commit": commit(),

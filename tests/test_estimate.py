@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import re
 import pkgutil
 import shutil
 import sys
@@ -628,6 +629,26 @@ def test_files_that_are_not_there_are_no_fault(toy, empty):
     absent = dataclasses.replace(toy.subset(), ranking=Ranking(Pool("no.json", "."), toy.xmas))
     found = lines(estimate(toy, absent).make(empty))
     assert found["subset"][0].endswith("files absent")
+
+
+def test_wall_clock_and_device_time_are_two_columns_and_never_added(toy, empty):
+    """A fit of 160 s of one device on 2 x 4 of them, then 30 s of the host."""
+    hardware = Hardware("gpu", devices=4, nodes=2, device=GPU)
+    fit = Work("a fit", flops=160 * 50e12, bits=16, share="fit")
+    items = [
+        StageEstimate(toy.proxy, fit, hardware, "to do"),
+        StageEstimate(toy.clusters, Work("k-means", core_seconds=30.0), hardware, "to do"),
+    ]
+    assert [(item.wall_seconds, item.device_seconds) for item in items] == [(20, 160), (30, 0)]
+    text = render("it", items, context(empty, hardware=hardware), 0.0)
+    assert "wall clock  device time" in text.splitlines()[2]
+    assert re.search(r" 50 s +2\.7 min ", lines(text)["everything"][0])
+    assert "8 x a GPU" in text
+
+
+def test_a_cpu_has_no_device_time(toy):
+    item = StageEstimate(toy.proxy, Work("a fit", flops=1e12), CPU, "to do")
+    assert item.wall_seconds > 0 == item.device_seconds
 
 
 def test_what_does_not_fit_is_said(toy, empty):

@@ -9,8 +9,11 @@ from xmas.estimate.stage_estimates import StageEstimate
 from xmas.estimate.too_large import described
 from xmas.estimate.work import Context
 
-_HEADER = ["stage", "what it does", "FLOPs", "of full", "time", "disk", "host", "device", "state"]
-_LEFT = (0, 1, 8)  # columns of text
+_HEADER = [
+    *("stage", "what it does", "FLOPs", "of full", "wall clock", "device time", "disk"),
+    *("host memory", "device memory", "state"),
+]
+_LEFT = (0, 1, 9)  # columns of text
 _BIG = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -48,12 +51,13 @@ def _line(estimate: StageEstimate, whole: float) -> list[str]:
         state = f"in store, took {estimate.measured:,.0f} s"
     work = estimate.work
     if work is None:
-        return [_kind(estimate), _task(estimate), *["?"] * 6, state]
+        return [_kind(estimate), _task(estimate), *["?"] * 7, state]
     return [
         _kind(estimate),
         work.what,
         _big(work.flops) if work.flops else "",
         _share(work.flops, whole),
+        _time(estimate.wall_seconds),
         _time(estimate.device_seconds),
         _bytes(work.disk),
         _bytes(host(estimate)),
@@ -70,6 +74,7 @@ def _total(name: str, estimates: list[StageEstimate], whole: float) -> list[str]
         f"{len(estimates)} stages",
         _big(flops) if flops else "",
         _share(flops, whole),
+        _time(sum(estimate.wall_seconds for estimate in estimates)),
         _time(sum(estimate.device_seconds for estimate in estimates)),
         _bytes(sum(work.disk for work in works)),
         _bytes(max((host(estimate) for estimate in estimates), default=0.0)),
@@ -115,8 +120,9 @@ def _notes(estimates: list[StageEstimate], context: Context) -> Iterator[str]:
         device = hardware.device
         if device is not None:
             yield (
-                f"time: of all devices together where there are FLOPs, else of the host; "
-                f"{hardware.devices} x {device.name}, {device.tflops_16:g} TFLOP/s in 16 bits and "
+                "wall clock: from beginning to end, one stage after another; device time: wall clock "
+                "x devices, of stages that use them; host and device time are not added. "
+                f"{hardware.world} x {device.name}, {device.tflops_16:g} TFLOP/s in 16 bits and "
                 f"{device.tflops_32:g} in 32, of which fits reach {device.fit:g} and forward "
                 f"passes {device.forward:g}: assumed"
             )

@@ -29,14 +29,20 @@ class StageEstimate:
     measured: float | None = None  # seconds it took, if it is in the store
 
     @property
-    def device_seconds(self) -> float:
-        """Wall time times the number of devices, which wait where rank 0 computes alone; of the
-        host if no device is used.
-        """
+    def wall_seconds(self) -> float:
+        """From beginning to end, on all devices that the hardware setting names."""
         if self.work is None:
             return 0.0
-        devices = self.hardware.devices if self.work.flops else 1
-        return _wall_seconds(self.stage, self.work, self.hardware) * devices
+        return _wall_seconds(self.stage, self.work, self.hardware)
+
+    @property
+    def device_seconds(self) -> float:
+        """Wall seconds of all accelerators together, those included that wait while one computes;
+        0 for a stage of the host alone.
+        """
+        if self.work is None or not self.work.flops or self.hardware.accelerator == "cpu":
+            return 0.0
+        return self.wall_seconds * self.hardware.world
 
     @property
     def due(self) -> bool:
@@ -65,7 +71,8 @@ def seconds_of(stage: Stage, context: Context) -> float | None:
 
 def _wall_seconds(stage: Stage, costs: Work, hardware: Hardware) -> float:
     """On all devices, or on one for a stage that ranks do not compute together."""
-    return costs.seconds(hardware if stage.together else dataclasses.replace(hardware, devices=1))
+    alone = dataclasses.replace(hardware, devices=1, nodes=1)
+    return costs.seconds(hardware if stage.together else alone)
 
 
 def _hardware(stage: Stage, context: Context) -> Hardware:

@@ -35,7 +35,7 @@ class Work:
     launching: float = 0.0  # seconds of a core that launches kernels, one after another
     decoding: Phase = Phase()  # of these three, the part of decode steps, which come last
     core_seconds: float = 0.0  # of the host: at the same time as the accelerator, or instead of it
-    readers: int = 1  # cores that share them
+    readers: int = 1  # cores of a rank that share them
     disk: float = 0.0  # bytes of the result
     scratch: float = 0.0  # bytes of its draft that are removed at the end
     host: float = 0.0  # peak bytes of host memory, without the process itself
@@ -58,7 +58,7 @@ class Work:
             self.flops - last.flops, self.traffic - last.traffic, self.launching - last.launching
         )
         busy = self._busy(first, device, hardware) + self._busy(last, device, hardware)
-        reading = self.core_seconds / self.readers
+        reading = self.core_seconds / (self.readers * hardware.world)  # each rank reads its share
         return busy + reading if hardware.accelerator == "cpu" else max(busy, reading)
 
     def _busy(self, phase: Phase, device: Device, hardware: Hardware) -> float:
@@ -69,8 +69,8 @@ class Work:
             phase.flops / (peak * reached), phase.traffic / (1e9 * device.bandwidth * device.reads)
         )
         if hardware.accelerator == "cpu":
-            return (computing + phase.launching) / hardware.devices
-        return max(computing, phase.launching) / hardware.devices
+            return (computing + phase.launching) / hardware.world
+        return max(computing, phase.launching) / hardware.world
 
 
 @dataclasses.dataclass(frozen=True)

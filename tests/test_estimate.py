@@ -3,8 +3,8 @@
 import dataclasses
 import importlib
 import json
-import re
 import pkgutil
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator

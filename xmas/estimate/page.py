@@ -120,8 +120,8 @@ def _notes(estimates: list[StageEstimate], context: Context) -> Iterator[str]:
         device = hardware.device
         if device is not None:
             yield (
-                "wall clock: from beginning to end, one stage after another; device time: wall clock "
-                "x devices, of stages that use them; host and device time are not added. "
+                "wall clock: from beginning to end, one stage after another; device time: wall "
+                "clock x devices, of stages that use them; host and device time are not added. "
                 f"{hardware.world} x {device.name}, {device.tflops_16:g} TFLOP/s in 16 bits and "
                 f"{device.tflops_32:g} in 32, of which fits reach {device.fit:g} and forward "
                 f"passes {device.forward:g}: assumed"

@@ -19,6 +19,7 @@ from toy import ROWS, TEXT_ONLY, Toy, shared
 from xmas.attention.capture import attention_of
 from xmas.attention.engine import Running, Scan
 from xmas.attention.feed import Material
+from xmas.attention.logsumexp import KernelLogSumExp
 from xmas.attention.metric import Spectra
 from xmas.attention.released import Window
 from xmas.attention.shards import Shards
@@ -115,6 +116,24 @@ def test_every_decoder_shows_eager_attention(kind):
     with attention_of(model.to(DEVICE), seen):
         model(**{name: one.to(DEVICE) for name, one in given().items()})
     torch.testing.assert_close(seen.total.cpu(), wanted, rtol=1e-4, atol=2e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masked", [False, True], ids=["causal", "masked"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_the_kernel_of_a_pass_gives_the_sums_of_its_softmax(dtype, masked):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 37, 64, generator=generator).to(DEVICE, dtype)
+    allowed = torch.ones(37, 37, dtype=torch.bool, device=DEVICE).tril()
+    how = {"attn_mask": allowed} if masked else {"is_causal": True}
+    with KernelLogSumExp() as kernel:
+        torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.3, **how)
+    logits = 0.3 * query.double() @ key.double().mT
+    wanted = logits.masked_fill(~allowed, -torch.inf).logsumexp(dim=3)
+    logsumexp = kernel.of(query)
+    assert logsumexp is not None
+    assert logsumexp.dtype == torch.float32
+    torch.testing.assert_close(logsumexp.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_number_that_float16_does_not_hold_names_row_and_layer(toy: Toy, parts, scanned):

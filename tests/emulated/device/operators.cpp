@@ -12,6 +12,7 @@
 #include <ATen/native/transformers/attention.h>
 #include <torch/library.h>
 
+#include <cmath>
 #include <set>
 
 namespace emulated {
@@ -226,17 +227,45 @@ Tensor softmax(const Tensor& input, int64_t dimension, bool half_to_float) {
   return to_device(at::_softmax(half_to_float ? host.to(at::kFloat) : host, dimension, false), input.get_device());
 }
 
-// Always the composite implementation; counted is the kernel that CUDA would take.
-int64_t attention_kernel(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double, bool, std::optional<double>, bool grouped) {
+// Counts the kernel that CUDA would take. Without gradients it runs (`fused_attention`), otherwise the composite one.
+int64_t attention_kernel(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double dropout, bool, std::optional<double>, bool grouped) {
   const bool masked = mask && mask->defined();
   const bool half = query.scalar_type() == at::kHalf || query.scalar_type() == at::kBFloat16;
   const bool same = query.scalar_type() == key.scalar_type() && query.scalar_type() == value.scalar_type();
   std::string kernel = half ? "efficient" : "efficient, float32";
+  auto backend = at::SDPBackend::efficient_attention;
   if (!same) kernel = "math: types differ";
   else if (masked) kernel = grouped ? "math: mask and grouped queries" : "efficient, masked";
-  else if (half && query.size(-1) <= 256) kernel = "flash";
+  else if (half && query.size(-1) <= 256) kernel = "flash", backend = at::SDPBackend::flash_attention;
   count_operator("attention " + kernel);
-  return 0;
+  const bool trained = at::GradMode::is_enabled() && (query.requires_grad() || key.requires_grad() || value.requires_grad());
+  if (trained || dropout > 0 || kernel.rfind("math", 0) == 0) backend = at::SDPBackend::math;
+  return static_cast<int64_t>(backend);
+}
+
+// The output, and the log-sum-exp of the logits in float32, which CUDA's kernels keep for the backward pass.
+std::pair<Tensor, Tensor> fused_attention(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, bool causal, std::optional<double> scale) {
+  const Tensor queries = as_host(query), keys = as_host(key);
+  const int64_t heads = queries.size(1) / keys.size(1);
+  std::optional<Tensor> bias;
+  if (mask && mask->defined()) bias = as_host(*mask);
+  const Tensor output = std::get<0>(at::_scaled_dot_product_attention_math(queries, keys, as_host(value), bias, 0, causal, {}, scale, heads > 1));
+  Tensor logits = at::matmul(queries.to(at::kFloat), keys.to(at::kFloat).repeat_interleave(heads, 1).transpose(2, 3));
+  logits.mul_(scale.value_or(1 / std::sqrt(static_cast<double>(queries.size(3)))));
+  if (causal) logits.masked_fill_(at::ones({queries.size(2), keys.size(2)}, at::kBool).tril().logical_not(), -INFINITY);
+  if (bias) logits = logits + *bias;
+  return {to_device(output, query.get_device()), to_device(logits.logsumexp(3), query.get_device())};
+}
+using Flash = std::tuple<Tensor, Tensor, Tensor, Tensor, c10::SymInt, c10::SymInt, Tensor, Tensor, Tensor>;
+Flash flash(const Tensor& query, const Tensor& key, const Tensor& value, double, bool causal, bool, std::optional<double> scale) {
+  const auto [output, logsumexp] = fused_attention(query, key, value, std::nullopt, causal, scale);
+  return {output, logsumexp, Tensor(), Tensor(), query.size(2), key.size(2), Tensor(), Tensor(), Tensor()};
+}
+// Its log-sum-exp is padded to a multiple of 32, and computed only on request.
+std::tuple<Tensor, Tensor, Tensor, Tensor> efficient(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias, bool with_logsumexp, double, bool causal, std::optional<double> scale) {
+  const auto [output, logsumexp] = fused_attention(query, key, value, bias, causal, scale);
+  const int64_t pads = (32 - query.size(2) % 32) % 32;
+  return {output, with_logsumexp ? at::constant_pad_nd(logsumexp, {0, pads}, INFINITY) : logsumexp.slice(2, 0, 0), Tensor(), Tensor()};
 }
 
 struct AttentionOfTheDevice {
@@ -266,4 +295,6 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("view_as_real", at::native::view_as_real);
   library.impl("bmm.dtype", emulated::bmm_dtype);
   library.impl("_softmax", emulated::softmax);
+  library.impl("_scaled_dot_product_flash_attention", emulated::flash);
+  library.impl("_scaled_dot_product_efficient_attention", emulated::efficient);
 }

@@ -52,9 +52,9 @@ def test_results_with_one_label_are_told_apart_by_their_settings(toy: Toy):
 def test_other_results_say_what_they_are_of_and_pages_say_it_themselves(toy: Toy):
     ranking = Ranking(toy.pool, Random(), 5)
     toy.store.get(ranking)
-    told = sentence(ranking, toy.store)
-    assert told
-    assert re.fullmatch(r"ranking of random, seed 5, pool toy, computed in \d\.\d s\.", told)
+    summary = sentence(ranking, toy.store)
+    assert summary
+    assert re.fullmatch(r"ranking of random, seed 5, pool toy, computed in \d\.\d s\.", summary)
     assert sentence(Table(), toy.store) is None
 
 

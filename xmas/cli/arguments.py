@@ -136,11 +136,11 @@ def _check_setting(word: str) -> None:
 
 def _check_budgets(arguments: Sequence[str]) -> None:
     """Raise ConfigError: a command asks for budgets of two kinds, of which one would win."""
-    given = [
+    budgets = [
         argument
         for argument in arguments
         if argument.lstrip("+").partition("=")[0] in _BUDGETS
         and argument.partition("=")[2] not in ("null", "")
     ]
-    if len({argument.lstrip("+").partition("=")[0] for argument in given}) > 1:
-        raise ConfigError(f"{' and '.join(given)} are two budgets; give one of them")
+    if len({argument.lstrip("+").partition("=")[0] for argument in budgets}) > 1:
+        raise ConfigError(f"{' and '.join(budgets)} are two budgets; give one of them")

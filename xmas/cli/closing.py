@@ -14,7 +14,7 @@ from xmas.store.label import label
 
 
 @runtime_checkable
-class Told(Protocol):
+class HasSentence(Protocol):
     """A goal that says itself what it is."""
 
     def sentence(self, store: Store) -> str:
@@ -24,7 +24,7 @@ class Told(Protocol):
 
 def sentence(goal: object, store: Store) -> str | None:
     """What a goal is, in words; None for a page of text, which says it itself."""
-    if isinstance(goal, Told):
+    if isinstance(goal, HasSentence):
         return goal.sentence(store)
     if not isinstance(goal, Stage) or hasattr(goal, "make"):
         return None

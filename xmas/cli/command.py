@@ -169,8 +169,8 @@ def run(cfg: DictConfig) -> None:
 
             warn_of_changes(goal, store)
         if distributed.leads():
-            if told := sentence(goal, store):
-                log.info("%s", told)
+            if summary := sentence(goal, store):
+                log.info("%s", summary)
             print(printable(text))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in OF_EXTRAS:

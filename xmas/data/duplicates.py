@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int, UInt32, UInt64
+from jaxtyping import Bool, Int, UInt32, UInt64
 
 from xmas.data.image_hashes import ImageHashes, distances
 from xmas.data.pool import Pool
@@ -77,17 +77,31 @@ def near_texts(
 ) -> Pairs:
     """All pairs of rows of one group whose sketches agree in at least a share `similarity`."""
     batches = [np.zeros((0, 2), dtype=np.int64)]
+    for pairs in likely_near(sketches, groups):
+        first, second = pairs.T
+        near = agree(sketches, pairs, similarity) & (groups[first] == groups[second])
+        batches.append(pairs[near])
+    return np.unique(np.concatenate(batches), axis=0)
+
+
+def agree(
+    sketches: UInt32[np.ndarray, "rows hashes"], pairs: Pairs, similarity: float
+) -> Bool[np.ndarray, " pairs"]:
+    """Whether the sketches of the rows of a pair agree in at least a share `similarity`."""
+    return (sketches[pairs[:, 0]] == sketches[pairs[:, 1]]).mean(axis=1) >= similarity
+
+
+def likely_near(
+    sketches: UInt32[np.ndarray, "rows hashes"], groups: Int[np.ndarray, " rows"]
+) -> Iterator[Pairs]:
+    """Pairs of rows that agree in a band of their sketches, in batches; most are of one group."""
     mixed = groups.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for start in range(0, HASHES, _BAND):
         keys = mixed.copy()
         for column in range(start, start + _BAND):  # one number of the group and four min-hashes
             keys = (keys ^ sketches[:, column]) * np.uint64(0xFF51AFD7ED558CCD)
             keys ^= keys >> np.uint64(32)
-        for pairs in pairs_of_equal(keys):
-            first, second = pairs.T
-            alike = (sketches[first] == sketches[second]).mean(axis=1) >= similarity
-            batches.append(pairs[alike & (groups[first] == groups[second])])
-    return np.unique(np.concatenate(batches), axis=0)
+        yield from pairs_of_equal(keys)
 
 
 @dataclasses.dataclass(frozen=True)

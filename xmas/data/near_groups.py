@@ -8,7 +8,7 @@ the other. Nearness is chained, so that no near pair is in two groups.
 import numpy as np
 from jaxtyping import Int, UInt32, UInt64
 
-from xmas.data.duplicates import components, near_images, near_texts
+from xmas.data.duplicates import Pairs, agree, components, likely_near, near_images
 from xmas.data.rows import Shown
 
 
@@ -31,7 +31,7 @@ def near_groups(
     distinct, of_picture = np.unique(hashes, axis=0, return_inverse=True)
     labels = components(len(distinct), near_images(distinct, distance))[of_picture.reshape(-1)]
     texts, of_row = np.unique(sketches[shown.counts == 0], axis=0, return_inverse=True)
-    alike = near_texts(texts, np.zeros(len(texts), dtype=np.int64), similarity)
+    alike = _tied_texts(texts, similarity)
     # A place for every row, hash and text; a row is tied to what it shows, or to what it says
     # without a picture.
     rows = len(shown)
@@ -41,3 +41,21 @@ def near_groups(
     says[:, 1] += first_text
     ties = np.concatenate([shows, says, alike + first_text])
     return components(first_text + len(texts), ties)[:rows]
+
+
+def _tied_texts(sketches: UInt32[np.ndarray, "texts hashes"], similarity: float) -> Pairs:
+    """Pairs that connect all near texts: of texts that are connected already no more pairs are
+    compared or kept, or thousands of one template would give millions.
+    """
+    labels = np.arange(len(sketches))
+    for pairs in likely_near(sketches, np.zeros(len(sketches), dtype=np.int64)):
+        apart = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
+        near = apart[agree(sketches, apart, similarity)]
+        if len(near):
+            labels = components(len(labels), np.concatenate([near, _to_labels(labels)]))
+    return _to_labels(labels)
+
+
+def _to_labels(labels: Int[np.ndarray, " texts"]) -> Pairs:
+    """Every text with the first of those it is connected to."""
+    return np.stack([np.arange(len(labels)), labels], axis=1)

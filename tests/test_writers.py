@@ -267,6 +267,22 @@ def test_a_text_with_a_placeholder_and_no_picture_is_refused_by_name(toy: Toy, t
         write_form(form, rows, np.array([row]), tmp_path, tmp_path)
 
 
+def test_parts_of_records_with_other_names_get_those_of_the_trainer(place, tmp_path):
+    def renamed(turns: Turns) -> dict:
+        record = dialogues.llava(turns)
+        return {"said": record.pop("conversations"), "photo": record.pop("image", None)} | record
+
+    dialogues.write_list(tmp_path / "mix.json", renamed)
+    columns = {"conversations": "said", "image": "photo"}
+    images = str(place / "images")
+    rows = Pool(str(tmp_path / "mix.json"), images, columns=columns, format="llava").open()
+    for form in ("llava", "messages"):
+        (tmp_path / form).mkdir()
+        write_form(form, rows, CHOSEN, tmp_path / form, tmp_path / form)
+    assert dialogues.load_llava_next(tmp_path / "llava", place / "images") == EXPECTED
+    assert dialogues.load_llama_factory(tmp_path / "messages", place / "images") == EXPECTED
+
+
 def test_what_some_loaders_of_llava_s_form_do_not_read_is_said(place, tmp_path, caplog):
     caplog.set_level("INFO")
     for name in ("llava.json", "messages.parquet"):

@@ -105,7 +105,7 @@ def _has_system(record: bytes) -> bool:
 
 
 def _record(rows: Rows, row: int, pictures: PictureFiles, *, nulls: bool) -> bytes:
-    if not isinstance(rows, LlavaRows) or not rows.all_in_files:
+    if not isinstance(rows, LlavaRows) or rows.columns or not rows.all_in_files:
         return llava_record(rows, row, pictures.names(row))
     raw = rows.raw(row)
     if b'"images"' not in raw and (nulls or b"null" not in raw):

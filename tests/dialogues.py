@@ -32,7 +32,7 @@ DIALOGUES: list[Turns] = [
     [
         ("user", [P1, "Again?"]),
         ("assistant", ["Again."]),
-        ("user", ["And?"]),
+        ("user", [P2, "And?"]),
         ("assistant", ["No more."]),
     ],
     [("user", ["Is ", P3, " like ", P0, P2]), ("assistant", ["No."])],

@@ -197,14 +197,13 @@ def test_datasets_decodes_the_pictures_of_a_folder_in_the_store(place, form, tmp
     loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded.features["images"].feature == datasets.Image()
     sizes = [[image.size for image in record["images"]] for record in loaded]
-    expected = [
-        [
-            (9 + n % 5, 7 + n % 3)
-            for n in map(dialogues.PICTURES.index, dialogues.pictures_of(turns))
-        ]
+    before = [
+        before
         for turns in DIALOGUES
-        for _ in (answers(turns) if form == "trl" else [turns])
+        for before in ([turns for turns, _ in answers(turns)] if form == "trl" else [turns])
     ]
+    numbers = [map(dialogues.PICTURES.index, dialogues.pictures_of(turns)) for turns in before]
+    expected = [[(9 + n % 5, 7 + n % 3) for n in of_row] for of_row in numbers]
     assert sizes == expected
 
 
@@ -267,6 +266,17 @@ def test_a_text_with_a_placeholder_and_no_picture_is_refused_by_name(toy: Toy, t
         write_form(form, rows, np.array([row]), tmp_path, tmp_path)
 
 
+def test_a_picture_without_a_placeholder_gets_one(place, tmp_path):
+    """As TRL reads such rows: the pictures open the first question."""
+    said = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "An owl."}]
+    record = {"messages": said, "images": ["zoo/0.png", "zoo/1.png"]}
+    (tmp_path / "mix.jsonl").write_text(json.dumps(record))
+    rows = Pool(str(tmp_path / "mix.jsonl"), str(place / "images")).open()
+    write_form("messages", rows, np.array([0]), tmp_path, tmp_path)
+    expected = [("user", [*dialogues.PICTURES[:2], "Who?"]), ("assistant", ["An owl."])]
+    assert dialogues.load_llama_factory(tmp_path, place / "images") == [expected]
+
+
 def test_parts_of_records_with_other_names_get_those_of_the_trainer(place, tmp_path):
     def renamed(turns: Turns) -> dict:
         record = dialogues.llava(turns)
@@ -288,7 +298,7 @@ def test_what_some_loaders_of_llava_s_form_do_not_read_is_said(place, tmp_path, 
     for name in ("llava.json", "messages.parquet"):
         said = write_form("llava", pool_of(place, name).open(), CHOSEN, tmp_path, tmp_path)
         assert [sentence.split(":")[0] for sentence in said] == [
-            "Several pictures in 2 of these rows (a list under `image`)",
+            "Several pictures in 3 of these rows (a list under `image`)",
             "A system turn in 1 of these rows",
         ]
         assert all(sentence in caplog.text for sentence in said)

@@ -9,9 +9,9 @@ import dialogues
 import numpy as np
 import pyarrow.parquet
 import pytest
+import shards
 from dialogues import DIALOGUES, OWN_FORMS, POOLS, Turns
 from pages import DOCS
-from shards import features_of
 from toy import ROWS, Toy
 
 from xmas.data import parquet_shards, writers
@@ -149,6 +149,19 @@ def test_every_form_is_a_pool_of_the_same_rows(place, name, tmp_path):
                 for images in (again.images_of(at), pool.images_of(row))
             ]
             assert contents[0] == contents[1] == dialogues.pictures_of(DIALOGUES[row])
+
+
+def test_fine_vision_s_columns_stay_for_nano_vlm_and_become_every_other_form(tmp_path):
+    rows = Pool(str(shards.write(tmp_path / "fine"))).open()
+    chosen = np.array([0, 1, 3, 7, 10])
+    for form in ("parquet", "llava", "messages", "swift", "internvl", "energon", "trl_dialogue"):
+        (tmp_path / form).mkdir()
+        write_form(form, rows, chosen, tmp_path / form, tmp_path / form)
+        again = Pool(str(the_records(tmp_path / form)), str(tmp_path / form)).open()
+        assert [again.turns(at) for at in range(5)] == [rows.turns(row) for row in chosen.tolist()]
+        assert again.sources.tolist() == rows.sources[chosen].tolist()
+    records = pyarrow.parquet.read_table(tmp_path / "parquet").to_pylist()
+    assert records == [shards.record(int(row)) for row in chosen]
 
 
 @pytest.mark.parametrize(
@@ -344,7 +357,7 @@ def test_a_pool_without_some_rows_is_written_from_its_own_files(place, name, tmp
 
 def test_a_dataset_in_memory_is_written_as_parquet(place, tmp_path):
     records = [dialogues.table_record(turns) for turns in DIALOGUES]
-    features = datasets.Features(features_of(records[0]))
+    features = datasets.Features(shards.features_of(records[0]))
     pool = Pool.from_dataset(datasets.Dataset.from_list(records, features=features))
     written_folder = Subset(Ranking(pool, Random()), rows=4).make(Store(str(tmp_path)))
     again = Pool(written_folder.splitlines()[1]).open()

@@ -53,6 +53,12 @@ def test_the_file_and_the_free_bytes_are_named_and_the_same_command_continues(tm
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_an_error_that_is_its_own_cause_is_no_endless_chain(tmp_path):
+    error = ValueError("an image is too large")
+    error.__cause__ = error
+    assert module.full_disk(error, tmp_path) is None
+
+
 @pytest.mark.parametrize("error", [OSError("4000 requested and 512 written"), RuntimeError("zip")])
 def test_errors_of_libraries_without_a_number_count_where_nothing_is_free(
     tmp_path, monkeypatch, error

@@ -171,6 +171,8 @@ def test_skipped_rows_keep_the_numbers_of_the_file(folder, tmp_path):
         Pool(str(folder / "pool.json"), str(tmp_path / "images"), invalid="skip"),
         hold_out=HoldOut(rows=str(tmp_path / "rows.json"), similarity=0.7),
     )
+    at_once = {"invalid": "skip", "hold_out": pool.held_out_split.how}
+    assert Pool(str(folder / "pool.json"), str(tmp_path / "images"), **at_once) == pool
     store = Store(str(tmp_path / "store"))
     split = split_of(pool)
     assert split.numbers(store, "held_out.npy").tolist() == [7]

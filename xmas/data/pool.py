@@ -93,7 +93,7 @@ class Pool:
         if self.invalid == "skip" and self.valid_rows is None:
             from xmas.data.valid_rows import FILE, ValidRows
 
-            whole = dataclasses.replace(self, invalid="error")
+            whole = dataclasses.replace(self, invalid="error", hold_out=None)
             object.__setattr__(self, "annotations", Made(ValidRows(whole), FILE))
             object.__setattr__(self, "sha256", None)
             object.__setattr__(self, "format", None)

@@ -48,7 +48,10 @@ def _is_full(error: Exception, place: Path) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    """An error and what caused it, each once: `raise error from error` makes a chain a circle."""
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

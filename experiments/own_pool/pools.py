@@ -103,12 +103,12 @@ def drawings(package: Path) -> list[Drawing]:
 def on_white(path: Path) -> bytes:
     """A picture as PNG without transparency, its sides at most `SIDE` pixels.
 
-    One that Pillow takes for a decompression bomb is left as it is: pools have such pictures.
+    One that Pillow refuses as a decompression bomb is left as it is: pools have such pictures.
     """
     try:
-        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image = Image.open(path)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
         return path.read_bytes()
     with image:
         rgba = image.convert("RGBA")
@@ -212,8 +212,8 @@ def make(package: Path, out: Path) -> str:
         where = f"pool.path={out}"
     else:
         raise SystemExit(
-            f"{package}: neither {STAMPS} nor {SHARE}/svg and /png is in it; unpack "
-            "tuxpaint-stamps-default, or openclipart-svg and openclipart-png together, with dpkg-deb -x"
+            f"{package}: neither {STAMPS} nor {SHARE}/svg and /png is in it; unpack there "
+            "tuxpaint-stamps-default, or both openclipart-svg and -png, with dpkg-deb -x"
         )
     pictured = sum(bool(row.get("images")) for row in rows)
     return f"{len(rows)} rows, {len(rows) - pictured} of them text alone: pool=files {where}"

@@ -7,6 +7,7 @@ that no file can have.
 
 import copy
 import logging
+import numbers
 import re
 from typing import Any
 
@@ -56,4 +57,4 @@ class Formatter(logging.Formatter):
 
 
 def _argument(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float) else one_line(value)
+    return value if isinstance(value, numbers.Number) else one_line(value)

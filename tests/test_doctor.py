@@ -115,6 +115,13 @@ def test_missing_and_truncated_images_are_named_with_their_row(toy):
     assert "1 of 1 images of élèves missing" in report
 
 
+def test_an_image_too_large_has_its_own_remedy(toy):
+    pool = dataclasses.replace(toy.pool, max_pixels=1023)
+    report = fault(Doctor(pool, {}), toy.store)
+    assert "-> shrink the file, remove its rows, or raise pool.max_pixels" in report
+    assert "fetch them again" not in report
+
+
 def test_known_faults_of_a_source_are_told_with_it(toy):
     known = {"drawn": "the owners' server lost three", "zoo": "nothing"}
     lost = next((toy.folder / "images" / "drawn").glob("*.png"))

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_report import Quiz, put
 from toy import Toy, build
@@ -244,8 +245,8 @@ def test_a_line_of_the_log_stays_one_line(compose):
     assert config["class"] == "xmas.store.printable.Formatter"
     check(compose(hydra_node=True).hydra, frozenset())
     record = logging.LogRecord(
-        "xmas", logging.INFO, "x.py", 1, "%s has %d rows of %.1f\n%s", ("a\n12:00:00 b", 3, 0.25,
-        ValueError("c\x1b[2J\nd")), None,
+        "xmas", logging.INFO, "x.py", 1, "%s has %d rows of %.1f\n%s",
+        ("a\n12:00:00 b", np.int64(3), 0.25, ValueError("c\x1b[2J\nd")), None,
     )  # fmt: skip
     lines = Formatter("%(levelname)s %(message)s").format(record).splitlines()
     assert lines == ["INFO a 12:00:00 b has 3 rows of 0.2", "c\N{REPLACEMENT CHARACTER}[2J d"]

@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("xmas")
 
-NOT_FOR_USERS = (  # warnings of a library about its use of another one
+NOT_FOR_USERS = (  # warnings of libraries on which a user cannot act
     "`is_gradient_checkpointing` is deprecated",  # peft 0.21 asks transformers 5.23 for it
+    "Palette images with Transparency",  # Pillow, of LLaVA's conversion to RGB; doctor says it
 )
 
 

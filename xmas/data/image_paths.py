@@ -9,14 +9,13 @@ import os
 from pathlib import Path
 
 OUTSIDE = "outside the image folder"
+REPLACE = "replace the file or remove its rows"
 
 
 class ImageError(ValueError):
     """An image cannot be read. `kind` is the same for all images with this fault."""
 
-    def __init__(
-        self, name: str, kind: str, reason: str, remedy: str = "replace the file or remove its rows"
-    ) -> None:
+    def __init__(self, name: str, kind: str, reason: str, remedy: str = REPLACE) -> None:
         super().__init__(f"image {name}: {reason}; {remedy}")
         self.kind = kind
         self.reason = reason

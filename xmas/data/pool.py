@@ -237,7 +237,7 @@ class Pool:
             raise PoolError(
                 f"pool.annotations={self.annotations}: {error.strerror or error}; "
                 "give the path of an annotation file, e.g. a JSON list in LLaVA's format, or of a "
-                "dataset"
+                "dataset as pool.path"
             ) from error
 
 

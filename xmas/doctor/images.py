@@ -15,6 +15,7 @@ from xmas.data.faults import Fault
 from xmas.data.image_bounds import file_of
 from xmas.data.image_errors import ImageError, image_error
 from xmas.data.image_files import decoded
+from xmas.data.image_paths import REPLACE
 from xmas.data.rows import Rows
 from xmas.doctor.finding import Finding
 from xmas.store.progress import bar
@@ -55,19 +56,20 @@ def check_images(
     errors = {picture: look.error for picture, look in looks.items() if look.error is not None}
     faults += image_faults(examples, errors)
     sources = Counter(str(examples.sources[row]) for row in first.values())
+    fetch = f"fetch them again below {examples.images}, set pool.images, or remove their rows"
     broken: dict[str, list[int]] = {}
     for picture in errors:
         broken.setdefault(str(examples.sources[first[picture]]), []).append(picture)
     for source, pictures in sorted(broken.items()):
         kinds = Counter(errors[picture].kind for picture in pictures)
+        remedies = dict.fromkeys(errors[it].remedy.replace(REPLACE, fetch) for it in pictures)
         messages = [f"row {first[it]}: {paths[it]}: {errors[it].reason}" for it in pictures]
         yield Finding(
             "FAIL",
             subject,
             f"{len(pictures):,} of {sources[source]:,} images of {source} missing or damaged: "
             f"{shown(messages)} ({', '.join(f'{kind}: {n:,}' for kind, n in kinds.most_common())})",
-            f"fetch them again below {examples.images}, set pool.images, or remove their rows"
-            + (f"; known: {known[source]}" if source in known else ""),
+            "; ".join(remedies) + (f"; known: {known[source]}" if source in known else ""),
         )
     if decode:
         valid = {paths[picture]: look for picture, look in looks.items() if look.error is None}

@@ -50,9 +50,11 @@ def _(stage: DemoBench, context: Context) -> Work:
 
 @work.register
 def _(stage: TrainedTokenizer, context: Context) -> Work:
-    letters = sum(context.census(pool).size for pool in stage.pools)
+    counts = [context.census(pool) for pool in stage.pools]  # whose files may contain pictures
+    tokens = sum(count.scale * float(count.text.sum()) for count in counts)
+    letters = tokens * context.assumed.letters
     return Work(
-        f"a tokenizer from {letters / 1e6:,.0f} MB of text",
+        f"a tokenizer from {letters / 1e6:,.1f} MB of text",
         core_seconds=letters * 1e-7,
         disk=50.0 * stage.vocabulary,
         host=3 * letters,

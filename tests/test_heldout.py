@@ -32,6 +32,7 @@ from xmas.models.chat.labels import IGNORED, Tokens
 from xmas.models.vlm import LoadedModel, hidden_states
 from xmas.results.audit import Audit
 from xmas.results.report import Report
+from xmas.results.report.pool_rows import pool_rows
 from xmas.results.table import Table
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
@@ -328,6 +329,14 @@ def test_a_target_is_scored_tabled_and_reported(toy, scores):
     text = Path(page.splitlines()[-1]).read_text(encoding="utf-8")
     assert "heldout_match by source" in text
     assert "12 rows held out, 29 to choose from" in text
+    (ours,) = (
+        evidence
+        for evidence in table.evidence(toy.store)
+        if evidence.leaderboard.reference_group == table_group(scores)
+    )
+    shown = pool_rows(ours, toy.pool)  # without a suite in the command
+    rest = scores.target.pool.open(toy.store)
+    assert [shown[row] for row in range(29)] == [rest[row] for row in range(29)]
 
 
 def table_group(scores: Scores) -> str:

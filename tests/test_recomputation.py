@@ -121,13 +121,16 @@ def test_blocks_to_recompute_by_hand():
     assert kept.recomputed(10, 2, share=None, memory=None) == 0
 
 
-def test_bytes_of_a_block_by_hand_in_16_bits():
+def test_bytes_of_a_block_by_hand():
     """Of Vicuna-7B with LoRA 7.7 MB a token, measured; of a frozen model no inputs of matrices."""
     attended = 4 * 3 * (2 + 1)
     assert block_bytes(DECODER, bits=16, rank=None) == 26 * 8 + attended + 8 * 11
     assert block_bytes(DECODER, bits=16, rank=0) == 8 * 8 + attended + 6 * 11
     inputs = 5 * 8 + 6 + 11
     assert block_bytes(DECODER, bits=16, rank=7) == 8 * 8 + attended + 6 * 11 + 3 * inputs + 98
+    wide = 8 * 8 + 2 * attended + 12 * 11  # without autocast
+    assert block_bytes(DECODER, bits=32, rank=0) == wide
+    assert block_bytes(DECODER, bits=32, rank=7) == wide + 5 * inputs + 196
     vicuna = Decoder(32, 4096, 32, 32, 128, 11008, 32064)
     assert 32 * block_bytes(vicuna, bits=16, rank=128) == pytest.approx(7.7e6, rel=0.01)
 

@@ -26,21 +26,21 @@ def block_bytes(decoder: Decoder, *, bits: int, rank: int | None) -> float:
     """Bytes that autograd keeps of one token in one block.
 
     Under 16-bit autocast the trained residual stream and its norms are float32, and each matrix has
-    its own 16-bit copy of its input. Frozen matrices keep no input; LoRA keeps its input with a
-    dropout mask of a byte, and `rank` numbers.
+    its own 16-bit copy of its input. Frozen matrices keep no input; LoRA keeps its input after
+    dropout, a copy for each matrix, with a mask of a byte, and `rank` numbers.
 
     Args:
         rank: of LoRA; 0: frozen blocks, through which gradients pass; None: trained in full.
     """
-    if bits == 32:
-        return 4.0 * block(decoder)
-    width, forward = decoder.width, decoder.feed_forward
-    attended = 4 * decoder.head_dim * (decoder.heads + decoder.groups)  # q, k, v and output
+    size, width, forward = bits / 8, decoder.width, decoder.feed_forward
+    attended = 2 * size * decoder.head_dim * (decoder.heads + decoder.groups)  # q, k, v and output
     factors = 4 if decoder.gated else 3
+    if rank is None and bits == 32:
+        return 4.0 * block(decoder)
     if rank is None:
-        return 26.0 * width + attended + 2 * factors * forward
-    thin = sum(3 * inputs + 2 * rank for inputs, _ in decoder.matrices) if rank else 0
-    return 8.0 * width + attended + 2 * (factors - 1) * forward + thin
+        return 26.0 * width + attended + size * factors * forward
+    thin = sum((size + 1) * inputs + size * rank for inputs, _ in decoder.matrices) if rank else 0
+    return 8.0 * width + attended + size * (factors - 1) * forward + thin
 
 
 def trained(shape: Shape, rank: int | None = None) -> int:

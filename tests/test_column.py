@@ -20,6 +20,7 @@ from xmas.selection.protocol import Ranked
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
 from xmas.store import Store, key
+from xmas.store.feasible import check_all
 
 SCORES = [3, 1, 4, 1, 5, 9, 2]
 SOURCES = "aababab"  # a: rows 0 1 3 5 with 3 1 1 9; b: 2 4 6 with 4 5 2
@@ -215,6 +216,15 @@ def test_the_content_of_the_file_is_part_of_the_key_and_its_path_is_not(pool, sc
     assert first == key_of(scores("copy.csv", row=range(7), worth=SCORES))
     assert first != key_of(scores("copy.csv", row=range(7), worth=[*SCORES[:6], 3]))
     assert first != key_of(scores(row=range(7), worth=SCORES), order="ascending")
+
+
+def test_what_is_wrong_is_refused_before_anything_is_computed(pool, scores, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    selector = Column(file=scores(row=range(6), worth=SCORES[:6]))
+    with pytest.raises(ValueError, match=r"has no row for 1 of the pool's 7 rows, first row 6"):
+        check_all(Subset(Ranking(pool, selector), rows=2), store)
+    check_all(Subset(Ranking(pool, Column("quality")), rows=2), store)
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_file_that_is_not_there_is_named_before_anything_is_read(pool):

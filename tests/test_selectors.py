@@ -34,6 +34,7 @@ from xmas.selection.ranking import Ranking
 from xmas.selection.rules.turns import even_quotas
 from xmas.selection.subset import Subset
 from xmas.store import Store, content, key
+from xmas.store.feasible import check_all
 from xmas.store.planned_stages import planned_stages  # with what every stage needs
 
 NAMES = sorted(path.stem for path in (Path(folder()) / "selector").glob("*.yaml"))
@@ -405,6 +406,18 @@ def test_instability_by_hand():
 def test_what_has_no_stability_is_refused(values, stability, message):
     with pytest.raises(ValueError, match=message):
         instability(np.array(values), stability)
+
+
+def test_a_fit_of_one_step_is_refused_for_xmas_before_it_starts(toy, tmp_path):
+    recipe = dataclasses.replace(toy.proxy.recipe, batch=41, micro_batch=41)
+    trajectories = Trajectories(dataclasses.replace(toy.proxy, recipe=recipe))
+    selector = Xmas(trajectories, Clusters(trajectories, k=2))
+    store = Store(str(tmp_path / "store"))
+    with pytest.raises(ValueError, match=r"fit has 1 optimiser steps and 1 snap.*lower proxy"):
+        check_all(Ranking(toy.pool, selector), store)
+    check_all(Ranking(toy.pool, toy.xmas), store)
+    check_all(Ranking(toy.pool, RandomInClusters(selector.clusters)), store)
+    assert not (tmp_path / "store").exists()
 
 
 def test_xmas_by_hand(by_hand):

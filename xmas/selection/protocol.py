@@ -67,6 +67,17 @@ class Selector(Protocol):
 
 
 @runtime_checkable
+class CheckedSelector(Protocol):
+    """A selector that can tell beforehand that it cannot rank a pool."""
+
+    def check(self, pool: Pool, store: Store) -> None:
+        """Raise ValueError, with the setting to change, if `pool`, which is there, cannot be
+        ranked. Computes nothing: it is called before the features are.
+        """
+        ...
+
+
+@runtime_checkable
 class BudgetSelector(Protocol):
     """A selector whose published rule is not nested; its docstring says why.
 

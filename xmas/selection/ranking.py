@@ -9,7 +9,7 @@ import numpy as np
 
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
-from xmas.selection.protocol import BudgetSelector, Ranked, Selector, name_of
+from xmas.selection.protocol import BudgetSelector, CheckedSelector, Ranked, Selector, name_of
 from xmas.store import Stage, Store
 
 
@@ -52,9 +52,13 @@ class Ranking(Stage):
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
 
     def check(self, store: Store) -> None:
-        """Raises PoolError: the pool is there, and empty."""
-        if self.pool.at_hand(store) and not len(rows := self.pool.open(store)):
+        """Raises ValueError: the pool is there, and empty, or the selector cannot rank it."""
+        if not self.pool.at_hand(store):
+            return
+        if not len(rows := self.pool.open(store)):
             raise PoolError(f"{rows.annotations}: the list is empty; there is nothing to choose")
+        if isinstance(self.selector, CheckedSelector):
+            self.selector.check(self.pool, store)
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: the selector gives no order, or not one of every row exactly once."""

@@ -59,9 +59,15 @@ class Column:
                 "'selector.within=${clusters.trajectories}'"
             )
 
+    def check(self, pool: Pool, store: Store) -> None:
+        """Raises ValueError: a row has no number, see `rank`."""
+        if pool.whole is pool:  # or which rows are left is known only when they are computed
+            self._numbers(pool, store)
+
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
+        """Raises ValueError: no such column, or a row's value is missing or no finite number."""
         rows = pool.open(store)
-        numbers = self._of_pool(rows) if self.file is None else self._of_file(pool, rows, store)
+        numbers = self._numbers(pool, store)
         scores = numbers if self.order == "descending" else -numbers
         preferred = np.argsort(-scores, kind="stable")  # NaN last
         if self.within is None:
@@ -73,6 +79,10 @@ class Column:
         sizes = np.bincount(labels, minlength=len(rows.index.source_names))
         turn = np.argsort(np.argsort(-sizes, kind="stable"))
         return Ranked(in_shares(labels, preferred, turn), scores, labels)
+
+    def _numbers(self, pool: Pool, store: Store) -> Float[np.ndarray, " rows"]:
+        rows = pool.open(store)
+        return self._of_pool(rows) if self.file is None else self._of_file(pool, rows, store)
 
     def _of_pool(self, rows: Rows) -> Float[np.ndarray, " rows"]:
         if self.column is None:

@@ -12,6 +12,7 @@ from xmas.features.trajectories import Trajectories
 from xmas.selection.protocol import Ranked
 from xmas.selection.rules.turns import turns_of_clusters
 from xmas.store import Store
+from xmas.training.probe import schedule
 
 STABILITIES = ("absolute", "relative", "log")
 
@@ -87,6 +88,20 @@ class Xmas:
     @property
     def _reduction(self) -> str:
         return "sum" if self.clusters.reduction == "vector" else self.clusters.reduction
+
+    def check(self, pool: Pool, store: Store) -> None:
+        """Raises ValueError: the proxy's fit on this pool is so short that it has one snapshot."""
+        proxy = self.trajectories.proxy
+        total = proxy.recipe.steps(len(pool.open(store)))  # or fewer, of rows without an answer
+        snapshots = np.array(schedule(total, proxy.snapshots), dtype=np.float64)
+        if kept_snapshots(snapshots[None, :, None], self.clusters.snapshots).shape[1] < 2:
+            raise ValueError(
+                f"selector=xmas: the proxy's fit has {total} optimiser steps and {len(snapshots)} "
+                f"snapshots, of which clusters.trajectories.snapshots={self.clusters.snapshots} "
+                "leaves one, and one does not vary; lower proxy.recipe.batch, raise "
+                "proxy.recipe.epochs, or use "
+                "selector=random_in_clusters"
+            )
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
         has_image = pool.open(store).has_image

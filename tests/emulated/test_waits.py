@@ -3,15 +3,18 @@
 from collections import Counter
 
 import pytest
+import torch
 from test_engine import randomised, snapshot
 from toy import Toy
 
 from emulated.fits import ROWS, fitted, recipe
 from emulated.gpu import Counted, Gpu
+from xmas.attention import subspace
 from xmas.attention.engine import Running, Scan
 from xmas.attention.feed import Material
 from xmas.attention.metric import Spectra
 from xmas.attention.shards import Shards
+from xmas.attention.spectrum import certified, leading
 from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import language_model, load
 
@@ -98,3 +101,41 @@ def test_a_scan_waits_once_a_unit_but_for_its_solver(
     layers = len(language_model(loaded.model).layers)
     numbers = sum(len(unit.rows) for unit in units) * snapshots * (scan.spectra.k + layers)
     assert 0 <= counted.copied["to host"] - 4 * numbers <= batches  # a byte: are values too small?
+
+
+def of_solver(
+    gpu: Gpu, monkeypatch, *, side: int, count: int, heat: float = 1.0
+) -> tuple[int, int]:
+    """How often the solver waits for the device, and rounds of its subspace iteration."""
+    rounds, filtered = [], subspace._filtered
+    monkeypatch.setattr(
+        subspace, "_filtered", lambda *given: rounds.append(given) or filtered(*given)
+    )
+    generator = torch.Generator().manual_seed(side)
+    logits = heat * torch.randn(3, count, side, 101, generator=generator)
+    matrices = logits.softmax(dim=3).sum(dim=0).to("cuda")
+    with gpu.counting() as counted:
+        leading(matrices, 5)
+    return sum(counted.waits.values()), len(rounds)
+
+
+@pytest.mark.parametrize("count", [1, 30], ids=["one matrix", "30 matrices"])
+@pytest.mark.parametrize("heat", [0.01, 1.0, 3.0])
+def test_above_a_side_of_32_the_solver_waits_twice_a_round(gpu: Gpu, monkeypatch, heat, count):
+    """For the eigensolver and for whether all matrices have converged, and three times in all for
+    the first block and whether all are certified: however many matrices, at most 19 times.
+    """
+    waits, rounds = of_solver(gpu, monkeypatch, side=83, count=count, heat=heat)
+    assert waits == 2 * rounds + 3
+    assert rounds <= subspace.ROUNDS
+
+
+def test_up_to_a_side_of_32_the_solver_waits_twice(gpu: Gpu, monkeypatch):
+    assert of_solver(gpu, monkeypatch, side=32, count=30) == (2, 0)
+
+
+def test_matrices_that_are_not_certified_cost_four_waits_more(gpu: Gpu):
+    matrices = torch.rand(4, 83, 101, generator=torch.Generator().manual_seed(0)).to("cuda")
+    with gpu.counting() as counted:
+        certified(matrices, 5, rounds=0)
+    assert sum(counted.waits.values()) == 2 + 4, counted.places

@@ -125,6 +125,9 @@ def test_hydra_s_marks_do_not_reach_a_user(compose):
     assert explained(lost, [], compose()) == "Could not find 'selector/x' Available options: aum"
     with pytest.raises(ConfigError, match=r"selector= names no choice\. There are aum, "):
         check_choices(["selector="])
+    for argument in ("pool=mix.json", "pool='my mix.json'", "pool=data/fine"):
+        with pytest.raises(ConfigError, match=r"one of demo, .*pool=files pool\.annotations=FILE"):
+            check_choices([argument])
     with pytest.raises(ConfigError, match=r"^x\.seed: Interpolation key 'foo' not found$"):
         build(OmegaConf.create({"x": {"seed": "${foo}"}}).x)
 

@@ -166,6 +166,12 @@ def check_choices(arguments: list[str]) -> None:
                 continue
             if replacement := REMOVED.get(f"{group}={choice}"):
                 raise ConfigError(f"{group}={choice} was removed; take {replacement}")
+            if group == "pool" and not re.fullmatch(r"[\w-]+", choice):
+                raise ConfigError(
+                    f"{argument}: pool= names one of {', '.join(names)}; for a file of your own, "
+                    "pool=files pool.annotations=FILE pool.images=DIR, for a folder or a dataset, "
+                    "pool=files pool.path=FOLDER"
+                )
             if re.fullmatch(r"[\w-]+", choice):
                 raise ConfigError(
                     f"{group}={choice} does not exist"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shards
 import toy
 from PIL import Image
 
@@ -20,6 +21,7 @@ from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
 from xmas.store import Store, key
+from xmas.store.feasible import check_all
 
 LETTERS = "abcdefghijkl"
 # Rows and what they show. c2 is c, saved anew; d2 is d at half its size: 2-3 and 4-5 and, through
@@ -186,6 +188,23 @@ def test_skipped_rows_keep_the_numbers_of_the_file(folder, tmp_path):
         store.get(split_of(pool))
 
 
+def test_rows_of_shards_are_held_out(tmp_path):
+    """Pictures of one colour have one hash: the nine rows with any are a group."""
+    pytest.importorskip("datasets")
+    folder = shards.write(tmp_path / "shards", shards.message_record)
+    (tmp_path / "rows.json").write_text("[3, 9]")
+    pool = Pool(str(folder), hold_out=HoldOut(rows=str(tmp_path / "rows.json")))
+    store = Store(str(tmp_path / "store"))
+    split = split_of(pool)
+    assert json.loads((store.get(split) / "split.json").read_text())["largest_group"] == 9
+    assert split.numbers(store, "held_out.npy").tolist() == [3, 9]
+    subset = Subset(Ranking(pool, Random()), rows=4, text_only="ranked")
+    in_file = json.loads((store.get(subset) / "file_rows.json").read_text())
+    assert not {3, 9} & set(in_file)
+    said = [messages[-1]["content"] for messages in subset.dataset(store)["messages"]]
+    assert said == [f"No. {row}" for row in in_file]
+
+
 def test_scores_in_a_file_are_by_the_row_of_the_file(folder, store, tmp_path):
     """Row 11, the best, is held out with row 0, whose picture it shows."""
     (tmp_path / "rows.json").write_text("[0, 11]")
@@ -216,6 +235,9 @@ def test_a_file_that_lists_no_part_of_the_rows_is_refused(folder, store, tmp_pat
 def test_a_share_of_less_than_a_group_is_refused(folder, store):
     with pytest.raises(PoolError, match="12 rows are 7 groups of near copies, the smallest of 1"):
         store.get(split_of(pool_of(folder, share=0.05)))
+    ranking = Ranking(pool_of(folder, share=0.05), Random())
+    with pytest.raises(PoolError, match=r"share=0\.05 of its 12 rows is none; raise it"):
+        check_all(ranking, store)  # before anything is hashed
     with pytest.raises(
         ValueError, match=r"hold_out\.share=1\.0: expected a number between 0 and 1"
     ):

@@ -92,6 +92,19 @@ class HeldOutSplit(Stage):
         """The other rows, as a pool."""
         return dataclasses.replace(self.pool, annotations=Made(self, "pool.npy"), **_OF_ANNOTATIONS)
 
+    def check(self, store: Store) -> None:
+        """Raises PoolError: the share of a pool that is there is no row, or it lacks a listed one."""
+        if not self.pool.at_hand(store):
+            return
+        examples = self.pool.open(store)
+        if self.how.rows is not None:
+            self._listed(store, len(examples))
+        elif not _budget(len(examples), self.how):
+            raise PoolError(
+                f"{examples.annotations}: pool.hold_out.share={self.how.share} of its "
+                f"{len(examples)} rows is none; raise it, or take another suite="
+            )
+
     def compute(self, store: Store, out: Path) -> None:
         """Raises PoolError: the file of rows is none, an image cannot be read, or nothing can be
         held out.

@@ -21,12 +21,12 @@ from xmas.data.near_groups import near_groups
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
 from xmas.data.seen_images import note
+from xmas.data.sides import HELD_OUT, LEFT_OUT, POOL, drawn, listed
 from xmas.data.text_sketches import Texts
 from xmas.store import Made, Stage, Store, content, nearest_stages
 
 log = logging.getLogger(__name__)
 
-POOL, HELD_OUT, LEFT_OUT = range(3)  # the sides of a split
 _FILES = {"pool.npy": POOL, "held_out.npy": HELD_OUT}
 
 
@@ -93,7 +93,7 @@ class HeldOutSplit(Stage):
         return dataclasses.replace(self.pool, annotations=Made(self, "pool.npy"), **_OF_ANNOTATIONS)
 
     def check(self, store: Store) -> None:
-        """Raises PoolError: the share of a pool that is there is no row, or it lacks a listed one."""
+        """Raises PoolError: the share is no row, or a listed row is not there."""
         if not self.pool.at_hand(store):
             return
         examples = self.pool.open(store)
@@ -202,38 +202,6 @@ _OF_ANNOTATIONS: dict[str, Any] = {  # what describes the file, not the rows tha
     "sha256": None, "format": None, "columns": {}, "split": None, "invalid": "error",
     "hold_out": None,
 }  # fmt: skip
-
-
-def drawn(
-    groups: Int[np.ndarray, " rows"], budget: int, rng: np.random.Generator
-) -> Int[np.ndarray, " rows"]:
-    """The side of every row: whole groups in a random order are held out while they fit.
-
-    A group that is larger than what is left of the budget stays in the pool.
-
-    >>> drawn(np.array([0, 0, 0, 3]), 2, np.random.default_rng(0)).tolist()
-    [0, 0, 0, 1]
-    """
-    names, of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    sides = np.full(len(names), POOL)
-    for group in rng.permutation(len(names)).tolist():
-        if int(sizes[group]) <= budget:
-            sides[group] = HELD_OUT
-            budget -= int(sizes[group])
-    return sides[of_row.reshape(-1)]
-
-
-def listed(
-    groups: Int[np.ndarray, " rows"], rows: Int[np.ndarray, " listed"]
-) -> Int[np.ndarray, " rows"]:
-    """The side of every row: those listed are held out, others of their groups left out.
-
-    >>> listed(np.array([0, 0, 2, 3]), np.array([1, 3])).tolist()
-    [2, 1, 0, 1]
-    """
-    sides = np.where(np.isin(groups, groups[rows]), LEFT_OUT, POOL)
-    sides[rows] = HELD_OUT
-    return sides
 
 
 def _budget(rows: int, how: HoldOut) -> int:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from toy import ROWS, Toy, build
 
+from xmas.data.held_out import HoldOut
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.reference import Reference, group_of
@@ -165,8 +166,7 @@ def forget(toy, selector):
 
 
 def test_an_audit_stands_beside_the_pool(toy):
-    shown = section(read(toy), "audit")
-    assert "None of these subsets was audited; `xmas goal=audit`" in shown
+    assert 'id="audit-1"' not in read(toy)
     subset = next(one for one in subsets(toy) if isinstance(one.ranking.selector, Xmas))
     other = next(one for one in subsets(toy) if one != subset)
     rows = toy.store.get(other) / "rows.json"
@@ -314,8 +314,9 @@ def test_a_curve_has_a_point_a_budget_and_a_bar_where_outcomes_are_kept(swept):
     assert "2 without a bar: their scores keep no outcomes" in said
 
 
-def test_one_budget_is_no_curve(page):
-    assert "takes subsets of two budgets" in section(page, "budgets")
+def test_one_budget_is_no_curve_and_no_section(page):
+    assert 'id="budgets-1"' not in page
+    assert "Budgets" not in words(page)
 
 
 def test_the_cost_of_a_score_stands_below_it(page):
@@ -352,7 +353,7 @@ def test_cost_moves_the_scans_out_of_the_fit_and_leaves_out_what_all_share(page)
 def test_scans_of_saved_steps_stay_where_they_are(toy):
     record = toy.store.path(toy.trajectories) / "meta.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"seconds": 13.0}))
-    seconds = re.findall(r"<td>([\d.]+)</td>", section(read(toy), "cost"))
+    seconds = re.findall(r"<td[^>]*>([\d.]+)</td>", section(read(toy), "cost"))
     assert seconds[-5:-3] == ["30.0", "13.0"]
 
 
@@ -448,13 +449,94 @@ def test_markup_in_a_conversation_stays_text(toy):
     assert "&lt;script&gt;" in shown
 
 
-def test_without_an_xmas_run_its_sections_say_so_once(toy):
+def test_sections_without_content_are_left_out(toy):
+    """Without an XMAS run, nor a second subset to compare with."""
     forget(toy, "xmas")
+    for subset in (toy.folder / "store" / "subset").glob("*/manifest.json"):
+        if json.loads(subset.read_text())["selector"] == "xmas":
+            shutil.rmtree(subset.parent)
     shown = read(toy)
-    for name in ("trajectories", "clusters"):
-        assert section(shown, name).count("trained on a subset of selector xmas") == 1
+    for name in ("trajectories", "clusters", "overlap", "audit"):
+        assert f'id="{name}-1"' not in shown
+        assert f"#{name}-1" not in shown
+    assert 'id="scores-1"' in shown
     assert "No method beats a random choice here." in shown
-    assert "only one subset of this size" in section(shown, "overlap")
+    assert 'class="absent"' not in section(shown, "examples")
+
+
+def unscored(toy):
+    """The toy's store without a score, and without the targets."""
+    for kind in ("score", "target"):
+        shutil.rmtree(toy.folder / "store" / kind)
+    return read(toy)
+
+
+def test_subsets_without_scores_are_reported(toy):
+    shown = unscored(toy)
+    said = words(shown)
+    assert "What was chosen of pool toy" in said
+    assert "48.8 % of 41 rows, by " in said
+    for selector in ("random", "xmas"):
+        assert re.search(rf"{selector} ?: \d text-only, \d sources", said)
+    assert re.search(r"Against random, xmas: \d+ % of its rows are in both\.", said)
+    for name in (
+        "subsets",
+        "sources",
+        "lengths",
+        "clusters",
+        "trajectories",
+        "overlap",
+        "examples",
+    ):
+        assert 'class="absent"' not in section(shown, name)
+        assert f'href="#{name}-1"' in shown
+    for name in ("scores", "budgets", "benchmarks", "cost", "audit"):
+        assert f'id="{name}-1"' not in shown
+    assert "xmas -m selector=" in section(shown, "origins")
+
+
+def test_lengths_of_subsets_are_quantiles_of_their_characters(toy):
+    shown = section(unscored(toy), "lengths")
+    examples = toy.pool.open(toy.store)
+    characters = [sum(map(len, map("".join, examples.conversation(row)))) for row in range(ROWS)]
+    medians = re.search(r"median(.*?)</tr>", shown)[1]
+    cells = [int(cell) for cell in re.findall(r">(\d+)</td>", medians)]
+    assert len(cells) == 3
+    assert cells[0] == round(np.median(characters))
+
+
+def test_rows_of_a_pool_that_holds_rows_out_are_those_of_its_file(toy):
+    """Its subsets are of a pool of their own, which the report makes of the file that it has."""
+    held_out = dataclasses.replace(toy.pool, hold_out=HoldOut(share=0.3))
+    for kind in ("score", "target", "subset"):
+        shutil.rmtree(toy.folder / "store" / kind)
+    toy.store.get(Subset(Ranking(held_out, Random()), 0.5))
+    for configured in (toy.pool, held_out):
+        shown = read(toy, pool=configured)
+        assert 'class="absent"' not in section(shown, "examples")
+    toy.store.get(Subset(Ranking(toy.pool, Random()), 0.5))
+    both = read(toy, pool=held_out)
+    assert 'class="absent"' not in both
+
+
+def test_scored_subsets_are_not_listed_as_unscored(whole):
+    assert "What was chosen" not in read(whole)
+    assert 'id="subsets-' not in read(whole)
+
+
+def test_origins_have_the_commands_as_they_were_typed(toy, monkeypatch):
+    monkeypatch.setenv("XMAS_COMMAND", "xmas pool=files 'pool.images=a b' selector=random seed=7")
+    for kind in ("score", "target", "subset"):
+        shutil.rmtree(toy.folder / "store" / kind)
+    toy.store.get(Subset(Ranking(toy.pool, Random(), 7), 0.5))
+    shown = section(read(toy), "origins")
+    assert "xmas pool=files 'pool.images=a b' selector=random seed=7" in shown
+
+
+def test_on_a_phone_every_cell_has_the_heading_of_its_column(page):
+    assert re.search(r'<td data-head="gqa">', page)
+    style = page.split("@media (max-width: 40rem)")[1]
+    assert "content: attr(data-head)" in style
 
 
 def test_without_a_reference_there_is_no_arp_and_the_reason(toy):
@@ -675,7 +757,7 @@ def test_a_column_is_added_in_one_place_and_shown_everywhere(toy, monkeypatch):
     assert set(Table().frame(toy.store)["subset_rows"].dropna()) == {41, 20}
     shown = section(read(toy), "scores")
     assert '<th scope="col">subset size rows</th>' in shown
-    assert "<td>20 rows</td>" in shown
+    assert re.search("<td[^>]*>20 rows</td>", shown)
     assert "subset size: rows that a target was trained on." in shown
 
 

@@ -42,6 +42,7 @@ from xmas.store.feasible import check_all
 from xmas.store.force import kinds_of, start_command
 from xmas.store.planned_stages import planned_stages
 from xmas.store.printable import printable
+from xmas.store.provenance import note_command
 
 if TYPE_CHECKING:
     from xmas.evaluation.scores import Scores
@@ -196,6 +197,7 @@ def run_once(overrides: list[str]) -> None:
 def main() -> None:
     """The entry point; threads are set up before anything imports torch."""
     start_command()
+    note_command(sys.argv[1:])
     threads.share_cores()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the one line on stderr is ours
     guard()

@@ -17,7 +17,7 @@ from xmas.results.measured_costs import Cost, measured_cost
 from xmas.results.published_results import PublishedResult, published_for
 from xmas.results.statistics.intervals import Certainty, certainties
 from xmas.store import Store
-from xmas.store.index import AbsentError, Config, ResultIndex
+from xmas.store.index import AbsentError, Config, EmptyError, ResultIndex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +106,10 @@ class Evidence:
         return np.array(json.loads(subset.file("rows.json").read_text()), dtype=np.int64)
 
     def xmas(self) -> Line:
-        """The XMAS row at its largest budget. Raises AbsentError: no target is."""
+        """The XMAS row at its largest budget. Raises EmptyError: there is none."""
         lines = [line for line in self.subsets if line.selector == "xmas"]
         if not lines:
-            raise AbsentError("No target was trained on a subset of selector xmas.")
+            raise EmptyError("No subset of selector xmas.")
         return max(lines, key=lambda line: line.row.rows[-1])
 
 

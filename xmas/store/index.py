@@ -23,6 +23,10 @@ class AbsentError(Exception):
     """A part of a report or table cannot be shown; the message says why and is shown instead."""
 
 
+class EmptyError(AbsentError):
+    """There is nothing of its kind to show: a section of nothing else is left out."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """A finished result."""

@@ -6,9 +6,11 @@ import functools
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 from xmas.store import distributed
 from xmas.store.stage import Stage
 
+_COMMAND = "XMAS_COMMAND"  # in the environment, which the processes of a command share
 RECORDED_PACKAGES = (
     "numpy torch transformers tokenizers peft lightning "
     "faiss-cpu faiss-gpu faiss-gpu-cu13-cuvs pillow xmas".split()
@@ -48,6 +51,16 @@ def commit() -> str | None:
     head = git(["git", "rev-parse", "HEAD"]).stdout.strip()
     changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
     return head + ("+" if changed else "")
+
+
+def note_command(words: Sequence[str]) -> None:
+    """Note the command that the user typed, unless this process is part of one."""
+    os.environ.setdefault(_COMMAND, shlex.join(["xmas", *words]))
+
+
+def command() -> str | None:
+    """The command that this process runs for; None: Python calls the store."""
+    return os.environ.get(_COMMAND)
 
 
 def now() -> str:

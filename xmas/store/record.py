@@ -13,7 +13,7 @@ from xmas.store.chain import Chain
 from xmas.store.computation import Computation
 from xmas.store.integrity import META, record_files, sealed
 from xmas.store.label import label
-from xmas.store.provenance import commit, now, versions, worked_on
+from xmas.store.provenance import command, commit, now, versions, worked_on
 from xmas.store.stage import ChangedFileError, Stage, describe, digest, key
 
 ANNOUNCED = "stage.json"  # in a draft: what it will be
@@ -53,6 +53,7 @@ def recorded(stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
         **({} if inputs is None else {"inputs": list(inputs)}),
         "versions": versions(),
         "commit": commit(),
+        **({} if command() is None else {"command": command()}),
         "finished": now(),
         "host": platform.node(),
         "cpus": os.cpu_count(),

@@ -1,7 +1,8 @@
 """The report: what a store contains, as one HTML file that opens offline, on a phone and on paper.
 
-Only results are read, no stage is run: a report of half a sweep shows that half, and every section
-that cannot be shown says why.
+Only results are read, no stage is run: a report of half a sweep shows that half, and there is one
+as soon as there is a subset. A section without content is left out; where results or files are
+lost, it says so.
 """
 
 import dataclasses
@@ -29,17 +30,22 @@ class Report:
         """
         from xmas.results.evidence import gather
         from xmas.results.report.page import page
+        from xmas.results.unscored import unscored
         from xmas.store.index import ResultIndex
 
         scores = [run for run in runs(store) if self.only in (None, run.pool)]
-        boards = leaderboards(scores)
-        if not boards:
-            raise TableError(
-                f"{store.root}: no scores of trained targets to report; make some with "
-                "`xmas -m goal=scores selector=random,xmas`, or set store.root to where they are"
-            )
         index = ResultIndex(store)
-        evidence = [gather(board, index, store) for board in boards]
+        evidence = [gather(board, index, store) for board in leaderboards(scores)]
+        evidence += [
+            of
+            for of in unscored(index, store, evidence)
+            if self.only in (None, of.leaderboard.pool)
+        ]
+        if not evidence:
+            raise TableError(
+                f"{store.root}: no scores of trained targets to report, and no subset; make one "
+                "with `xmas selector=xmas`, or set store.root to where they are"
+            )
         (path,) = self.files(store)
         html = page(evidence, pool=self.pool, examples=self.examples)
         write_page(path, html)

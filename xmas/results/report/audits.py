@@ -5,7 +5,7 @@ from typing import Any
 
 from xmas.results.evidence import Evidence, Line
 from xmas.results.report.svg import scrolled_table, tag, text
-from xmas.store.index import AbsentError, ResultIndex, key_of
+from xmas.store.index import EmptyError, ResultIndex, key_of
 
 _NONE = "\N{EN DASH}"
 
@@ -13,15 +13,15 @@ _NONE = "\N{EN DASH}"
 def table(evidence: Evidence) -> str:
     """A column for every audited subset at the largest budget, the pool first.
 
-    Raises AbsentError: none of them was audited.
+    Raises EmptyError: none of them was audited.
     """
     audited = {}
     for line in evidence.largest:
-        audit = _audit_of(line, evidence.index)
+        audit = audit_of(line, evidence.index)
         if audit is not None:
             audited[line.row.label] = audit
     if not audited:
-        raise AbsentError(
+        raise EmptyError(
             "None of these subsets was audited; `xmas goal=audit` with their selector and budget "
             "does it."
         )
@@ -71,7 +71,7 @@ def table(evidence: Evidence) -> str:
     return scrolled_table(head, rows) + tag("p", note, class_="notes")
 
 
-def _audit_of(line: Line, index: ResultIndex) -> dict[str, Any] | None:
+def audit_of(line: Line, index: ResultIndex) -> dict[str, Any] | None:
     """The audit of a row's first subset, None where it was not audited."""
     subset = key_of(line.trainings[0].subset)
     for result in index.results.values():

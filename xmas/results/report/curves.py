@@ -7,7 +7,7 @@ from xmas.results.curves import BUDGET, COST, Point, heights, series
 from xmas.results.evidence import Evidence, Line
 from xmas.results.report.palette import Palette
 from xmas.results.report.svg import Scale, figure, frame, gridlines, line, percent, tag, text, track
-from xmas.store.index import AbsentError
+from xmas.store.index import AbsentError, EmptyError
 
 _HEIGHT = 300  # of a figure, in pixels
 _APART = 1.3  # per cent of the width between the bars of two selectors at one budget
@@ -21,7 +21,7 @@ def budgets(evidence: Evidence, palette: Palette) -> str:
     labels = {_rows(point): point.line.budget for point in points}
     counts = sorted(labels)
     if len(counts) < 2:
-        raise AbsentError("No curve: it takes subsets of two budgets that have an ARP.")
+        raise EmptyError("No curve: it takes subsets of two budgets that have an ARP.")
     up = _scale(points)
     low, high = math.log(counts[0]), math.log(counts[-1])
     across = Scale(low - 0.12 * (high - low), high + 0.12 * (high - low))

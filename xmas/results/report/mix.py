@@ -19,7 +19,7 @@ from xmas.results.report.svg import (
     track,
     vertical,
 )
-from xmas.store.index import AbsentError
+from xmas.store.index import EmptyError
 
 _SOURCES = 16  # shown; the others are added up
 _HEIGHT = 24
@@ -74,10 +74,10 @@ def _shares(of_rows: np.ndarray, listed: list[str]) -> list[float]:
 
 
 def overlap(evidence: Evidence, palette: Palette) -> str:
-    """The rows two subsets share, in per cent of one of them. Raises AbsentError: there is one."""
+    """The rows two subsets share, in per cent of one of them. Raises EmptyError: there is one."""
     lines = _chosen(evidence)
     if len(lines) < 2:
-        raise AbsentError("There is only one subset of this size, so nothing can overlap.")
+        raise EmptyError("There is only one subset of this size, so nothing can overlap.")
     subsets = [evidence.rows_of(line.trainings[0]) for line in lines]
     size = len(subsets[0])
     rows = []
@@ -109,7 +109,7 @@ def _chance(evidence: Evidence, size: int) -> str:
 
 
 def _chosen(evidence: Evidence) -> list[Line]:
-    """The rows at the largest budget. Raises AbsentError: nothing was trained on a subset."""
+    """The rows at the largest budget. Raises EmptyError: nothing was trained on a subset."""
     if not evidence.largest:
-        raise AbsentError("No target was trained on a subset.")
+        raise EmptyError("No target was trained on a subset.")
     return evidence.largest

@@ -32,7 +32,8 @@ def command(evidence: Evidence) -> str:
     selectors = ",".join(dict.fromkeys(line.selector for line in lines))
     budgets = dict.fromkeys((line.row.budget, line.row.unit) for line in lines)
     seeds = ",".join(map(str, sorted({seed for line in lines for seed in line.row.seeds})))
-    parts = ["xmas -m goal=scores", f"selector={selectors}"]
+    goal = " goal=scores" if evidence.leaderboard.benchmarks else ""
+    parts = [f"xmas -m{goal}", f"selector={selectors}"]
     if fractions := [f"{budget:g}" for budget, _ in budgets if budget <= 1]:
         parts.append(f"subset.fraction={','.join(fractions)}")
     for unit in ("rows", "tokens"):
@@ -41,14 +42,33 @@ def command(evidence: Evidence) -> str:
     return " ".join([*parts, f"seed={seeds}"])
 
 
+def _commands(evidence: Evidence) -> str:
+    """The commands that made subsets and targets, as they were typed; of results that do not say
+    it, what would make them, without pool and settings.
+    """
+    typed: dict[str, None] = {}
+    for line in evidence.lines:
+        for training in line.trainings:
+            for stage in (training.subset, training.target):
+                result = evidence.index.results.get(key_of(stage))
+                if result is not None and "command" in result.meta:
+                    typed[result.meta["command"]] = None
+    if not typed:
+        return tag("code", text(command(evidence))) + (
+            " under the experiment that these came from; with all in the store it computes nothing"
+        )
+    codes = [tag("code", text(line)) for line in typed]
+    where = f" in {evidence.store.root}; with all in the store they compute nothing"
+    return joined(codes, tag("br")) + where
+
+
 def _facts(evidence: Evidence, results: list[Result]) -> str:
     versions: dict[str, set[str]] = {}
     for result in results:
         for name, number in result.meta.get("versions", {}).items():
             versions.setdefault(name, set()).add(number)
     facts = {
-        "command": tag("code", text(command(evidence)))
-        + " under the experiment that these came from; with all in the store it computes nothing",
+        "command": _commands(evidence),
         "commit": _several(result.meta.get("commit") for result in results),
         "versions": ", ".join(
             f"{name} {' and '.join(sorted(numbers))}" for name, numbers in versions.items()
@@ -59,8 +79,9 @@ def _facts(evidence: Evidence, results: list[Result]) -> str:
         "protocol": _several(run.protocol for run in evidence.leaderboard.benchmarks.values()),
         "store": tag("code", text(evidence.store.root)),
         "pool": _pool(evidence),
-        "reference group": tag("code", text(evidence.leaderboard.reference_group)),
     }
+    if group := evidence.leaderboard.reference_group:
+        facts["reference group"] = tag("code", text(group))
     parts = [tag("dt", name) + tag("dd", value) for name, value in facts.items() if value]
     return tag("dl", *parts, class_="facts")
 

@@ -19,11 +19,12 @@ from xmas.results.report import (
     mix,
     origins,
     scores,
+    subsets,
     trajectories,
 )
 from xmas.results.report.palette import Palette
 from xmas.results.report.svg import tag, text
-from xmas.store.index import AbsentError
+from xmas.store.index import AbsentError, EmptyError
 from xmas.store.progress import bar
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # nothing runs or loads
@@ -40,16 +41,24 @@ def page(boards: Sequence[Evidence], *, pool: Pool | None, examples: int) -> str
     """
     palette = Palette(line.selector for evidence in boards for line in evidence.lines)
     plans = [
-        (evidence, number, _sections(evidence, palette, pool, examples))
+        (
+            evidence,
+            number,
+            (_sections if evidence.leaderboard.benchmarks else _of_subsets)(
+                evidence, palette, pool, examples
+            ),
+        )
         for number, evidence in enumerate(boards, 1)
     ]
     body = [_top(boards)]
     with bar(total=sum(len(plan) for _, _, plan in plans), label="report", unit="section") as done:
         for evidence, number, plan in plans:
-            body.append(_heading(evidence, number, list(plan)))
+            sections = {}
             for name, parts in plan.items():
-                body.append(_section(name, _anchor(number, name), parts))
+                if shown := _section(name, _anchor(number, name), parts):
+                    sections[name] = shown
                 done.update(1)
+            body += [_heading(evidence, number, list(sections)), *sections.values()]
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
     head = tag(
         "head",
@@ -74,16 +83,23 @@ def _pools(boards: Sequence[Evidence]) -> list[str]:
 def _top(boards: Sequence[Evidence]) -> str:
     pools = _pools(boards)
     named = f"pool{'s' if len(pools) > 1 else ''} {' and '.join(pools)}"
-    trained = sum(len(line.trainings) for evidence in boards for line in evidence.lines)
+    scored = [evidence for evidence in boards if evidence.leaderboard.benchmarks]
+    trained = sum(len(line.trainings) for evidence in scored for line in evidence.lines)
+    question = f"How much of {named} is enough?" if scored else f"What was chosen of {named}"
     day = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M")
-    about = f"{trained} trained targets · {boards[0].store.root} · {day}"
+    targets = f"{trained} trained targets · " if trained else ""
+    about = f"{targets}{boards[0].store.root} · {day}"
     return tag(
         "header",
         tag("p", "xmas · report", class_="kicker"),
-        tag("h1", text(f"How much of {named} is enough?")),
-        *map(scores.outcome, boards),
+        tag("h1", text(question)),
+        *map(_opening, boards),
         tag("p", about, class_="about"),
     )
+
+
+def _opening(evidence: Evidence) -> str:
+    return (scores.outcome if evidence.leaderboard.benchmarks else subsets.opening)(evidence)
 
 
 def _heading(evidence: Evidence, number: int, names: list[str]) -> str:
@@ -122,16 +138,34 @@ def _sections(
     }
 
 
+def _of_subsets(
+    evidence: Evidence, palette: Palette, pool: Pool | None, images: int
+) -> dict[str, list[Part]]:
+    """The sections of subsets that have no score yet."""
+    of = functools.partial
+    of_both = _sections(evidence, palette, pool, images)
+    return {
+        "Subsets": [of(subsets.table, evidence)],
+        "Sources": of_both["Sources"],
+        "Lengths": [of(subsets.lengths, evidence, pool)],
+        **{name: of_both[name] for name in ("Clusters", "Trajectories", "Overlap", "Audit")},
+        **{name: of_both[name] for name in ("Examples", "Origins")},
+    }
+
+
 def _section(name: str, anchor: str, parts: list[Part]) -> str:
+    """A section; empty where there is nothing of its kind."""
     markup: list[str] = [tag("h3", name)]
     for part in parts:
         try:
             markup.append(part())
+        except EmptyError:
+            continue
         except AbsentError as error:
             why = tag("p", text(error), class_="absent")
             if why not in markup:  # one reason for all parts is shown once
                 markup.append(why)
-    return tag("section", *markup, id=anchor)
+    return tag("section", *markup, id=anchor) if len(markup) > 1 else ""
 
 
 def _anchor(number: int, name: str) -> str:

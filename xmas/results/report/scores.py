@@ -1,5 +1,6 @@
 """Scores: the outcome in words, the tables, and every training's ARP next to the reference's."""
 
+from collections.abc import Iterator
 from itertools import groupby
 
 from xmas.results import grids
@@ -62,6 +63,7 @@ def outcome(evidence: Evidence) -> str:
             f"A random subset of that size reaches {baseline.arp.mean:.1f}\N{NO-BREAK SPACE}%, "
             f"{ahead:.1f} points less."
         )
+        sentences += _certain(best)
     sentences.append(_doubt(scored, best, baseline))
     if "DemoPool" in str(evidence.pool):
         sentences.append(
@@ -69,6 +71,19 @@ def outcome(evidence: Evidence) -> str:
             "parts work together, and say nothing about the claims of any paper."
         )
     return tag("p", joined(sentences, " "), class_="lead")
+
+
+def _certain(best: Line) -> Iterator[str]:
+    """The interval of the difference from random, and what the subset cost."""
+    difference = best.certainty.against
+    if difference is not None and (interval := difference.interval) is not None:
+        apart = "" if interval.low > 0 else ": the two cannot be told apart"
+        yield (
+            f"The difference is {difference.points:.1f} points "
+            f"[{interval.low:.1f}, {interval.high:.1f}]{apart}."
+        )
+    if best.cost_of_full is not None:
+        yield f"Choosing and training took {best.cost_of_full:.2f} of the hours of full training."
 
 
 def _doubt(scored: list[Line], best: Line, baseline: Line | None) -> str:

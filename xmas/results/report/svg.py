@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from xmas.results.escaping import html_attribute, html_text
 
-_VOID = ("img", "meta")
+_VOID = ("br", "img", "meta")
 
 
 def tag(name: str, /, *children: str, **attributes: str | float | bool | None) -> Markup:
@@ -140,9 +140,20 @@ def figure(body: str, *caption: str) -> Markup:
 
 
 def scrolled_table(head: Sequence[str], rows: Sequence[Sequence[str]], class_: str = "") -> Markup:
-    """A table of markup cells, in a container that scrolls sideways; names come first."""
+    """A table of markup cells, in a container that scrolls sideways; names come first.
+
+    On a phone a row is a list, where each cell shows the heading of its column.
+    """
+    headings = [Markup(cell).striptags() for cell in head]
     lines = [
-        tag("tr", tag("th", cells[0], scope="row"), *(tag("td", cell) for cell in cells[1:]))
+        tag(
+            "tr",
+            tag("th", cells[0], scope="row"),
+            *(
+                tag("td", cell, data_head=heading)
+                for cell, heading in zip(cells[1:], headings[1:], strict=True)
+            ),
+        )
         for cells in rows
     ]
     top = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head)))

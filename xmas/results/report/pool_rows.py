@@ -24,6 +24,10 @@ def pool_rows(evidence: Evidence, configured: Pool | None) -> Rows:
     if configured is None:
         raise AbsentError("No pool was given to the report, so its rows cannot be shown.")
     try:
+        if describe(configured.whole) == evidence.pool:
+            configured = (
+                configured.whole
+            )  # rows are held out for scores, not of a subset to train on
         same = describe(configured) == evidence.pool
         annotations = configured.annotations
         if (

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt32, UInt64
 
 from xmas.data.duplicates import Pairs, agree, components, likely_near, near_images
-from xmas.data.rows import Shown
+from xmas.data.index import Shown
 
 
 def near_groups(

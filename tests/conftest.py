@@ -17,8 +17,7 @@ A worker of pytest-xdist has one thread, or the workers wait for each other; a s
 two. Idle threads sleep instead of spinning: on a machine with other work, spinning makes the toy's
 small matrices fifty times slower.
 
-Every call into xmas is held to its annotations. jaxtyping checks the modules that import it; it
-binds all arguments twice a call, so beartype alone checks the others.
+Every call into xmas is held to its annotations, by `annotations`.
 """
 
 import os
@@ -29,30 +28,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import copy
 import functools
 import gc
 import re
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+import annotations
 import pytest
-from beartype import BeartypeConf
-from beartype.claw import beartype_package
-from jaxtyping import install_import_hook
 
 sys.dont_write_bytecode = False  # some containers ask for it; each process would compile anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-HOUSE = Path(__file__).parent.parent
-SHAPED = [
-    ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix(".__init__")
-    for path in (HOUSE / "xmas").rglob("*.py")
-    if b"jaxtyping" in path.read_bytes()
-]
-beartype_package("xmas", conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=False))
-install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+annotations.install()
 
 THIRD_PARTY = (  # warnings of other packages that nothing here can avoid; all others are errors
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft 0.21
@@ -112,8 +101,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what was imported is not gone through at every collection of garbage
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(50_000, 20, 20)
     gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Any:
+    """What a file leaves, a million objects in the end, is gone through once and not again."""
+    ran = yield
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+    return ran
 
 
 @pytest.fixture(scope="session")
@@ -125,57 +124,9 @@ def compose():
     interpolation is resolved where it is read, so that what it takes from the environment is that
     of the reading test.
     """
-    import hydra
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.config_repository import ConfigRepository
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.object_type import ObjectType
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import Override
-    from omegaconf import DictConfig, OmegaConf
+    from composing import compositions
 
-    from xmas.cli.config import folder
-
-    class ParsedOnce(ConfigRepository):
-        """Hydra's, but the package's files are parsed once a session, not once a composition."""
-
-        parsed: ClassVar[dict[str, Any]] = {}
-
-        def load_config(self, config_path: str):
-            source = self._find_object_source(config_path, ObjectType.CONFIG)
-            if source is None or source.provider != "main":  # files that a test writes
-                return super().load_config(config_path)
-            if config_path not in self.parsed:
-                self.parsed[config_path] = super().load_config(config_path)
-            return copy.deepcopy(self.parsed[config_path])
-
-    with hydra.initialize_config_dir(folder(), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        loader.repository = ParsedOnce(loader.config_search_path)
-        parser = OverridesParser.create()
-
-        def sets_a_value(override: Override) -> bool:
-            """Whether no file is read for it, and nothing of Hydra's own is changed."""
-            others = override.package, override.is_delete(), override.is_sweep_override()
-            name = override.key_or_group
-            return not (
-                any(others) or name.startswith("hydra.") or loader.repository.group_exists(name)
-            )
-
-        @functools.cache
-        def merged(*choices: str, hydra_node: bool) -> DictConfig:
-            return hydra.compose("config", list(choices), return_hydra_config=hydra_node)
-
-        @functools.cache
-        def composed(*overrides: str, hydra_node: bool = False) -> DictConfig:
-            parsed = parser.parse_overrides(list(overrides))
-            values = [] if hydra_node else list(filter(sets_a_value, parsed))  # the node lists them
-            choices = [override.input_line for override in parsed if override not in values]
-            cfg = copy.deepcopy(merged(*choices, hydra_node=hydra_node))
-            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
-            OmegaConf.set_readonly(cfg, True)  # the next test reads the same object
-            return cfg
-
+    with compositions() as composed:
         yield composed
 
 

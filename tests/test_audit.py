@@ -280,7 +280,7 @@ def test_an_audit_sets_the_subset_beside_the_pool(toy: Toy, tmp_path):
     assert found["overlap"]["jaccard"] == pytest.approx(common / (34 - common))
     shared = json.loads((folder / "benchmark_rows.json").read_text())["seen"]
     first = examples.shown.first.tolist()
-    shown = [examples.picture_names[p] if p >= 0 else "" for p in first]
+    shown = [examples.picture_names[int(p)] if p >= 0 else "" for p in first]
     same = [row for row in range(ROWS) if shown[row] == picture_name(1)]
     redrawn = [row for row in range(ROWS) if shown[row] == picture_name(5)]
     assert shared["same"] == same

@@ -1,24 +1,26 @@
 """What tests call of xmas is held to its annotations: those with shapes, and those without."""
 
+import gc
 import importlib
-import re
+import weakref
 from pathlib import Path
 
+import annotations
 import numpy as np
 import pytest
 from beartype.roar import BeartypeCallHintViolation
-from jaxtyping import TypeCheckError
+from jaxtyping import Float
 
 import xmas
 from xmas.evaluation.json_files import with_keys
-from xmas.selection.rules.turns import even_quotas
+from xmas.selection.rules.turns import even_quotas, in_turns
 from xmas.store import Store
 
 FOLDER = Path(xmas.__file__).parent
 
 
 def test_a_wrong_type_is_refused_where_a_module_has_shapes():
-    with pytest.raises(TypeCheckError, match="budget"):
+    with pytest.raises(BeartypeCallHintViolation, match="budget"):
         even_quotas(np.zeros(2, dtype=int), "3")
 
 
@@ -30,16 +32,63 @@ def test_a_wrong_type_is_refused_where_it_has_none():
 
 
 def test_a_wrong_shape_is_refused():
-    with pytest.raises(TypeCheckError, match="sizes"):
+    with pytest.raises(BeartypeCallHintViolation, match="sizes"):
         even_quotas(np.zeros((2, 3), dtype=int), 3)
 
 
-def test_every_module_with_shapes_is_among_those_whose_shapes_are_checked():
-    shaped = {
+def test_names_of_axes_agree_in_one_call_and_are_free_in_the_next():
+    for rows in (2, 3):
+        assert in_turns(np.zeros(rows, dtype=int), np.arange(rows)).tolist() == [*range(rows)]
+    with pytest.raises(BeartypeCallHintViolation, match="preferred"):
+        in_turns(np.zeros(2, dtype=int), np.arange(3))
+
+
+def test_an_axis_may_have_the_length_that_an_argument_says():
+    @annotations.checked
+    def counted(values: Float[np.ndarray, " n"], k: int = 2) -> Float[np.ndarray, " {k}"]:
+        return values[:2]
+
+    assert counted(np.ones(3)).tolist() == counted(np.ones(3), 2).tolist() == [1, 1]
+    with pytest.raises(BeartypeCallHintViolation, match="return"):
+        counted(np.ones(3), k=3)
+
+
+def test_a_function_within_a_function_is_checked_at_every_definition():
+    """Its checks are built at the first, and keep alive nothing that this has closed over."""
+
+    class Scale:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+    def define(scale: Scale):
+        @annotations.checked
+        def scaled(values: Float[np.ndarray, " n"], more: Float[np.ndarray, " n"]) -> np.ndarray:
+            return scale.value * values + more
+
+        return scaled
+
+    first = Scale(2)
+    alive = weakref.ref(first)
+    one, other = define(first), define(Scale(3))
+    del first
+    assert one(np.ones(2), np.ones(2)).tolist() == [3, 3]
+    assert other(np.ones(2), np.ones(2)).tolist() == [4, 4]
+    for scaled in (one, other):
+        with pytest.raises(BeartypeCallHintViolation, match="more"):
+            scaled(np.ones(2), np.ones(3))
+        with pytest.raises(BeartypeCallHintViolation, match="values"):
+            scaled([1.0], np.ones(1))
+    del one, scaled
+    gc.collect()
+    assert alive() is None
+
+
+def test_every_module_is_checked():
+    names = [
         ".".join(path.relative_to(FOLDER.parent).with_suffix("").parts).removesuffix(".__init__")
         for path in FOLDER.rglob("*.py")
-        if re.search(r"^from jaxtyping import", path.read_text(encoding="utf-8"), re.MULTILINE)
-    }
-    assert len(shaped) > 50
-    loaders = {name: type(importlib.import_module(name).__loader__) for name in shaped}
-    assert {loader.__name__ for loader in loaders.values()} == {"_JaxtypingLoader"}
+        if path.stem != "__main__"
+    ]
+    assert len(names) > 200
+    loaders = {type(importlib.import_module(name).__loader__).__name__ for name in names}
+    assert loaders == {"_JaxtypingLoader"}

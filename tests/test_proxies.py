@@ -17,6 +17,7 @@ from xmas.cli.config import build
 from xmas.features.trajectories import Measuring, Trajectories
 from xmas.models.assembled import Assembled
 from xmas.models.families import FAMILIES, family_of
+from xmas.models.families.idefics3 import TiledImages
 from xmas.models.families.onevision import anyres
 from xmas.models.published import Published
 from xmas.models.sources import Source
@@ -161,9 +162,7 @@ def test_full_size_images_have_the_published_numbers_of_tokens():
         do_resize=True,
         do_image_splitting=True,
     )
-    tiles = FAMILIES["idefics3"].layout(
-        FULL_SIZE["smolvlm_256m"](), SimpleNamespace(own=own), tokenizer
-    )
+    tiles = FAMILIES["idefics3"].layout(FULL_SIZE["smolvlm_256m"](), TiledImages(own), tokenizer)
     assert tiles.grid((480, 640)) == (3, 4)
     assert sum(tiles.tokens((480, 640)) == -1) == 13 * 64
     assert sum(tiles.tokens((500, 500)) == -1) == 17 * 64

@@ -23,7 +23,7 @@ from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.packing import pack
 from xmas.models.chat.template import Template
-from xmas.models.families.qwen25_vl import Qwen25Vl, window_order
+from xmas.models.families.qwen25_vl import NativeImages, Qwen25Vl, window_order
 from xmas.models.published import Published
 from xmas.models.sources import Source
 from xmas.models.specs import FULL_SIZE, unbuilt
@@ -142,9 +142,7 @@ def test_an_image_has_as_many_tokens_as_its_processor_and_the_model_give(parts, 
 
 def test_full_size_pictures_have_the_published_numbers_of_tokens(compose):
     own = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=1003520)
-    layout = Qwen25Vl().layout(
-        FULL_SIZE["qwen25_vl_3b"](), type("Of", (), {"own": own}), tiny.tokenizer()
-    )
+    layout = Qwen25Vl().layout(FULL_SIZE["qwen25_vl_3b"](), NativeImages(own), tiny.tokenizer())
     counts = {(480, 640): 17 * 23, (336, 336): 144, (28, 28): 4, (3000, 3000): 35 * 35}
     for size, count in counts.items():
         assert (layout.tokens(size) == FEATURE).sum() == count

@@ -19,6 +19,7 @@ import peft  # noqa: F401
 import transformers.models.clip
 import transformers.models.llava  # noqa: F401
 from PIL import Image, ImageDraw
+from transformers import PreTrainedConfig
 
 from xmas.attention.engine import Running
 from xmas.attention.metric import Spectra
@@ -43,6 +44,9 @@ from xmas.training.fit.trainables import Lora
 from xmas.training.proxy import Proxy
 from xmas.training.starts.pretrained import Pretrained, SmallLlava
 from xmas.training.starts.towers import TwoTower
+
+# Written out whole at every load of a model, for refusals of union types that are then caught.
+PreTrainedConfig.__repr__ = object.__repr__
 
 ROWS = 41
 TEXT_ONLY = (3, 11, 12, 19, 27, 34, 40)  # rows without an image

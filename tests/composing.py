@@ -1,0 +1,117 @@
+"""Hydra's compositions of the package's configuration, at a fraction of their seconds.
+
+Most of the time of one goes into reading the same files again, into maps for interpolations in
+lists of defaults that have none, and into setting the parents of all nodes after every merged file.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import hydra
+from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.base import Box
+
+from xmas.cli.config import folder
+
+
+class ParsedOnce(ConfigRepository):
+    """Hydra's, but the package's files are parsed once a session, not once a composition."""
+
+    parsed: ClassVar[dict[str, bytes]] = {}
+
+    def load_config(self, config_path: str) -> Any:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or source.provider != "main":  # files that a test writes
+            return super().load_config(config_path)
+        file = f"{source.path}/{config_path}"
+        if file not in self.parsed:
+            self.parsed[file] = pickle.dumps(super().load_config(config_path))
+        return pickle.loads(self.parsed[file])
+
+
+@contextlib.contextmanager
+def quick_merges() -> Iterator[None]:
+    """Build no map that nothing reads, set the parents of nodes once, after all merges, and copy a
+    file's nodes by pickle."""
+    interpolation_map = defaults_list._create_interpolation_map
+    merge, re_parent = ConfigLoaderImpl._compose_config_from_defaults_list, Box._re_parent
+    embed = ConfigLoaderImpl._embed_result_config
+
+    def map_if_read(overrides: Any, defaults: list, self_added: bool) -> DictConfig | None:
+        read = any(not each.is_self() and each.is_interpolation() for each in defaults)
+        return interpolation_map(overrides, defaults, self_added) if read else None
+
+    def merge_all(self: ConfigLoaderImpl, *given: Any, **options: Any) -> DictConfig:
+        Box._re_parent = lambda self: None
+        try:
+            cfg = merge(self, *given, **options)
+        finally:
+            Box._re_parent = re_parent
+        cfg._re_parent()
+        return cfg
+
+    def embed_copy(result: ConfigResult, package_override: str | None) -> ConfigResult:
+        package = result.header["package"] if package_override is None else package_override
+        if not package:
+            return result
+        cfg = OmegaConf.create(flags={"no_deepcopy_set_nodes": True})
+        OmegaConf.update(cfg, package, pickle.loads(pickle.dumps(result.config)), merge=False)
+        return dataclasses.replace(result, config=cfg)
+
+    defaults_list._create_interpolation_map = map_if_read
+    ConfigLoaderImpl._embed_result_config = staticmethod(embed_copy)
+    ConfigLoaderImpl._compose_config_from_defaults_list = merge_all
+    try:
+        yield
+    finally:
+        defaults_list._create_interpolation_map = interpolation_map
+        ConfigLoaderImpl._compose_config_from_defaults_list = merge
+        ConfigLoaderImpl._embed_result_config = staticmethod(embed)
+
+
+@contextlib.contextmanager
+def compositions() -> Iterator[Callable[..., DictConfig]]:
+    """A function of overrides that gives the configuration, as the fixture `compose` says it."""
+    with hydra.initialize_config_dir(folder(), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        loader.repository = ParsedOnce(loader.config_search_path)
+        parser = OverridesParser.create()
+
+        def sets_a_value(override: Override) -> bool:
+            """Whether no file is read for it, and nothing of Hydra's own is changed."""
+            others = override.package, override.is_delete(), override.is_sweep_override()
+            name = override.key_or_group
+            return not (
+                any(others) or name.startswith("hydra.") or loader.repository.group_exists(name)
+            )
+
+        @functools.cache
+        def merged(*choices: str, hydra_node: bool) -> bytes:
+            with quick_merges():
+                return pickle.dumps(
+                    hydra.compose("config", list(choices), return_hydra_config=hydra_node)
+                )
+
+        @functools.lru_cache(maxsize=64)  # each is ten thousand objects
+        def composed(*overrides: str, hydra_node: bool = False) -> DictConfig:
+            parsed = parser.parse_overrides(list(overrides))
+            values = [] if hydra_node else list(filter(sets_a_value, parsed))  # the node lists them
+            choices = [override.input_line for override in parsed if override not in values]
+            cfg = pickle.loads(merged(*choices, hydra_node=hydra_node))
+            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+            OmegaConf.set_readonly(cfg, True)  # the next test reads the same object
+            return cfg
+
+        yield composed

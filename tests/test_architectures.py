@@ -66,12 +66,16 @@ def held(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
     for model in (mild, peaked) if request.param == SCALED else ():
         for layer in language_model(model).layers:
             layer.self_attn.scaling = 0.07
-    return SimpleNamespace(mild=mild, peaked=peaked, material=material)
+    return SimpleNamespace(mild=mild, peaked=peaked, material=material, scans={})
 
 
 def scanned(held: SimpleNamespace, model: str, *, batch_tokens: int, **running) -> np.ndarray:
-    spectra, options = Spectra(batch_tokens=batch_tokens), Running(**running)
-    return Scan(getattr(held, model), held.material, spectra, options).once("test")
+    """The same scan once."""
+    name = f"{model} {batch_tokens} {running}"
+    if name not in held.scans:
+        spectra, options = Spectra(batch_tokens=batch_tokens), Running(**running)
+        held.scans[name] = Scan(getattr(held, model), held.material, spectra, options).once("test")
+    return held.scans[name]
 
 
 @torch.no_grad()

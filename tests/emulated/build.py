@@ -49,16 +49,29 @@ def compile_to(built: Path) -> None:
             "apt-get install g++), or name a compiler by the environment variable CXX"
         )
     torch = torch_folder()
+    includes = torch / "include", torch / "include" / "torch" / "csrc" / "api" / "include"
+    options = "-O1", "-std=c++20", "-fPIC", "-w", *(f"-I{folder}" for folder in includes)
     with tempfile.TemporaryDirectory(dir=built.parent) as draft:
         output = Path(draft) / built.name
-        command = [
-            *compiler, "-O1", "-std=c++20", "-fPIC", "-shared", "-w",
-            *(str(source) for source in SOURCES if source.suffix == ".cpp"),
-            *("-o", str(output), f"-I{torch / 'include'}"),
-            f"-I{torch / 'include' / 'torch' / 'csrc' / 'api' / 'include'}",
-            *(f"-L{torch / 'lib'}", f"-Wl,-rpath,{torch / 'lib'}", "-lc10", "-ltorch_cpu"),
-        ]  # fmt: skip
-        ended = subprocess.run(command, capture_output=True, text=True)
-        if ended.returncode:
-            raise RuntimeError(f"{shlex.join(command)}\n{ended.stderr}")
+        objects = {
+            source: str(Path(draft) / f"{source.stem}.o")
+            for source in SOURCES
+            if source.suffix == ".cpp"
+        }
+        run(*([*compiler, *options, "-c", str(source), "-o", part]
+              for source, part in objects.items()))  # fmt: skip
+        libraries = f"-L{torch / 'lib'}", f"-Wl,-rpath,{torch / 'lib'}", "-lc10", "-ltorch_cpu"
+        run([*compiler, "-shared", *objects.values(), "-o", str(output), *libraries])
         output.rename(built)
+
+
+def run(*commands: list[str]) -> None:
+    """Side by side: half a minute each, most of it torch's headers."""
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for command in commands
+    ]
+    printed = [process.communicate()[0] for process in processes]
+    for command, process, text in zip(commands, processes, printed, strict=True):
+        if process.returncode:
+            raise RuntimeError(f"{shlex.join(command)}\n{text}")

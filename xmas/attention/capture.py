@@ -114,7 +114,8 @@ class CrossAttention(Collector):
             )
             return shares.masked_fill_(self._hidden(mask, keys - length), 0)
         bias = self._bias(mask, length, keys)
-        shares = image_shares(text_query, key, bias, self.image, softcap=inputs.softcap, **how)
+        how |= {"softcap": inputs.softcap, "image_slice": self.image_slice}
+        shares = image_shares(text_query, key, bias, self.image, **how)
         return shares.masked_fill_(~self.kept, 0)
 
     def _usable(self, inputs: AttentionInputs) -> Float[Tensor, "rows heads length"] | None:

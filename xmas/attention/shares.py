@@ -29,6 +29,7 @@ def image_shares(
     softcap: float | None = None,
     dtype: torch.dtype = torch.float32,
     block_bytes: int | None = None,
+    image_slice: slice | None = None,
 ) -> Float[Tensor, "rows text image"]:
     """The columns `image` of the mean over heads of softmax(cap(scale * q k^T) + bias).
 
@@ -41,6 +42,7 @@ def image_shares(
         dtype: of products, softmax and sums, also inside an autocast region.
         block_bytes: of the logits computed at a time; None: by device, see `BLOCK_BYTES`. The
             result does not depend on it.
+        image_slice: `image` as `consecutive` gives it, which is faster.
     """
     heads, text = query.shape[1:3]
     image_columns = torch.zeros(len(query), text, image.shape[1], dtype=dtype, device=query.device)
@@ -49,8 +51,11 @@ def image_shares(
             query, key, bias, scale=scale, softcap=softcap, dtype=dtype, block_bytes=block_bytes
         )
         for (row, _, place), shares in blocks:
-            columns = image[row, None].expand(-1, shares.shape[3], -1)
-            image_columns[row, place] += shares.sum(dim=(1, 2)).gather(2, columns)
+            if image_slice is not None and image_slice.stop <= key.shape[2]:
+                image_columns[row, place] += shares[..., image_slice].sum(dim=(1, 2))
+            else:
+                columns = image[row, None].expand(-1, shares.shape[3], -1)
+                image_columns[row, place] += shares.sum(dim=(1, 2)).gather(2, columns)
     return image_columns / heads
 
 

@@ -11,6 +11,7 @@ import argparse
 import resource
 import tempfile
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,9 @@ class Examples:
     """As much of a pool as the ranking's file needs."""
 
     def __init__(self, has_image: np.ndarray, sources: np.ndarray) -> None:
-        self.has_image, self.sources = has_image, sources
+        self.has_image = has_image
+        names, numbers = np.unique(sources, return_inverse=True)
+        self.index = types.SimpleNamespace(source=numbers, source_names=names.tolist())
 
     def __len__(self) -> int:
         return len(self.has_image)

@@ -5,6 +5,8 @@ names, and small models only where the command asks for them.
 import dataclasses
 import importlib.util
 import json
+import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from scored import Shelves
 from toy import Toy
 
 from xmas.cli.config import build
+from xmas.cli.cpu_check import check_cpu
 from xmas.cli.implied_choices import with_implied
 from xmas.features.clustering.cluster_count import ClusterCount
 from xmas.features.clustering.kmeans import Clusters
@@ -182,6 +185,43 @@ def test_missing_weights_are_named_with_the_small_model_before_any_work(
         "out"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def proxy_on(toy: Toy, compose, *more: str):
+    files = (f"pool.annotations={toy.folder}/pool.json", f"pool.images={toy.folder}/images")
+    cfg = compose("pool=files", *files, *more)
+    return build(cfg.proxy), cfg
+
+
+def test_a_published_proxy_that_does_not_fit_into_the_host_s_memory_is_refused(
+    toy, compose, tmp_path, monkeypatch
+):
+    """1.6 billion parameters with their optimizer states are 16 bytes each, at least."""
+    proxy, cfg = proxy_on(toy, compose)
+    monkeypatch.setattr("xmas.cli.cpu_check.host_memory", lambda: 8e9)
+    with pytest.raises(
+        ValueError, match=r"^proxy \(.*\) needs (\d+) GB on a CPU, .* has 8; take h"
+    ) as e:
+        check_cpu(proxy, Store(str(tmp_path)), cfg, frozenset())
+    assert int(re.search(r"needs (\d+) GB", str(e.value))[1]) > 26
+    assert "proxy=small" in str(e.value)
+
+
+def test_a_published_proxy_that_takes_days_on_a_cpu_is_warned_of(
+    toy, compose, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("xmas.cli.cpu_check.host_memory", lambda: 1e12)
+    slow = ("hardware.device.tflops_32=1e-4", "hardware.device.tflops_16=1e-4")
+    store = Store(str(tmp_path))
+    for more, warned in ((slow, True), ((*slow, "proxy=small"), False)):
+        proxy, cfg = proxy_on(toy, compose, *more)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="xmas"):
+            check_cpu(proxy, store, cfg, frozenset())
+        assert ("hours on this CPU, by the estimate; take hardware=" in caplog.text) == warned
+    proxy, cfg = proxy_on(toy, compose, "hardware=one_gpu")
+    monkeypatch.setattr("xmas.cli.cpu_check.host_memory", lambda: 0.0)
+    check_cpu(proxy, store, cfg, frozenset())
 
 
 def test_random_asks_for_no_weights(toy, server, tmp_path):

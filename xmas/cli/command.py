@@ -30,6 +30,7 @@ from xmas.cli.config import (
     goal_node,
     warn_of_demo_values,
 )
+from xmas.cli.cpu_check import check_cpu
 from xmas.cli.hydra_guard import guard
 from xmas.cli.implied_choices import with_implied
 from xmas.cli.memory_check import check_memory
@@ -162,6 +163,7 @@ def run(cfg: DictConfig) -> None:
             check_all(goal, store)
             check_weights(goal, store, cfg, allowed)
             check_memory(goal, store, cfg, allowed)
+            check_cpu(goal, store, cfg, allowed)
         time_left.follow(goal, store, cfg, allowed)
         with logged(goal, store, run_logger_of(cfg, experiment, allowed)) as logged_store:
             renew(goal, logged_store)

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from xmas.attention import engine, metric, shares, spectrum
+from xmas.attention import capture, engine, metric, shares, spectrum
 from xmas.attention.engine import Running, Scan
 from xmas.models import varlen_attention
 from xmas.models.vlm import language_model
@@ -81,6 +81,7 @@ def of_scan(size: Size, tokens: int, unsolved: int, count: int) -> dict[str, flo
         tempfile.TemporaryDirectory() as folder,
         patch.dict(spectrum.DENSE, {"cpu": spectrum.DENSE["cuda"]}),
         patch.dict(shares.BLOCK_BYTES, {"cpu": shares.BLOCK_BYTES["cuda"]}),
+        patch.object(capture, "consecutive", lambda *_: None),
         patch.object(metric, "leading", solve),
         patch.object(engine, "UNSOLVED_BYTES", unsolved),
     ):

@@ -221,7 +221,7 @@ def test_an_embedding_that_is_not_finite_is_refused_with_its_row(toy, tmp_path, 
 
 
 def test_without_a_clip_it_is_said_how_to_get_one(toy, tmp_path):
-    with pytest.raises(ValueError, match=r"features@features\.clip=clip_released"):
+    with pytest.raises(ValueError, match="or a folder, clip=openai/clip-vit-base-patch32"):
         ClipEmbeddings(toy.pool, None).compute(toy.store, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Seconds, processor seconds and peak memory of a piece of work, in a process of its own."""
+"""Seconds, processor seconds and peak memory of a piece of work, in a separate process."""
 
 import json
 import os

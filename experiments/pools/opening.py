@@ -2,7 +2,7 @@
 
     python experiments/pools/opening.py [--rows 665298] [--folder DIR] [--before CHECKOUT]
 
-Each is a process of its own, one after the other in every round; the best of all rounds counts.
+Each is a separate process, one after the other in every round; the best of all rounds counts.
 `--before` opens the same file with the package of an earlier commit, from its checkout.
 """
 

@@ -2,7 +2,7 @@
 
     python experiments/pools/table.py [--rows 10000000] [--images stored] [--folder DIR]
 
-Every part is a process of its own. The subset's Parquet is written next to `datasets`' own `select`
+Every part is a separate process. The subset's Parquet is written next to `datasets`' own `select`
 and `save_to_disk` of as many rows, one after the other in every round; the best round counts.
 """
 

@@ -207,17 +207,19 @@ def _joined(ranges: Sequence[Range], parts: Sequence[RangePart | None]) -> Itera
     """The parts of consecutive ranges; those whose guess was wrong are read again."""
     start: int | None = ranges[0].start
     row = 0
-    for of_range, found in zip(ranges, parts, strict=True):
+    for of_range, guess in zip(ranges, parts, strict=True):
         if start is None or start >= of_range.stop:  # the list or a record ends after this range
             continue
-        if found is None or found.first != start:
-            found = dataclasses.replace(of_range, start=start, row=row).read()
+        if guess is None or guess.first != start:
+            records = dataclasses.replace(of_range, start=start, row=row).read()
+            part = records.part
         else:
-            faults = [dataclasses.replace(f, row=f.row + row) for f in found.part.faults]
-            found = dataclasses.replace(found, part=dataclasses.replace(found.part, faults=faults))
-        yield found.part
-        row += len(found.part.counts)
-        start = found.next
+            records = guess
+            faults = [dataclasses.replace(f, row=f.row + row) for f in guess.part.faults]
+            part = dataclasses.replace(guess.part, faults=faults)
+        yield part
+        row += len(part.counts)
+        start = records.next
 
 
 def _is_stored(name: str) -> bool:

@@ -39,4 +39,4 @@ def measured(prepare: Callable[[], Any], work: Callable[[Any], int]) -> dict[str
 
 def load() -> str:
     """Processes that run or wait for a core, and the cores: who else is on this machine."""
-    return f"load {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores"
+    return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"

@@ -22,7 +22,8 @@ def side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
 
     Raises what a job raises: the first of them in their order.
     """
-    count = min(len(jobs), len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = min(len(jobs), cores or 1)
     if count < 2:
         return [job() for job in jobs]
     numbers, lock = itertools.count(), threading.Lock()

@@ -19,6 +19,7 @@ from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.reference import Reference, group_of
 from xmas.evaluation.scores import Score, Scores
+from xmas.features.clustering.cluster_count import ClusterCount
 from xmas.results import view
 from xmas.results.audit import Audit
 from xmas.results.curves import CURVES, series
@@ -107,6 +108,12 @@ def train(toy, name, selector, scores, *, seconds, seed=0, fraction=0.5, role="s
         score(toy, target, name, benchmark, value, role=role)
 
 
+def by_rule(toy: Toy) -> Xmas:
+    """The toy's XMAS with a number of clusters as a rule, which is what pools of files have."""
+    clusters = dataclasses.replace(toy.clusters, k=ClusterCount(most=5, rows_each=1))
+    return Xmas(toy.trajectories, clusters)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Reference, random and xmas on the toy pool; attention is the root of the text's length."""
@@ -127,11 +134,13 @@ def whole(tmp_path_factory):
         steps=np.array(STEPS),
     )
     (scanned / "scan_seconds.json").write_text(json.dumps({"1": 4.0, "3": 4.0, "6": 4.0}))
-    put(toy.store, toy.clusters, labels=np.where(examples.has_image, bins, 5))
+    labels = np.where(examples.has_image, bins, 5)
+    clustered = put(toy.store, by_rule(toy).clusters, labels=labels)
+    (clustered / "sizes.json").write_text(json.dumps(np.bincount(labels, minlength=6).tolist()))
     train(toy, "full", Full(), (50.0, 80.0), seconds=100, fraction=1.0, role="reference")
     for seed in (0, 1):
         train(toy, "random", Random(), SCORED["random"][seed], seconds=50, seed=seed)
-        train(toy, "xmas", toy.xmas, SCORED["xmas"][seed], seconds=52, seed=seed)
+        train(toy, "xmas", by_rule(toy), SCORED["xmas"][seed], seconds=52, seed=seed)
     return toy
 
 
@@ -364,14 +373,14 @@ def test_a_stage_that_is_only_named_is_no_input_of_a_former_record(toy):
 
     assert kinds(Ranking(toy.pool, toy.length)) == {"ranking"}
     assert kinds(Ranking(toy.pool, toy.coincide)) == {"ranking", "pretrained"}  # step 0
-    assert "proxy" in kinds(Ranking(toy.pool, toy.xmas))
+    assert "proxy" in kinds(Ranking(toy.pool, by_rule(toy)))
     counted = toy.subset(rows=None, tokens=600, counted=toy.proxy)
     assert kinds(counted) == {"subset", "ranking"}
 
 
 def test_a_configuration_leads_to_the_folder_of_its_result(whole):
-    assert key_of(describe(whole.clusters)) == key(whole.clusters)
-    found = ResultIndex(whole.store).inside(describe(whole.clusters))
+    assert key_of(describe(by_rule(whole).clusters)) == key(by_rule(whole).clusters)
+    found = ResultIndex(whole.store).inside(describe(by_rule(whole).clusters))
     kinds = [result.kind for result in found.values()]
     assert kinds == ["clusters", "trajectories", "proxy", "pretrained"]
 
@@ -419,12 +428,12 @@ def test_origins_count_the_rows_that_were_left_out(toy):
 
 
 def subsets(toy):
-    return [Subset(Ranking(toy.pool, selector, 0), 0.5) for selector in (Random(), toy.xmas)]
+    return [Subset(Ranking(toy.pool, selector, 0), 0.5) for selector in (Random(), by_rule(toy))]
 
 
 def test_examples_show_the_first_and_the_last_of_a_ranking(page, whole):
     examples = whole.pool.open(whole.store)
-    order = np.load(whole.store.path(Ranking(whole.pool, whole.xmas)) / "order.npy")
+    order = np.load(whole.store.path(Ranking(whole.pool, by_rule(whole))) / "order.npy")
     pictured = [row for row in order.tolist() if examples.has_image[row]]
     kept = set(subsets(whole)[1].chosen(whole.store).tolist())
     first = next(row for row in pictured if row in kept)

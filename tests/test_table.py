@@ -15,6 +15,7 @@ from xmas.results.leaderboard_rows import Cell
 from xmas.results.score_records import TableError, asked_by, remember, runs
 from xmas.results.table import Table
 from xmas.results.table.choice import choose
+from xmas.results.view import measured
 from xmas.store import Store, key
 
 GAP = "\N{EN DASH}"
@@ -71,6 +72,15 @@ def test_means_spreads_and_arp_are_over_seeds(store, filled):
     # seed 0: (96.67 + 93.33) / 2 = 95; seed 1: 105
     assert dataclasses.astuple(full.arp) == pytest.approx((100, 50**0.5, 2))
     assert (xmas.rows, xmas.seeds, xmas.gaps) == ((1600,), (0, 1), {})
+
+
+@pytest.mark.parametrize(
+    ("scores", "shown"),
+    [((58, 62), "60.0 ± 2.8"), ((0.296, 0.298), "0.297 ± 0.001"), ((0, 0), "0.0 ± 0.0")],
+)
+def test_scores_below_1_have_three_decimals(store, filled, scores, shown):
+    row = leaderboards(runs(store))[0].rows[0]  # of two seeds
+    assert str(measured(Cell.of(scores), row)) == shown
 
 
 def test_markdown_shows_the_reference_first_and_no_spread_for_one_seed(store, filled):

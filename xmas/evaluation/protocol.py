@@ -121,6 +121,11 @@ class AnswerError(ValueError):
     """Answers, questions and truth do not match; the message names the first that does not."""
 
 
+def decimals(score: float) -> int:
+    """Decimals with which a score is shown: one, or three below 1, where one would show nothing."""
+    return 3 if 0 < abs(score) < 1 else 1
+
+
 def join(
     expected: Iterable[Hashable],
     answers: Iterable[dict[str, Any]],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.given_answers import OfGivenAnswers
 from xmas.evaluation.json_files import json_lines
-from xmas.evaluation.protocol import Benchmark, Judged, Scored
+from xmas.evaluation.protocol import Benchmark, Judged, Scored, decimals
 from xmas.evaluation.quick import Quick, quick_name
 from xmas.evaluation.reference import Reference, group_of
 from xmas.selection.protocol import name_of
@@ -250,4 +250,7 @@ class Scores(Stage):
 def _mean(scores: Sequence[dict[str, Any]], name: str) -> str:
     """The mean of a benchmark's scores over seeds, without those that are invalid."""
     valid = [of["score"] for of in scores if of["name"] == name and of["score"] is not None]
-    return f"{fmean(valid):.1f}" if valid else "invalid"
+    if not valid:
+        return "invalid"
+    mean = fmean(valid)
+    return f"{mean:.{decimals(mean)}f}"

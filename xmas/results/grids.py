@@ -13,7 +13,7 @@ from xmas.results.leaderboard_rows import Cell
 from xmas.results.notes import about_scores
 from xmas.results.view import GAP, LEVEL, SCORES, SUMMARY, TableColumn, TextCell, between, measured
 
-_SOURCES = 12  # columns of a table by source
+_SOURCES = 8  # columns of a table by source
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ the CSV, and in the report. `notes` are the sentences below the tables, `grids` 
 import dataclasses
 from collections.abc import Callable, Iterable
 
+from xmas.evaluation.protocol import decimals
 from xmas.results.arp import ALL
 from xmas.results.evidence import Evidence, Line
 from xmas.results.leaderboard_rows import Cell, Row
@@ -88,15 +89,18 @@ def measured(cell: Cell | None, row: Row, interval: Interval | None = None) -> T
     """Mean and spread; the number of seeds where some are missing; the interval if given."""
     if cell is None:
         return TextCell(GAP)
-    spread = "" if cell.sd is None else f" ± {cell.sd:.1f}"
+    places = decimals(cell.mean)
+    spread = "" if cell.sd is None else f" ± {cell.sd:.{places}f}"
     some = "" if cell.seeds == len(row.seeds) else f" ({cell.seeds} of {len(row.seeds)})"
-    within = "" if interval is None else f" [{between(interval)}]"
-    return TextCell(f"{cell.mean:.1f}", spread, some + within)
+    within = "" if interval is None else f" [{between(interval, places)}]"
+    return TextCell(f"{cell.mean:.{places}f}", spread, some + within)
 
 
-def between(interval: Interval | None) -> str:
+def between(interval: Interval | None, places: int = 1) -> str:
     """An interval as text."""
-    return GAP if interval is None else f"{interval.low:.1f} to {interval.high:.1f}"
+    if interval is None:
+        return GAP
+    return f"{interval.low:.{places}f} to {interval.high:.{places}f}"
 
 
 def interval_fields(name: str, interval: Interval | None) -> dict[str, Value]:

@@ -3,6 +3,8 @@
 A second figure shows how much of the value the length of the text alone explains.
 """
 
+import json
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -41,9 +43,9 @@ def values(evidence: Evidence) -> tuple[Result, Float[np.ndarray, "rows steps"]]
 
 def labels(evidence: Evidence) -> tuple[Int[np.ndarray, " rows"], int]:
     """The cluster of every row, and the number that means "no image"."""
-    config = described(evidence, "Clusters")
-    result = evidence.index.result(config, "clusters")
-    return np.load(result.file("labels.npy")), int(config["k"])
+    result = evidence.index.result(described(evidence, "Clusters"), "clusters")
+    sizes = json.loads(result.file("sizes.json").read_text())  # k may be a rule, of the pool's rows
+    return np.load(result.file("labels.npy")), len(sizes) - 1
 
 
 def ribbons(evidence: Evidence) -> str:

@@ -8,6 +8,7 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
@@ -27,7 +28,7 @@ from choices import (
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, Node, OmegaConf
 from toy import Toy
 
 from xmas.cli.command import make
@@ -102,15 +103,33 @@ def test_every_selector_is_built_in_other_experiments(experiment, compose):
         assert len(key(dataclasses.replace(subset, ranking=ranking))) == 12
 
 
-def test_files_that_are_parsed_once_compose_as_hydra_s_do(compose, monkeypatch):
-    overrides = ("experiment=llava665k", "selector=coincide", "hardware=one_gpu", "seed=3")
+def nodes(node: Node, place: str = "") -> Iterator[tuple]:
+    """All of a configuration, with what only shows when it is changed or resolved."""
+    content = node._content if isinstance(node, Container) else None
+    inner = content if isinstance(content, dict) else dict(enumerate(content or ()))
+    yield place, type(node), node._metadata.flags or {}, None if inner else node._value()
+    for name, child in inner.items():
+        assert child._get_parent() is node, f"{place}.{name}"
+        yield from nodes(child, f"{place}.{name}")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("experiment=llava665k", "selector=coincide", "hardware=one_gpu", "seed=3"),
+        ("experiment=smoke", "target=llava15_7b", "+selector@every.one=length", "~logger"),
+    ],
+    ids=" ".join,
+)
+def test_the_compositions_of_tests_are_hydra_s(compose, monkeypatch, overrides):
     compose("experiment=coincide", "seed=4")  # shares most files
-    parsed_once = OmegaConf.to_container(compose(*overrides))
+    quick = compose(*overrides)
     loader = GlobalHydra.instance().config_loader()
     assert type(loader.repository) is not ConfigRepository
     monkeypatch.setattr(loader, "repository", ConfigRepository(loader.config_search_path))
     composed = hydra.compose("config", list(overrides))
-    assert parsed_once == OmegaConf.to_container(composed)
+    OmegaConf.set_readonly(composed, True)
+    assert list(nodes(quick)) == list(nodes(composed))
 
 
 def test_building_does_no_work_and_touches_no_disk(compose, tmp_path, monkeypatch):

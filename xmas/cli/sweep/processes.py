@@ -21,10 +21,13 @@ from hydra.types import HydraContext
 from xmas.cli.sweep.job import Job, Outcome, run_elsewhere
 from xmas.cli.threads import share_cores
 
-_IMPORTED = [
+_IMPORTED = [  # once, not in every job; what is not installed is left out
     "xmas.cli.command",
-    "xmas.evaluation.scores",
-]  # and with them torch; GPUs are left alone
+    "xmas.evaluation.scores",  # and with it torch; GPUs are left alone
+    "xmas.estimate",  # of the time left
+    "pandas",  # imported by pyarrow where a subset's ranking is written
+    "pyarrow.parquet",
+]
 
 
 def outcomes(

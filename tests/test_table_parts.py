@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+import shards
 
 from xmas.data import pool as pool_module
 from xmas.data import table_parts
@@ -16,7 +17,7 @@ from xmas.data.pool import Pool
 from xmas.data.record_faults import fault_in
 from xmas.data.records import renamed
 from xmas.data.side_processes import side_by_side
-from xmas.data.table import Table, chunks_of
+from xmas.data.table import Table, chunks_of, open_table
 from xmas.data.table_parts import by_turn, runs
 from xmas.data.usual_columns import pictures_of, usual_rows
 from xmas.store import Store
@@ -180,3 +181,16 @@ def test_shards_are_indexed_by_several_processes_and_mapped_afterwards(tmp_path,
 def test_a_table_in_memory_stays_in_its_process():
     with pytest.raises(TypeError, match="in memory"):
         pickle.dumps(Table(chunks_of(table(0, "texts", "path")), lambda: "", lambda: 0))
+
+
+def test_consecutive_rows_are_converted_together_and_stay_the_same(tmp_path):
+    """Rows in turn, backwards and at random are those of the table, whichever columns."""
+    table = open_table(shards.write(tmp_path / "pool"))
+    rows, names = len(table), [name for name in table.chunks[0].columns if name != "images"]
+    expected = [table.record(row, names) for row in range(rows)]
+    orders = [*range(rows), *reversed(range(rows)), 3, 4, 5, 0, 1, 2, 3, 2, 5, 6]
+    for row in orders:
+        assert table.record(row, names, ahead=3) == expected[row]
+    for row in range(rows):
+        assert table.record(row, names, ahead=3) == expected[row]
+        assert table.record(row, names[:1], ahead=2) == {names[0]: expected[row][names[0]]}

@@ -24,6 +24,7 @@ def parts_of(rows: int, folder: Path) -> dict[str, Any]:
     import numpy as np
 
     from xmas import Pool, Ranking, Store, Subset, SubsetFiles
+    from xmas.doctor.files import check_pool
     from xmas.selection.methods.column import Column
     from xmas.selection.methods.length import Length
     from xmas.selection.methods.random import Random
@@ -53,6 +54,9 @@ def parts_of(rows: int, folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
         return len(Length(Lengths(), iterations=5).rank(pool, rng, store).order)  # pyright: ignore
 
+    def doctor(seed: int) -> int:
+        return len(list(check_pool(pool, store, decode=False)))
+
     column = Column("visual_dependency_min")
     return {
         "the index made": opened,
@@ -64,6 +68,7 @@ def parts_of(rows: int, folder: Path) -> dict[str, Any]:
         "subset's Parquet": lambda seed: len(
             str(store.get(SubsetFiles.of(subset(seed), "parquet")))
         ),
+        "the doctor, images not decoded": doctor,
     }
 
 
@@ -95,6 +100,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", choices=("stored", "paths"), default="stored")
     parser.add_argument("--folder", help="where the pool is made, or was; by default a new one")
+    parser.add_argument("--only", default="", metavar="TEXT", help="parts whose name contains it")
     parser.add_argument("--tiny", action="store_true", help="300 rows, one round")
     options = parser.parse_args()
     rows, rounds = (300, 1) if options.tiny else (options.rows, options.rounds)
@@ -104,14 +110,19 @@ def main() -> None:
             parquet(folder / "shards", rows, stored=options.images == "stored")
         print(f"{rows:,} rows, images {options.images}; {load()}\n")
         print("| | seconds | processor s | peak MB |\n|---|---|---|---|")
-        for name in ("the index made", "the pool opened", "selector=random", "selector=column"):
-            line(name, run_of(name, rows, folder, SEED))
         for name in (
+            "the index made",
+            "the pool opened",
+            "selector=random",
+            "selector=column",
             "length: k-means of 200, 5 iterations",
             "subset: cut, manifest, ranking.parquet",
+            "the doctor, images not decoded",
         ):
-            line(name, run_of(name, rows, folder, SEED))
-        compared(rows, rounds, folder, tiny=options.tiny)
+            if options.only in name:
+                line(name, run_of(name, rows, folder, SEED))
+        if not options.only:
+            compared(rows, rounds, folder, tiny=options.tiny)
 
 
 def compared(rows: int, rounds: int, folder: Path, *, tiny: bool) -> None:

@@ -22,6 +22,7 @@ from xmas.data.table import Table
 from xmas.data.table_parts import by_turn, index_of
 from xmas.data.turns import Turn
 
+_AHEAD = 512  # rows without their images that become Python objects together
 _STORED = b"."  # in place of an image whose content does not matter
 
 
@@ -75,8 +76,15 @@ class ArrowRows(Rows):
             raise PoolError(f"{self.annotations}: {error}") from error
 
     def turns(self, row: int) -> list[Turn]:
-        record = by_turn(renamed(self.table.record(row, self._other_columns), self.columns))
+        record = by_turn(renamed(self._texts(row), self.columns))
         return turns_of(record | {"images": [_STORED] * int(self.shown.counts[row])})
+
+    def row_id(self, row: int) -> Any:
+        return renamed(self._texts(row), self.columns).get("id")
+
+    def _texts(self, row: int) -> dict[str, Any]:
+        """The record without its images."""
+        return self.table.record(row, self._other_columns, ahead=_AHEAD)
 
     def picture(self, number: int) -> Path | bytes:
         if self.in_file(number):

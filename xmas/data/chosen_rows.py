@@ -37,6 +37,9 @@ class ChosenRows(Rows):
     def turns(self, row: int) -> list[Turn]:
         return self.rows.turns(int(self.numbers[row]))
 
+    def row_id(self, row: int) -> Any:
+        return self.rows.row_id(int(self.numbers[row]))
+
     def column(self, name: str) -> np.ndarray:
         return self.rows.column(name)[self.numbers]
 

@@ -91,6 +91,10 @@ class Rows(abc.ABC):
             return np.array(values, dtype=np.float64)
         return np.array(values)
 
+    def row_id(self, row: int) -> Any:
+        """The id in the record of `row`; None if it has none."""
+        return self[row].get("id")
+
     def file_row(self, row: int) -> int:
         """The number in `annotations` of a row, for messages: they differ in a part of a pool."""
         return row

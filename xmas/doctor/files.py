@@ -1,7 +1,7 @@
 """Checks the files of a pool by reading them as a run does."""
 
 import dataclasses
-from collections import Counter
+from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -58,8 +58,9 @@ def check_pool(
         f"{len(examples):,} rows, {pictured:,} with an image ({distinct:,} different), "
         f"{len(examples) - pictured:,} text-only",
     )
-    names, counts = np.unique(examples.sources, return_counts=True)
-    sources = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
+    counts = np.bincount(examples.index.source, minlength=len(examples.index.source_names))
+    rows_of = sorted(zip(examples.index.source_names, counts.tolist(), strict=True))
+    sources = [f"{name} {count:,}" for name, count in rows_of if count]
     yield Finding("OK", subject, f"sources and their rows: {', '.join(sources)}")
     if isinstance(pool.annotations, str):
         sha256 = examples.identity()
@@ -118,22 +119,22 @@ def _conversations(subject: str, examples: Rows) -> Iterator[Finding]:
     A placeholder within the text of a row without an image is read as a word, as LLaVA reads it.
     """
     malformed = {fault.row for fault in examples.faults}
-    ids: Counter[str] = Counter()
+    ids = array("q")  # hashes, as a pool may have tens of millions
     longest, letters, rounds = 0, -1, 0
     literal: list[str] = []
     for row in bar(range(len(examples)), label="conversations"):
         if row in malformed:
             continue
-        row_id = examples[row].get("id")
+        row_id = examples.row_id(row)
         if row_id is not None:  # not every format has ids
-            ids[str(row_id)] += 1
+            ids.append(hash(str(row_id)))
         conversation = examples.conversation(row)
         characters = sum(len(question) + len(answer) for question, answer in conversation)
         if characters > letters:
             longest, letters, rounds = row, characters, len(conversation)
         if not examples.has_image[row] and any("<image>" in text for text, _ in conversation):
             literal.append(f"row {row}")
-    repeated = sum(count - 1 for count in ids.values())
+    repeated = len(ids) - len(np.unique(np.frombuffer(ids, dtype=np.int64)))
     if letters >= 0:
         yield Finding(
             "OK",

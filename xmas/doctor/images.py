@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from xmas.data.broken_images import image_faults, shown
@@ -44,9 +45,11 @@ def check_images(
         known: faults that owners or users know of, by source; part of the remedy.
         faults: to which every row with such an image is added.
     """
-    first_row = examples.shown.row_of_image[examples.shown.first_image]
-    first = dict(sorted(enumerate(first_row.tolist()), key=lambda pair: pair[1]))
-    paths = {picture: _place(examples, picture) for picture in first}
+    first = examples.shown.row_of_image[examples.shown.first_image]
+    checked = np.argsort(first, kind="stable")
+    if not decode:  # those in the pool's own files are in its index, so they are there
+        checked = checked[~np.asarray(examples.index.stored)[checked]]
+    paths = {picture: _place(examples, picture) for picture in checked.tolist()}
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         check = functools.partial(look if decode else _there, examples)
         checks = threads.map(check, paths)
@@ -55,11 +58,12 @@ def check_images(
         )
     errors = {picture: look.error for picture, look in looks.items() if look.error is not None}
     faults += image_faults(examples, errors)
-    sources = Counter(str(examples.sources[row]) for row in first.values())
+    names, source_of = examples.index.source_names, examples.index.source[first]
+    sources = np.bincount(source_of, minlength=len(names))
     fetch = f"fetch them again below {examples.images}, set pool.images, or remove their rows"
     broken: dict[str, list[int]] = {}
     for picture in errors:
-        broken.setdefault(str(examples.sources[first[picture]]), []).append(picture)
+        broken.setdefault(names[source_of[picture]], []).append(picture)
     for source, pictures in sorted(broken.items()):
         kinds = Counter(errors[picture].kind for picture in pictures)
         remedies = dict.fromkeys(errors[it].remedy.replace(REPLACE, fetch) for it in pictures)
@@ -67,8 +71,9 @@ def check_images(
         yield Finding(
             "FAIL",
             subject,
-            f"{len(pictures):,} of {sources[source]:,} images of {source} missing or damaged: "
-            f"{shown(messages)} ({', '.join(f'{kind}: {n:,}' for kind, n in kinds.most_common())})",
+            f"{len(pictures):,} of {sources[names.index(source)]:,} images of {source} missing or "
+            f"damaged: {shown(messages)} "
+            f"({', '.join(f'{kind}: {n:,}' for kind, n in kinds.most_common())})",
             "; ".join(remedies) + (f"; known: {known[source]}" if source in known else ""),
         )
     if decode:
@@ -79,7 +84,7 @@ def check_images(
     yield from _placeholders(subject, [paths[it] for it in files])
     if not errors:
         state = "decoded" if decode else "there, not decoded (doctor.images=exists)"
-        yield Finding("OK", subject, f"{len(paths):,} images, all {state}")
+        yield Finding("OK", subject, f"{len(first):,} images, all {state}")
 
 
 def _place(examples: Rows, picture: int) -> Path:

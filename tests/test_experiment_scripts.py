@@ -23,7 +23,7 @@ HELP_ALONE = {  # why they do not run here; `--help` has imported all that they 
     "demo_sweep/offline_runs.py": "reads the store of a sweep; `test_logger` runs it on one",
     "demo_sweep/slurm.py": "starts a cluster, as `pytest -m slurm` does",
     "gpu/first_hour.py": "a minute of a core; `tests/emulated/test_gpu_scripts.py` runs it whole",
-    "gpu/several_cards.py": "starts ranks; `tests/emulated/test_gpu_scripts.py` runs it whole",
+    "gpu/several_cards.py": "starts ranks; `tests/emulated/test_cards.py` runs it whole",
     "reliability/disk_images.py": "mounts file systems; runs under `slow`, as root",
     "reliability/full_disk.py": "mounts file systems; runs under `slow`, as root",
     "threads/spin.py": "starts two new processes with torch; runs under `slow`",

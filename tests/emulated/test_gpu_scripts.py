@@ -49,16 +49,3 @@ def test_the_parts_import_nothing_that_hosts_with_gpus_lack(tmp_path):
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert len(ended.stdout.splitlines()) >= 16
-
-
-def test_two_ranks_equal_one_process(tmp_path):
-    """In processes of their own, over gloo: the emulated device has no collectives."""
-    out = tmp_path / "several_cards.jsonl"
-    ended = subprocess.run(
-        [sys.executable, str(SCRIPTS / "several_cards.py"), "--tiny", "--device", "cpu",
-         "--out", str(out)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    states = [json.loads(line)["state"] for line in out.read_text().splitlines()]
-    assert states == ["passed"] * 4

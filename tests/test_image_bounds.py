@@ -69,6 +69,9 @@ def test_the_pool_s_limit_holds_and_not_pillow_s_for_the_whole_process():
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_formats_of_the_list_are_read(name):
+    Image.init()
+    if name not in Image.SAVE:
+        pytest.skip("no AVIF before Pillow 11.3")
     assert open_image(encoded(name)).size == (5, 3)
     assert image_size(encoded(name)) == (3, 5)
 

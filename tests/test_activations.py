@@ -14,7 +14,7 @@ import torch
 from toy import RECIPE, ROWS, TEXT_ONLY, Toy, picture_name, record
 
 from xmas.attention.metric import Spectra
-from xmas.data.broken_images import read_picture
+from xmas.data.images.broken import read_picture
 from xmas.data.pool import Pool
 from xmas.features.activations import Activations
 from xmas.features.pooled import Means, Windows, means_of

@@ -11,17 +11,23 @@ import pytest
 from PIL import Image
 from toy import ROWS, TEXT_ONLY, Toy, draw, picture_name
 
-from xmas.data.duplicates import (
+from xmas.data.near_copies.duplicates import (
     Duplicates,
     components,
     near_images,
     near_texts,
     pairs_of_equal,
 )
-from xmas.data.image_hashes import ImageHashes, all_hashes, difference_hash, distances, near_any
+from xmas.data.near_copies.image_hashes import (
+    ImageHashes,
+    all_hashes,
+    difference_hash,
+    distances,
+    near_any,
+)
+from xmas.data.near_copies.text_sketches import FORMATS, Texts, format_of, min_hashes
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
-from xmas.data.text_sketches import FORMATS, Texts, format_of, min_hashes
 from xmas.evaluation.protocol import Question
 from xmas.results.audit import Audit, coverage, explained_by, overlap, repeated, spread
 from xmas.selection.methods.random import Random

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image, PngImagePlugin
 from toy import turns
 
-from xmas.data.broken_images import broken_images
 from xmas.data.faults import FaultyRowsError, read
-from xmas.data.image_errors import ImageError
-from xmas.data.image_files import image_size, open_image
-from xmas.data.image_hashes import ImageHashes
+from xmas.data.images.broken import broken_images
+from xmas.data.images.errors import ImageError
+from xmas.data.images.files import image_size, open_image
+from xmas.data.images.seen import note, warn_of_changes
+from xmas.data.near_copies.image_hashes import ImageHashes
 from xmas.data.pool import Pool
-from xmas.data.seen_images import note, warn_of_changes
 from xmas.doctor import Doctor, DoctorError
 from xmas.models.checked_images import CheckedImages, checked_images
 from xmas.store import Store, key

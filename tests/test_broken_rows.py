@@ -10,11 +10,11 @@ from PIL import Image
 from toy import ROWS, turns
 from toy import record as toy_record
 
-from xmas.data.dialogues import images_of
 from xmas.data.faults import FaultyRowsError, by_kind, counted, read
-from xmas.data.plain_records import plain_images
 from xmas.data.pool import Pool
-from xmas.data.record_faults import fault_in
+from xmas.data.records.dialogues import images_of
+from xmas.data.records.plain import plain_images
+from xmas.data.records.record_faults import fault_in
 from xmas.data.rows import PoolError
 from xmas.data.valid_rows import ValidRows
 from xmas.doctor import Doctor, DoctorError

@@ -14,8 +14,8 @@ from toy import PICTURES, ROWS, TEXT_ONLY, Toy, turns
 from transformers import AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from xmas.data.image_files import open_image
-from xmas.data.images import SquareImages
+from xmas.data.images.files import open_image
+from xmas.data.images.pixels import SquareImages
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
 from xmas.features.clip.clip import ClipEmbeddings

@@ -14,7 +14,7 @@ from emulated.recorded_graph import captured_on
 from toy import Toy, draw
 from transformers import DynamicCache, LlamaConfig
 
-from xmas.data.image_files import open_image
+from xmas.data.images.files import open_image
 from xmas.evaluation.generation import prefill
 from xmas.evaluation.generation.cached_model import CachedLanguageModel
 from xmas.evaluation.generation.continuous_batch import ContinuousBatch

@@ -10,9 +10,9 @@ import pyarrow
 import pytest
 import shards
 
-from xmas.data.dialogues import turns_of
 from xmas.data.faults import FaultyRowsError
 from xmas.data.pool import Pool
+from xmas.data.records.dialogues import turns_of
 from xmas.data.rows import PoolError
 from xmas.data.turns import Turn
 

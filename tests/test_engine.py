@@ -19,7 +19,7 @@ from xmas.attention.released import Window
 from xmas.attention.shards import Shards
 from xmas.attention.spectrum import leading, lowrank
 from xmas.attention.weights import Weights
-from xmas.data.broken_images import read_picture
+from xmas.data.images.broken import read_picture
 from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import LoadedModel, embed, load
 from xmas.training.fit.recipe import Hardware

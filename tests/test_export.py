@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from xmas.cli.config import build
-from xmas.data.images import SquareImages
+from xmas.data.images.pixels import SquareImages
 from xmas.models.assembled import Assembled
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.template import Template

@@ -10,7 +10,7 @@ import pytest
 import torch
 from toy import Toy, draw
 
-from xmas.data.image_files import open_image
+from xmas.data.images.files import open_image
 from xmas.evaluation.generation import generate as module
 from xmas.evaluation.generation.generate import generate_answers
 from xmas.evaluation.generation.prompts import GenerationError

@@ -11,13 +11,13 @@ import shards
 import toy
 from PIL import Image
 
-from xmas.data.broken_images import broken_images
 from xmas.data.held_out import HeldOutSplit, HoldOut
-from xmas.data.index import Shown
-from xmas.data.near_groups import near_groups
+from xmas.data.images.broken import broken_images
+from xmas.data.indexes.index import Shown
+from xmas.data.near_copies.near_groups import near_groups
+from xmas.data.near_copies.sides import HELD_OUT, LEFT_OUT, POOL, drawn, listed
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
-from xmas.data.sides import HELD_OUT, LEFT_OUT, POOL, drawn, listed
 from xmas.selection.methods.column import Column
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from toy import draw, turns
 
-from xmas.data.broken_images import read_picture
-from xmas.data.image_bounds import FORMATS, _InFlight, bounded
-from xmas.data.image_files import image_size, open_image
-from xmas.data.image_hashes import ImageHashes
-from xmas.data.image_paths import ImageError
-from xmas.data.images import SquareImages, prepared
+from xmas.data.images.bounds import FORMATS, _InFlight, bounded
+from xmas.data.images.broken import read_picture
+from xmas.data.images.files import image_size, open_image
+from xmas.data.images.paths import ImageError
+from xmas.data.images.pixels import SquareImages, prepared
+from xmas.data.near_copies.image_hashes import ImageHashes
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
 from xmas.doctor.files import check_pool
@@ -263,7 +263,7 @@ def test_large_images_are_prepared_a_few_at_a_time():
 
 
 def test_images_prepared_in_parts_are_those_prepared_together(monkeypatch):
-    monkeypatch.setattr("xmas.data.images._TOGETHER", 3000)
+    monkeypatch.setattr("xmas.data.images.pixels._TOGETHER", 3000)
     pictures = [draw(number) for number in range(9)]
     processor = SquareImages(32)
     parts = prepared(processor, iter(pictures))["pixels"]

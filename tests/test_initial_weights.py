@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, CLIPModel, CLIPVisionConfig, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from xmas.data.broken_images import read_picture
-from xmas.data.images import SquareImages
+from xmas.data.images.broken import read_picture
+from xmas.data.images.pixels import SquareImages
 from xmas.models.vlm import load
 from xmas.store.checkpoint import saved_state
 from xmas.training.starts.initial_weights import (

@@ -15,7 +15,7 @@ from damage import DAMAGES, User, flip, trials
 from PIL import Image
 from scored import Shelves
 
-from xmas.data.image_files import image_size, open_image
+from xmas.data.images.files import image_size, open_image
 from xmas.data.pool import Pool
 from xmas.results.score_records import runs
 from xmas.results.verify import Verify

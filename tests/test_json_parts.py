@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from toy import turns
 
-from xmas.data import json_parts, json_rows
 from xmas.data.faults import FaultyRowsError
-from xmas.data.json_parts import Records
+from xmas.data.indexes.side_processes import side_by_side
+from xmas.data.indexes.stored_index import FOLDER, StoredIndexes
+from xmas.data.json_files import json_parts, json_rows
+from xmas.data.json_files.json_parts import Records
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
-from xmas.data.side_processes import side_by_side
-from xmas.data.stored_index import FOLDER, StoredIndexes
 from xmas.store import Store
 
 TRAP = '}, {"id": "5", "image": "trap.png", "conversations": []}'

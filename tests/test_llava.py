@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from toy import SIZES, Toy
 
-from xmas.data.image_files import image_size, open_image
-from xmas.data.images import SquareImages
+from xmas.data.images.files import image_size, open_image
+from xmas.data.images.pixels import SquareImages
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
 from xmas.models.answer_loss import answer_loss

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from xmas.data.names import Names, offsets_of
+from xmas.data.indexes.names import Names, offsets_of
 
 WORDS = ["", "a", "a\0", "a\0\0", "ab", "straße", "中文字", "\U0001f600", "b" * 7, "b" * 8, "b" * 9]
 WORDS += ["coco/train/000000000001.jpg", "coco/train/000000000001.jpg2", "z" * 300, "\x7f", "\x80"]
@@ -50,7 +50,7 @@ def test_none_and_empty_ones():
 
 
 def test_blocks_of_many(monkeypatch):
-    monkeypatch.setattr("xmas.data.names._BLOCK", 3)
+    monkeypatch.setattr("xmas.data.indexes.names._BLOCK", 3)
     names = Names.of(WORDS)
     assert list(names) == WORDS
     order = np.random.default_rng(0).permutation(len(WORDS))

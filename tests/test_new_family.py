@@ -12,7 +12,7 @@ from test_export import RECIPE
 from toy import HARDWARE, Toy
 from transformers import AutoProcessor, VipLlavaConfig, VipLlavaForConditionalGeneration
 
-from xmas.data.images import SquareImages
+from xmas.data.images.pixels import SquareImages
 from xmas.models import families
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader

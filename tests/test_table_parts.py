@@ -10,16 +10,16 @@ import pytest
 import shards
 
 from xmas.data import pool as pool_module
-from xmas.data import table_parts
-from xmas.data.image_columns import NAMES, columns_of, marked_images
+from xmas.data.indexes.side_processes import side_by_side
 from xmas.data.opened_files import opened
 from xmas.data.pool import Pool
-from xmas.data.record_faults import fault_in
-from xmas.data.records import renamed
-from xmas.data.side_processes import side_by_side
-from xmas.data.table import Table, chunks_of, open_table
-from xmas.data.table_parts import by_turn, runs
-from xmas.data.usual_columns import pictures_of, usual_rows
+from xmas.data.records.identity import renamed
+from xmas.data.records.record_faults import fault_in
+from xmas.data.tables import table_parts
+from xmas.data.tables.image_columns import NAMES, columns_of, marked_images
+from xmas.data.tables.table import Table, chunks_of, open_table
+from xmas.data.tables.table_parts import by_turn, runs
+from xmas.data.tables.usual_columns import pictures_of, usual_rows
 from xmas.store import Store
 
 TEXTS = ["Who?", "<image>", "<image>\nWhat?", "a <image> and <image>", "straße", "", None]

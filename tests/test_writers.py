@@ -14,11 +14,12 @@ from dialogues import DIALOGUES, OWN_FORMS, POOLS, Turns
 from pages import DOCS
 from toy import ROWS, Toy
 
-from xmas.data import parquet_shards, writers
+from xmas.data import writers
 from xmas.data.chosen_rows import ChosenRows
 from xmas.data.faults import Fault
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
+from xmas.data.tables import parquet_shards
 from xmas.data.writers import form_of, write_form
 from xmas.doctor.cleaned import write_cleaned
 from xmas.results.clean import PRODUCTS

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from xmas.data.images import SquareImages
+from xmas.data.images.pixels import SquareImages
 from xmas.models.assembled import Assembled, joined
 from xmas.models.chat.template import Template
 from xmas.models.published import Published

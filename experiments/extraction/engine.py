@@ -47,7 +47,7 @@ from xmas.attention.metric import Spectra
 from xmas.attention.prefix import branches
 from xmas.attention.shards import Shards
 from xmas.attention.unit_collectors import collector_of
-from xmas.data.images import SquareImages
+from xmas.data.images.pixels import SquareImages
 from xmas.data.rows import Shown
 from xmas.models.chat.layout import Fixed
 from xmas.models.chat.tokens import TokenTable

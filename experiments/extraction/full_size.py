@@ -25,7 +25,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from xmas.attention.engine import Material, Running, Scan
 from xmas.attention.metric import Spectra
-from xmas.data.images import SquareImages
+from xmas.data.images.pixels import SquareImages
 from xmas.data.pool import Pool
 from xmas.data.rows import Shown
 from xmas.models.answer_loss import answer_loss

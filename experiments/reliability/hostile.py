@@ -29,9 +29,9 @@ from PIL import Image
 import xmas
 from xmas.cli.config_error import ConfigError
 from xmas.cli.targets import check_names, class_of
-from xmas.data.image_bounds import FORMATS
-from xmas.data.image_files import image_size, open_image
-from xmas.data.image_paths import ImageError, path_below
+from xmas.data.images.bounds import FORMATS
+from xmas.data.images.files import image_size, open_image
+from xmas.data.images.paths import ImageError, path_below
 from xmas.evaluation.judge import endpoint
 from xmas.results.escaping import csv_text, latex_text, markdown_text
 from xmas.results.report.svg import tag

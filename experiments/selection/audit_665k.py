@@ -13,9 +13,9 @@ import time
 
 import numpy as np
 
-from xmas.data.duplicates import components, near_images, near_texts
-from xmas.data.image_hashes import distances
-from xmas.data.text_sketches import min_hashes
+from xmas.data.near_copies.duplicates import components, near_images, near_texts
+from xmas.data.near_copies.image_hashes import distances
+from xmas.data.near_copies.text_sketches import min_hashes
 
 ROWS, PICTURES = 665_298, 350_000
 

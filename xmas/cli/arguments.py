@@ -37,7 +37,7 @@ def prepared(arguments: Sequence[str]) -> list[str]:
 
 def whole(argument: str) -> str:
     """A setting whose value is one text although Hydra would split or refuse it, in quotes: a name
-    that a file has, or anything that Hydra cannot read and that begins none of its own forms.
+    that a file has, or anything that Hydra cannot read and that begins none of Hydra's own forms.
 
     >>> whole("pool.images=my,pictures=[1]")
     "pool.images='my,pictures=[1]'"

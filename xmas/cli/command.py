@@ -169,7 +169,7 @@ def run(cfg: DictConfig) -> None:
             renew(goal, logged_store)
             text = make(goal, logged_store)
         if isinstance(goal, Stage) and distributed.leads():
-            from xmas.data.seen_images import warn_of_changes  # not for --help and tables
+            from xmas.data.images.seen import warn_of_changes  # not for --help and tables
 
             warn_of_changes(goal, store)
         if distributed.leads():

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from xmas.data.arrow_rows import ArrowRows
 from xmas.data.chosen_rows import in_whole
 from xmas.data.datasets_by_name import dataset_of, is_dataset
 from xmas.data.rows import Rows
-from xmas.data.shards import files_of
+from xmas.data.tables.arrow_rows import ArrowRows
+from xmas.data.tables.shards import files_of
 
 
 def as_dataset(rows: Rows, chosen: Int[np.ndarray, " chosen"]) -> Any:

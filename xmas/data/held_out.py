@@ -16,13 +16,13 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.chosen_rows import ChosenRows
-from xmas.data.image_hashes import ImageHashes
-from xmas.data.near_groups import near_groups
+from xmas.data.images.seen import note
+from xmas.data.near_copies.image_hashes import ImageHashes
+from xmas.data.near_copies.near_groups import near_groups
+from xmas.data.near_copies.sides import HELD_OUT, LEFT_OUT, POOL, drawn, listed
+from xmas.data.near_copies.text_sketches import Texts
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
-from xmas.data.seen_images import note
-from xmas.data.sides import HELD_OUT, LEFT_OUT, POOL, drawn, listed
-from xmas.data.text_sketches import Texts
 from xmas.store import Made, Stage, Store, content, nearest_stages
 
 log = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ import dataclasses
 import functools
 from pathlib import Path
 
+from xmas.data.indexes.stored_index import StoredIndexes
 from xmas.data.readers import open_rows
 from xmas.data.rows import Rows
-from xmas.data.stored_index import StoredIndexes
 
 
 @dataclasses.dataclass(frozen=True)

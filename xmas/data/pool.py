@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.datasets_by_name import name_of
+from xmas.data.indexes.stored_index import LARGE, StoredIndexes
 from xmas.data.opened_files import PoolFiles, opened
 from xmas.data.pool_places import has_own_images, identity_of, is_there, state
 from xmas.data.readers import DEFAULT
 from xmas.data.rows import MAX_PIXELS, PoolError, Rows
-from xmas.data.stored_index import LARGE, StoredIndexes
 from xmas.store import Made, Store, describe, volatile
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class Pool:
         return opened(files, malformed_too, indexes)
 
     def _part(self, store: Store) -> Rows | None:
-        """The rows of a pool that is some of another's rows; None where it has files of its own."""
+        """The rows of a pool that is some of another's rows; None where it has its own files."""
         if self.held_out_split is not None:
             assert isinstance(self.annotations, Made)
             return self.held_out_split.open(store, self.annotations.name)

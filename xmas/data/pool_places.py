@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from xmas.data.datasets_by_name import dataset_of, is_dataset
-from xmas.data.shards import fingerprint, is_sharded, state_of
+from xmas.data.tables.shards import fingerprint, is_sharded, state_of
 from xmas.store import sha256_of
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool
 
-from xmas.data.image_paths import path_below
-from xmas.data.index import Index as Index
-from xmas.data.index import Shown as Shown
+from xmas.data.images.paths import path_below
+from xmas.data.indexes.index import Index as Index
+from xmas.data.indexes.index import Shown as Shown
 from xmas.data.turns import Turn, rounds_of
 from xmas.store import sha256_of
 

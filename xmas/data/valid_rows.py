@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from xmas.data.broken_images import REPORT, broken_images
 from xmas.data.chosen_rows import ChosenRows
 from xmas.data.faults import by_kind, counted, refusal, write, write_parquet
+from xmas.data.images.broken import REPORT, broken_images
+from xmas.data.images.seen import note
 from xmas.data.pool import Pool
 from xmas.data.readers.llava import LlavaRows
 from xmas.data.rows import MAX_PIXELS, Rows
-from xmas.data.seen_images import note
 from xmas.data.writers import llava
 from xmas.store import Stage, Store
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from xmas.data.arrow_rows import ArrowRows
 from xmas.data.faults import Fault, write
-from xmas.data.json_rows import JsonRows
+from xmas.data.json_files.json_rows import JsonRows
 from xmas.data.rows import Rows
+from xmas.data.tables.arrow_rows import ArrowRows
 from xmas.data.writers import llava, parquet, records
 
 LEFT_OUT = "left_out.jsonl"

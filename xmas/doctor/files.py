@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xmas.data.broken_images import shown
 from xmas.data.faults import Fault, counted_kinds, refusal
 from xmas.data.faults import write as write_faults
+from xmas.data.images.broken import shown
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
 from xmas.doctor.cleaned import LEFT_OUT, write_cleaned

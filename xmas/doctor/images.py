@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xmas.data.broken_images import image_faults, shown
 from xmas.data.faults import Fault
-from xmas.data.image_bounds import file_of
-from xmas.data.image_errors import ImageError, image_error
-from xmas.data.image_files import decoded
-from xmas.data.image_paths import REPLACE
+from xmas.data.images.bounds import file_of
+from xmas.data.images.broken import image_faults, shown
+from xmas.data.images.errors import ImageError, image_error
+from xmas.data.images.files import decoded
+from xmas.data.images.paths import REPLACE
 from xmas.data.rows import Rows
 from xmas.doctor.finding import Finding
 from xmas.store.progress import bar
@@ -184,6 +184,6 @@ def _placeholders(subject: str, paths: list[Path]) -> Iterator[Finding]:
                 "WARN",
                 subject,
                 f"{len(copies):,} images are one and the same file: {shown(copies)}",
-                "look at one; a placeholder of the server it came from shows nothing of the "
+                "open one; a placeholder of the server it came from shows nothing of the "
                 "conversation: fetch the images again, or remove their rows",
             )

@@ -89,8 +89,8 @@ def check_devices(hardware: Hardware, driver: str = _DRIVER) -> Iterator[Finding
     import faiss
 
     faiss_gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
-    wanted = unused or (gpus and hardware.accelerator != "cpu")
-    if wanted and not faiss_gpus:
+    is_needed = unused or (gpus and hardware.accelerator != "cpu")
+    if is_needed and not faiss_gpus:
         yield Finding("WARN", "faiss", "clusters on the CPU", _faiss_for(torch.version.cuda))
     else:
         where = f"{faiss_gpus} GPUs seen" if faiss_gpus else "clusters on the CPU"

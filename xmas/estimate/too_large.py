@@ -42,6 +42,6 @@ def described(stage: Stage, work: Work, hardware: Hardware) -> str:
     if isinstance(stage, FittedOnPool):
         # Without a share the estimate has all blocks recomputed already.
         share = 1.0 if hardware.checkpointing is None else hardware.checkpointing
-        known = dataclasses.replace(hardware, checkpointing=share)
-        steps = with_the_same_loss(stage.recipe, known) + steps
+        with_share = dataclasses.replace(hardware, checkpointing=share)
+        steps = with_the_same_loss(stage.recipe, with_share) + steps
     return f"{line}; with the same result:\n" + "\n".join(f"  {step}" for step in steps)

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 
 from xmas.attention.plan import length_batches
+from xmas.data.near_copies.text_sketches import FORMATS, format_of
 from xmas.data.pool import Pool
-from xmas.data.text_sketches import FORMATS, format_of
 from xmas.evaluation.given_answers import GivenAnswers
 from xmas.evaluation.loaded_target import load_target
 from xmas.features.losses.token_statistics import STATISTICS, answer_token_statistics
@@ -60,7 +60,7 @@ class AnswerLosses(Stage):
 
     @property
     def on_pool(self) -> SeesPool:
-        """Tokens and pictures of the pool, as the target has those of its own."""
+        """Tokens and pictures of the pool, as the target has those of its rows."""
         target = self.target
         return Unfitted(
             self.pool,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
-from xmas.data.image_paths import path_below
+from xmas.data.images.paths import path_below
 from xmas.evaluation.protocol import AnswerError, check_key
 from xmas.evaluation.text_files import json_of, text_lines, text_of
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from xmas.data.images import SquareImages
+from xmas.data.images.pixels import SquareImages
 from xmas.models.families.llava import tuned_on_instructions
 from xmas.models.precision import cast_parameters
 from xmas.models.projector import fill_projector, projector_file

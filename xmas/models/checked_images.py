@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
-from xmas.data.broken_images import REPORT, broken_images, refuse
+from xmas.data.images.broken import REPORT, broken_images, refuse
+from xmas.data.images.seen import note, noted_digest, present_digest
 from xmas.data.pool import Pool
 from xmas.data.rows import Rows
-from xmas.data.seen_images import note, noted_digest, present_digest
 from xmas.store import Stage, Store, volatile
 
 

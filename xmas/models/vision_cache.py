@@ -13,11 +13,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from xmas.data.broken_images import all_named, read_picture
-from xmas.data.images import OneTileOfSeveral, Processor, prepared
+from xmas.data.images.broken import all_named, read_picture
+from xmas.data.images.pixels import OneTileOfSeveral, Processor, prepared
+from xmas.data.images.seen import note
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows, Shown
-from xmas.data.seen_images import note
 from xmas.models.chat.batches import Batch
 from xmas.models.checked_images import CheckedImages, checked_images
 from xmas.models.device import device_for

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from xmas.data.image_files import image_size
+from xmas.data.images.files import image_size
 from xmas.models import varlen_attention
 from xmas.models.chat.labels import Encoder
 from xmas.models.chat.layout import Layout

@@ -28,7 +28,7 @@ BASE = "base"  # the same, where no target is trained on all rows: the start poi
 @dataclasses.dataclass(frozen=True)
 class Leaderboard:
     """All rows of one pool that share a reference, which comes first: the target trained on all
-    rows, or its start point where there is none.
+    rows, or its start point without such a row.
     """
 
     pool: str
@@ -93,7 +93,7 @@ def _leaderboard(members: list[Run]) -> Leaderboard:
 
 
 def _references(members: list[Run]) -> list[Run]:
-    """One run for every seed and benchmark among those trained on all rows; if there is none, among
+    """One run for every seed and benchmark among those trained on all rows; without any, among
     those of the untrained start point.
 
     Any selector at a budget of everything is the same training; `full` is preferred where it is

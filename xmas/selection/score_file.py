@@ -98,7 +98,7 @@ class ScoreFile:
         return name
 
     def column(self, name: str) -> np.ndarray:
-        """The values of a column as they are in the file, None or NaN where there is none."""
+        """The values of a column as they are in the file, None or NaN where one is missing."""
         if self._columns is not None:
             return _objects(self._columns[name])
         values = _parquet(self.path).read([name]).column(name)

@@ -29,7 +29,7 @@ def small_models(described: dict[str, Any]) -> list[str]:
 
 
 def _own(model: dict[str, Any]) -> dict[str, Any]:
-    """A model without the subset that it is trained on, whose selector has models of its own."""
+    """A model without the subset that it is trained on, whose selector has its own models."""
     return {name: value for name, value in model.items() if name != "subset"}
 
 

@@ -1,4 +1,4 @@
-"""A subset in trainers' formats, each a result of its own: asking for another one ranks nothing."""
+"""A subset in trainers' formats, each a separate result: asking for another one ranks nothing."""
 
 import dataclasses
 import json

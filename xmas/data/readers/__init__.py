@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
-from xmas.data.compressed import first_bytes
+from xmas.data.indexes.stored_index import StoredIndexes
+from xmas.data.json_files.compressed import first_bytes
 from xmas.data.rows import PoolError, Rows
-from xmas.data.stored_index import StoredIndexes
 
 DEFAULT = "llava"
 _HEAD = 1 << 16  # bytes

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xmas.data.arrow_rows import ArrowRows
 from xmas.data.datasets_by_name import dataset_of, is_dataset
+from xmas.data.indexes.stored_index import StoredIndexes
 from xmas.data.rows import PoolError
-from xmas.data.shards import is_sharded
-from xmas.data.stored_index import StoredIndexes
-from xmas.data.table import Chunk, Table, chunks_of, open_table
+from xmas.data.tables.arrow_rows import ArrowRows
+from xmas.data.tables.shards import is_sharded
+from xmas.data.tables.table import Chunk, Table, chunks_of, open_table
 
 _GATHERED = 64  # rows that are read together where a dataset has them in another order
 

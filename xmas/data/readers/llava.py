@@ -6,8 +6,8 @@ ids.
 from collections.abc import Mapping
 from pathlib import Path
 
-from xmas.data.json_rows import JsonRows
-from xmas.data.stored_index import StoredIndexes
+from xmas.data.indexes.stored_index import StoredIndexes
+from xmas.data.json_files.json_rows import JsonRows
 from xmas.data.turns import IMAGE_PLACEHOLDER as IMAGE_PLACEHOLDER
 
 _MARK = b"\xef\xbb\xbf \t\r\n"

@@ -7,9 +7,9 @@ with placeholders or a list of parts. Images are under `images` or `image`, or i
 from collections.abc import Mapping
 from pathlib import Path
 
-from xmas.data.json_rows import JsonRows
+from xmas.data.indexes.stored_index import StoredIndexes
+from xmas.data.json_files.json_rows import JsonRows
 from xmas.data.readers import llava
-from xmas.data.stored_index import StoredIndexes
 
 _WORDS = (b'"messages"', b'"role"', b'"texts"', b'"completion"')
 

@@ -14,12 +14,12 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from xmas.data.arrow_rows import ArrowRows
 from xmas.data.chosen_rows import in_whole
-from xmas.data.json_rows import JsonRows
+from xmas.data.json_files.json_rows import JsonRows
 from xmas.data.readers.llava import LlavaRows
+from xmas.data.records.of_trainers import LLAVA, MESSAGES, is_message_record
 from xmas.data.rows import Rows
-from xmas.data.trainer_records import LLAVA, MESSAGES, is_message_record
+from xmas.data.tables.arrow_rows import ArrowRows
 from xmas.store.nearest import suggestion
 
 log = logging.getLogger(__name__)
@@ -91,9 +91,9 @@ def is_ranked(name: str) -> bool:
 
 
 def form_of(rows: Rows) -> str:
-    """The format in which rows of a pool are as they were: that of its own files.
+    """The format in which rows of a pool are as they were: that of its files.
 
-    Of JSON it is told by the first record that has pictures, or by the first one.
+    Of JSON it follows from the first record that has pictures, or by the first one.
     """
     rows, _ = in_whole(rows, np.arange(0))
     if isinstance(rows, ArrowRows):

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.chosen_rows import in_whole
-from xmas.data.json_file import JsonFile
-from xmas.data.picture_files import PictureFiles, image_folder
+from xmas.data.images.picture_files import PictureFiles, image_folder
+from xmas.data.json_files.json_file import JsonFile
 from xmas.data.readers.llava import LlavaRows
+from xmas.data.records.of_trainers import llava_record
 from xmas.data.rows import Rows
-from xmas.data.trainer_records import llava_record
 
 FILE = "instructions.json"
 NEXT = "llava_next.yaml"

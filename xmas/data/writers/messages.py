@@ -13,17 +13,17 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.chosen_rows import in_whole
-from xmas.data.json_file import JsonFile, is_list
-from xmas.data.json_rows import JsonRows
-from xmas.data.picture_files import PictureFiles, image_folder
-from xmas.data.rows import Rows
-from xmas.data.trainer_records import (
+from xmas.data.images.picture_files import PictureFiles, image_folder
+from xmas.data.json_files.json_file import JsonFile, is_list
+from xmas.data.json_files.json_rows import JsonRows
+from xmas.data.records.of_trainers import (
     LLAVA,
     MESSAGES,
     Words,
     is_message_record,
     message_record,
 )
+from xmas.data.rows import Rows
 from xmas.data.turns import ASSISTANT, SYSTEM, USER
 
 INFO = "dataset_info.json"

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from xmas.data.arrow_rows import ArrowRows
 from xmas.data.chosen_rows import in_whole
-from xmas.data.parquet_shards import ParquetShards, schema_of
+from xmas.data.records.of_trainers import checked, spoken
 from xmas.data.rows import PoolError, Rows
-from xmas.data.trainer_records import checked, spoken
+from xmas.data.tables.arrow_rows import ArrowRows
+from xmas.data.tables.parquet_shards import ParquetShards, schema_of
 
 FEATURES = {"images": "images", "messages": {"role": "text", "content": "text"}, "source": "text"}
 _ROWS = 100  # whose pictures are read before a table is made of them

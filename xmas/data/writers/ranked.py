@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from xmas.data.picture_files import image_folder
+from xmas.data.images.picture_files import image_folder
 from xmas.data.rows import Rows
 from xmas.data.writers import energon, internvl, llava
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.chosen_rows import in_whole
-from xmas.data.json_file import JsonFile, is_list
-from xmas.data.json_rows import JsonRows
+from xmas.data.json_files.json_file import JsonFile, is_list
+from xmas.data.json_files.json_rows import JsonRows
 from xmas.data.rows import PoolError, Rows
 
 

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.chosen_rows import in_whole
-from xmas.data.json_file import JsonFile
-from xmas.data.picture_files import PictureFiles, image_folder
+from xmas.data.images.picture_files import PictureFiles, image_folder
+from xmas.data.json_files.json_file import JsonFile
+from xmas.data.records.of_trainers import message_record
 from xmas.data.rows import Rows
-from xmas.data.trainer_records import message_record
 
 FILE = "swift.jsonl"
 

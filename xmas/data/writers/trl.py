@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.chosen_rows import in_whole
-from xmas.data.parquet_shards import ParquetShards, schema_of
 from xmas.data.rows import PoolError, Rows
+from xmas.data.tables.parquet_shards import ParquetShards, schema_of
 from xmas.data.turns import ASSISTANT, Turn
 
 TURNS = {"role": "text", "content": "parts"}

@@ -1,8 +1,8 @@
 """What an audit costs: hashes of images and texts, near duplicates, one page of numbers."""
 
-from xmas.data.duplicates import Duplicates
-from xmas.data.image_hashes import ImageHashes
-from xmas.data.text_sketches import Texts
+from xmas.data.near_copies.duplicates import Duplicates
+from xmas.data.near_copies.image_hashes import ImageHashes
+from xmas.data.near_copies.text_sketches import Texts
 from xmas.estimate.work import Context, Work, work
 from xmas.results.audit import Audit
 

@@ -1,6 +1,6 @@
 """What stages cost that run no model: drawings, tokens, clusters, rankings, subsets."""
 
-from xmas.data.broken_images import THREADS
+from xmas.data.images.broken import THREADS
 from xmas.data.valid_rows import ValidRows
 from xmas.demo.bench import WRITERS, DemoBench
 from xmas.demo.pool import DemoPool

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from xmas.data.image_files import open_image
+from xmas.data.images.files import open_image
 from xmas.evaluation.protocol import Question
 from xmas.models.chat.labels import Encoder
 from xmas.models.chat.layout import FEATURE

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xmas.data.broken_images import all_named, read_picture
+from xmas.data.images.broken import all_named, read_picture
+from xmas.data.images.seen import note
 from xmas.data.pool import Pool
 from xmas.data.rows import Rows, Shown
-from xmas.data.seen_images import note
 from xmas.features.clip.clip_model import Clip, fingerprint
 from xmas.features.clip.embedded import HUMAN, MODEL, Embedded
 from xmas.models.device import device_for

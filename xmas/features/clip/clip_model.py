@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
-from xmas.data.images import FILE, SquareImages
+from xmas.data.images.pixels import FILE, SquareImages
 from xmas.models.sources import Source
 from xmas.models.tensor_bars import silence
 from xmas.store import Stage, Store, sha256_of, type_name

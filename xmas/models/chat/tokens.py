@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from xmas.data.faults import NAMED
-from xmas.data.image_files import image_size
+from xmas.data.images.files import image_size
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
 from xmas.models.chat.labels import Encoder, ImageCutError, Tokens

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xmas.data.images import FILE, SquareImages
+from xmas.data.images.pixels import FILE, SquareImages
 from xmas.models.chat.layout import Fixed, Layout, literal_of
 from xmas.models.families.protocol import Configs
 from xmas.models.shape import Shape

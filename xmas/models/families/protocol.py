@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from xmas.data.images import Processor
+from xmas.data.images.pixels import Processor
 from xmas.models.chat.layout import Layout
 from xmas.models.shape import Shape
 

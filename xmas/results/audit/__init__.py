@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from xmas.data.duplicates import Duplicates
-from xmas.data.image_hashes import ImageHashes, all_hashes, near_any
+from xmas.data.near_copies.duplicates import Duplicates
+from xmas.data.near_copies.image_hashes import ImageHashes, all_hashes, near_any
+from xmas.data.near_copies.text_sketches import FORMATS, Texts
 from xmas.data.rows import Rows
-from xmas.data.text_sketches import FORMATS, Texts
 from xmas.evaluation.protocol import Benchmark
 from xmas.results.audit.findings import findings
 from xmas.selection.protocol import TokenCounter, name_of

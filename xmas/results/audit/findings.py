@@ -21,10 +21,10 @@ def findings(record: Mapping[str, Any]) -> list[str]:
 
 
 def _rows(record: Mapping[str, Any]) -> str:
-    kept, of = record["rows"]["subset"], record["rows"]["pool"]
+    count, of = record["rows"]["subset"], record["rows"]["pool"]
     sources = record["sources"]
     return (
-        f"{record['selector']}: {kept:,} of {of:,} rows ({100 * kept / of:.3g} %), "
+        f"{record['selector']}: {count:,} of {of:,} rows ({100 * count / of:.3g} %), "
         f"{len(sources['subset'])} of {len(sources['pool'])} sources"
     )
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from xmas.data.image_files import open_image
-from xmas.data.image_paths import ImageError
+from xmas.data.images.files import open_image
+from xmas.data.images.paths import ImageError
 from xmas.data.pool import Pool
 from xmas.data.rows import Rows
 from xmas.evaluation.protocol import LETTER, SHORT

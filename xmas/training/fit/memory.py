@@ -101,10 +101,10 @@ class FitMemory:
         """
         per_block = block_bytes(self.decoder, bits=self.bits, rank=self.rank)
         whole = max(self.decoder.layers - recomputed, 1)
-        kept = tokens * (whole * per_block + recomputed * self.decoder.width * 4.0)
+        activations = tokens * (whole * per_block + recomputed * self.decoder.width * 4.0)
         at_once = answers if self.logit_rows is None else min(answers, self.logit_rows)
         logits = 3 * 4.0 * at_once * self.decoder.vocabulary  # themselves, log-softmax, gradient
-        return self.states + kept + logits
+        return self.states + activations + logits
 
     def recomputed(
         self, tokens: float, answers: float, *, share: float | None, memory: float | None

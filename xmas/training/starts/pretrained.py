@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
-from xmas.data.images import SquareImages
+from xmas.data.images.pixels import SquareImages
 from xmas.data.pool import Pool
 from xmas.models.chat.template import Plain, Template
 from xmas.models.shape import Decoder, Shape, Tower

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextConfig
 
-from xmas.data.broken_images import all_named, read_picture
-from xmas.data.images import SquareImages
+from xmas.data.images.broken import all_named, read_picture
+from xmas.data.images.pixels import SquareImages
+from xmas.data.images.seen import note
 from xmas.data.pool import Pool
 from xmas.data.rows import Rows
-from xmas.data.seen_images import note
 from xmas.models.cpu_matmul import by_onednn
 from xmas.models.device import device_for
 from xmas.models.tokenizer import TrainedTokenizer

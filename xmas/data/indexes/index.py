@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Int
 
-from xmas.data.names import Names, offsets_of
+from xmas.data.indexes.names import Names, offsets_of
 
 if TYPE_CHECKING:
     from xmas.data.faults import Fault

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from xmas.data.dialogues import (
+from xmas.data.records.dialogues import (
     ROLES,
     Record,
     Speech,

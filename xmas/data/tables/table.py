@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.rows import PoolError
-from xmas.data.shards import files_of, fingerprint, folder_of, state_of
+from xmas.data.tables.shards import files_of, fingerprint, folder_of, state_of
 
 _GROUPS = 8  # decoded row groups in memory; those of pictures have some hundred rows
 
@@ -196,9 +196,9 @@ def _bytes_stored(group: Any) -> int | None:
     """How many images of a row group are in it, by its statistics; None: unknown."""
     columns = [group.column(number) for number in range(group.num_columns)]
     statistics = [c.statistics for c in columns if c.path_in_schema.endswith(".bytes")]
-    if any(one is None for one in statistics):
+    if any(column is None for column in statistics):
         return None
-    return sum(one.num_values for one in statistics)
+    return sum(column.num_values for column in statistics)
 
 
 def _row_group(parquet: Any, number: int) -> Callable[[Sequence[str]], Any]:

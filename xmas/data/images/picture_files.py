@@ -5,9 +5,9 @@ from pathlib import Path
 
 from PIL import UnidentifiedImageError
 
-from xmas.data.image_bounds import bounded
-from xmas.data.image_errors import image_error
-from xmas.data.image_paths import ImageError
+from xmas.data.images.bounds import bounded
+from xmas.data.images.errors import image_error
+from xmas.data.images.paths import ImageError
 from xmas.data.rows import PoolError, Rows
 
 FOLDER = "images"

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from xmas.data.compressed import unpacked
-from xmas.data.dialogues import images_of, turns_of
 from xmas.data.faults import refusal
-from xmas.data.json_parts import Records
-from xmas.data.records import decoded_uri, renamed
+from xmas.data.indexes.stored_index import LARGE, StoredIndexes, state_of_file
+from xmas.data.json_files.compressed import unpacked
+from xmas.data.json_files.json_parts import Records
+from xmas.data.records.dialogues import images_of, turns_of
+from xmas.data.records.identity import decoded_uri, renamed
 from xmas.data.rows import Index, PoolError, Rows
-from xmas.data.stored_index import LARGE, StoredIndexes, state_of_file
 from xmas.data.turns import Turn
 from xmas.store.stage import note_sha256
 

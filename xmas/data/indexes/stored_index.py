@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from xmas.data.faults import Fault
-from xmas.data.index import Index, Shown
-from xmas.data.names import Names
+from xmas.data.indexes.index import Index, Shown
+from xmas.data.indexes.names import Names
 from xmas.store import Store
 from xmas.store.atomic import write_atomically
 from xmas.store.durable import make_folder

@@ -48,10 +48,10 @@ def files_of(path: Path, split: str | None = None) -> list[Path]:
     chosen = split or next((name for name in SPLITS if of_split[name]), None)
     if chosen is None:
         return files
-    if not (found := of_split.get(chosen, [])):
+    if not (chosen_files := of_split.get(chosen, [])):
         there = [name for name in SPLITS if of_split[name]]
         raise PoolError(f"{path}: has no files of split {chosen!r}; there are {there or files[:3]}")
-    return found
+    return chosen_files
 
 
 def fingerprint(path: Path, split: str | None = None) -> str:

@@ -1,7 +1,7 @@
 """The index of consecutive rows of a table, by Arrow's and NumPy's operations on whole columns.
 
 They tell which rows are a usual conversation without a fault for sure; the others are read one by
-one as records (`xmas.data.record_faults`), which says what is wrong with them.
+one as records (`xmas.data.records.record_faults`), which says what is wrong with them.
 """
 
 import dataclasses
@@ -13,15 +13,21 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.faults import Fault, id_of
-from xmas.data.image_columns import columns_of, is_place, listed, marked_images, name_in_table
-from xmas.data.index import Index, Part
-from xmas.data.names import Names, offsets_of
-from xmas.data.record_faults import fault_in
-from xmas.data.records import DATA, NO_FOLDER, SOURCES, TEXT, renamed, source_of
-from xmas.data.side_processes import side_by_side
-from xmas.data.stored_index import LARGE
-from xmas.data.table import Chunk, Table, functions
-from xmas.data.usual_columns import Pictures, is_text, pictures_of, usual_rows
+from xmas.data.indexes.index import Index, Part
+from xmas.data.indexes.names import Names, offsets_of
+from xmas.data.indexes.side_processes import side_by_side
+from xmas.data.indexes.stored_index import LARGE
+from xmas.data.records.identity import DATA, NO_FOLDER, SOURCES, TEXT, renamed, source_of
+from xmas.data.records.record_faults import fault_in
+from xmas.data.tables.image_columns import (
+    columns_of,
+    is_place,
+    listed,
+    marked_images,
+    name_in_table,
+)
+from xmas.data.tables.table import Chunk, Table, functions
+from xmas.data.tables.usual_columns import Pictures, is_text, pictures_of, usual_rows
 
 ROWS = 1 << 16  # that are read together
 

@@ -12,10 +12,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Int, UInt32, UInt64
 
-from xmas.data.image_hashes import ImageHashes, distances
+from xmas.data.near_copies.image_hashes import ImageHashes, distances
+from xmas.data.near_copies.text_sketches import HASHES, Texts
 from xmas.data.pool import Pool
 from xmas.data.rows import Shown
-from xmas.data.text_sketches import HASHES, Texts
 from xmas.store import Stage, Store, nearest_stages
 
 _BAND = 4  # min-hashes: two sets with a similarity of 0.8 share one of 16 bands at 99.98 %

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import UnidentifiedImageError
 
-from xmas.data.image_bounds import name_of
-from xmas.data.image_paths import ImageError
+from xmas.data.images.bounds import name_of
+from xmas.data.images.paths import ImageError
 
 _HEAD = 24  # bytes shown of a file that is no image: enough to tell a web page, a pointer, an error
 

@@ -1,12 +1,12 @@
 """A fast check of a record: most of a pool's are a conversation of texts with one image or none.
 
-What does not pass is read in full (`xmas.data.record_faults`); so this only makes a pool open
-sooner.
+What does not pass is read in full (`xmas.data.records.record_faults`); so this only makes a pool
+open sooner.
 """
 
 from typing import Any
 
-from xmas.data.record_faults import OTHER_KEYS, OTHER_MEDIA, unread_images
+from xmas.data.records.record_faults import OTHER_KEYS, OTHER_MEDIA, unread_images
 from xmas.data.turns import IMAGE_PLACEHOLDER
 
 _UNUSUAL = frozenset((*OTHER_KEYS, *OTHER_MEDIA, "images"))

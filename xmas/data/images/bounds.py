@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from xmas.data.image_paths import ImageError
+from xmas.data.images.paths import ImageError
 from xmas.data.rows import MAX_PIXELS
 from xmas.store.integrity import checked_content
 

@@ -1,15 +1,15 @@
 """Groups of rows that show near pictures, or say nearly the same without one.
 
 What must not be on both sides of a split: rows of one group go to one side. Two rows with pictures
-are in one group whatever they say, since a model that was trained on one has seen the picture of
+are in one group although they say other things, since a model that was trained on one has seen the picture of
 the other. Nearness is chained, so that no near pair is in two groups.
 """
 
 import numpy as np
 from jaxtyping import Int, UInt32, UInt64
 
-from xmas.data.duplicates import Pairs, agree, components, likely_near, near_images
-from xmas.data.index import Shown
+from xmas.data.indexes.index import Shown
+from xmas.data.near_copies.duplicates import Pairs, agree, components, likely_near, near_images
 
 
 def near_groups(
@@ -23,8 +23,8 @@ def near_groups(
     """A number for every row, equal for the rows of a group: that of the group's first row.
 
     Args:
-        hashes: difference hashes of the pictures (`xmas.data.image_hashes`).
-        sketches: min-hashes of the rows' words (`xmas.data.text_sketches`).
+        hashes: difference hashes of the pictures (`xmas.data.near_copies.image_hashes`).
+        sketches: min-hashes of the rows' words (`xmas.data.near_copies.text_sketches`).
         distance: near pictures differ in at most this many of 128 bits, at most 7.
         similarity: near texts share at least this fraction of their words (Jaccard).
     """

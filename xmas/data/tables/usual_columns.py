@@ -1,7 +1,7 @@
 """Which rows of a table are a usual conversation without a fault for sure, column by column.
 
-The same as `xmas.data.record_faults` finds for a record, in Arrow's and NumPy's operations; what
-they cannot tell counts as unusual.
+The same as `xmas.data.records.record_faults` finds for a record, in Arrow's and NumPy's operations;
+what they cannot tell counts as unusual.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from xmas.data.dialogues import ROLES
-from xmas.data.image_columns import NAMES
-from xmas.data.names import Names, offsets_of
-from xmas.data.record_faults import IMAGE_SUFFIXES, OTHER_KEYS, OTHER_MEDIA, UNREAD
-from xmas.data.records import NO_FOLDER, TEXT
-from xmas.data.table import functions
+from xmas.data.indexes.names import Names, offsets_of
+from xmas.data.records.dialogues import ROLES
+from xmas.data.records.identity import NO_FOLDER, TEXT
+from xmas.data.records.record_faults import IMAGE_SUFFIXES, OTHER_KEYS, OTHER_MEDIA, UNREAD
+from xmas.data.tables.image_columns import NAMES
+from xmas.data.tables.table import functions
 from xmas.data.turns import ASSISTANT, IMAGE_PLACEHOLDER, SYSTEM, USER
 
 _TURNS = ("conversations", "messages", "texts", "prompt", "completion")
@@ -187,8 +187,10 @@ def _in_turn(
 
     pc = functions()
 
-    known = np.array([*(_SPEAKERS.index(ROLES[role]) for role in ROLES), -1])
-    speakers = known[pc.fill_null(pc.index_in(roles, pyarrow.array(list(ROLES))), -1).to_numpy()]
+    speaker_of = np.array([*(_SPEAKERS.index(ROLES[role]) for role in ROLES), -1])
+    speakers = speaker_of[
+        pc.fill_null(pc.index_in(roles, pyarrow.array(list(ROLES))), -1).to_numpy()
+    ]
     starts = offsets_of(lengths)[:-1]
     skipped = np.zeros(len(lengths), dtype=np.int64)
     for early in (SYSTEM, ASSISTANT):

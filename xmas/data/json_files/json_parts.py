@@ -18,15 +18,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from xmas.data.dialogues import images_of
 from xmas.data.faults import Fault, id_of
-from xmas.data.index import Index, Part
-from xmas.data.json_list import Element, elements, elements_from
-from xmas.data.plain_records import plain_images
-from xmas.data.record_faults import fault_in
-from xmas.data.records import DATA, TEXT, name_of, renamed, source_of
+from xmas.data.indexes.index import Index, Part
+from xmas.data.indexes.side_processes import side_by_side
+from xmas.data.json_files.json_list import Element, elements, elements_from
+from xmas.data.records.dialogues import images_of
+from xmas.data.records.identity import DATA, TEXT, name_of, renamed, source_of
+from xmas.data.records.plain import plain_images
+from xmas.data.records.record_faults import fault_in
 from xmas.data.rows import PoolError
-from xmas.data.side_processes import side_by_side
 from xmas.store import sha256_of
 
 _RANGE = 32 << 20  # bytes of a file that a process reads at a time
@@ -61,7 +61,7 @@ class Records:
         return Index.merged([self.part(elements(self.annotations, file, chunk=self.chunk))])
 
     def index_in_ranges(self, size: int) -> Index:
-        """The index and sha256 of an uncompressed file of so many bytes, by several processes."""
+        """The index and sha256 of an uncompressed file of `size` bytes, by several processes."""
         limits = Limits.of(self.annotations)
         if limits is None:
             with self.annotations.open("rb") as file:

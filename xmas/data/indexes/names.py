@@ -15,7 +15,7 @@ _FIRST_BYTES = np.array([(1 << 64) - (1 << 8 * (8 - n)) for n in range(9)], dtyp
 class Names(Sequence[str]):
     """A sequence of texts that is decoded text by text when asked for.
 
-    >>> from xmas.data.names import Names
+    >>> from xmas.data.indexes.names import Names
     >>> names = Names.of(["b", "a", "b"])
     >>> different, number = names.distinct()
     >>> list(different), number.tolist()

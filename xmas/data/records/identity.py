@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xmas.data.image_paths import ImageError
-from xmas.data.record_faults import half_character
+from xmas.data.images.paths import ImageError
+from xmas.data.records.record_faults import half_character
 
 TEXT, NO_FOLDER = "text", "images"  # sources of rows without an image, or without a folder of it
 DATA = "data:"  # begins an image that is in the record itself, in base64

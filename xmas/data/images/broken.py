@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from xmas.data.faults import NAMED, Fault, id_of, refusal, write
-from xmas.data.image_errors import ImageError
-from xmas.data.image_files import open_image
+from xmas.data.images.errors import ImageError
+from xmas.data.images.files import open_image
 from xmas.data.rows import PoolError, Rows
 from xmas.store.progress import bar
 

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt64
 from PIL import Image
 
-from xmas.data.image_bounds import decoding, file_of
-from xmas.data.image_errors import ImageError, image_error
+from xmas.data.images.bounds import decoding, file_of
+from xmas.data.images.errors import ImageError, image_error
 from xmas.data.pool import Pool
 from xmas.data.rows import MAX_PIXELS, PoolError
 from xmas.store import Stage, Store
@@ -44,10 +44,10 @@ def hashes_of(
             content = file.read()
         with decoding(content, max_pixels) as picture:
             picture.draft("L", (8 * _SIDE, 8 * _SIDE))  # JPEGs need not be decoded in full
-            seen = difference_hash(picture)
+            picture_hash = difference_hash(picture)
     except Exception as error:  # Pillow's plugins raise what damage leads them to
         raise image_error(image, error) from error
-    return np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8), seen
+    return np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8), picture_hash
 
 
 def all_hashes(

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from xmas.data.records import name_of
-from xmas.data.table import Chunk
+from xmas.data.records.identity import name_of
+from xmas.data.tables.table import Chunk
 
 NAMES = ("images", "image")
 
@@ -14,7 +14,7 @@ NAMES = ("images", "image")
 def marked_images(chunks: Sequence[Chunk], columns: Sequence[str]) -> dict[str, Any]:
     """Some image columns of consecutive rows, each an Arrow array.
 
-    An image in the shards is {bytes: True, path}, whatever it is there.
+    An image in the shards is {bytes: True, path}, in any type that it has there.
     """
     if not columns:
         return {}

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from xmas.data.compressed import first_bytes
+from xmas.data.json_files.compressed import first_bytes
 
 _HEAD = 1 << 12  # bytes; before the first record there is white space at most
 

@@ -3,7 +3,7 @@
 One reading serves JSON and Arrow. A record has its turns under `conversations` or `messages`
 (from/value or role/content, the content a text or a list of parts as OpenAI's), as `texts` of
 user/assistant pairs, or as `prompt` and `completion`; its images under `images` or `image`.
-What may be wrong with a record is in `xmas.data.record_faults`.
+What may be wrong with a record is in `xmas.data.records.record_faults`.
 """
 
 import dataclasses

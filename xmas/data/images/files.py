@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from xmas.data.image_bounds import bounded, decoding
-from xmas.data.image_errors import image_error
+from xmas.data.images.bounds import bounded, decoding
+from xmas.data.images.errors import image_error
 from xmas.data.rows import MAX_PIXELS
 
 

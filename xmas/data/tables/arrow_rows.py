@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from xmas.data.dialogues import turns_of
 from xmas.data.faults import refusal
-from xmas.data.image_columns import NAMES, listed
-from xmas.data.records import decoded_uri, renamed
+from xmas.data.indexes.stored_index import StoredIndexes
+from xmas.data.records.dialogues import turns_of
+from xmas.data.records.identity import decoded_uri, renamed
 from xmas.data.rows import Index, PoolError, Rows
-from xmas.data.shards import state_of
-from xmas.data.stored_index import StoredIndexes
-from xmas.data.table import Table
-from xmas.data.table_parts import by_turn, index_of
+from xmas.data.tables.image_columns import NAMES, listed
+from xmas.data.tables.shards import state_of
+from xmas.data.tables.table import Table
+from xmas.data.tables.table_parts import by_turn, index_of
 from xmas.data.turns import Turn
 
 _AHEAD = 512  # rows without their images that become Python objects together

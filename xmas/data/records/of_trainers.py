@@ -5,10 +5,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xmas.data.dialogues import places, speeches_of
 from xmas.data.faults import Fault
-from xmas.data.record_faults import fault_in
-from xmas.data.records import DATA
+from xmas.data.records.dialogues import places, speeches_of
+from xmas.data.records.identity import DATA
+from xmas.data.records.record_faults import fault_in
 from xmas.data.rows import PoolError, Rows
 from xmas.data.turns import ASSISTANT, SYSTEM, USER
 
@@ -44,7 +44,7 @@ def llava_record(rows: Rows, row: int, names: Sequence[str]) -> bytes:
     Args:
         names: of the pictures of the row.
 
-    Raises PoolError: a text has an image placeholder of its own; names file and row.
+    Raises PoolError: a text has an image placeholder without an image; names file and row.
     """
     record: dict[str, Any] = {"id": row, "source": str(rows.sources[row])}
     if names:

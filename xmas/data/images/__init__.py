@@ -1,0 +1,1 @@
+"""Images of a pool: where they are, what is wrong with them, their pixels."""

@@ -1,0 +1,1 @@
+"""Pools in JSON, a list or a record a line: stream, index and write them."""

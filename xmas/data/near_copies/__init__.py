@@ -1,0 +1,1 @@
+"""Rows that show nearly the same picture or say nearly the same."""

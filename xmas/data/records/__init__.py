@@ -1,0 +1,1 @@
+"""What a record says, in any format: turns, images, source, and what is wrong with it."""

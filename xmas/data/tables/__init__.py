@@ -1,0 +1,1 @@
+"""Pools in Parquet or Arrow: shards, columns and their index."""

@@ -36,8 +36,8 @@ def test_it_is_another_result_of_the_same_group(toy, base):
     assert group_of(base) == group_of(trained) == group_of(toy.target())
     assert "untrained" not in describe(trained)
     assert label(base) == "untrained, seed 3, pool toy"
-    with pytest.raises(ValueError, match=r"seeds=\[\]: give a seed, or reference.base=true"):
-        Reference(toy.target(), seeds=[])
+    with pytest.raises(ValueError, match=r"reference.base=true with reference.seeds=\[\]: .*give"):
+        Reference(toy.target(), seeds=[], base=True)
 
 
 @pytest.mark.parametrize("lora", [True, False])

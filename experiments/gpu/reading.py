@@ -95,6 +95,7 @@ def extraction(
     asked = {
         "model": model, "snapshots": snapshots, "examples": examples, "workers": 4,
         "weights": weights, "device": setting.device.type, "rounds": 1, "seed": 0, "warm": True,
+        "text": None, "ways": engine.WAYS,
     }  # fmt: skip
     asked |= small if setting.tiny else {}
     with tempfile.TemporaryDirectory() as folder, exact_products():

@@ -17,7 +17,7 @@ from xmas.target.target import Target
 class Reference:
     """The target trained on all rows, with fixed seeds, so that no sweep over `seed` repeats it.
 
-    Raises ValueError: no seeds.
+    Without seeds scores are compared with none. Raises ValueError: so with `base`.
     """
 
     target: Target  # its recipe; subset and seed are replaced
@@ -25,10 +25,10 @@ class Reference:
     base: bool = False  # the start point untrained in its place, where training on all costs much
 
     def __post_init__(self) -> None:
-        if not self.seeds:
+        if self.base and not self.seeds:
             raise ValueError(
-                "reference.seeds=[]: give a seed, or reference.base=true to compare with the start "
-                "point, which is not trained"
+                "reference.base=true with reference.seeds=[]: the start point is scored with the "
+                "first of the seeds; give one"
             )
 
     def targets(self) -> list[Target]:

@@ -1,8 +1,8 @@
 """Groups of rows that show near pictures, or say nearly the same without one.
 
 What must not be on both sides of a split: rows of one group go to one side. Two rows with pictures
-are in one group although they say other things, since a model that was trained on one has seen the picture of
-the other. Nearness is chained, so that no near pair is in two groups.
+are in one group although they say other things, since a model that was trained on one has seen the
+picture of the other. Nearness is chained, so that no near pair is in two groups.
 """
 
 import numpy as np

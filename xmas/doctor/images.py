@@ -63,7 +63,7 @@ def check_images(
     fetch = f"fetch them again below {examples.images}, set pool.images, or remove their rows"
     broken: dict[str, list[int]] = {}
     for picture in errors:
-        broken.setdefault(names[source_of[picture]], []).append(picture)
+        broken.setdefault(names[int(source_of[picture])], []).append(picture)
     for source, pictures in sorted(broken.items()):
         kinds = Counter(errors[picture].kind for picture in pictures)
         remedies = dict.fromkeys(errors[it].remedy.replace(REPLACE, fetch) for it in pictures)

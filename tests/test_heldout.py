@@ -14,7 +14,7 @@ import pytest
 import torch
 from choices import EVERY_SELECTOR
 from test_held_out import SHOWN, record, save
-from toy import Toy, declared, picture_name, recorded, turns
+from toy import Toy, declared, picture_name, recorded, shared, turns
 
 from xmas.cli.config import build
 from xmas.data.held_out import HeldOutSplit, HoldOut
@@ -299,13 +299,14 @@ def scores(toy: Toy) -> Scores:
     return Scores(suite, target, Reference(target), Generation(precision="float32"))
 
 
-def test_a_target_is_scored_tabled_and_reported(toy, scores):
-    text = scores.make(toy.store)
+def test_a_target_is_scored_tabled_and_reported(toy, scores, tmp_path):
+    store = shared(toy, tmp_path)  # without the scores of other tests
+    text = scores.make(store)
     assert [line.split()[0] for line in text.splitlines()[1:]] == list(SUITE)
     records = {}
     for part in scores.parts():
-        folder = toy.store.get(part)
-        assert recorded(toy.store, part) == declared(part)
+        folder = store.get(part)
+        assert recorded(store, part) == declared(part)
         record = json.loads((folder / "score.json").read_text())
         role = json.loads((folder / "run.json").read_text())["role"]
         records[role, record["benchmark"]] = record
@@ -316,7 +317,7 @@ def test_a_target_is_scored_tabled_and_reported(toy, scores):
         - records["subset", "heldout"]["detail"]["loss"]
     )
     table = Table(draws=20)
-    lines = table.frame(toy.store)
+    lines = table.frame(store)
     ours = lines[(lines.reference_group == table_group(scores)) & (lines.selector == "random")]
     relative = ours[ours.benchmark == "heldout"].relative.item()
     assert relative == pytest.approx(100 * ratio)
@@ -324,18 +325,18 @@ def test_a_target_is_scored_tabled_and_reported(toy, scores):
     assert {"heldout: drawn", "heldout: zoo", "heldout_match: drawn"} <= set(ours.benchmark)
     drawn = ours[ours.benchmark == "heldout: drawn"].score.item()
     assert drawn == records["subset", "heldout"]["detail"]["sources"]["drawn"]["score"]
-    assert "heldout by source" in table.make(toy.store)
-    page = Report(pool=scores.target.pool, examples=1).make(toy.store)
+    assert "heldout by source" in table.make(store)
+    page = Report(pool=scores.target.pool, examples=1).make(store)
     text = Path(page.splitlines()[-1]).read_text(encoding="utf-8")
     assert "heldout_match by source" in text
     assert "12 rows held out, 29 to choose from" in text
     (ours,) = (
         evidence
-        for evidence in table.evidence(toy.store)
+        for evidence in table.evidence(store)
         if evidence.leaderboard.reference_group == table_group(scores)
     )
     shown = pool_rows(ours, toy.pool)  # without a suite in the command
-    rest = scores.target.pool.open(toy.store)
+    rest = scores.target.pool.open(store)
     assert [shown[row] for row in range(29)] == [rest[row] for row in range(29)]
 
 

@@ -88,6 +88,7 @@ def start(tmp_path_factory) -> Published:
             text_config=text,
             vision_config=tiny.clip().config.vision_config,
             vision_feature_layer=LAYERS,
+            vision_feature_layers=LAYERS,  # its name until transformers 5.17
             image_token_index=len(tokenizer),
             image_seq_length=PATCHES,
         )

@@ -403,7 +403,7 @@ def test_sizes_sources_overlap_and_origins_are_there(page, whole):
     origins = words("</style>" + section(page, "origins"))
     assert "xmas -m goal=scores selector=random,xmas subset.fraction=0.5 seed=0,1" in origins
     assert "c0ffee" in origins
-    assert "torch 2.13.0" in origins
+    assert re.search(r"torch (\S+ and )?2\.13\.0", origins)  # and that of the toy's results
     assert "k=5" in origins
 
 

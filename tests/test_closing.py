@@ -13,6 +13,7 @@ from xmas.results.table import Table
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.store import Store
+from xmas.store.planned_stages import planned_stages
 
 
 def test_a_subset_is_told_in_words_and_its_path_is_the_output(toy: Toy, server, tmp_path):
@@ -22,10 +23,20 @@ def test_a_subset_is_told_in_words_and_its_path_is_the_output(toy: Toy, server, 
     last = ended.stderr.splitlines()[-1]
     assert re.search(
         r"20 of the 41 rows of pool files \(48\.8 %\), chosen by random, seed 0, for a budget of "
-        r"50 %: 3 without a picture, \d sources\. Ranked in \d\.\d s\.$",
+        r"50 %: 3 without a picture, \d sources\. Computed in \d\.\d s\.$",
         last,
     )
     assert Path(ended.stdout.splitlines()[0]).parent.name == "subset"
+
+
+def test_a_subset_counts_the_seconds_of_all_that_it_needs(toy: Toy):
+    subset = toy.subset()
+    stages = planned_stages(subset)
+    for stage in stages:
+        toy.store.get(stage)
+    metas = [json.loads((toy.store.path(stage) / "meta.json").read_text()) for stage in stages]
+    seconds = sum(meta["seconds"] for meta in metas)
+    assert f"Computed in {seconds:.1f} s" in subset.sentence(toy.store)
 
 
 def test_a_multirun_lists_what_was_made_and_where(toy: Toy, server, tmp_path):

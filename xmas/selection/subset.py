@@ -20,6 +20,7 @@ from xmas.selection.subset_files import manifest, write_ranking
 from xmas.selection.subset_readme import FILE as README
 from xmas.selection.subset_readme import opening, readme, sentence
 from xmas.store import Stage, Store, nearest_stages, volatile
+from xmas.store.planned_stages import planned_stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +173,13 @@ class Subset(Stage):
         return "\n".join(str(folder) for folder in folders)
 
     def sentence(self, store: Store) -> str:
-        """What the subset is, in words."""
-        return opening(store.get(self))
+        """What the subset is, in words, and how long it took with all that it needs."""
+        records = [store.path(stage) / "meta.json" for stage in planned_stages(self)]
+        seconds = sum(
+            json.loads(record.read_text())["seconds"] for record in records if record.exists()
+        )
+        needed = ", with the models and features that it needs" if len(records) > 2 else ""
+        return f"{opening(store.get(self))} Computed in {seconds:.1f} s{needed}."
 
     def chosen(self, store: Store) -> Int[np.ndarray, " budget"]:
         """The row numbers of the subset, ascending; computed if it is not there."""

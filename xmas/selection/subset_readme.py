@@ -1,6 +1,5 @@
 """`README.txt` in the folders of a subset: what it is, and how to train on it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,12 +40,10 @@ def sentence(subset: "Subset", rows: Rows, chosen: Int[np.ndarray, " chosen"]) -
 
 
 def opening(folder: Path) -> str:
-    """The sentence of a subset's README, and how long the ranking took."""
-    seconds = json.loads((folder / "manifest.json").read_text())["seconds"]
+    """The sentence of a subset's README."""
     if not (folder / FILE).exists():
-        return f"A subset of a former version, ranked in {seconds:.1f} s."
-    about = (folder / FILE).read_text(encoding="utf-8").partition("\n\n")[0]
-    return f"{about} Ranked in {seconds:.1f} s."
+        return "A subset of a former version."
+    return (folder / FILE).read_text(encoding="utf-8").partition("\n\n")[0]
 
 
 def all_rows(subset: "Subset", rows: Rows, order: Int[np.ndarray, " usable"]) -> str:

@@ -1,5 +1,6 @@
 """What a command says in the end: a sentence in the log, paths on the output, findings in words."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from toy import Toy
 from xmas.cli.closing import results_of, sentence
 from xmas.results.audit import Audit
 from xmas.results.audit.findings import findings
+from xmas.results.report import Report
 from xmas.results.table import Table
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
@@ -58,6 +60,14 @@ def test_results_with_one_label_are_told_apart_by_their_settings(toy: Toy):
         "ranking of random, seed 1, pool toy (x=1)  /1",
         "ranking of random, seed 1, pool toy (x=2)  /2",
     ]
+
+
+def test_a_report_is_told_as_its_page_opens(toy: Toy, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    store.get(dataclasses.replace(toy.subset(), rows=10, fraction=None))
+    report = Report(pool=toy.pool, examples=1)
+    report.make(store)
+    assert (sentence(report, store) or "").startswith("24.4 % of 41 rows, by random: ")
 
 
 def test_other_results_say_what_they_are_of_and_pages_say_it_themselves(toy: Toy):

@@ -6,6 +6,8 @@ lost, it says so.
 """
 
 import dataclasses
+import html
+import re
 from pathlib import Path
 
 from xmas.data.pool import Pool
@@ -47,9 +49,15 @@ class Report:
                 "with `xmas selector=xmas`, or set store.root to where they are"
             )
         (path,) = self.files(store)
-        html = page(evidence, pool=self.pool, examples=self.examples)
-        write_page(path, html)
+        write_page(path, page(evidence, pool=self.pool, examples=self.examples))
         return str(path)
+
+    def sentence(self, store: Store) -> str:
+        """How the page opens: what was chosen, or how it scores."""
+        (path,) = self.files(store)
+        leads = re.findall(r'<p class="lead">(.*?)</p>', path.read_text(encoding="utf-8"), re.S)
+        texts = [html.unescape(re.sub(r"<[^>]*>", "", lead)) for lead in leads]
+        return " ".join(" ".join(texts).split())
 
     def files(self, store: Store) -> list[Path]:
         """What `make` writes."""

@@ -31,9 +31,10 @@ from importlib.metadata import version
 names = ("torch", "transformers", "peft", "accelerate", "lightning", "numpy", "pillow", "faiss-cpu")
 print("lowest versions:", ", ".join(f"{name} {version(name)}" for name in names), flush=True)
 VERSIONS
-# Old packages warn of newer ones that they use (matplotlib 3.9 of pyparsing 3.3): not an error here, nor in the
-# runs of pytest that tests start.
-export PYTEST_ADDOPTS="-W default::DeprecationWarning -W default::FutureWarning ${PYTEST_ADDOPTS-}"
+# Old packages warn of newer ones that they use (matplotlib 3.9 of pyparsing 3.3, submitit of setuptools): not an
+# error here, nor in the runs of pytest that tests start.
+export PYTEST_ADDOPTS="-W default::DeprecationWarning -W default::FutureWarning
+  -W 'default:pkg_resources is deprecated:UserWarning' ${PYTEST_ADDOPTS-}"
 pytest=("$venv/bin/pytest" -q)
 if (($#)); then
   exec "${pytest[@]}" "$@"

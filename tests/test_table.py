@@ -83,6 +83,21 @@ def test_scores_below_1_have_three_decimals(store, filled, scores, shown):
     assert str(measured(Cell.of(scores), row)) == shown
 
 
+def test_a_benchmark_without_questions_is_named_below_the_table(store, add):
+    why = {"invalid": "no row held out has a short answer"}
+    for selector in ("full", "random"):
+        add(selector, "heldout", 0.4)
+        add(selector, "heldout_match", None, num=0, detail=why)
+    (board,) = leaderboards(runs(store))
+    assert list(board.benchmarks) == ["heldout"]
+    assert "No column heldout_match: no row held out has a short answer" in Table().make(store)
+
+
+def test_a_group_of_scores_without_questions_has_no_table(store, add):
+    add("full", "heldout_match", None, num=0)
+    assert leaderboards(runs(store)) == []
+
+
 def test_markdown_shows_the_reference_first_and_no_spread_for_one_seed(store, filled):
     heading, _, *lines = first(shown(store)[0]).splitlines()
     assert heading == "## Pool aaa, reference rrr"

@@ -36,6 +36,7 @@ class Leaderboard:
     benchmarks: dict[str, Run]  # by name, a run that says split, metric and number of questions
     unreferenced: tuple[str, ...]  # benchmarks without a reference score above 0: in no ARP
     rows: tuple[Row, ...]
+    without_questions: dict[str, str] = dataclasses.field(default_factory=dict)  # by name, why
 
     @property
     def averages(self) -> dict[str, tuple[str, ...]]:
@@ -55,14 +56,13 @@ def leaderboards(scores: Iterable[Run]) -> list[Leaderboard]:
         TableError: scores of one benchmark were not measured alike, or two scores have the same
             selector, settings, budget, seed and benchmark.
     """
-    trained = [run for run in scores if run.control == "none" and run.num]
-    return [
-        _leaderboard(alike)
-        for alike in _grouped(trained, lambda run: (run.pool, run.reference_group))
-    ]
+    trained = [run for run in scores if run.control == "none"]
+    groups = _grouped(trained, lambda run: (run.pool, run.reference_group))
+    return [_leaderboard(alike) for alike in groups if any(run.num for run in alike)]
 
 
-def _leaderboard(members: list[Run]) -> Leaderboard:
+def _leaderboard(runs_of_group: list[Run]) -> Leaderboard:
+    members = [run for run in runs_of_group if run.num]
     benchmarks = _benchmarks(members)
     references = _references(members)
     means = reference_means(
@@ -89,6 +89,11 @@ def _leaderboard(members: list[Run]) -> Leaderboard:
         benchmarks=benchmarks,
         unreferenced=tuple(name for name in benchmarks if name not in means),
         rows=tuple(_ranked(rows, list(benchmarks))),
+        without_questions={
+            run.benchmark: run.invalid or "it has no question"
+            for run in runs_of_group
+            if not run.num and run.benchmark not in benchmarks
+        },
     )
 
 

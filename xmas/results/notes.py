@@ -34,6 +34,8 @@ def about_scores(evidence: Evidence) -> list[str]:
             f"whole pool, so 100 is not a bound of {ALL}"
         )
     notes += _without_reference(leaderboard)
+    for name, why in leaderboard.without_questions.items():
+        notes.append(f"No column {name}: {why}")
     if note := not_nested(leaderboard.rows):
         notes.append(note)
     for row in leaderboard.rows:

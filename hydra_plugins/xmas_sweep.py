@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from xmas.cli import time_left
 from xmas.cli.sweep.job import Job, Outcome, compose, run
-from xmas.cli.sweep.summary import follow, log_results
+from xmas.cli.sweep.summary import SweepError, follow, log_results
 
 
 class Grid(BasicSweeper):
@@ -58,7 +58,13 @@ class Local(Launcher):
             compose(self.context, self.config, overrides, number=initial_job_idx + place)
             for place, overrides in enumerate(job_overrides)
         ]
-        log_results(follow(self.outcomes(jobs), len(jobs)))
+        try:
+            ended = follow(self.outcomes(jobs), len(jobs))
+        except SweepError as error:
+            log_results(error.done)
+            raise
+        if len(jobs) > 1:
+            log_results(ended)
         return [JobReturn(status=JobStatus.COMPLETED) for _ in jobs]
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:

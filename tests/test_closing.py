@@ -52,6 +52,17 @@ def test_a_multirun_lists_what_was_made_and_where(toy: Toy, server, tmp_path):
         assert Path(line.split()[-1], "rows.json").exists()
 
 
+def test_a_multirun_of_which_jobs_fail_lists_what_the_others_made(toy: Toy, server, tmp_path):
+    arguments = [*toy.overrides(), f"store.root={tmp_path}/store", "subset.fraction=0.2"]
+    ended = server.command(
+        "-m", *arguments, "selector=random,column", "rating.column=absent", cwd=tmp_path
+    )
+    assert ended.returncode == 1
+    assert "xmas: 1 of 2 jobs failed" in ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if "subset of random, 20 %" in line]
+    assert Path(line.split()[-1], "rows.json").exists()
+
+
 def test_results_with_one_label_are_told_apart_by_their_settings(toy: Toy):
     rankings = [Ranking(toy.pool, Random(), seed) for seed in (0, 1, 1)]
     jobs = [(one, f"x={number}", f"/{number}") for number, one in enumerate(rankings)]

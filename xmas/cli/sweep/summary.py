@@ -17,7 +17,15 @@ log = logging.getLogger("xmas.cli.sweep")
 
 
 class SweepError(CompactHydraException):
-    """Jobs of a multirun failed. Hydra prints the message alone and exits with status 1."""
+    """Jobs of a multirun failed. Hydra prints the message alone and exits with status 1.
+
+    Args:
+        done: the jobs that did not fail.
+    """
+
+    def __init__(self, message: str, done: Sequence[Outcome] = ()) -> None:
+        super().__init__(message)
+        self.done = done
 
 
 def follow(outcomes: Iterable[Outcome], count: int) -> list[Outcome]:
@@ -34,13 +42,14 @@ def follow(outcomes: Iterable[Outcome], count: int) -> list[Outcome]:
         )
     failed = [outcome for outcome in ended if outcome.error]
     if failed:
-        raise SweepError("\n".join(_summary(failed, count)))
+        done = [outcome for outcome in ended if not outcome.error]
+        raise SweepError("\n".join(_summary(failed, count)), done)
     return ended
 
 
 def log_results(ended: Sequence[Outcome]) -> None:
-    """Log what the jobs made and where it is, if there are several."""
-    if len(ended) > 1 and distributed.leads() and (results := [*_results(ended)]):
+    """Log what the jobs made and where it is."""
+    if distributed.leads() and (results := [*_results(ended)]):
         for line in results_of(results):
             log.info("%s", line)
 

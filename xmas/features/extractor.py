@@ -1,4 +1,4 @@
-"""Run a proxy's model over its pool and store one feature vector per row; resumable."""
+"""Run a model over a pool and store one feature vector per row; resumable."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float, Int
 
 from xmas.models.chat.batches import Batch, Loader
+from xmas.models.chat.tokens import TokenTable
 from xmas.models.device import device_for
 from xmas.models.precision import cast_parameters
+from xmas.models.vision_cache import Pictures
 from xmas.models.vlm import LoadedModel, load
 from xmas.store import Stage, Store
 from xmas.store.arrays import ArrayInParts
@@ -72,37 +74,19 @@ class FeatureExtractor:
         mark_rows: int,
         of: Callable[[Batch], Float[np.ndarray, "rows width"]],
     ) -> None:
-        """Fill `out/values.npy`, (rows, width) float16, with `of` every batch; ranks share them.
-
-        Args:
-            batches: the pool's rows, in the order in which they run.
-            mark_rows: rows between two checkpoints; an interrupted attempt resumes from its last.
-            of: the features of a batch, which is on the model's device, pixels and tower features
-                in the model's precision.
-        """
-        table = self.proxy.tokens().open(store)
-        of_part = _grouped(batches, mark_rows)
-        rows_of_part = [np.concatenate(batches_of_part) for batches_of_part in of_part]
-        array = ArrayInParts(out / "values.npy", np.float16, (len(table), width), rows_of_part)
-        loader = Loader(
-            table,
-            [batch for number in array.todo for batch in of_part[number]],
-            image_token=parts.model.config.image_token_id,
-            pad=parts.tokenizer.pad_token_id,
-            pictures=self.proxy.pictures(store, parts),
+        """As `fill`, over the proxy's pool."""
+        fill(
+            self.name,
+            parts,
+            self.proxy.tokens().open(store),
+            self.proxy.pictures(store, parts),
+            out,
+            batches=batches,
+            width=width,
+            mark_rows=mark_rows,
             workers=self.proxy.hardware.workers,
+            of=of,
         )
-        loaded = iter(loader)
-        total = array.rows(array.own)
-        initial = total - array.rows(array.todo)
-        with bar(total=total, label=self.name.replace("_", " "), initial=initial) as progress:
-            for number in array.todo:
-                values = []
-                for _ in of_part[number]:
-                    values.append(of(_placed(next(loaded), parts)).astype(np.float16))
-                    progress.update(len(values[-1]))
-                array.write(number, np.concatenate(values))
-        array.finish()
 
     def check(self, batch: Batch, values: Float[np.ndarray, "rows width"]) -> None:
         """Raise FloatingPointError naming the rows of a batch that are not finite."""
@@ -112,6 +96,53 @@ class FeatureExtractor:
                 f"{self.name.replace('_', ' ')}: rows {sorted(batch.rows[broken].tolist())} are "
                 f"not finite; set features.{self.name}.weights=float32, or inspect these rows"
             )
+
+
+def fill(
+    name: str,
+    parts: LoadedModel,
+    table: TokenTable,
+    pictures: Pictures,
+    out: Path,
+    *,
+    batches: list[Int[np.ndarray, " _"]],
+    width: int,
+    mark_rows: int,
+    workers: int,
+    of: Callable[[Batch], Float[np.ndarray, "rows width"]],
+) -> None:
+    """Fill `out/values.npy`, (rows, width) float16, with `of` every batch; ranks share them.
+
+    Args:
+        name: the node of the configuration, for the progress bar.
+        batches: the pool's rows, in the order in which they run.
+        mark_rows: rows between two checkpoints; an interrupted attempt resumes from its last.
+        workers: processes that load batches.
+        of: the features of a batch, which is on the model's device, pixels and tower features in
+            the model's precision.
+    """
+    of_part = _grouped(batches, mark_rows)
+    rows_of_part = [np.concatenate(batches_of_part) for batches_of_part in of_part]
+    array = ArrayInParts(out / "values.npy", np.float16, (len(table), width), rows_of_part)
+    loader = Loader(
+        table,
+        [batch for number in array.todo for batch in of_part[number]],
+        image_token=parts.model.config.image_token_id,
+        pad=parts.tokenizer.pad_token_id,
+        pictures=pictures,
+        workers=workers,
+    )
+    loaded = iter(loader)
+    total = array.rows(array.own)
+    initial = total - array.rows(array.todo)
+    with bar(total=total, label=name.replace("_", " "), initial=initial) as progress:
+        for number in array.todo:
+            values = []
+            for _ in of_part[number]:
+                values.append(of(_placed(next(loaded), parts)).astype(np.float16))
+                progress.update(len(values[-1]))
+            array.write(number, np.concatenate(values))
+    array.finish()
 
 
 def _grouped(batches: list[Int[np.ndarray, " _"]], rows: int) -> list[list[Int[np.ndarray, " _"]]]:

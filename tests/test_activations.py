@@ -343,7 +343,7 @@ def test_the_last_step_of_the_fit_is_the_default(toy):
 
 def broken(monkeypatch, stage: Activations, toy: Toy) -> None:
     """A model whose second layer gives NaN on everything."""
-    from xmas.features import extractor as module
+    from xmas.training import model_on_pool as module
 
     original = module.load
 

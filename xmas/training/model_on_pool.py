@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 
 from xmas.data.pool import Pool
 from xmas.models.chat.template import Plain, Template
@@ -78,6 +78,15 @@ class SeesPool(OnPool, Protocol):
 
 
 @runtime_checkable
+class HasWeights(SeesPool, Protocol):
+    """A model on a pool, and its weights after one or more optimiser steps of a fit."""
+
+    def steps(self, store: Store) -> list[int]: ...
+
+    def weights_at(self, store: Store, step: int) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
 class FittedOnPool(SeesPool, Protocol):
     """The fields of a stage that fits a model to a pool."""
 
@@ -137,6 +146,21 @@ class ModelOnPool:
     def pictures(self: SeesPool, store: Store, loaded: LoadedModel) -> Pictures:
         """The images of the pool by row, for the model that was loaded from `start`."""
         return pictures_of(self.image_stage(), loaded.processor, store)
+
+
+def load_at(model: HasWeights, store: Store, step: int) -> LoadedModel:
+    """The model as it was after an optimiser step; 0: its start point, without a fit.
+
+    Raises ValueError: its weights belong to another model.
+    """
+    loaded = load(store.get(model.start))
+    if step == 0:
+        return loaded
+    keys = loaded.model.load_state_dict(model.weights_at(store, step), strict=False)
+    if keys.unexpected_keys:
+        kind = type(model).__name__.lower()
+        raise ValueError(f"{kind} step {step}: no place for weights {keys.unexpected_keys}")
+    return loaded
 
 
 def fit_on_pool(

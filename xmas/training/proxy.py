@@ -13,10 +13,10 @@ from torch import Tensor
 from xmas.data.pool import Pool
 from xmas.models.chat.template import Template
 from xmas.models.start_point import StartPoint
-from xmas.models.vlm import LoadedModel, freeze_tower, load
+from xmas.models.vlm import LoadedModel, freeze_tower
 from xmas.store import Stage, Store, volatile
 from xmas.training.fit.recipe import Hardware, Recipe
-from xmas.training.model_on_pool import ModelOnPool, fit_on_pool
+from xmas.training.model_on_pool import ModelOnPool, fit_on_pool, load_at
 from xmas.training.probe import SavedSteps, schedule
 
 
@@ -57,11 +57,7 @@ class Proxy(ModelOnPool, Stage):
 
         Raises ValueError: its weights belong to another model.
         """
-        loaded = load(store.get(self.start))
-        keys = loaded.model.load_state_dict(self.weights_at(store, step), strict=False)
-        if keys.unexpected_keys:
-            raise ValueError(f"proxy step {step}: no place for weights {keys.unexpected_keys}")
-        return loaded
+        return load_at(self, store, step)
 
     def compute(self, store: Store, out: Path) -> None:
         fit_on_pool(

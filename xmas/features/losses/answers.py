@@ -8,12 +8,11 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings, WithoutImages
 from xmas.features.losses.token_statistics import STATISTICS
@@ -30,18 +29,9 @@ from xmas.store import (
     write_atomically,
 )
 from xmas.store.durable import sync
-from xmas.training.model_on_pool import SeesPool
+from xmas.training.model_on_pool import HasWeights
 
 COLUMNS = (*STATISTICS, "tokens", "blind_loss")
-
-
-@runtime_checkable
-class HasWeights(SeesPool, Protocol):
-    """A model on a pool, and its weights after one or more optimiser steps of a fit."""
-
-    def steps(self, store: Store) -> list[int]: ...
-
-    def weights_at(self, store: Store, step: int) -> dict[str, Tensor]: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from fake_judge import FakeJudge, prompt_of
 
 from xmas.evaluation.benchmarks.llava_wild import LlavaWild, grades
-from xmas.evaluation.judge.endpoint import JudgeError
+from xmas.evaluation.endpoint.responses import EndpointError
 from xmas.evaluation.judge.judge import Judge, Judging
 from xmas.evaluation.judge.reviews import digest
 from xmas.evaluation.protocol import AnswerError
@@ -265,7 +265,7 @@ def test_what_the_judge_said_scores_the_same_out_of_its_file(bench, store):
 
 def test_a_judge_is_needed_before_answers_are_made_unless_reviews_are_there(bench, tmp_path):
     unnamed = dataclasses.replace(bench, judging=Judging(Judge(None)))
-    with pytest.raises(JudgeError, match=r"judge\.model is not set"):
+    with pytest.raises(EndpointError, match=r"judge\.model is not set"):
         unnamed.check()
     dataclasses.replace(unnamed, reviews=str(tmp_path / "any.jsonl")).check()
     with pytest.raises(ValueError, match=r"judging\.runs=0"):

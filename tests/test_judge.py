@@ -19,8 +19,8 @@ import pytest
 from fake_judge import FakeJudge, Fault, Say, completion, prompt_of
 
 from xmas.evaluation.benchmarks.llava_wild import grades
+from xmas.evaluation.endpoint.responses import EndpointError, seconds_of
 from xmas.evaluation.json_files import json_lines
-from xmas.evaluation.judge.endpoint import JudgeError, _seconds
 from xmas.evaluation.judge.judge import Judge
 from xmas.evaluation.judge.reviews import ReviewRequest, Reviews, reviews_from_file
 from xmas.evaluation.protocol import AnswerError
@@ -71,7 +71,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> list[float]:
                 waits.append(timeout)
             return self.is_set()
 
-    monkeypatch.setattr("xmas.evaluation.judge.judge.Event", Noting)
+    monkeypatch.setattr("xmas.evaluation.endpoint.concurrent_requests.Event", Noting)
     return waits
 
 
@@ -192,7 +192,7 @@ def test_what_may_pass_is_tried_again(tmp_path, monkeypatch, caplog, fault: Faul
 def test_a_connection_that_breaks_is_tried_again_until_the_tries_are_spent(monkeypatch):
     waits = quickly(monkeypatch)
     with pytest.raises(
-        JudgeError, match=r"prompt.*Connection refused.*tried 4 times, run again to resume"
+        EndpointError, match=r"prompt.*Connection refused.*tried 4 times, run again to resume"
     ):
         list(judge(None, tries=4).replies({"prompt 0": {"messages": []}}))
     assert waits == [1.0, 2.0, 4.0]
@@ -211,11 +211,11 @@ def test_a_server_says_how_long_to_wait(tmp_path, monkeypatch, asks_for, waits):
 
 
 def test_a_date_to_wait_for_is_seconds_from_now():
-    assert _seconds("Thu, 01 Jan 1970 00:00:00 GMT") == 0
-    far = _seconds("Fri, 01 Jan 2100 00:00:00 GMT")
+    assert seconds_of("Thu, 01 Jan 1970 00:00:00 GMT") == 0
+    far = seconds_of("Fri, 01 Jan 2100 00:00:00 GMT")
     assert far is not None
     assert far == pytest.approx(4102444800 - time.time(), abs=5)
-    assert _seconds(None) is None
+    assert seconds_of(None) is None
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_date_to_wait_for_is_seconds_from_now():
 def test_what_cannot_pass_ends_at_once_and_names_the_question(tmp_path, fault, message):
     with (
         FakeJudge(lambda body, before: fault) as fake,
-        pytest.raises(JudgeError, match=f"^question 0, run 0: http://127.*{message}"),
+        pytest.raises(EndpointError, match=f"^question 0, run 0: http://127.*{message}"),
     ):
         Store(str(tmp_path)).get(reviews(judge(fake, at_once=1)))
     assert len(fake.requests) == 1
@@ -259,7 +259,7 @@ def test_an_empty_reply_is_a_review(tmp_path):
     ],
 )
 def test_a_judge_that_cannot_be_asked_says_why(changes, message):
-    with pytest.raises(JudgeError, match=message) as caught:
+    with pytest.raises(EndpointError, match=message) as caught:
         judge(None, **changes).check()
     assert "hidden" not in str(caught.value)
 
@@ -329,7 +329,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 def test_an_endless_drip_ends_when_the_whole_reply_is_late(start, drop):
     begun = time.monotonic()
     late = r"no whole reply within 0\.4 s \(judge\.total_timeout\); tried"
-    with Raw(dripping(start, drop)) as server, pytest.raises(JudgeError, match=late):
+    with Raw(dripping(start, drop)) as server, pytest.raises(EndpointError, match=late):
         ask(judge(None, base_url=server.url, tries=1, total_timeout=0.4))
     assert 0.3 < time.monotonic() - begun < 30
 
@@ -342,7 +342,7 @@ def test_a_reply_without_end_is_not_read_into_memory():
 
     with (
         Raw(stream) as server,
-        pytest.raises(JudgeError, match=r"a reply of more than 4 MiB; tried 1 times, run again"),
+        pytest.raises(EndpointError, match=r"a reply of more than 4 MiB; tried 1 times, run again"),
     ):
         ask(judge(None, base_url=server.url, tries=1))
     assert server.sent < 64 << 20  # what buffers of the connection took
@@ -388,7 +388,10 @@ def test_odd_types_next_to_the_text_are_left_out(tmp_path, body):
 @pytest.mark.parametrize("body", ["[" * 100_000, '{"choices": ' * 50_000, "9" * 10_000, "nul"])
 def test_json_that_cannot_be_parsed_is_no_completion(tmp_path, monkeypatch, body):
     quickly(monkeypatch)
-    with FakeJudge(lambda *_: Fault(body=body)) as fake, pytest.raises(JudgeError, match="no chat"):
+    with (
+        FakeJudge(lambda *_: Fault(body=body)) as fake,
+        pytest.raises(EndpointError, match="no chat"),
+    ):
         Store(str(tmp_path)).get(reviews(judge(fake, tries=2), 1))
 
 
@@ -402,7 +405,7 @@ def test_half_a_character_is_replaced_and_the_rest_is_read(tmp_path):
 
 @pytest.mark.parametrize("date", ["Mon, 01 Jan 0001 00:00:00 -0000", "99999999999", "nan", "-1"])
 def test_an_odd_time_to_wait_is_bounded(date):
-    assert (_seconds(date) or 0.0) >= 0.0
+    assert (seconds_of(date) or 0.0) >= 0.0
 
 
 @pytest.mark.parametrize(
@@ -428,7 +431,7 @@ def test_after_a_failure_only_what_is_missing_is_asked(tmp_path, monkeypatch):
     def third_fails(body, before):
         return Fault(500, "down") if prompt_of(body) == "prompt 2" else echo(body, before)
 
-    with FakeJudge(third_fails) as fake, pytest.raises(JudgeError, match="question 2, run 0"):
+    with FakeJudge(third_fails) as fake, pytest.raises(EndpointError, match="question 2, run 0"):
         store.get(reviews(judge(fake, at_once=1, tries=2)))
     assert [prompt_of(body) for body in fake.requests] == [
         "prompt 0", "prompt 1", "prompt 2", "prompt 2"
@@ -452,7 +455,7 @@ def test_replies_on_their_way_are_kept_when_another_fails(tmp_path):
         return Fault(body=completion("8 9"), delay=0.1)
 
     store = Store(str(tmp_path))
-    with FakeJudge(first_fails) as fake, pytest.raises(JudgeError, match="question 0"):
+    with FakeJudge(first_fails) as fake, pytest.raises(EndpointError, match="question 0"):
         store.get(reviews(judge(fake, at_once=3), 19))
     (partial,) = tmp_path.rglob("reviews.partial")
     assert 2 <= len(lines(partial)) < 18
@@ -537,7 +540,7 @@ def test_the_key_is_in_no_log_manifest_review_or_error(
         stage = reviews(judge(fake, tries=2), 3)
         try:
             Store(str(tmp_path)).get(stage)
-        except JudgeError as error:
+        except EndpointError as error:
             assert status != 200
             said = "".join(traceback.format_exception(error)) + repr(error)
         else:
@@ -566,7 +569,7 @@ def test_the_key_is_removed_where_json_escapes_it(tmp_path, monkeypatch, caplog)
         with FakeJudge(lambda *_, body=body: Fault(body=body)) as fake:
             try:
                 Store(str(tmp_path / str(number))).get(reviews(judge(fake, tries=2), 1))
-            except JudgeError as error:
+            except EndpointError as error:
                 said.append(str(error))
     assert len(said) == 1
     written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
@@ -577,7 +580,7 @@ def test_the_key_is_removed_where_json_escapes_it(tmp_path, monkeypatch, caplog)
 @pytest.mark.parametrize("bad", [f"{KEY} x", f"{KEY}\nX-Other: 1", f'{KEY}"', f"{KEY}ü", "  "])
 def test_a_key_that_fits_into_no_header_is_refused_unseen(monkeypatch, bad):
     monkeypatch.setenv(VARIABLE, bad)
-    with pytest.raises(JudgeError, match=VARIABLE) as caught:
+    with pytest.raises(EndpointError, match=VARIABLE) as caught:
         list(judge(None).replies({"prompt 0": {"messages": []}}))
     assert KEY[:10] not in "".join(traceback.format_exception(caught.value))
 

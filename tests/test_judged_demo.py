@@ -11,8 +11,8 @@ from fake_judge import FakeJudge, Fault, completion, prompt_of
 
 from xmas.cli.config import build
 from xmas.doctor import Doctor
+from xmas.evaluation.endpoint.responses import EndpointError
 from xmas.evaluation.generation.settings import Generation
-from xmas.evaluation.judge.endpoint import JudgeError
 from xmas.evaluation.protocol import Benchmark, Judged
 from xmas.evaluation.rescore import Rescore
 from xmas.evaluation.scores import Score
@@ -108,7 +108,7 @@ def test_a_judge_without_a_name_or_key_ends_a_run_before_the_first_answer(
     ):
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
         stage = Score(benchmark("mmvet", *overrides), toy.target(), Generation())
-        with pytest.raises(JudgeError, match=message):
+        with pytest.raises(EndpointError, match=message):
             toy.store.get(stage)
         draft = toy.store.path(stage).with_name(f".{key(stage)}")
         assert {path.name for path in draft.iterdir()} == {

@@ -32,7 +32,7 @@ from xmas.cli.targets import check_names, class_of
 from xmas.data.images.bounds import FORMATS
 from xmas.data.images.files import image_size, open_image
 from xmas.data.images.paths import ImageError, path_below
-from xmas.evaluation.judge import endpoint
+from xmas.evaluation.endpoint import responses
 from xmas.results.escaping import csv_text, latex_text, markdown_text
 from xmas.results.report.svg import tag
 from xmas.store.printable import one_line
@@ -251,11 +251,11 @@ def of_replies(seconds: float, rng: random.Random) -> str:
         body = {"model": value(1), "choices": choices if rng.random() < 0.9 else value(2)}
         text = json.dumps(body)
         try:
-            reply = endpoint._reply(text, key)
+            reply = responses.completion_of(text, key)
             written = json.dumps(dataclasses.asdict(reply), ensure_ascii=False)
             written.encode()
             read += 1
-        except endpoint.TransientError as error:
+        except responses.TransientError as error:
             written = str(error)
             again += 1
         assert key not in written, text

@@ -82,7 +82,7 @@ class LlavaWild:
         return f"relative_score by {self.judging.judge.model}{suffix}"
 
     def check(self) -> None:
-        """Raise JudgeError if a judge is needed and cannot be asked."""
+        """Raise EndpointError if a judge is needed and cannot be asked."""
         if self.reviews is None:
             self.judging.check()
 
@@ -98,7 +98,7 @@ class LlavaWild:
         """The mean over runs; invalid if a review cannot be read.
 
         Raises AnswerError: an answer, reference, context, rule or review is missing, doubled or
-        unknown. Raises JudgeError: the judge does not reply.
+        unknown. Raises EndpointError: the judge does not reply.
         """
         rows = self._rows(store)
         judgement = self.judging.reviewed(

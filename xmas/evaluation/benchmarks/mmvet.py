@@ -92,7 +92,7 @@ class MMVet:
         return f"grade by {self.judging.judge.model}{suffix}"
 
     def check(self) -> None:
-        """Raise JudgeError if a judge is needed and cannot be asked."""
+        """Raise EndpointError if a judge is needed and cannot be asked."""
         if self.reviews is None:
             self.judging.check()
 
@@ -108,7 +108,7 @@ class MMVet:
         """The mean over runs; invalid if a review cannot be read.
 
         Raises AnswerError: an answer, its truth or a review is missing, doubled or unknown. Raises
-        JudgeError: the judge does not reply.
+        EndpointError: the judge does not reply.
         """
         prompts = self.prompts(answers, store)
         judgement = self.judging.reviewed(prompts, grade, file=self.reviews, store=store)

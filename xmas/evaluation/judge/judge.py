@@ -8,21 +8,25 @@ A review that cannot be read is never a number, and never left out: it makes the
 official scripts count it as -1 or 0, which has given 96.1 points (lmms-eval, issue 64).
 """
 
-import concurrent.futures
 import dataclasses
+import functools
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
-from threading import Event
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+from xmas.evaluation.endpoint.client import Endpoint
+from xmas.evaluation.endpoint.concurrent_requests import concurrent_replies
+from xmas.evaluation.endpoint.responses import EndpointError, NoTextError, Reply
 from xmas.evaluation.json_files import json_lines
-from xmas.evaluation.judge.endpoint import AbortedError, Endpoint, JudgeError, Reply
 from xmas.evaluation.judge.reviews import ReviewRequest, Reviews, reviews_from_file
 from xmas.evaluation.protocol import AnswerError, Scored
 from xmas.store import Made, Store, volatile
+
+log = logging.getLogger(__name__)
 
 Name = TypeVar("Name", bound=Hashable)
 Grade = TypeVar("Grade")
@@ -53,51 +57,50 @@ class Judge:
     @property
     def endpoint(self) -> Endpoint:
         return Endpoint(
-            self.base_url, self.key_variable, self.tries, self.timeout, self.total_timeout
+            self.base_url,
+            self.key_variable,
+            self.tries,
+            self.timeout,
+            self.total_timeout,
+            url_setting="judge.base_url",
         )
 
     def check(self) -> None:
-        """Raise JudgeError if it cannot be asked: no name, no key, or a malformed address."""
+        """Raise EndpointError if it cannot be asked: no name, no key, or a malformed address."""
         if not self.model:
-            raise JudgeError(
+            raise EndpointError(
                 "judge.model is not set: name the judge as its endpoint does; the name is part of "
                 "every score that it gives"
             )
         if self.at_once < 1 or self.tries < 1:
-            raise JudgeError(
+            raise EndpointError(
                 f"judge.at_once={self.at_once}, judge.tries={self.tries}: expected 1 or more"
             )
         if reserved := sorted(set(self.options).intersection(_OURS)):
-            raise JudgeError(f"judge.options: {', '.join(reserved)} cannot be set there")
+            raise EndpointError(f"judge.options: {', '.join(reserved)} cannot be set there")
         self.endpoint.check()
 
     def replies(self, requests: Mapping[Name, dict[str, Any]]) -> Iterator[tuple[Name, Reply]]:
         """The reply to every request body, in the order of arrival.
 
-        Raises JudgeError, with the name of the request, when one has failed for good: replies to
+        Raises EndpointError, with the name of the request, when one has failed for good: replies to
         those in flight are yielded first, the others are not sent.
         """
         self.check()
-        stop = Event()
-        failure: JudgeError | None = None
-        with concurrent.futures.ThreadPoolExecutor(self.at_once) as threads:
-            names = {threads.submit(self._ask, body, stop): name for name, body in requests.items()}
-            try:
-                for future in concurrent.futures.as_completed(names):
-                    error = future.exception()
-                    if isinstance(error, JudgeError):
-                        failure = failure or JudgeError(f"{names[future]}: {error}")
-                    elif not isinstance(error, AbortedError):
-                        yield names[future], future.result()
-            finally:
-                stop.set()
-        if failure is not None:
-            raise failure
+        label = f"judge {self.model}"
+        bodies = ((name, functools.partial(self._body, body)) for name, body in requests.items())
+        for name, reply in concurrent_replies(
+            self.endpoint, bodies, at_once=self.at_once, label=label
+        ):
+            if isinstance(reply, NoTextError):
+                log.warning("%s: %s; an invalid review", label, reply)
+                yield name, Reply("", reply.served, str(reply))
+            else:
+                yield name, reply
 
-    def _ask(self, body: dict[str, Any], stop: Event) -> Reply:
+    def _body(self, body: dict[str, Any]) -> dict[str, Any]:
         body = {"model": self.model, **body, **self.options}
-        body = {name: value for name, value in body.items() if value is not None}
-        return self.endpoint.complete(body, label=str(self.model), stop=stop)
+        return {name: value for name, value in body.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +153,7 @@ class Judging:
     max_tokens: int | None = None
 
     def check(self) -> None:
-        """Raise JudgeError if the judge cannot be asked, ValueError if it would never be."""
+        """Raise EndpointError if the judge cannot be asked, ValueError if it would never be."""
         if self.runs < 1 or self.asks < 1:
             raise ValueError(f"judging.runs={self.runs}, judging.asks={self.asks}: both from 1 up")
         self.judge.check()
@@ -175,7 +178,7 @@ class Judging:
         Raises:
             AnswerError: the file lacks a review, or has one that is doubled, unknown, by another
                 judge or of another answer.
-            JudgeError: the judge does not reply.
+            EndpointError: the judge does not reply.
         """
         if file is None:
             lines = self._ask(prompts, read, store)

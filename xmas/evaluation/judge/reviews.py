@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from xmas.evaluation.endpoint.responses import Reply
 from xmas.evaluation.json_files import json_lines, json_object, with_keys
-from xmas.evaluation.judge.endpoint import Reply
 from xmas.evaluation.protocol import AnswerError
 from xmas.store import Stage, Store, describe, write_atomically
 from xmas.store.lines import appending, keep_whole_lines

@@ -1,4 +1,4 @@
-"""One HTTP POST that ends, with any server: its bytes and its seconds are bounded.
+"""One HTTP request that ends, with any server: its bytes and its seconds are bounded.
 
 A timeout of a socket is for one read: a server that sends a byte a minute, in the headers, the body
 or between chunks, is always in time. So a timer shuts the connection down when the whole request
@@ -12,7 +12,7 @@ import threading
 import urllib.request
 from typing import Any
 
-MOST = 4 << 20  # bytes of a reply; a review of 100,000 tokens has half a megabyte
+MOST = 4 << 20  # bytes of a reply; a text of 100,000 tokens has half a megabyte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,24 +25,35 @@ class Response:
 
 
 class ResponseError(OSError):
-    """A response is longer, or takes longer, than any reply may."""
+    """A response is longer than any reply may be."""
 
 
-def post(
-    address: str, body: bytes, headers: dict[str, str], *, timeout: float, total_timeout: float
+class LateError(OSError):
+    """A response takes longer than any reply may."""
+
+
+def send(
+    address: str,
+    body: bytes | None,
+    headers: dict[str, str],
+    *,
+    timeout: float,
+    total_timeout: float,
 ) -> Response:
     """Send a request and read the response; redirects are not followed.
 
     Args:
+        body: of a POST; None: a GET.
         timeout: seconds without a byte.
         total_timeout: seconds until the whole response is there.
 
     Raises:
-        ResponseError: it is too long, or too late.
+        ResponseError: it is too long.
+        LateError: it is too late.
         OSError, http.client.HTTPException: the connection failed.
     """
     request = urllib.request.Request(address, body, headers)
-    late = f"no whole reply within {total_timeout:g} s (judge.total_timeout)"
+    late = f"no whole reply within {total_timeout:g} s"
     with _Deadline(total_timeout) as deadline:
         opener = urllib.request.build_opener(_NoRedirects, _Http(deadline), _Https(deadline))
         try:
@@ -53,10 +64,10 @@ def post(
                 status, retry_after = response.status, response.headers.get("Retry-After")
         except (OSError, http.client.HTTPException):
             if deadline.passed:
-                raise ResponseError(late) from None
+                raise LateError(late) from None
             raise
         if deadline.passed:  # a body without a length ends where the connection does
-            raise ResponseError(late)
+            raise LateError(late)
     if len(content) > MOST:
         raise ResponseError(f"a reply of more than {MOST >> 20} MiB")
     return Response(status, retry_after, content)

@@ -1,7 +1,6 @@
 """Qwen2.5-VL as a target: its tokens, its positions and its fit equal transformers' own."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,9 @@ import tiny
 import torch
 from PIL import Image
 from test_llava15 import LINEAR
+from tiny_families import VISION, qwen25_vl, seeded
 from toy import HARDWARE, Toy, losses
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from xmas.attention.engine import Running
@@ -25,7 +25,6 @@ from xmas.models.chat.packing import pack
 from xmas.models.chat.template import Template
 from xmas.models.families.qwen25_vl import NativeImages, Qwen25Vl, window_order
 from xmas.models.published import Published
-from xmas.models.sources import Source
 from xmas.models.specs import FULL_SIZE, unbuilt
 from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import LoadedModel, embed_in_order, hidden_states, load, unwrap
@@ -36,46 +35,13 @@ from xmas.training.fit.speed import configured
 from xmas.training.fit.trainables import Lora, trainable
 from xmas.training.proxy import Proxy
 
-VISION = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 SIZES = [(16, 16), (19, 37), (37, 19), (5, 61), (101, 103), (24, 23), (7, 7), (480, 640), (90, 29)]
 RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precision="bf16-mixed")
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Published:
-    return made(tmp_path_factory.mktemp("qwen"))
-
-
-def made(folder: Path) -> Published:
-    """Patches of 4 pixels, windows of 3 x 3 tokens, head dimension 16 in three axes."""
-    tokenizer = tiny.tokenizer("<|im_end|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": VISION})
-    starts, ends, image, video = tokenizer.convert_tokens_to_ids(VISION)
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 56,
-            "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 1,
-            "max_position_embeddings": 2048, "initializer_range": 0.1,
-            "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": 0,
-            "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3],
-            },
-        },
-        vision_config={
-            "depth": 3, "hidden_size": 32, "intermediate_size": 40, "num_heads": 2,
-            "patch_size": 4, "window_size": 24, "out_hidden_size": 48,
-            "fullatt_block_indexes": [1], "initializer_range": 0.1,
-        },
-        image_token_id=image, video_token_id=video, vision_start_token_id=starts,
-        vision_end_token_id=ends, tie_word_embeddings=True,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    own = Qwen2VLImageProcessorPil(patch_size=4, min_pixels=64, max_pixels=4000)
-    own.save_pretrained(folder)
-    return Published(Source(str(folder)))
+    return seeded(qwen25_vl)(tmp_path_factory.mktemp("qwen"))
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,13 @@ class Published(StartPoint):
     seed: int = 0  # of what is random
     tiles: float = volatile(1.0)  # of a picture on average, for estimates
 
+    def corrections(self) -> dict[str, Any]:
+        """Several images of a row are squares to LLaVA-OneVision, by padding; before, they were
+        squeezed. A local folder whose name does not say what it is keeps its key.
+        """
+        is_onevision = "onevision" in self.source.name.lower()
+        return {"several_images": "padded"} if is_onevision else {}
+
     def tuned(self, store: Store) -> str | None:
         """Whole models on the hub are."""
         return f"{self.source.name} is a whole vision-language model, tuned on instructions"

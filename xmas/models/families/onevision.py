@@ -145,8 +145,14 @@ class AnyresImages:
         }
 
     def pictures_of_row(self, images: list[Image.Image]) -> dict[str, Tensor]:
-        """The whole of each image as its only tile, as `LlavaOnevisionProcessor` has them."""
-        inputs = self.own([image.convert("RGB") for image in images], do_pad=False)
+        """Each image as its only tile, padded to a square with the mean colour."""
+        colour = tuple(int(255 * mean) for mean in self.own.image_mean)
+        squares = [
+            self.own.pad_to_square(np.array(image.convert("RGB")).transpose(2, 0, 1), colour)
+            for image in images
+        ]
+        one_tile = [[self.own.size["height"], self.own.size["width"]]]
+        inputs = self.own(squares, image_grid_pinpoints=one_tile, do_pad=False)
         tiles = np.stack([tiles[0] for tiles in inputs["pixel_values"]])
         return {"pixels": torch.from_numpy(tiles), "sizes": torch.tensor([ONE_TILE] * len(images))}
 

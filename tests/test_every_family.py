@@ -1,0 +1,349 @@
+"""The contract of a family: what is computed for its models equals transformers' own.
+
+It runs over every family that is found, with a tiny random model of the family's class from
+`tiny_families.py`. Attention is compared under weights with a standard deviation of 0.5 after the
+tower, so that it is peaked, and differs from head to head and from layer to layer.
+"""
+
+import copy
+import fnmatch
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_engine import close, randomised
+from tiny_families import TINY, Tiny, seeded
+from toy import HARDWARE, Toy, record
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from xmas.attention.engine import Running, Scan
+from xmas.attention.feed import Material
+from xmas.attention.metric import Spectra
+from xmas.data.pool import Pool
+from xmas.data.turns import Turn, turn_of
+from xmas.evaluation.generation.generate import generate_answers
+from xmas.evaluation.protocol import Question
+from xmas.models.chat.layout import FEATURE, tokens_of_row
+from xmas.models.chat.tokens import Tokenised, TokenTable
+from xmas.models.families import FAMILIES, Exportable, HasPositions, family_of
+from xmas.models.specs import unbuilt
+from xmas.models.vision_cache import FromFiles
+from xmas.models.vlm import LoadedModel, embed, freeze_tower, language_model, load
+from xmas.selection.methods.random import Random
+from xmas.selection.ranking import Ranking
+from xmas.selection.subset import Subset
+from xmas.target.export import Export
+from xmas.target.target import Target
+from xmas.training.fit.recipe import Recipe
+from xmas.training.fit.trainables import Lora
+
+ROWS = (0, 13, 26, 2, 3, 5, 8)  # of the toy's: three show one picture, one shows none
+TWO = len(ROWS)  # a row of two pictures of different sizes
+RECIPE = Recipe(
+    rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, warmup=0.0, precision="32-true"
+)
+NEW = 7  # tokens of an answer
+
+
+def tiny_of(model_type: str) -> Tiny:
+    if model_type not in TINY:
+        pytest.fail(
+            f"the family {model_type} has no tiny model: add an entry {model_type!r} to TINY of "
+            "tests/tiny_families.py, a `Tiny` with a model folder of its class, its template, "
+            "and the inputs of its own forward"
+        )
+    return TINY[model_type]
+
+
+@pytest.fixture(scope="module")
+def pool(toy: Toy, tmp_path_factory) -> Pool:
+    two = record(0) | {
+        "image": [record(row)["image"] for row in (4, 2)],
+        "conversations": [
+            {"from": "human", "value": "Compare <image> with <image>."},
+            {"from": "gpt", "value": "a crimson disc, quite flat"},
+        ],
+    }
+    place = tmp_path_factory.mktemp("few") / "pool.json"
+    place.write_text(json.dumps([*map(record, ROWS), two]))
+    return Pool(str(place), str(toy.folder / "images"))
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def family(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
+    """A family's tiny model, the pool's tokens for it, and one step of LoRA on the pool."""
+    tiny = tiny_of(request.param)
+    start = seeded(tiny.write)(tmp_path_factory.mktemp("family"))
+    target = Target(
+        Subset(Ranking(pool, Random()), rows=len(ROWS) + 1, text_only="ranked"),
+        start,
+        RECIPE,
+        Lora(4, 8, dropout=0.0),
+        tiny.template,
+        from_tuned=True,
+        hardware=HARDWARE,
+        max_length=1024,
+    )
+    parts = load(toy.store.get(start))
+    assert parts.model.config.model_type == request.param
+    table = Tokenised(pool, start.tokenizer, tiny.template, start.image, 1024).open(toy.store)
+    return SimpleNamespace(
+        tiny=tiny, start=start, parts=parts, target=target, table=table, rows=pool.open(toy.store),
+        scans={},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def peaked(family) -> torch.nn.Module:
+    """The tiny model with peaked attention, its tower as it was."""
+    model = copy.deepcopy(family.parts.model)
+    tower = model.get_submodule(family_of(model.config).tower)
+    before = copy.deepcopy(tower.state_dict())
+    randomised(model)
+    tower.load_state_dict(before)
+    return model
+
+
+def ids_of(table: TokenTable, row: int, token: int) -> torch.Tensor:
+    return torch.from_numpy(table[row].whole(token))[None]
+
+
+def own_inputs(family: SimpleNamespace, model: torch.nn.Module, row: int) -> dict:
+    """What the model's own forward takes for a row."""
+    config = model.config
+    ids = ids_of(family.table, row, config.image_token_id)
+    images = [Image.open(image).convert("RGB") for image in family.rows.images_of(row)]
+    pictures = family.tiny.inputs(model, family.parts.processor, images) if images else {}
+    mask = torch.ones_like(ids)
+    return {"input_ids": ids, "attention_mask": mask} | pictures | family.tiny.of_ids(config, ids)
+
+
+def scanned(family, peaked, *, batch_tokens: int, shared_from: float, weights=None) -> np.ndarray:
+    """The same scan once."""
+    how = (batch_tokens, shared_from, weights)
+    if how not in family.scans:
+        pictures = FromFiles(family.rows, family.parts.processor)
+        pad = family.parts.tokenizer.pad_token_id
+        material = Material(family.table, pictures, family.rows.shown, pad)
+        spectra = Spectra(batch_tokens=batch_tokens)
+        scan = Scan(peaked, material, spectra, Running(shared_from=shared_from, weights=weights))
+        family.scans[how] = scan.once("test")
+    return family.scans[how]
+
+
+@pytest.fixture
+def readable(family) -> None:
+    if not family.tiny.scanned:
+        pytest.skip("its attention is not read")
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("readable")
+def test_attention_is_that_of_eager(family, peaked):
+    """Each row alone, through the model's own forward, two pictures of different sizes too."""
+    values = scanned(family, peaked, batch_tokens=10**6, shared_from=1.0)
+    table, token = family.table, peaked.config.image_token_id
+    before = language_model(peaked).config._attn_implementation
+    peaked.set_attn_implementation("eager")
+    spread = []
+    for row in np.flatnonzero(table.image_at >= 0).tolist():
+        layers = peaked(**own_inputs(family, peaked, row), output_attentions=True).attentions
+        assert len(layers) == language_model(peaked).config.num_hidden_layers
+        total = torch.stack(layers).double().mean(dim=2).sum(dim=0)[0]
+        tokens = table[row]
+        first = tokens.image_at + len(tokens.images[0])
+        inside = tokens.put_in(
+            np.zeros(len(tokens.ids), dtype=bool),
+            [np.ones(len(image), dtype=bool) for image in tokens.images],
+        )
+        text = np.flatnonzero(~inside & (np.arange(len(inside)) >= first))
+        spots = np.flatnonzero(tokens.whole(token) == token)
+        block = total[text][:, spots]
+        spread.append(float(block.std() / block.mean()))
+        expected = torch.linalg.svdvals(block)[:5].numpy()
+        np.testing.assert_allclose(values[row], expected, rtol=1e-4, atol=1e-6 * expected[0])
+    peaked.set_attn_implementation(before)
+    assert min(spread) > 0.2  # far from uniform, or a wrong mask would pass
+    assert len(table[TWO].images) == 2
+
+
+@pytest.mark.usefixtures("readable")
+def test_attention_does_not_depend_on_batch_mates(family, peaked):
+    alone = scanned(family, peaked, batch_tokens=1, shared_from=1.0)
+    assert np.flatnonzero(np.isnan(alone).any(axis=1)).tolist() == [ROWS.index(3)]
+    for batch_tokens, shared_from in ((10**6, 1.0), (300, 1.0), (10**6, 0.0)):
+        ways = scanned(family, peaked, batch_tokens=batch_tokens, shared_from=shared_from)
+        close(ways, alone, 1e-5)
+
+
+CONVERSATIONS = {
+    "image": ["<image>\nWhat is drawn? 数", "A fig.\n", "Sure?", "7"],
+    "text": ["What is drawn? 数", "A fig.\n", "Sure?", "7"],
+    "two images": ["Compare <image> with <image>.", "The same."],
+}
+
+
+@pytest.mark.parametrize("kind", CONVERSATIONS)
+def test_labels_are_those_of_the_chat_template(family, kind):
+    """Token by token, as `apply_chat_template` renders and masks, an image as one token."""
+    texts, parts = CONVERSATIONS[kind], family.parts
+    roles = ("user", "assistant")
+    turns = [
+        turn_of(roles[number % 2], text, single=kind == "image")
+        for number, text in enumerate(texts)
+    ]
+    count = sum(len(turn.images) for turn in turns)
+    layouts = tokens_of_row(parts.layout, [(19, 37), (37, 19)][:count])
+    tokens = parts.encoder(family.tiny.template).turns(turns, layouts)
+    assert len(tokens.places) == count
+    tokenizer, placeholder = copy.deepcopy(parts.tokenizer), family.tiny.image
+    if parts.model.config.image_token_id == len(tokenizer):  # in a fit it has no name
+        tokenizer.add_special_tokens({"additional_special_tokens": [placeholder]})
+    encoded = tokenizer.apply_chat_template(
+        [{"role": turn.role, "content": contents(turn)} for turn in turns],
+        chat_template=family.tiny.chat,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    shown = np.array(tokenizer(placeholder, add_special_tokens=False)["input_ids"])
+    assert parts.model.config.image_token_id in shown
+    ids = tokens.put_in(tokens.ids, [shown] * count)
+    labelled = tokens.put_in(tokens.labelled, [np.zeros(len(shown), dtype=bool)] * count)
+    assert tokenizer.decode(ids) == tokenizer.decode(encoded["input_ids"])  # is easier to read
+    assert ids.tolist() == encoded["input_ids"]
+    assert labelled.astype(int).tolist() == encoded["assistant_masks"]
+    assert labelled.any()
+
+
+def contents(turn: Turn) -> list[dict[str, str]]:
+    """The content of a message: its images where its text has them."""
+    first, *later = turn.pieces()
+    parts = [{"type": "text", "text": first}] if first or not later else []
+    for piece in later:
+        parts.append({"type": "image"})
+        parts += [{"type": "text", "text": piece}] if piece else []
+    return parts
+
+
+def test_a_step_of_lora_changes_the_connector_and_the_linear_layers_alone(toy: Toy, family):
+    before = family.parts.model.state_dict()
+    after = family.target.load(toy.store).model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    patterns = (*family.tiny.connector, *family.tiny.layers)
+    for pattern in patterns:
+        assert fnmatch.filter(changed, pattern), f"{pattern}: no such weight has changed"
+    expected = {name for pattern in patterns for name in fnmatch.filter(before, pattern)}
+    assert changed == expected
+    assert list(before) == list(after)
+
+
+def questions(family) -> list[Question]:
+    texts = ["What is drawn?", "Which colour?", "Sure?"]
+    shown = [(row, text) for row in (0, 5, 6) for text in texts[: row % 3 + 1]]
+    asked = [
+        Question(number, text, Path(family.rows.images_of(row)[0]))
+        for number, (row, text) in enumerate(shown)
+    ]
+    return [*asked, Question(len(asked), "Say it twice.", None)]
+
+
+def answers(family, parts: LoadedModel, batch: int, out: Path) -> list[str]:
+    generate_answers(
+        parts, parts.encoder(family.tiny.template), questions(family), max_new_tokens=NEW,
+        batch=batch, out=out, model_id="tiny", label="test",
+    )  # fmt: skip
+    return [json.loads(line)["text"] for line in out.read_text().splitlines()]
+
+
+@torch.no_grad()
+def test_an_exported_folder_gives_the_same_answers_in_plain_transformers(
+    toy: Toy, family, tmp_path
+):
+    fitted = family.target.load(toy.store)
+    ours = answers(family, fitted, 1, tmp_path / "one.jsonl")
+    assert len(set(ours)) > 1
+    assert answers(family, fitted, 3, tmp_path / "three.jsonl") == ours
+    if not isinstance(FAMILIES[fitted.model.config.model_type], Exportable):
+        pytest.skip("it is not exported")
+    folder = toy.store.get(Export(family.target, dtype="float32"))
+    model, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoder = fitted.encoder(family.tiny.template)
+    for question, answer in zip(questions(family), ours, strict=True):
+        shown = [] if question.image is None else [Image.open(question.image).convert("RGB")]
+        content = [*({"type": "image"} for _ in shown), {"type": "text", "text": question.prompt}]
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        image = fitted.image_tokens(question.image) if shown else None
+        if image is not None:
+            placeholder = tokenizer(family.tiny.image, add_special_tokens=False)["input_ids"]
+            whole = np.where(image == FEATURE, model.config.image_token_id, image).tolist()
+            rendered = replaced(rendered, placeholder, whole)
+        prompt = encoder.prompt(question.prompt, image=image)
+        assert rendered == prompt.whole(model.config.image_token_id).tolist()
+        ids = torch.tensor([rendered])
+        pictures = family.tiny.inputs(model, fitted.processor, shown) if shown else {}
+        generated = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), **pictures,
+            **family.tiny.of_ids(model.config, ids), max_new_tokens=NEW,
+        )  # fmt: skip
+        new = tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        assert new == answer
+
+
+def replaced(ids: list[int], part: list[int], by: list[int]) -> list[int]:
+    """`ids` with the only place of `part` replaced."""
+    (at,) = (at for at in range(len(ids)) if ids[at : at + len(part)] == part)
+    return [*ids[:at], *by, *ids[at + len(part) :]]
+
+
+EVERY_SIZE = [(kind, name) for kind, family in FAMILIES.items() for name in family.full_size]
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY_SIZE, ids=[name for _, name in EVERY_SIZE])
+def test_a_full_size_has_the_estimate_s_parameters_and_steps_without_numbers(kind, name):
+    """On the meta device: every weight that is to train gets a gradient of its shape."""
+    family = FAMILIES[kind]
+    config = family.full_size[name]()
+    model = unbuilt(config)
+    shape = family.shape(config)
+    parameters = sum({id(weight): weight.numel() for weight in model.parameters()}.values())
+    assert shape.parameters == pytest.approx(parameters, rel=1e-3)  # biases, norms
+    if name != next(iter(family.full_size)):
+        return  # the same step, of other sizes
+    freeze_tower(model)
+    size = tiny_of(kind).one_image
+    sizes = None if size is None else torch.tensor([size])
+    tile = (1, shape.tower.patches, shape.tower.width)
+    if size is not None and isinstance(family, HasPositions):  # as many patches as the image has
+        tile = (math.prod(size) // shape.tower.patch**2, 1, shape.tower.width)
+    features = torch.empty(tile, device="meta")
+    count = len(family.project(model, features, sizes))
+    ids = torch.zeros(1, count + 5, dtype=torch.long)
+    ids[:, :count] = config.image_token_id
+    positions = torch.arange(count + 5)[None]
+    if isinstance(family, HasPositions):
+        positions = family.positions(config, ids, torch.ones_like(ids, dtype=torch.bool), sizes)
+    places = torch.arange(count, device="meta")
+    hidden = language_model(model)(
+        inputs_embeds=embed(model, ids.to("meta"), features, sizes, image_places=places),
+        attention_mask=torch.zeros(1, 1, count + 5, count + 5, device="meta"),
+        position_ids=positions.to("meta"),
+        use_cache=False,
+    ).last_hidden_state
+    model.lm_head(hidden).float().logsumexp(dim=-1).sum().backward()
+    for weight_name, weight in model.named_parameters():
+        shape_of_gradient = None if weight.grad is None else weight.grad.shape
+        assert (shape_of_gradient == weight.shape) == weight.requires_grad, weight_name
+
+
+def test_a_family_without_a_tiny_model_fails_and_says_what_to_add():
+    with pytest.raises(pytest.fail.Exception, match=r"add an entry 'nobody_s' to TINY of tests/"):
+        tiny_of("nobody_s")

@@ -1,0 +1,226 @@
+"""A tiny random model of every family; a family adds an entry to `TINY` for its contract.
+
+What an entry says besides its folder is how others do it: the inputs that the model's own forward
+takes, the chat template of its published folders, the weights that a step of LoRA changes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import tiny
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from xmas.models.chat.template import Template
+from xmas.models.published import Published
+from xmas.models.sources import Source
+from xmas.models.start_point import StartPoint
+
+Inputs = Callable[[Any, Any, Sequence[Image.Image]], dict[str, Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """A family's tiny model, and what transformers and published folders say of it.
+
+    Args:
+        write: a model folder, its start point; `tiny.start` shows how weights are drawn.
+        template: what the YAML of its published models configures.
+        chat: the chat template of its published folders, answers inside `generation`.
+        inputs: what the model's own forward takes for the pictures of one row, besides ids and
+            mask: of the model, its image processor (transformers' own) and the pictures.
+        connector: patterns of the weights between tower and language model that LoRA trains in
+            full; of the language model it changes `layers`.
+        of_ids: what the forward takes besides, from the configuration and the ids.
+        layers: patterns of the language model's adapted weights.
+        image: what `chat` renders for an image.
+        scanned: the family's attention can be read.
+        one_image: height and width of an image that `sizes` names, where a family needs them.
+    """
+
+    write: Callable[[Path], StartPoint]
+    template: Template
+    chat: str
+    inputs: Inputs
+    connector: tuple[str, ...]
+    of_ids: Callable[[Any, Tensor], dict[str, Tensor]] = lambda config, ids: {}
+    layers: tuple[str, ...] = (
+        "model.language_model.layers.*.self_attn.[qkvo]_proj.weight",
+        "model.language_model.layers.*.mlp.*_proj.weight",
+    )
+    image: str = "<image>"
+    scanned: bool = True
+    one_image: tuple[int, int] | None = None
+
+
+def seeded(write: Callable[[Path], StartPoint]) -> Callable[[Path], StartPoint]:
+    """`write` with the same weights every time."""
+
+    def written(folder: Path) -> StartPoint:
+        folder.mkdir(parents=True, exist_ok=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return write(folder)
+
+    return written
+
+
+VISION = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+
+
+def qwen25_vl(folder: Path) -> Published:
+    """Patches of 4 pixels, windows of 3 x 3 tokens, head dimension 16 in three axes."""
+    tokenizer = tiny.tokenizer("<|im_end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": VISION})
+    starts, ends, image, video = tokenizer.convert_tokens_to_ids(VISION)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 56,
+            "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 1,
+            "max_position_embeddings": 2048, "initializer_range": 0.1,
+            "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": 0,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3],
+            },
+        },
+        vision_config={
+            "depth": 3, "hidden_size": 32, "intermediate_size": 40, "num_heads": 2,
+            "patch_size": 4, "window_size": 24, "out_hidden_size": 48,
+            "fullatt_block_indexes": [1], "initializer_range": 0.1,
+        },
+        image_token_id=image, video_token_id=video, vision_start_token_id=starts,
+        vision_end_token_id=ends, tie_word_embeddings=True,
+    )  # fmt: skip
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    own = Qwen2VLImageProcessorPil(patch_size=4, min_pixels=64, max_pixels=4000)
+    own.save_pretrained(folder)
+    return Published(Source(str(folder)))
+
+
+def squares(model: Any, processor: Any, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    """LLaVA-1.5's: no published file says that images are padded, so `SquareImages` does it."""
+    return {"pixel_values": processor(list(images))}
+
+
+def anyres_inputs(model: Any, processor: Any, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    """The pictures of a row are a list of their own: several are a tile each."""
+    encoded = processor.own([list(images)], return_tensors="pt")
+    return {name: encoded[name] for name in ("pixel_values", "image_sizes", "batch_num_images")}
+
+
+def tiled_inputs(model: Any, processor: Any, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    encoded = processor.own([list(images)], return_tensors="pt")
+    return {name: encoded[name] for name in ("pixel_values", "pixel_attention_mask")}
+
+
+def native_inputs(model: Any, processor: Any, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    return dict(processor.own(list(images), return_tensors="pt"))
+
+
+def image_types(config: Any, ids: Tensor) -> dict[str, Tensor]:
+    return {"mm_token_type_ids": (ids == config.image_token_id).int()}
+
+
+_PARTS = (
+    "{% for part in message.content %}{% if part.type == 'image' %}{{ IMAGE }}"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}"
+)
+_ANSWER = "{% for part in message.content %}{{ part.text }}{% endfor %}"
+# TinyLLaVA's "phi"; a single image and a newline open their turn.
+PHI = (
+    tiny.PHI.system + " {% for message in messages %}{% if message.role == 'user' %}USER: "
+    "{% for part in message.content %}{% if part.type == 'image' %}<image_here>"
+    "{% if messages[0].content | length == 2 %}{{ '\n' }}{% endif %}"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %} ASSISTANT:"
+    "{% else %}{% generation %} " + _ANSWER + "<|endoftext|>{% endgeneration %}"
+    "{% endif %}{% endfor %}"
+)
+# The ChatML that LLaVA-OneVision was trained with, without its system prompt: LLaVA-NeXT,
+# preprocess_qwen of train.py. The template of llava-hf's folders has a space after a role.
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% if message.role == 'user' %}"
+    "{% for part in message.content %}{% if part.type == 'image' %}<image>"
+    "{% if messages[0].content | length == 2 %}{{ '\n' }}{% endif %}"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% else %}"
+    "{% generation %}" + _ANSWER + "<|im_end|>{% endgeneration %}{{ '\n' }}{% endif %}{% endfor %}"
+)
+# HuggingFaceTB/SmolVLM-256M-Instruct, chat_template.json.
+SMOL = (
+    "<|im_start|>{% for message in messages %}{{ message.role | capitalize }}"
+    "{% if message.role == 'user' %}"
+    "{% if message.content[0].type == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    + _PARTS.replace("IMAGE", "'<image>'")
+    + "<end_of_utterance>\n{% else %}:{% generation %} "
+    + _ANSWER
+    + "<end_of_utterance>{% endgeneration %}{{ '\n' }}{% endif %}{% endfor %}"
+)
+# Qwen/Qwen2.5-VL-3B-Instruct, chat_template.json.
+QWEN = (
+    "{% for message in messages %}{% if loop.first and message.role != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message.role }}\n{% if message.role == 'user' %}"
+    + _PARTS.replace("IMAGE", "'<|vision_start|><|image_pad|><|vision_end|>'")
+    + "<|im_end|>\n{% else %}{% generation %}"
+    + _ANSWER
+    + "<|im_end|>{% endgeneration %}{{ '\n' }}{% endif %}{% endfor %}"
+)
+QWEN_TEMPLATE = dataclasses.replace(
+    tiny.CHATML,
+    system="<|im_start|>system\nYou are a helpful assistant.<|im_end|>",
+    behind_system="\n",
+    behind_image="",
+)
+_TILED = Tiny(
+    tiny.tiled("idefics3"),
+    tiny.SMOL,
+    SMOL,
+    tiled_inputs,
+    ("model.connector.modality_projection.proj.weight",),
+    layers=(
+        "model.text_model.layers.*.self_attn.[qkvo]_proj.weight",
+        "model.text_model.layers.*.mlp.*_proj.weight",
+    ),
+)
+TINY: Mapping[str, Tiny] = MappingProxyType(
+    {
+        "llava": Tiny(
+            tiny.llava("llama"),
+            tiny.PHI,
+            PHI,
+            squares,
+            ("model.multi_modal_projector.linear_*",),
+            image="<image_here>",  # the tokenizer has no name for the model's image token
+        ),
+        "llava_onevision": Tiny(
+            tiny.onevision,
+            tiny.CHATML,
+            CHATML,
+            anyres_inputs,
+            # without `image_newline`, no module: frozen under LoRA, as in LLaVA-NeXT's train.py
+            ("model.multi_modal_projector.linear_*",),
+            one_image=(0, 0),
+        ),
+        "idefics3": _TILED,
+        "smolvlm": dataclasses.replace(_TILED, write=tiny.tiled("smolvlm")),
+        "qwen2_5_vl": Tiny(
+            qwen25_vl,
+            QWEN_TEMPLATE,
+            QWEN,
+            native_inputs,
+            ("model.visual.merger.*",),
+            of_ids=image_types,
+            image="<|vision_start|><|image_pad|><|vision_end|>",
+            scanned=False,
+            one_image=(56, 84),
+        ),
+    }
+)

@@ -188,9 +188,9 @@ def test_buffers_give_the_bits_of_a_dynamic_cache(parts, groups):
         passes += [prefill.embed_inputs(parts.model, torch.tensor([[one]])) for one in (5, 9, 7)]
         dynamic = DynamicCache()
         cache.begin_at(0)
-        for embedded in passes:
+        for of_pass in passes:
             states = [
-                language(inputs_embeds=embedded, past_key_values=one, use_cache=True)[0]
+                language(**of_pass.arguments, past_key_values=one, use_cache=True)[0]
                 for one in (dynamic, cache)
             ]
             assert torch.equal(*states)

@@ -95,7 +95,7 @@ def test_buffers_give_the_bits_of_a_dynamic_cache(dtype):
     embedded = embed_inputs(model, ids, [image])
     for token in (5, 9, 7):
         states = [
-            language(inputs_embeds=embedded, past_key_values=one, use_cache=True)[0]
+            language(**embedded.arguments, past_key_values=one, use_cache=True)[0]
             for one in (dynamic, cache)
         ]
         assert torch.equal(*states)

@@ -13,27 +13,24 @@ from toy import HARDWARE, Toy, losses
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from xmas.attention.engine import Running
-from xmas.attention.metric import Spectra
 from xmas.cli.config import build
 from xmas.estimate import Estimate
-from xmas.features.trajectories import Trajectories
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.packing import pack
 from xmas.models.chat.template import Template
-from xmas.models.families.qwen25_vl import NativeImages, Qwen25Vl, window_order
+from xmas.models.families.qwen25_vl import Qwen25Vl, window_order
+from xmas.models.families.qwen_vl import NativeImages
 from xmas.models.published import Published
 from xmas.models.specs import FULL_SIZE, unbuilt
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import LoadedModel, embed_in_order, hidden_states, load, unwrap
+from xmas.models.vlm import LoadedModel, hidden_states, load, positions_of, unwrap
 from xmas.target.target import Target
 from xmas.training.fit.module import features_of
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.speed import configured
 from xmas.training.fit.trainables import Lora, trainable
-from xmas.training.proxy import Proxy
 
 SIZES = [(16, 16), (19, 37), (37, 19), (5, 61), (101, 103), (24, 23), (7, 7), (480, 640), (90, 29)]
 RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precision="bf16-mixed")
@@ -127,8 +124,8 @@ def test_positions_by_hand():
     """Two tokens, 2 x 3 of an image, two tokens: text goes on behind the longer side."""
     config = build_config(image=9)
     ids = torch.tensor([[5, 6, 9, 9, 9, 9, 9, 9, 7, 8], [5, 6, 7, 8, 0, 0, 0, 0, 0, 0]])
-    mask = ids != 0
-    positions = Qwen25Vl().positions(config, ids, mask, torch.tensor([[56, 84]]))
+    counted = torch.arange(10).expand(2, -1)
+    positions = Qwen25Vl().positions(config, ids, counted, torch.tensor([[56, 84]]))
     assert positions[0, 0].tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 5, 6]
     assert positions[1, 0].tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6]
     assert positions[2, 0].tolist() == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
@@ -143,9 +140,7 @@ def build_config(image: int) -> Qwen2_5_VLConfig:
 
 def test_positions_are_those_of_the_model(parts, batch):
     inputs = own_inputs(parts, batch)
-    positions = Qwen25Vl().positions(
-        parts.model.config, batch.ids, batch.mask, batch.pictures.get("sizes")
-    )
+    positions = positions_of(parts.model, batch.ids, batch.pictures.get("sizes"))
     if batch.pictures:
         del inputs["pixel_values"]
         expected, _ = parts.model.model.get_rope_index(**inputs)
@@ -188,7 +183,7 @@ def test_without_the_three_axes_the_numbers_are_others(parts, batches):
     features, sizes = features_of(parts.model, batch), batch.pictures["sizes"]
     ours = hidden_states(parts.model, batch.ids, batch.mask, features, sizes=sizes)
     flat = torch.stack([sizes[:, 0] // sizes[:, 0] * 8, sizes.prod(dim=1) // 8], dim=1)
-    positions = Qwen25Vl().positions(parts.model.config, batch.ids, batch.mask, flat)
+    positions = positions_of(parts.model, batch.ids, flat)
     embedded = parts.model.get_input_embeddings()(batch.ids)
     inputs = {"inputs_embeds": embedded, "attention_mask": batch.mask.long()}
     plain = parts.model.model.language_model(**inputs).last_hidden_state
@@ -254,18 +249,6 @@ def test_an_instruction_tuned_start_has_to_be_told(toy: Toy, target, compose):
     with pytest.raises(ValueError, match=r"target\.from_tuned=true"):
         toy.store.get(dataclasses.replace(target, from_tuned=False))
     assert build(compose("target=qwen25_vl_3b").target).from_tuned is True
-
-
-def test_a_scan_without_its_positions_is_refused(toy: Toy, start, parts, template):
-    """It would run, with every image in one line."""
-    with pytest.raises(NotImplementedError, match="attention scans are not implemented"):
-        embed_in_order(parts.model, torch.tensor([[1, 2]]), None)
-    proxy = Proxy(
-        toy.pool, start, RECIPE, template, snapshots=1, cache_vision=False, max_length=1024,
-        hardware=HARDWARE,
-    )  # fmt: skip
-    with pytest.raises((NotImplementedError, ValueError)):
-        toy.store.get(Trajectories(proxy, Spectra(batch_tokens=600), Running()))
 
 
 def test_it_is_built_at_full_size_without_weights(compose):

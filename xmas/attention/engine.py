@@ -29,7 +29,7 @@ from xmas.attention.spans import Spans
 from xmas.attention.unit_collectors import between_images, collector_of
 from xmas.attention.weights import Read, Weights
 from xmas.models.cpu_matmul import by_onednn
-from xmas.models.vlm import embed_in_order, language_model, tower_features, unwrap
+from xmas.models.vlm import language_inputs, language_model, tower_features, unwrap
 from xmas.store import volatile
 from xmas.store.distributed import barrier, rank_and_world
 from xmas.store.progress import bar
@@ -210,7 +210,8 @@ class Scan:
     def _features(self, pictures: Mapping[str, Tensor]) -> Tensor:
         if "features" in pictures:
             return pictures["features"].to(self.precision)
-        return tower_features(self.model, pictures["pixels"].to(self.precision))
+        pixels = pictures["pixels"].to(self.precision)
+        return tower_features(self.model, pixels, pictures.get("sizes"))
 
     def _batches(
         self, loaded: Loaded, features: Tensor, later: Sequence[Tensor | None]
@@ -223,9 +224,12 @@ class Scan:
         """
         unit = loaded.unit
         language = language_model(self.model)
-        sizes = loaded.pictures.get("sizes")
-        prefix_embeddings = embed_in_order(
-            self.model, loaded.prefix_ids, features, sizes, image_places=loaded.image_places
+        prefix = language_inputs(
+            self.model,
+            loaded.prefix_ids,
+            features,
+            loaded.pictures.get("sizes"),
+            image_places=loaded.image_places,
         )
         cache, no_cache = DynamicCache(), nothing_cached(language.config.num_hidden_layers)
         between: PrefixAttention | None = None
@@ -235,20 +239,20 @@ class Scan:
                 between = between_images(self.spectra, language, loaded)
                 reading = attention_of(language, between, stop=True)
             with reading:
-                language(inputs_embeds=prefix_embeddings, past_key_values=cache, use_cache=True)
+                language(**prefix.arguments, past_key_values=cache, use_cache=True)
         for text, text_features in zip(loaded.texts, later, strict=True):
-            inputs = unwrap(self.model).get_input_embeddings()(text.ids)
-            if text_features is not None:
-                text_sizes = text.pictures.get("sizes")
-                inputs = embed_in_order(
-                    self.model, text.ids, text_features, text_sizes, image_places=text.image_places
-                )
-            if not unit.shared:
-                inputs = torch.cat([prefix_embeddings[text.which], inputs], dim=1)
+            inputs = language_inputs(
+                self.model,
+                text.ids,
+                text_features,
+                text.pictures.get("sizes"),
+                image_places=text.image_places,
+            )
+            join = inputs.after if unit.shared else inputs.joined_to
             collector = collector_of(self.spectra, language, text, loaded, between)
             with attention_of(language, collector, stop=True):
                 language(
-                    inputs_embeds=inputs,
+                    **join(prefix, text.which).arguments,
                     past_key_values=branches(cache, text.which) if unit.shared else no_cache,
                     use_cache=unit.shared,
                 )

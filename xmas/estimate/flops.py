@@ -56,7 +56,8 @@ def head(decoder: Decoder, positions: float) -> float:
 def tower(shape: Tower, images: float) -> float:
     """A forward pass of the vision tower, all layers; its attention has no mask."""
     blocks = 2.0 * shape.linear * shape.tokens + 4.0 * shape.tokens**2 * shape.width * shape.layers
-    return images * (blocks + _patches(shape))
+    deep = 2.0 * shape.deep * shape.patches / shape.merged
+    return images * (blocks + deep + _patches(shape))
 
 
 def projector(shape: Shape, images: float, *, trained: bool = False) -> float:

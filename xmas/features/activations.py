@@ -17,7 +17,7 @@ from xmas.features.pooled import Means, Windows, halves, means_of
 from xmas.models.chat.batches import Batch, micro_batches
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import LoadedModel, embed_in_order, language_model
+from xmas.models.vlm import LoadedModel, language_inputs, language_model
 from xmas.store import Stage, Store
 from xmas.training.proxy import Proxy
 
@@ -166,16 +166,17 @@ class Activations(Stage):
     ) -> Float[np.ndarray, "rows width"]:
         """The features of a batch's rows, float32; values that are not finite stay so."""
         model = parts.model
-        inputs = embed_in_order(
+        inputs = language_inputs(
             model, batch.ids, features_of(model, batch), batch.pictures.get("sizes")
         )
         mask = None  # causality hides the pads at the ends of rows from their tokens
         if self.mode == "released":
             mask = batch.mask.long()  # its windows have pads in them, which see no other pads
-            inputs = inputs * mask[..., None]  # it pads with zeros, not with a token
+            # it pads with zeros, not with a token
+            inputs = dataclasses.replace(inputs, embeddings=inputs.embeddings * mask[..., None])
         language = language_model(model)
         means = Means(windows.positions(batch, model.config.image_token_id))
         with means_of(language, self.layers, means):
-            language(inputs_embeds=inputs, attention_mask=mask, use_cache=False)
+            language(**inputs.arguments, attention_mask=mask, use_cache=False)
         values = halves(torch.stack([means.layers[layer] for layer in self.layers], dim=1))
         return values.cpu().numpy()

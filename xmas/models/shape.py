@@ -79,6 +79,8 @@ class Tower:
     patches: int  # of an image, or of one of its tiles
     patch: int  # pixels
     class_token: bool = True
+    deep: int = 0  # weights of linear layers after inner blocks (DeepStack)
+    merged: int = 1  # patches that these take at once
 
     @property
     def tokens(self) -> int:
@@ -94,7 +96,7 @@ class Tower:
         """Weights and biases of the blocks, patch and position embeddings, norms around them."""
         biases = self.layers * (9 * self.width + self.feed_forward)
         embedded = 3 * self.patch**2 + self.tokens + self.class_token
-        return self.linear + biases + (embedded + 4) * self.width
+        return self.linear + self.deep + biases + (embedded + 4) * self.width
 
     @classmethod
     def of(cls, config: Any) -> "Tower":

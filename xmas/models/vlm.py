@@ -23,7 +23,8 @@ from xmas.models.chat.labels import Encoder
 from xmas.models.chat.layout import Layout
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Plain, Template
-from xmas.models.families import Family, HasPositions, family_of
+from xmas.models.families import Family, HasDeepFeatures, HasPositions, family_of
+from xmas.models.language_inputs import LanguageInputs
 from xmas.models.tensor_bars import silence
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ def embed(
 ) -> Float[Tensor, "rows length hidden"]:
     """Input embeddings, image tokens replaced by the projected features in the order of the rows.
 
-    Without images in the batch a zero from the connector is added, so that its parameters get a
-    gradient on every rank (LLaVA adds a dummy image instead).
+    Without images in the batch a zero from the connector is added where gradients are wanted, so
+    that its parameters get one on every rank (LLaVA adds a dummy image instead).
 
     Args:
         sizes: height and width of each image, where a family arranges its tiles by them.
@@ -161,6 +162,8 @@ def embed(
     is_image: Bool[Tensor, "rows length"] = ids == inner.config.image_token_id
     embedded = inner.get_input_embeddings()(ids.masked_fill(is_image, 0))
     if features is None:
+        if not torch.is_grad_enabled():
+            return embedded
         return embedded + 0.0 * sum(
             weight.sum() for name, weight in model.named_parameters() if in_connector(model, name)
         )
@@ -175,50 +178,63 @@ def embed(
     )
 
 
-def embed_in_order(
+def embedded_inputs(
     model: nn.Module,
     ids: Int[Tensor, "rows length"],
     features: Float[Tensor, "tiles patches channels"] | None,
     sizes: Int[Tensor, "images 2"] | None = None,
     *,
     image_places: Int[Tensor, " features"] | None = None,
-) -> Float[Tensor, "rows length hidden"]:
-    """As `embed`, for callers that leave positions to the model, which counts tokens one by one.
+) -> LanguageInputs:
+    """What the language model receives but for its positions; arguments as in `embed`."""
+    embedded = embed(model, ids, features, sizes, image_places=image_places)
+    family = _family(model)
+    if features is None or not isinstance(family, HasDeepFeatures):
+        return LanguageInputs(embedded)
+    inner = unwrap(model)
+    is_image = ids == inner.config.image_token_id
+    number = is_image.flatten().cumsum(0).view_as(ids) - 1
+    deep = family.deep_features(inner, features)
+    return LanguageInputs(embedded, None, deep, torch.where(is_image, number, -1))
 
-    Raises NotImplementedError: the positions of this family are not that count.
+
+def language_inputs(
+    model: nn.Module,
+    ids: Int[Tensor, "rows length"],
+    features: Float[Tensor, "tiles patches channels"] | None,
+    sizes: Int[Tensor, "images 2"] | None = None,
+    *,
+    image_places: Int[Tensor, " features"] | None = None,
+    counted: Int[Tensor, "rows length"] | None = None,
+) -> LanguageInputs:
+    """What the language model receives for these tokens and images.
+
+    Args:
+        sizes, image_places: as in `embed`.
+        counted: as in `positions_of`.
     """
-    if isinstance(_family(model), HasPositions):
-        kind = unwrap(model).config.model_type
-        raise NotImplementedError(
-            f"a {kind} supports training, features and generation; attention scans are not "
-            "implemented"
-        )
-    return embed(model, ids, features, sizes, image_places=image_places)
+    inputs = embedded_inputs(model, ids, features, sizes, image_places=image_places)
+    positions = positions_of(model, ids, sizes, counted)
+    return dataclasses.replace(inputs, positions=positions)
 
 
 def positions_of(
     model: nn.Module,
     ids: Int[Tensor, "rows length"],
-    mask: Bool[Tensor, "rows length"],
     sizes: Int[Tensor, "images 2"] | None,
-    lengths: Int[Tensor, " packed"] | None = None,
+    counted: Int[Tensor, "rows length"] | None = None,
 ) -> Int[Tensor, "axes rows length"] | None:
     """The language model's `position_ids`; None where it counts tokens one by one.
 
     Args:
-        lengths: of rows packed into one sequence, each of which counts from its own start.
+        counted: the number of tokens before each in its row; None: each line is a row.
     """
     family = _family(model)
     if not isinstance(family, HasPositions):
         return None
-    config = unwrap(model).config
-    if lengths is None:
-        return family.positions(config, ids, mask, sizes)
-    rows = nn.utils.rnn.pad_sequence(
-        list(ids[0].split(lengths.tolist())), batch_first=True, padding_value=-1
-    )
-    positions = family.positions(config, rows, rows >= 0, sizes)
-    return positions[:, rows >= 0][:, None]
+    if counted is None:
+        counted = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    return family.positions(unwrap(model).config, ids, counted, sizes)
 
 
 def hidden_states(
@@ -243,13 +259,15 @@ def hidden_states(
     """
     language = language_model(model)
     options = {} if lengths is None else varlen_attention.arguments(language, lengths)
-    if (positions := positions_of(model, ids, mask, sizes, lengths)) is not None:
-        options["position_ids"] = positions
-    return language(
-        inputs_embeds=embed(model, ids, features, sizes, image_places=image_places),
-        use_cache=False,
-        **options,
-    ).last_hidden_state
+    inputs = language_inputs(
+        model,
+        ids,
+        features,
+        sizes,
+        image_places=image_places,
+        counted=options.get("position_ids"),
+    )
+    return language(**options | inputs.arguments, use_cache=False).last_hidden_state
 
 
 def check_finite(values: np.ndarray, what: str) -> None:

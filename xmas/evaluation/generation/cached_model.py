@@ -17,6 +17,7 @@ from xmas.evaluation.generation.prefill import (
     embed_inputs,
     padded_position_ids,
 )
+from xmas.models.language_inputs import LanguageInputs
 from xmas.models.vlm import language_model
 
 
@@ -56,8 +57,14 @@ class CachedLanguageModel:
         positions = torch.tensor([chunk.prefix for chunk in chunks])[:, None] + torch.arange(width)
         slots = torch.tensor([chunk.slot for chunk in chunks], device=device)
         images = [chunk.image for chunk in chunks if chunk.image is not None]
-        inputs = embed_inputs(self._model, torch.from_numpy(ids).to(device), images)
-        hidden = self.forward(cache, slots, positions, inputs, padded_position_ids(chunks, width))
+        own = padded_position_ids(chunks, width)
+        inputs = embed_inputs(
+            self._model,
+            torch.from_numpy(ids).to(device),
+            images,
+            positions=(positions if own is None else own).to(device),
+        )
+        hidden = self.forward(cache, slots, positions, inputs)
         return hidden[torch.arange(len(chunks), device=device), last]
 
     def forward(
@@ -65,24 +72,19 @@ class CachedLanguageModel:
         cache: SlotCache,
         slots: Int[Tensor, " lines"] | None,
         positions: Int[Tensor, "lines tokens"],
-        inputs: Float[Tensor, "lines tokens hidden"],
-        model_positions: Int[Tensor, "*axes lines tokens"] | None,
+        inputs: LanguageInputs,
     ) -> Float[Tensor, "lines tokens hidden"]:
         """A forward pass of the language model.
 
         Args:
             slots: of the lines; None: all.
             positions: of the tokens in the cache, on the host.
-            model_positions: the model's position ids; None: `positions`.
         """
-        device = inputs.device
-        own = positions if model_positions is None else model_positions
         return self.step(
             cache,
             slots,
-            positions.to(device),
+            positions.to(inputs.embeddings.device),
             inputs,
-            own.to(device),
             upto=int(positions.max()) + 1,
             alike=bool((positions == positions[:1]).all()),
         )
@@ -92,8 +94,7 @@ class CachedLanguageModel:
         cache: SlotCache,
         slots: Int[Tensor, " lines"] | None,
         positions: Int[Tensor, "lines tokens"],
-        inputs: Float[Tensor, "lines tokens hidden"],
-        model_positions: Int[Tensor, "*axes lines tokens"],
+        inputs: LanguageInputs,
         *,
         upto: int,
         alike: bool,
@@ -104,12 +105,11 @@ class CachedLanguageModel:
             upto: no token attends to this position of the cache or a later one.
             alike: all lines have the same positions, so that one mask serves all.
         """
-        mask = causal_mask(positions[:1] if alike else positions, upto, inputs.dtype)
+        mask = causal_mask(positions[:1] if alike else positions, upto, inputs.embeddings.dtype)
         cache.prepare(slots, positions, upto)
         return self._language(
-            inputs_embeds=inputs,
+            **inputs.arguments,
             attention_mask=mask,
-            position_ids=model_positions,
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state

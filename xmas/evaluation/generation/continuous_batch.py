@@ -210,10 +210,10 @@ class ContinuousBatch:
     def _step(self, upto: int, alike: bool) -> None:
         """The pass of a decode step over all slots, from `_inputs` to `_hidden`."""
         tokens, positions, own = self._inputs[..., None]
-        embedded = embed_inputs(self.model, tokens)
-        hidden = self._language.step(
-            self._cache, None, positions, embedded, own, upto=upto, alike=alike
-        )[:, 0]
+        inputs = embed_inputs(self.model, tokens, positions=own)
+        hidden = self._language.step(self._cache, None, positions, inputs, upto=upto, alike=alike)[
+            :, 0
+        ]
         if self._hidden is None:
             self._hidden = torch.empty_like(hidden)
         self._hidden.copy_(hidden)

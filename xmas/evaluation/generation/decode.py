@@ -9,7 +9,6 @@ import functools
 from collections.abc import Iterable, Iterator
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from xmas.evaluation.generation.graphs import StepGraphs
@@ -24,6 +23,7 @@ from xmas.evaluation.generation.prefill import (
     position_ids,
 )
 from xmas.evaluation.generation.prompts import ImageInputs, Prompt, PromptGroup, naming_errors
+from xmas.models.language_inputs import LanguageInputs
 from xmas.models.vlm import language_model
 
 Answer = tuple[Prompt, list[int]]  # the generated tokens before the end-of-sequence token
@@ -91,13 +91,13 @@ class _Decoder:
             self._cache = SequenceCache(positions)
         self._cache.begin_at(0)
         ids = torch.from_numpy(prompt.ids)[None].to(self._device)
-        inputs = embed_inputs(self._model, ids, [] if image.features is None else [image])
+        images = [] if image.features is None else [image]
         own = position_ids(self._model, prompt.ids, image)
+        if own is not None:
+            own = own[:, None].to(self._device)
+        self._forward(embed_inputs(self._model, ids, images, positions=own))
         if own is None:
-            self._forward(inputs, None)
             return
-        own = own[:, None].to(self._device)
-        self._forward(inputs, own)
         if self._position is None:
             self._position = torch.empty_like(own[..., -1:])
         self._position.copy_(own[..., -1:])
@@ -107,12 +107,12 @@ class _Decoder:
         self._cache.begin_at(length)
         if self._position is not None:
             self._position.add_(1)
-        self._forward(embed_inputs(self._model, self._token), self._position)
+        self._forward(embed_inputs(self._model, self._token, positions=self._position))
 
-    def _forward(self, inputs: Float[Tensor, "1 tokens hidden"], position: Tensor | None) -> None:
+    def _forward(self, inputs: LanguageInputs) -> None:
         """A pass of the language model; the token that follows the last one, for the next pass."""
         hidden = self._language(
-            inputs_embeds=inputs, position_ids=position, past_key_values=self._cache, use_cache=True
+            **inputs.arguments, past_key_values=self._cache, use_cache=True
         ).last_hidden_state[:, -1]
         self._greedy.copy_(greedy(self._model, hidden))
         self._token.copy_(self._greedy[:1])

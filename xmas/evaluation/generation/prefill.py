@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig
 from xmas.attention.prefix import can_be_shared
 from xmas.evaluation.generation.kv_cache import SlotCache
 from xmas.evaluation.generation.prompts import GenerationError, ImageInputs, Prompt
-from xmas.models.vlm import embed, positions_of, tower_features, unwrap
+from xmas.models.language_inputs import LanguageInputs
+from xmas.models.vlm import embedded_inputs, positions_of, tower_features, unwrap
 
 
 @dataclasses.dataclass(eq=False)
@@ -71,14 +72,23 @@ def by_source(
 
 
 def embed_inputs(
-    model: nn.Module, ids: Int[Tensor, "lines tokens"], images: Sequence[SharedImage] = ()
-) -> Float[Tensor, "lines tokens hidden"]:
-    """Input embeddings, with the features of `images` in place of the image tokens."""
+    model: nn.Module,
+    ids: Int[Tensor, "lines tokens"],
+    images: Sequence[SharedImage] = (),
+    *,
+    positions: Int[Tensor, "*axes lines tokens"] | None = None,
+) -> LanguageInputs:
+    """Inputs of the language model, with the features of `images` in place of the image tokens.
+
+    Args:
+        positions: the model's position ids.
+    """
     if not images:
-        return unwrap(model).get_input_embeddings()(ids)
+        return LanguageInputs(unwrap(model).get_input_embeddings()(ids), positions)
     features = torch.cat([image.features for image in images if image.features is not None])
     sizes = [image.sizes for image in images if image.sizes is not None]
-    return embed(model, ids, features, torch.cat(sizes) if sizes else None)
+    inputs = embedded_inputs(model, ids, features, torch.cat(sizes) if sizes else None)
+    return dataclasses.replace(inputs, positions=positions)
 
 
 def causal_mask(
@@ -113,7 +123,7 @@ def position_ids(
     """The model's own position ids of a prompt, on the host; None where they are 0, 1, 2, ..."""
     line = torch.from_numpy(ids)[None]
     sizes = None if image is None else image.sizes
-    positions = positions_of(model, line, torch.ones_like(line, dtype=torch.bool), sizes)
+    positions = positions_of(model, line, sizes)
     return None if positions is None else positions[:, 0]
 
 

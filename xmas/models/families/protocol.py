@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from xmas.data.images.pixels import Processor
@@ -106,19 +106,39 @@ class Family(Protocol):
 
 @runtime_checkable
 class HasPositions(Protocol):
-    """A family whose language model does not count tokens one by one, as Qwen's M-RoPE.
-
-    Its rows cannot be packed, and attention scans are not implemented for it.
-    """
+    """A family whose language model does not count tokens one by one, as Qwen's M-RoPE."""
 
     def positions(
         self,
         config: Any,
         ids: Int[Tensor, "rows length"],
-        mask: Bool[Tensor, "rows length"],
+        counted: Int[Tensor, "rows length"],
         sizes: Int[Tensor, "images 2"] | None,
     ) -> Int[Tensor, "axes rows length"]:
-        """The language model's `position_ids`."""
+        """The language model's `position_ids`, without waiting for the device.
+
+        Args:
+            counted: the number of tokens before each in its row, of which a line may have several.
+            sizes: height and width of each image in `ids`; None: there is none.
+        """
+        ...
+
+
+@runtime_checkable
+class HasDeepFeatures(Protocol):
+    """A family that adds features of images to the outputs of its language model's first layers.
+
+    The language model takes them as `deepstack_visual_embeds` and `visual_pos_masks`
+    (DeepStack, arXiv 2406.04334). `features` contains what they are made of, so that the tower
+    runs once an image.
+    """
+
+    def deep_features(
+        self, model: Any, features: Float[Tensor, "tiles patches channels"]
+    ) -> list[Float[Tensor, "tokens hidden"]]:
+        """What is added to the output of the first layer, the second and so on, for all images'
+        tokens in the order of `project`.
+        """
         ...
 
 

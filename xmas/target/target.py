@@ -183,6 +183,21 @@ class Target(ModelOnPool, Stage):
             loaded.model.to(device)
         return loaded
 
+    def adapted(self, store: Store) -> LoadedModel:
+        """The fine-tuned model, its adapter beside the weights and trainable; on the CPU.
+
+        Raises ValueError: it trained in full.
+        """
+        from peft import PeftModel
+
+        if self.lora is None:
+            raise ValueError("a target that trained in full has no adapter; give it target.lora")
+        loaded = load(store.get(self.start))
+        model = PeftModel.from_pretrained(
+            loaded.model, store.get(self) / "adapter", torch_device="cpu", is_trainable=True
+        )
+        return dataclasses.replace(loaded, model=model)
+
     def steps(self, store: Store) -> list[int]:
         """The optimiser steps whose weights are known: none taken, and all."""
         return [0, self.recipe.steps(len(self._rows(store)))]

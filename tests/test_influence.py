@@ -1,0 +1,245 @@
+"""Influence: gradients of rows, their projection, and the order that a target set gives."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from toy import RECIPE, Toy, declared, recorded
+
+from xmas.features.influence.gradients import Gradients
+from xmas.features.influence.projection import Projected, Signs
+from xmas.features.influence.row_gradients import given_to, lora_layers
+from xmas.features.influence.signs import signs, splitmix64, stream_of
+from xmas.models.chat.batches import Loader
+from xmas.models.chat.labels import IGNORED
+from xmas.models.vision_cache import features_of
+from xmas.models.vlm import hidden_states, unwrap
+from xmas.selection.methods.icons import Icons
+from xmas.selection.methods.influence import Influence
+from xmas.selection.ranking import Ranking
+from xmas.selection.rules.votes import by_votes
+from xmas.store import key
+from xmas.training.fit.trainables import Lora
+
+WIDTH = 71
+
+
+def test_splitmix64_gives_the_published_sequence():
+    """Of seed 1234567, by the C code of its authors (prng.di.unimi.it/splitmix64.c)."""
+    words = splitmix64(1234567, torch.arange(5))
+    assert [word % 2**64 for word in words.tolist()] == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+
+
+def test_signs_do_not_depend_on_the_block_they_are_made_in():
+    whole = signs(stream_of(0, 3), range(101), WIDTH)
+    pieces = [signs(stream_of(0, 3), range(a, b), WIDTH) for a, b in ((0, 17), (17, 18), (18, 101))]
+    assert torch.equal(whole, torch.cat(pieces))
+    assert torch.equal(whole[:, :5], signs(stream_of(0, 3), range(101), WIDTH)[:, :5])
+    assert set(whole.unique().tolist()) == {-1, 1}
+    assert not torch.equal(whole, signs(stream_of(0, 4), range(101), WIDTH))
+    assert not torch.equal(whole, signs(stream_of(1, 3), range(101), WIDTH))
+
+
+def test_signs_are_balanced_and_their_columns_independent():
+    matrix = signs(stream_of(7, 0), range(4096), 128).float()
+    assert abs(matrix.mean()) < 4 / np.sqrt(matrix.numel())
+    products = matrix.T @ matrix / len(matrix) - torch.eye(128)
+    assert products.abs().max() < 6 / np.sqrt(4096)  # of 8,128 normal numbers
+
+
+@pytest.fixture(scope="module")
+def warm(toy: Toy):
+    return toy.target(lora=Lora(4, 8, 0.1), recipe=dataclasses.replace(RECIPE, epochs=1))
+
+
+@pytest.fixture(scope="module")
+def gradients(warm) -> Gradients:
+    return Gradients(warm, width=WIDTH, batch_tokens=512, mark_rows=11)
+
+
+def test_gradients_in_a_batch_are_those_of_autograd_row_by_row(toy: Toy, warm):
+    parts = warm.adapted(toy.store)
+    model = parts.model.eval()
+    layers = lora_layers(model)
+    assert len(layers) == 2 * 2 * 7  # two matrices, two blocks of seven linear layers
+    table = warm.tokens().open(toy.store)
+    rows = np.array([0, 3, 8, 5, 40])  # with and without an image, of one and of three turns
+    loader = Loader(
+        table,
+        [rows, *rows[:, None]],
+        image_token=unwrap(model).config.image_token_id,
+        pad=parts.tokenizer.pad_token_id,
+        pictures=warm.pictures(toy.store, parts),
+    )
+    together, *alone = loader
+    taken: dict[int, torch.Tensor] = {}
+    with given_to(lambda number, gradient: taken.update({number: gradient}), layers):
+        loss_of_rows(model, together).sum().backward()
+    for row, batch in enumerate(alone):
+        model.zero_grad(set_to_none=True)
+        loss_of_rows(model, batch).sum().backward()
+        for number, (name, layer) in enumerate(layers):
+            torch.testing.assert_close(
+                taken[number][row], layer.weight.grad, rtol=1e-4, atol=1e-7, msg=name
+            )
+
+
+def loss_of_rows(model, batch) -> torch.Tensor:
+    """The mean cross-entropy of each row's answer, from the whole logits."""
+    features = features_of(model, batch)
+    hidden = hidden_states(model, batch.ids, batch.mask, features)
+    logits = unwrap(model).lm_head(hidden)
+    return torch.stack(
+        [
+            cross_entropy(line[:-1], labels[1:], ignore_index=IGNORED)
+            for line, labels in zip(logits, batch.labels, strict=True)
+        ]
+    )
+
+
+def test_values_are_the_projected_gradients_at_length_one(toy: Toy, warm, gradients):
+    values = np.load(toy.store.get(gradients) / "values.npy").astype(np.float64)
+    assert values.shape == (41, WIDTH)
+    np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1, atol=2e-3)
+    parts = warm.adapted(toy.store)
+    layers = lora_layers(parts.model.eval())
+    table = warm.tokens().open(toy.store)
+    loader = Loader(
+        table,
+        [np.array([row]) for row in (2, 19, 33)],
+        image_token=unwrap(parts.model).config.image_token_id,
+        pad=parts.tokenizer.pad_token_id,
+        pictures=warm.pictures(toy.store, parts),
+    )
+    for batch in loader:
+        parts.model.zero_grad(set_to_none=True)
+        loss_of_rows(parts.model, batch).sum().backward()
+        whole = np.zeros(WIDTH)
+        for number, (_, layer) in enumerate(layers):
+            gradient = layer.weight.grad.double().flatten().numpy()
+            matrix = signs(stream_of(0, number), range(len(gradient)), WIDTH)
+            whole += gradient @ matrix.double().numpy()
+        whole /= np.linalg.norm(whole)
+        np.testing.assert_allclose(values[int(batch.rows[0])], whole, atol=2e-3)
+
+
+def test_signs_that_are_made_again_for_every_batch_give_the_same_sums():
+    gradients = torch.randn((3, 7, 1913), generator=torch.Generator().manual_seed(0))
+    sums = []
+    for resident_bytes in (0, 700_000, 1 << 30):
+        matrix = Signs(5, WIDTH, resident_bytes)
+        for _ in range(2):
+            projected = Projected(matrix, 3, torch.device("cpu"))
+            projected.add(2, gradients)
+        sums.append(projected.sums)
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
+
+
+def test_projected_cosines_are_those_of_whole_gradients(toy: Toy):
+    """Two vectors at 60 degrees, of 5,003 numbers, in 1,024: within 5 deviations of 1/32."""
+    first, second = torch.randn((2, 5003), generator=torch.Generator().manual_seed(1)).double()
+    first = first / first.norm()
+    second = second - (second @ first) * first
+    second = (first + np.sqrt(3) * second / second.norm()) / 2
+    projected = Projected(Signs(0, 1024, 0), 2, torch.device("cpu"))
+    projected.add(0, torch.stack([first, second]).float()[:, None])
+    a, b = projected.unit()
+    assert abs(float(a @ b) - 0.5) < 5 / 32
+
+
+def target_set(toy: Toy, folder, rows) -> str:
+    """A folder with some rows of the toy pool and their images."""
+    records = json.loads((toy.folder / "pool.json").read_text())
+    folder.mkdir(parents=True)
+    shutil.copytree(toy.folder / "images", folder, dirs_exist_ok=True)
+    (folder / "mine.json").write_text(json.dumps([records[row] for row in rows]))
+    return str(folder)
+
+
+def test_scores_are_mean_cosines_with_the_rows_of_the_target_set(toy: Toy, gradients, tmp_path):
+    rows = [0, 13, 26, 3]
+    toward = target_set(toy, tmp_path / "mine", rows)
+    ranking = Ranking(toy.pool, Influence(gradients, toward))
+    ranked = Ranking.read(toy.store.get(ranking))
+    values = np.load(toy.store.get(gradients) / "values.npy").astype(np.float64)
+    expected = [np.mean([value @ values[row] for row in rows]) for value in values]
+    np.testing.assert_allclose(ranked.scores, expected, atol=2e-3)
+    assert ranked.order.tolist() == np.argsort(-ranked.scores, kind="stable").tolist()
+    assert set(ranked.order[:9].tolist()) & set(rows)
+    assert declared(ranking) == recorded(toy.store, ranking)
+    of_targets = dataclasses.replace(gradients, pool=ranking.selector.pools()["own"])
+    assert recorded(toy.store, of_targets) <= declared(of_targets)
+
+
+def test_a_target_set_is_known_by_its_content(toy: Toy, gradients, tmp_path):
+    first, second = (target_set(toy, tmp_path / name, [1, 2]) for name in ("here", "there"))
+    other = target_set(toy, tmp_path / "other", [1, 4])
+    keys = [key(Ranking(toy.pool, Influence(gradients, path))) for path in (first, second, other)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_several_tasks_vote_and_mean_ranks_break_ties():
+    scores = np.array([[0.9, 0.1], [0.8, 0.8], [0.1, 0.9], [0.2, 0.7], [np.nan, 1.0], [0.7, 0.0]])
+    # a share of 0.4 of five rows: 0 and 1 for the first task, 2 and 1 for the second
+    order, votes = by_votes(scores, 0.4)
+    assert votes.tolist() == [1, 2, 1, 0, 0, 0]
+    # ranks of row 0: 0 and 3; of row 2: 4 and 0; of row 3: 3 and 2; of row 5: 2 and 4
+    assert order.tolist() == [1, 0, 2, 3, 5, 4]
+
+
+def test_icons_takes_a_folder_a_task_and_says_that_it_saw_them(toy: Toy, gradients, tmp_path):
+    target_set(toy, tmp_path / "tasks" / "mme", [0, 11, 22])  # of two sources
+    target_set(toy, tmp_path / "tasks" / "gqa", [5])
+    selector = Icons(gradients, str(tmp_path / "tasks"), share=0.3, by_source=["mme"])
+    assert list(selector.pools()) == ["gqa", "mme"]
+    assert selector.saw_validation
+    assert not Influence(gradients, "x").saw_validation
+    ranked = Ranking.read(toy.store.get(Ranking(toy.pool, selector)))
+    values = np.load(toy.store.get(gradients) / "values.npy").astype(np.float64)
+    sources = selector.pools()["mme"].open(toy.store).sources.tolist()
+    assert len(set(sources)) > 1
+    means = [
+        np.mean([values @ values[row] for row, of in zip((0, 11, 22), sources, strict=True)
+                 if of == source], axis=0)
+        for source in sorted(set(sources))
+    ]  # fmt: skip
+    order, votes = by_votes(np.stack([values @ values[5], np.max(means, axis=0)], axis=1), 0.3)
+    assert ranked.scores.tolist() == votes.tolist()
+    assert ranked.order.tolist() == order.tolist()
+
+
+@pytest.mark.parametrize(
+    ("toward", "message"),
+    [
+        ("???", "selector.toward is not set"),
+        ("nowhere", "selector.toward=.*nowhere: there is nothing"),
+        ("two", r"expected one file of conversations .* there are 2: a.json, b.jsonl"),
+        ("empty", "the target set own has no rows"),
+    ],
+)
+def test_a_target_set_that_is_none_is_refused(toy: Toy, gradients, tmp_path, toward, message):
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "a.json").write_text("[]")
+    (tmp_path / "two" / "b.jsonl").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.json").write_text("[]")
+    path = toward if toward == "???" else str(tmp_path / toward)
+    selector = Influence(gradients, path)
+    with pytest.raises(ValueError, match=message):
+        selector.check(toy.pool, toy.store)
+
+
+def test_a_model_without_lora_is_refused(toy: Toy):
+    with pytest.raises(ValueError, match=r"trained in full has no adapter; give it target\.lora"):
+        toy.target(lora=None).adapted(toy.store)

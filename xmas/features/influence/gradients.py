@@ -1,0 +1,155 @@
+"""Every row's gradient of a model's LoRA weights, projected to a few thousand numbers."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from xmas.attention.plan import length_batches
+from xmas.data.pool import Pool
+from xmas.features.extractor import fill
+from xmas.features.influence.projection import Projected, Signs
+from xmas.features.influence.row_gradients import given_to, lora_layers, summed_losses
+from xmas.models.chat.batches import Batch
+from xmas.models.chat.labels import IGNORED
+from xmas.models.device import device_for
+from xmas.models.precision import cast_parameters
+from xmas.models.vision_cache import features_of
+from xmas.models.vlm import LoadedModel, hidden_states, unwrap
+from xmas.store import Stage, Store, nearest_stages, stages_of_fields, volatile
+from xmas.training.model_on_pool import SeesPool
+from xmas.training.starts.unfitted import Unfitted
+
+
+@runtime_checkable
+class HasAdapter(SeesPool, Protocol):
+    """A model that was fitted to a pool with LoRA: a target."""
+
+    def adapted(self, store: Store) -> LoadedModel:
+        """The fitted model with its adapter beside the weights, not merged; on the CPU."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradients(Stage):
+    """Unit vectors of the gradient of every row's loss in the LoRA weights of a model.
+
+    Writes `values.npy` (rows, width) float16; NaN of a row without an answer token. The loss is the
+    mean cross-entropy of the row's answer tokens; dropout is off; the connector, which trains in
+    full beside LoRA, is left out. A row's gradient is its own in a batch too, and the signs that
+    project it depend on nothing but `seed` and its place.
+
+    Source: LESS (arXiv 2402.04333); of images ICONS (arXiv 2501.00654), whose warm-up has 500
+    steps of LoRA of rank 128, which projects to 5,120 numbers with seed 0, and which has plain
+    gradients where LESS has those of Adam.
+
+    Args:
+        model: after a short fit with LoRA, on a sample of the pool.
+        pool: whose rows; None: the model's own pool.
+        width: numbers of a row.
+        seed: of the projection.
+        weights: precision of weights and activations: float32, bfloat16, float16; None: that of the
+            model's fit. Gradients of rows and their projection are float32.
+        batch_tokens: padded tokens of a batch.
+        mark_rows: rows between two checkpoints, the most that a killed pass loses.
+        resident_bytes: for the signs of the projection; those that do not fit are made again for
+            every batch.
+    """
+
+    kind: ClassVar[str] = "gradients"
+    together: ClassVar[bool] = True
+
+    model: HasAdapter
+    pool: Pool | None = None
+    width: int = 5120
+    seed: int = 0
+    weights: str | None = None
+    batch_tokens: int = 8192
+    mark_rows: int = 4096
+    resident_bytes: int = volatile(1 << 30)
+
+    @property
+    def precision(self) -> str:
+        """The precision of weights and activations, by torch's name."""
+        return self.weights or self.model.feature_precision
+
+    @property
+    def seen(self) -> SeesPool:
+        """The rows, as the model reads them."""
+        if self.pool is None:
+            return self.model
+        model = self.model
+        return Unfitted(
+            self.pool,
+            model.start,
+            model.template,
+            max_length=model.max_length,
+            hardware=model.hardware,
+        )
+
+    def inputs(self) -> list[Stage]:
+        own = [] if self.pool is None else [*nearest_stages(self.pool)]
+        return [*nearest_stages(self.model), *own, *stages_of_fields(self.seen)] + [
+            self.seen.tokens(),
+            self.seen.image_stage(),
+        ]
+
+    def compute(self, store: Store, out: Path) -> None:
+        """Raises FloatingPointError: a gradient is not finite, or zero; names the rows.
+
+        Raises ValueError: the model has no LoRA, or one with more than its two matrices.
+        """
+        for stage in nearest_stages(self.model):
+            store.get(stage)
+        parts = self.model.adapted(store)
+        device = device_for(self.model.hardware.accelerator)
+        cast_parameters(parts.model, getattr(torch, self.precision), device).eval()
+        layers = lora_layers(parts.model)
+        head = unwrap(parts.model).lm_head
+        matrix = Signs(self.seed, self.width, self.resident_bytes)
+
+        def of(batch: Batch) -> Float[np.ndarray, "rows width"]:
+            projected = Projected(matrix, len(batch.ids), device)
+            answered = (batch.labels[:, 1:] != IGNORED).any(dim=1).cpu().numpy()
+            if answered.any():
+                with given_to(projected.add, layers):
+                    hidden = hidden_states(
+                        parts.model,
+                        batch.ids,
+                        batch.mask,
+                        features_of(parts.model, batch),
+                        sizes=batch.pictures.get("sizes"),
+                    )
+                    vocabulary = head.weight.shape[0]
+                    summed_losses(head, hidden, batch.labels, vocabulary=vocabulary).backward()
+                parts.model.zero_grad(set_to_none=True)
+            values = projected.unit().cpu().numpy()
+            _check(values[answered], batch.rows[answered])
+            return values
+
+        table = self.seen.tokens().open(store)
+        fill(
+            self.kind,
+            dataclasses.replace(parts, model=unwrap(parts.model)),
+            table,
+            self.seen.pictures(store, parts),
+            out,
+            batches=length_batches(table.lengths, 0, self.batch_tokens),
+            width=self.width,
+            mark_rows=self.mark_rows,
+            workers=self.model.hardware.workers,
+            of=of,
+        )
+
+
+def _check(values: Float[np.ndarray, "rows width"], rows: Int[np.ndarray, " rows"]) -> None:
+    """Raise FloatingPointError naming the rows that have no direction."""
+    broken = ~np.isfinite(values).all(axis=1)
+    if broken.any():
+        raise FloatingPointError(
+            f"gradients: those of rows {sorted(rows[broken].tolist())} are zero or not finite; set "
+            "features.gradients.weights=float32, or inspect these rows"
+        )

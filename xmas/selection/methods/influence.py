@@ -1,0 +1,127 @@
+"""Influence: the rows whose gradients point where those of a target set do, first."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from xmas.data.pool import Pool
+from xmas.data.pool_at import pool_at
+from xmas.features.influence.gradients import Gradients
+from xmas.selection.protocol import Ranked
+from xmas.selection.rules.votes import by_votes
+from xmas.store import Stage, Store, describe, volatile
+
+BLOCK = 1 << 14  # rows of the feature that are in memory at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Influence:
+    """Rows of which a step of gradient descent lowers the loss on the target set most, first.
+
+    A row's score for a task is the mean cosine of its LoRA gradient and those of the task's rows,
+    at a model that was fitted to a sample of the pool. Of several tasks each votes for its best
+    `share`, see `by_votes`.
+
+    Text-only rows have gradients too and are ranked among the others. The subset knows its target
+    set: scored on it, or on what it was drawn from, it says nothing about other tasks.
+
+    Source: LESS (arXiv 2402.04333), ICONS (arXiv 2501.00654); see `Gradients`. Deviation: one
+    model after its warm-up, where LESS adds those of several epochs.
+
+    Args:
+        gradients: of the pool's rows.
+        toward: examples of what the subset is for, 50 are enough: a file, a folder with one, a
+            dataset; see `pool_at`. Or several, by task: {charts: DIR, receipts: DIR}.
+        share: of the rows that a task votes for.
+        by_source: tasks whose score is the largest of their sources', not the mean of all rows'.
+    """
+
+    saw_validation: ClassVar[bool] = False
+
+    gradients: Gradients
+    toward: str | dict[str, str] = volatile("???")
+    share: float = 0.2
+    by_source: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"selector.share={self.share}: expected a fraction in (0, 1]")
+
+    def corrections(self) -> dict[str, Any]:
+        """The content of the target sets, wherever they are."""
+        return {"toward": {task: describe(pool) for task, pool in self.pools().items()}}
+
+    def pools(self) -> dict[str, Pool]:
+        """The target set of each task. Raises PoolError: one is not there."""
+        if self.toward == "???":
+            raise ValueError(
+                "selector.toward is not set: give examples of what the subset is for, a file of "
+                "conversations or a folder with one and its images, e.g. selector.toward=DIR"
+            )
+        tasks = {"own": self.toward} if isinstance(self.toward, str) else self.toward
+        return {task: pool_at(path, task, "selector.toward") for task, path in tasks.items()}
+
+    def targets(self) -> dict[str, Gradients]:
+        """The gradients of each task's rows, under the same model."""
+        return {
+            task: dataclasses.replace(self.gradients, pool=pool)
+            for task, pool in self.pools().items()
+        }
+
+    def inputs(self) -> list[Stage]:
+        return [self.gradients, *self.targets().values()]
+
+    def check(self, pool: Pool, store: Store) -> None:
+        """Raises ValueError: `by_source` names no task, or a target set is empty."""
+        pools = self.pools()
+        if unknown := sorted({*self.by_source} - {*pools}):
+            raise ValueError(
+                f"selector.by_source has {', '.join(unknown)}; the tasks are {', '.join(pools)}"
+            )
+        for task, examples in pools.items():
+            if not len(rows := examples.open(store)):
+                raise ValueError(f"{rows.annotations}: the target set {task} has no rows; add some")
+
+    def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
+        """Raises ValueError: no row of a target set has an answer."""
+        values = np.load(store.get(self.gradients) / "values.npy", mmap_mode="r")
+        directions, tasks = [], []
+        for task, gradients in self.targets().items():
+            means = self._directions(task, gradients, store)
+            directions.append(means)
+            tasks += [task] * len(means)
+        cosines = _products(values, np.concatenate(directions))
+        names = list(dict.fromkeys(tasks))
+        columns = [[at for at, task in enumerate(tasks) if task == name] for name in names]
+        scores = np.stack([cosines[:, column].max(axis=1) for column in columns], axis=1)
+        order, votes = by_votes(scores, self.share)
+        has = np.isfinite(scores).all(axis=1)
+        row_scores = np.where(has, scores[:, 0] if len(names) == 1 else votes, np.nan)
+        return Ranked(order, row_scores, np.full(len(values), -1))
+
+    def _directions(
+        self, task: str, gradients: Gradients, store: Store
+    ) -> Float[np.ndarray, "parts width"]:
+        """The mean of the task's unit gradients, or of each of its sources'."""
+        values = np.load(store.get(gradients) / "values.npy").astype(np.float32)
+        assert gradients.pool is not None
+        rows = gradients.pool.open(store)
+        answered = np.isfinite(values).all(axis=1)
+        if not answered.any():
+            raise ValueError(f"{rows.annotations}: no row of the target set has an answer; add one")
+        source = rows.index.source[:] if task in self.by_source else np.zeros(len(values), int)
+        parts = np.unique(source[answered])
+        return np.stack([values[answered & (source == part)].mean(axis=0) for part in parts])
+
+
+def _products(
+    values: Float[np.ndarray, "rows width"], directions: Float[np.ndarray, "parts width"]
+) -> Float[np.ndarray, "rows parts"]:
+    """The inner products of rows on disk with a few vectors, float64."""
+    blocks = [
+        values[start : start + BLOCK].astype(np.float32) @ directions.T
+        for start in range(0, len(values), BLOCK)
+    ]
+    return np.concatenate(blocks).astype(np.float64)

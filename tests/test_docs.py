@@ -155,7 +155,7 @@ def test_the_folder_listing_is_the_tree():
 @pytest.mark.parametrize(
     ("page", "group"),
     [
-        ("README.md", "selector"),
+        ("docs/choose-a-selector.md", "selector"),
         ("docs/add-a-target.md", "target"),
         ("docs/add-a-target.md", "target/recipe"),
         ("docs/select-from-your-own-pool.md", "proxy"),

@@ -141,8 +141,12 @@ def toy_selector(toy, compose):
     def selector(name: str, *overrides: str):
         if overrides:
             return build(compose(*toy.overrides(), f"selector={name}", *overrides).selector)
-        file = f"every.column.file={toy.scores}"
-        return build(compose(*toy.overrides(), *EVERY_SELECTOR, file).every[name])
+        files = (
+            f"every.column.file={toy.scores}",
+            f"every.icons.toward={toy.tasks}",
+            f"every.influence.toward={toy.tasks}/colours",
+        )
+        return build(compose(*toy.overrides(), *EVERY_SELECTOR, *files).every[name])
 
     return selector
 

@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from toy import RECIPE, Toy, declared, recorded
+from toy import RECIPE, Toy, declared, recorded, write_rows
 
 from xmas.features.influence.gradients import Gradients
 from xmas.features.influence.projection import Projected, Signs
@@ -161,9 +160,7 @@ def test_projected_cosines_are_those_of_whole_gradients(toy: Toy):
 def target_set(toy: Toy, folder, rows) -> str:
     """A folder with some rows of the toy pool and their images."""
     records = json.loads((toy.folder / "pool.json").read_text())
-    folder.mkdir(parents=True)
-    shutil.copytree(toy.folder / "images", folder, dirs_exist_ok=True)
-    (folder / "mine.json").write_text(json.dumps([records[row] for row in rows]))
+    write_rows(folder, [records[row] for row in rows])
     return str(folder)
 
 

@@ -31,9 +31,12 @@ NEW = {  # came later; hashed under the name they have
     "AnswerLosses",
     "ClusterCount",
     "Column",
+    "Gradients",
     "HeldOutLikelihood",
     "HeldOutMatch",
     "HeldOutSplit",
+    "Icons",
+    "Influence",
     "SubsetFiles",
     "ValidRows",
 }

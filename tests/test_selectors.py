@@ -233,8 +233,8 @@ def test_no_selector_needs_more_than_it_names(toy, toy_selector, tmp_path):
         assert found == kinds
 
 
-LOOKED_AT = """activations answers clip_embeddings clip_rows last_layer pseudo_labels questions
-  tokens trajectories""".split()
+LOOKED_AT = """activations answers clip_embeddings clip_rows gradients last_layer pseudo_labels
+  questions tokens trajectories""".split()
 RESOLVED = {  # what a selector looks at, and its clusters as published
     "aum": ("answers", None),
     "clip_score": ("clip_embeddings", None),

@@ -106,6 +106,9 @@ OVERRIDES = (
     "features.answers.how.batch_tokens=512",
     "features.answers.how.shard_rows=11",
     "clusters.answers.k=3",
+    "features.gradients.width=71",
+    "features.gradients.batch_tokens=512",
+    "features.gradients.mark_rows=11",
     "target.recipe.rate=5e-3",
     "target.recipe.projector_rate=5e-3",
     "target.recipe.batch=8",
@@ -210,6 +213,11 @@ class Toy:
         """A file with a score of every row, from 0 to 9; each is that of four rows or five."""
         return str(self.folder / "scores.csv")
 
+    @property
+    def tasks(self) -> str:
+        """A folder with a folder of rows and their pictures for each of two tasks."""
+        return str(self.folder / "tasks")
+
     def overrides(self) -> list[str]:
         """What gives stages of this size, on this pool, on the command line."""
         return [
@@ -231,7 +239,20 @@ def build(folder: Path) -> Toy:
     (folder / "pool.json").write_text(text, encoding="utf-8")
     scores = [f"{row},{7 * row % 10}\n" for row in range(ROWS)]
     (folder / "scores.csv").write_text("".join(["row,score\n", *scores]))
+    for task, rows in (("colours", (0, 22, 5)), ("talk", (3, 11, 8))):
+        write_rows(folder / "tasks" / task, [records[row] for row in rows])
     return Toy(folder, Store(str(folder / "store")))
+
+
+def write_rows(folder: Path, records: list[dict[str, Any]]) -> None:
+    """A file of records in a folder of their own, with their pictures beside it."""
+    for record in records:
+        if "image" in record:
+            picture = next(n for n in range(PICTURES) if picture_name(n) == record["image"])
+            (folder / record["image"]).parent.mkdir(parents=True, exist_ok=True)
+            draw(picture).save(folder / record["image"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rows.json").write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
 
 
 def shared(toy: Toy, folder: Path, *more: str) -> Store:

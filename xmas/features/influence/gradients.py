@@ -19,7 +19,7 @@ from xmas.models.device import device_for
 from xmas.models.precision import cast_parameters
 from xmas.models.vision_cache import features_of
 from xmas.models.vlm import LoadedModel, hidden_states, unwrap
-from xmas.store import Stage, Store, nearest_stages, stages_of_fields, volatile
+from xmas.store import Stage, Store, nearest_stages, volatile
 from xmas.training.model_on_pool import SeesPool
 from xmas.training.starts.unfitted import Unfitted
 
@@ -91,11 +91,9 @@ class Gradients(Stage):
         )
 
     def inputs(self) -> list[Stage]:
-        own = [] if self.pool is None else [*nearest_stages(self.pool)]
-        return [*nearest_stages(self.model), *own, *stages_of_fields(self.seen)] + [
-            self.seen.tokens(),
-            self.seen.image_stage(),
-        ]
+        seen = self.seen
+        own = [*nearest_stages(seen.pool), *nearest_stages(seen.start)]
+        return [*nearest_stages(self.model), *own, seen.tokens(), seen.image_stage()]
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises FloatingPointError: a gradient is not finite, or zero; names the rows.

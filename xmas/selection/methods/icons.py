@@ -7,7 +7,7 @@ from typing import ClassVar
 from xmas.data.pool import Pool
 from xmas.data.pool_at import pool_at
 from xmas.data.rows import PoolError
-from xmas.selection.methods.influence import Influence
+from xmas.selection.methods.influence import UNSET, Influence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Icons(Influence):
 
     def pools(self) -> dict[str, Pool]:
         """The folders below `toward`. Raises PoolError: there are none."""
-        if not isinstance(self.toward, str) or self.toward == "???":
+        if not isinstance(self.toward, str) or self.toward == UNSET:
             return super().pools()
         folder = Path(self.toward).expanduser()
         tasks = (

@@ -13,6 +13,7 @@ from xmas.selection.protocol import Ranked
 from xmas.selection.rules.votes import by_votes
 from xmas.store import Stage, Store, describe, volatile
 
+UNSET = "???"  # what configurations leave open
 BLOCK = 1 << 14  # rows of the feature that are in memory at a time
 
 
@@ -41,7 +42,7 @@ class Influence:
     saw_validation: ClassVar[bool] = False
 
     gradients: Gradients
-    toward: str | dict[str, str] = volatile("???")
+    toward: str | dict[str, str] = volatile(UNSET)
     share: float = 0.2
     by_source: list[str] = dataclasses.field(default_factory=list)
 
@@ -54,12 +55,11 @@ class Influence:
         return {"toward": {task: describe(pool) for task, pool in self.pools().items()}}
 
     def pools(self) -> dict[str, Pool]:
-        """The target set of each task. Raises PoolError: one is not there."""
-        if self.toward == "???":
-            raise ValueError(
-                "selector.toward is not set: give examples of what the subset is for, a file of "
-                "conversations or a folder with one and its images, e.g. selector.toward=DIR"
-            )
+        """The target set of each task, none where none is given. Raises PoolError: one is not
+        there.
+        """
+        if self.toward == UNSET:
+            return {}
         tasks = {"own": self.toward} if isinstance(self.toward, str) else self.toward
         return {task: pool_at(path, task, "selector.toward") for task, path in tasks.items()}
 
@@ -74,7 +74,8 @@ class Influence:
         return [self.gradients, *self.targets().values()]
 
     def check(self, pool: Pool, store: Store) -> None:
-        """Raises ValueError: `by_source` names no task, or a target set is empty."""
+        """Raises ValueError: there is no target set, one is empty, or `by_source` names no task."""
+        self._refuse_none()
         pools = self.pools()
         if unknown := sorted({*self.by_source} - {*pools}):
             raise ValueError(
@@ -85,7 +86,8 @@ class Influence:
                 raise ValueError(f"{rows.annotations}: the target set {task} has no rows; add some")
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
-        """Raises ValueError: no row of a target set has an answer."""
+        """Raises ValueError: there is no target set, or no row of one has an answer."""
+        self._refuse_none()
         values = np.load(store.get(self.gradients) / "values.npy", mmap_mode="r")
         directions, tasks = [], []
         for task, gradients in self.targets().items():
@@ -100,6 +102,13 @@ class Influence:
         has = np.isfinite(scores).all(axis=1)
         row_scores = np.where(has, scores[:, 0] if len(names) == 1 else votes, np.nan)
         return Ranked(order, row_scores, np.full(len(values), -1))
+
+    def _refuse_none(self) -> None:
+        if self.toward == UNSET or not self.toward:
+            raise ValueError(
+                "selector.toward is not set: give examples of what the subset is for, a file of "
+                "conversations or a folder with one and its images, e.g. selector.toward=DIR"
+            )
 
     def _directions(
         self, task: str, gradients: Gradients, store: Store

@@ -330,7 +330,7 @@ def test_a_full_size_has_the_estimate_s_parameters_and_steps_without_numbers(kin
     ids[:, :count] = config.image_token_id
     positions = torch.arange(count + 5)[None]
     if isinstance(family, HasPositions):
-        positions = family.positions(config, ids, torch.ones_like(ids, dtype=torch.bool), sizes)
+        positions = family.positions(config, ids, positions, sizes)
     places = torch.arange(count, device="meta")
     hidden = language_model(model)(
         inputs_embeds=embed(model, ids.to("meta"), features, sizes, image_places=places),

@@ -14,7 +14,7 @@ import tiny
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen3VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from xmas.models.chat.template import Template
@@ -74,34 +74,50 @@ def seeded(write: Callable[[Path], StartPoint]) -> Callable[[Path], StartPoint]:
 VISION = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 
 
-def qwen25_vl(folder: Path) -> Published:
-    """Patches of 4 pixels, windows of 3 x 3 tokens, head dimension 16 in three axes."""
+def qwen_vl(folder: Path, config_class: Any, text: dict[str, Any], vision: dict[str, Any]) -> Any:
+    """Patches of 4 pixels, heads of 16 numbers in three axes, a head that is the embedding."""
     tokenizer = tiny.tokenizer("<|im_end|>")
     tokenizer.add_special_tokens({"additional_special_tokens": VISION})
     starts, ends, image, video = tokenizer.convert_tokens_to_ids(VISION)
-    config = Qwen2_5_VLConfig(
+    config = config_class(
         text_config={
             "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 56,
             "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 1,
             "max_position_embeddings": 2048, "initializer_range": 0.1,
             "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": 0,
-            "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3],
-            },
-        },
+        } | text,
         vision_config={
             "depth": 3, "hidden_size": 32, "intermediate_size": 40, "num_heads": 2,
-            "patch_size": 4, "window_size": 24, "out_hidden_size": 48,
-            "fullatt_block_indexes": [1], "initializer_range": 0.1,
-        },
+            "patch_size": 4, "out_hidden_size": 48, "initializer_range": 0.1,
+        } | vision,
         image_token_id=image, video_token_id=video, vision_start_token_id=starts,
         vision_end_token_id=ends, tie_word_embeddings=True,
     )  # fmt: skip
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     own = Qwen2VLImageProcessorPil(patch_size=4, min_pixels=64, max_pixels=4000)
     own.save_pretrained(folder)
     return Published(Source(str(folder)))
+
+
+def qwen25_vl(folder: Path) -> Published:
+    """Windows of 3 x 3 tokens."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    vision = {"window_size": 24, "fullatt_block_indexes": [1]}
+    return qwen_vl(folder, Qwen2_5_VLConfig, {"rope_parameters": rope}, vision)
+
+
+def qwen3_vl(folder: Path) -> Published:
+    """Features of two of the tower's layers behind two of three layers; a grid of 5 x 5 places."""
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "mrope_section": [2, 3, 3],
+        "mrope_interleaved": True,
+    }
+    text = {"rope_parameters": rope, "head_dim": 16}
+    vision = {"deepstack_visual_indexes": [0, 2], "num_position_embeddings": 25}
+    return qwen_vl(folder, Qwen3VLConfig, text, vision)
 
 
 def squares(model: Any, processor: Any, images: Sequence[Image.Image]) -> dict[str, Tensor]:
@@ -163,11 +179,16 @@ SMOL = (
     + _ANSWER
     + "<end_of_utterance>{% endgeneration %}{{ '\n' }}{% endif %}{% endfor %}"
 )
-# Qwen/Qwen2.5-VL-3B-Instruct, chat_template.json.
-QWEN = (
-    "{% for message in messages %}{% if loop.first and message.role != 'system' %}"
+# Qwen/Qwen2.5-VL-3B-Instruct, chat_template.json; that of Qwen/Qwen3-VL-4B-Instruct has no system
+# prompt.
+_QWEN_SYSTEM = (
+    "{% if loop.first and message.role != 'system' %}"
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message.role }}\n{% if message.role == 'user' %}"
+)
+QWEN = (
+    "{% for message in messages %}"
+    + _QWEN_SYSTEM
+    + "<|im_start|>{{ message.role }}\n{% if message.role == 'user' %}"
     + _PARTS.replace("IMAGE", "'<|vision_start|><|image_pad|><|vision_end|>'")
     + "<|im_end|>\n{% else %}{% generation %}"
     + _ANSWER
@@ -219,8 +240,17 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
             ("model.visual.merger.*",),
             of_ids=image_types,
             image="<|vision_start|><|image_pad|><|vision_end|>",
-            scanned=False,
             one_image=(56, 84),
+        ),
+        "qwen3_vl": Tiny(
+            qwen3_vl,
+            dataclasses.replace(QWEN_TEMPLATE, system="", behind_system=""),
+            QWEN.replace(_QWEN_SYSTEM, ""),
+            native_inputs,
+            ("model.visual.merger.*",),
+            of_ids=image_types,
+            image="<|vision_start|><|image_pad|><|vision_end|>",
+            one_image=(64, 96),
         ),
     }
 )

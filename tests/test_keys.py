@@ -37,6 +37,9 @@ NEW = {  # came later; hashed under the name they have
     "HeldOutSplit",
     "Icons",
     "Influence",
+    "Prism",
+    "Scalselect",
+    "Shallow",
     "SubsetFiles",
     "ValidRows",
 }

@@ -234,7 +234,7 @@ def test_no_selector_needs_more_than_it_names(toy, toy_selector, tmp_path):
 
 
 LOOKED_AT = """activations answers clip_embeddings clip_rows gradients last_layer pseudo_labels
-  questions tokens trajectories""".split()
+  questions shallow tokens trajectories""".split()
 RESOLVED = {  # what a selector looks at, and its clusters as published
     "aum": ("answers", None),
     "clip_score": ("clip_embeddings", None),
@@ -248,10 +248,12 @@ RESOLVED = {  # what a selector looks at, and its clusters as published
     "necessity": ("answers", None),
     "ofa": ("pseudo_labels", 128),
     "perplexity": ("answers", None),
+    "prism": ("shallow", None),
     "random": (None, None),
     "random_in_clusters": ("trajectories", 1000),
     "random_text_share": ("trajectories", 1000),  # of the selector it is like
     "s2l": ("answers", 100),
+    "scalselect": ("shallow", None),
     "semdedup": ("clip_rows", 10_000),
     "stratified": (None, None),
     "typiclust": ("clip_rows", 500),
@@ -268,7 +270,9 @@ def test_every_selector_looks_at_its_own_features_in_its_own_clusters(compose, n
     kinds = {stage.kind for stage in needed}
     feature, k = RESOLVED[name]
     wanted = {feature, UNDER.get(str(feature))} - {None}
-    behind_a_model = {"tokens"} if kinds & {"answers", "trajectories", "activations"} else set()
+    behind_a_model = (
+        {"tokens"} if kinds & {"answers", "trajectories", "activations", "shallow"} else set()
+    )
     assert kinds & set(LOOKED_AT) == wanted | behind_a_model
     fitted = feature in ("trajectories", "activations", "answers") and name != "necessity"
     assert ("proxy" in kinds) == fitted

@@ -103,6 +103,7 @@ OVERRIDES = (
     "clusters.clip_directions.k=5",
     "clusters.last_layer.k=5",
     "features.last_layer.batch_tokens=512",
+    "features.shallow.batch_tokens=512",
     "features.answers.how.batch_tokens=512",
     "features.answers.how.shard_rows=11",
     "clusters.answers.k=3",

@@ -7,17 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from xmas.features.module_reader import modules_read, part_of
 from xmas.models.chat.batches import Batch
 from xmas.models.chat.tokens import TokenTable
 
 PROJECTIONS = ("o_proj", "dense")  # of self-attention: of most models, of Phi
-
-
-class _LastLayerError(Exception):
-    """Ends a forward pass after the last layer whose output is needed."""
 
 
 class Means:
@@ -51,41 +48,12 @@ def means_of(language: PreTrainedModel, layers: Sequence[int], into: Means) -> I
         TypeError: its attention has no output projection.
         RuntimeError: at the end of the block, a layer was not run.
     """
-    hooks = []
-    last = max(layers)
-
-    def hook(layer: int):
-        def read(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            into.add(layer, output)
-            if layer == last:
-                raise _LastLayerError
-
-        return read
-
-    try:
-        for layer in layers:
-            hooks.append(output_projection(language, layer).register_forward_hook(hook(layer)))
-        with contextlib.suppress(_LastLayerError):
-            yield into
-    finally:
-        for handle in hooks:
-            handle.remove()
-    if missed := sorted(set(layers) - set(into.layers)):
-        raise RuntimeError(f"layers {missed} were not run")
-
-
-def output_projection(language: PreTrainedModel, layer: int) -> nn.Module:
-    """The last linear map of a layer's self-attention, before the residual is added."""
-    count = language.config.num_hidden_layers
-    if not 0 <= layer < count:
-        raise ValueError(
-            f"layer {layer}: the model has layers 0 to {count - 1}; set features.activations.layers"
-        )
-    attention = language.get_submodule(f"layers.{layer}.self_attn")
-    for name in PROJECTIONS:
-        if hasattr(attention, name):
-            return attention.get_submodule(name)
-    raise TypeError(f"{type(attention).__name__} has none of {', '.join(PROJECTIONS)}")
+    setting = "features.activations.layers"
+    modules = {
+        layer: part_of(language, layer, "self_attn", PROJECTIONS, setting) for layer in layers
+    }
+    with modules_read(modules, lambda layer, _, output: into.add(layer, output)):
+        yield into
 
 
 def halves(means: Float[Tensor, "rows layers 2 hidden"]) -> Float[Tensor, "rows width"]:

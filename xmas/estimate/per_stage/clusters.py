@@ -6,6 +6,7 @@ from xmas.estimate import flops
 from xmas.estimate.per_stage.activations import width
 from xmas.estimate.per_stage.clip import halves
 from xmas.estimate.per_stage.losses import ENCODED
+from xmas.estimate.per_stage.shallow import hidden
 from xmas.estimate.work import CORE, Context, Work, work
 from xmas.features.activations import Activations
 from xmas.features.clip.clip_rows import ClipRows
@@ -15,6 +16,7 @@ from xmas.features.clustering.kmeans import Clusters
 from xmas.features.clustering.spherical import Spherical
 from xmas.features.last_layer import LastLayer
 from xmas.features.losses.questions import QuestionEmbeddings
+from xmas.features.shallow import Shallow
 from xmas.features.trajectories import Trajectories
 from xmas.store import Stage
 
@@ -34,6 +36,11 @@ def _(features: Trajectories, context: Context) -> tuple[float, int]:
 @numbers.register
 def _(features: Activations | LastLayer, context: Context) -> tuple[float, int]:
     return float(context.census(features.proxy.tokens()).rows), width(features)
+
+
+@numbers.register
+def _(features: Shallow, context: Context) -> tuple[float, int]:
+    return context.census(features.model.tokens()).pictured, hidden(features)
 
 
 @numbers.register

@@ -8,6 +8,7 @@ from xmas.estimate import flops
 from xmas.estimate.assumed import demo_files
 from xmas.estimate.per_stage.activations import of_mmd
 from xmas.estimate.per_stage.fits import chosen
+from xmas.estimate.per_stage.shallow import of_leverage
 from xmas.estimate.work import CORE, Context, Work, work
 from xmas.evaluation.judge.reviews import Reviews
 from xmas.evaluation.rescore import Rescore
@@ -19,6 +20,7 @@ from xmas.models.checked_images import CheckedImages
 from xmas.models.tokenizer import TrainedTokenizer
 from xmas.selection.methods.coincide import Coincide
 from xmas.selection.methods.length import Length
+from xmas.selection.methods.scalselect import Scalselect
 from xmas.selection.protocol import name_of
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
@@ -105,6 +107,8 @@ def _(stage: Ranking, context: Context) -> Work:
         seconds = flops.kmeans(rows, clusters_of(selector.k, rows), 1, selector.iterations) / CORE
     elif isinstance(selector, Coincide):
         seconds = of_mmd(selector, rows) / CORE
+    elif isinstance(selector, Scalselect):
+        seconds = of_leverage(selector, context.census(stage.pool).pictured) / CORE
     return Work(
         f"{name_of(selector)} ranks {rows:,} rows",
         core_seconds=seconds,

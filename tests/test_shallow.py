@@ -1,20 +1,19 @@
-"""Shallow features: against transformers' eager attention and hidden states, row by row."""
+"""Shallow features as a stage: rows without an image, resuming, what is refused.
+
+Their values are compared with transformers' own in `test_features_of_families`.
+"""
 
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-import test_families
-import test_qwen25_vl
-import tiny
 import torch
 from toy import HARDWARE, MAX_LENGTH, ROWS, TEMPLATE, TEXT_ONLY, Toy
 
 from xmas.features.module_reader import modules_read, part_of
 from xmas.features.shallow import Shallow, attended_tokens
 from xmas.models.chat.batches import Batch, Loader
-from xmas.models.chat.labels import IGNORED
 from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import LoadedModel, language_model, load
 from xmas.store import Store
@@ -22,7 +21,6 @@ from xmas.store.arrays import ArrayInParts
 from xmas.training.starts.unfitted import Unfitted
 
 HALF = 2e-3  # relative, of float16
-KINDS = ("stablelm", "onevision", "idefics3", "qwen2_5_vl")
 PICTURED = (8, 5, 10, 4, 22)  # of several rounds, one after words of the model, others of one
 
 
@@ -40,14 +38,6 @@ def arrays_of(toy: Toy, stage: Shallow) -> tuple[np.ndarray, np.ndarray]:
     return np.load(folder / "values.npy"), np.load(folder / "attended.npy")
 
 
-def model_of(kind: str, toy: Toy, folder: Path) -> Unfitted:
-    """A start point of a family with random weights, on the toy's pool."""
-    qwen = kind == "qwen2_5_vl"
-    start = test_qwen25_vl.made(folder) if qwen else tiny.start(kind, folder)
-    template = tiny.TEMPLATES.get(kind, tiny.PHI)
-    return unfitted(toy, start=start, template=template, max_length=1024, cache_vision=False)
-
-
 def batch_of(toy: Toy, model: Unfitted, parts: LoadedModel, rows: tuple[int, ...]) -> Batch:
     loader = Loader(
         model.tokens().open(toy.store),
@@ -57,52 +47,6 @@ def batch_of(toy: Toy, model: Unfitted, parts: LoadedModel, rows: tuple[int, ...
         pictures=FromFiles(toy.pool.open(toy.store), parts.processor),
     )
     return next(iter(loader))
-
-
-@torch.no_grad()
-def eager(kind: str, toy: Toy, parts: LoadedModel, batch: Batch):
-    """Attention of every layer, heads averaged, and hidden states, by the model's own forward."""
-    if kind == "qwen2_5_vl":
-        inputs = test_qwen25_vl.own_inputs(parts, batch)
-    else:
-        images = test_families.pictured(toy, batch)
-        inputs = {
-            "input_ids": batch.ids, "attention_mask": batch.mask.long(),
-            **test_families.own_inputs(kind, parts, images),
-        }  # fmt: skip
-    model = parts.model.model
-    implementation = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    seen = model(**inputs, output_attentions=True, output_hidden_states=True)
-    model.set_attn_implementation(implementation)
-    attention = [layer.mean(dim=1).double().numpy() for layer in seen.attentions]
-    return attention, [states.double().numpy() for states in seen.hidden_states]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_means_are_those_of_transformers_eager_forward(kind, toy, tmp_path):
-    model = model_of(kind, toy, tmp_path)
-    parts = load(toy.store.get(model.start))
-    batch = batch_of(toy, model, parts, PICTURED)
-    ours = Shallow(model, layer=2, mass=0.7).means(parts, batch)
-    attention, states = eager(kind, toy, parts, batch)
-    token = parts.model.config.image_token_id
-    few = 0
-    for line in range(len(PICTURED)):
-        row = batch.mask[line].numpy()
-        image = np.flatnonzero((batch.ids[line] == token).numpy())
-        answer = batch.labels[line].numpy() != IGNORED
-        questions = np.flatnonzero(row & ~answer & ~np.isin(np.arange(len(row)), image))
-        mean = states[2][line, image].mean(axis=0)
-        assert ours["values"][line].numpy() == pytest.approx(mean, rel=1e-4, abs=1e-5)
-        shares = attention[0][line][questions][:, image].mean(axis=0)
-        shares /= shares.sum()
-        order = np.argsort(-shares, kind="stable")
-        kept = image[order[: 1 + int((np.cumsum(shares[order]) <= 0.7).sum())]]
-        few += len(kept) < len(image)
-        mean = states[1][line, kept].mean(axis=0)
-        assert ours["attended"][line].numpy() == pytest.approx(mean, rel=1e-4, abs=1e-5)
-    assert few == len(PICTURED)  # or both features would be the same
 
 
 def test_the_most_attended_tokens_by_hand():

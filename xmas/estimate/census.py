@@ -16,6 +16,7 @@ from xmas.data.rows import PoolError, Rows
 from xmas.estimate.assumed import DRAWING, Assumed, Census, supposed
 from xmas.models.chat.labels import ImageCutError, Tokens
 from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Plain, Template
 from xmas.models.chat.tokens import Tokenised
 from xmas.store import Made, Store
@@ -88,7 +89,8 @@ def _counted(
         sizes = _tokenised(tokens, examples, some, store)
         how = f"lengths from tokenising {of}"
     else:
-        template = Template() if tokens is None else tokens.template
+        own = tokens is None or isinstance(tokens.template, OwnTemplate)
+        template = Template() if own else tokens.template  # the tokenizer's is with the tokenizer
         sizes = _letters(template, examples, some, assumed.letters)
         how = f"lengths from the characters of {of}, {assumed.letters:g} a token assumed"
     text, answers = np.array(sizes, dtype=float).T

@@ -66,7 +66,23 @@ def tokenizer_of(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.chat_template = _processors_template(folder) or tokenizer.chat_template
     return tokenizer
+
+
+def _processors_template(folder: Path) -> str | None:
+    """The chat template of a folder's processor where it is not the tokenizer's file as well.
+
+    Folders of transformers 4 have it in files that a tokenizer alone does not read.
+    """
+    if (folder / "chat_template.jinja").exists():
+        return None
+    for name in ("chat_template.json", "processor_config.json"):
+        file = folder / name
+        fields = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if "chat_template" in fields:
+            return fields["chat_template"]
+    return None
 
 
 def answer_greedily(model: Any, tokenizer: Any) -> None:

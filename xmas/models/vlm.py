@@ -20,7 +20,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from xmas.data.images.files import image_size
 from xmas.models import varlen_attention
 from xmas.models.chat.labels import Encoder
-from xmas.models.chat.layout import Layout
+from xmas.models.chat.layout import Layout, text_around
+from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Plain, Template
 from xmas.models.families import Family, HasDeepFeatures, HasPositions, family_of
@@ -47,9 +48,17 @@ class LoadedModel:
         config = self.model.config
         return family_of(config).layout(config, self.processor, self.tokenizer)
 
-    def encoder(self, template: Template | Plain, max_length: int = 2048) -> Encoder:
+    def encoder(
+        self, template: Template | Plain | OwnTemplate, max_length: int = 2048
+    ) -> Encoder:
         """How conversations become tokens for this model."""
-        return Encoder(self.tokenizer, template, literal=self.layout.literal, max_length=max_length)
+        return Encoder(
+            self.tokenizer,
+            template,
+            literal=self.layout.literal,
+            around=text_around(self.layout),
+            max_length=max_length,
+        )
 
     def image_tokens(self, image: Path | bytes) -> Int[np.ndarray, " image"]:
         """The token ids of an image, given its file or the file's bytes."""

@@ -6,7 +6,7 @@ Written without transformers 5 where it would write what 4 and vLLM do not read.
 import copy
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import AddedToken, GenerationConfig, PreTrainedConfig
 from xmas.data.turns import ASSISTANT, USER, Turn, turn_of, turns_of_rounds
 from xmas.models.chat.jinja import jinja
 from xmas.models.chat.saved_tokenizer import pin
+from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Template
 from xmas.models.families import exportable
 from xmas.models.vlm import LoadedModel
@@ -36,7 +37,9 @@ def hub_name(name: str, config: PreTrainedConfig) -> str:
     raise ValueError(f"{name}: no part of a {config.model_type} is called so")
 
 
-def describe(loaded: LoadedModel, template: Template, dtype: str, out: Path) -> None:
+def describe(
+    loaded: LoadedModel, template: Template | OwnTemplate, dtype: str, out: Path
+) -> None:
     """Write configuration, generation defaults, tokenizer, image processor and chat template.
 
     Raises ValueError: what is written gives other token ids for a question than a fit saw.
@@ -49,7 +52,7 @@ def describe(loaded: LoadedModel, template: Template, dtype: str, out: Path) -> 
     GenerationConfig(
         do_sample=False,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=loaded.encoder(template).end,
         pad_token_id=tokenizer.pad_token_id,
     ).save_pretrained(out)
     (out / "config.json").write_text(json.dumps(_config(config.to_dict(), dtype), indent=2))
@@ -90,12 +93,16 @@ def _config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _write_processor(
-    loaded: LoadedModel, tokenizer: Any, template: Template, image: str, out: Path
+    loaded: LoadedModel,
+    tokenizer: Any,
+    template: Template | OwnTemplate,
+    image: str,
+    out: Path,
 ) -> None:
     config = loaded.model.config
     processor = exportable(config).hub_processor(config, loaded.processor, tokenizer, image)
-    for gaps in itertools.product(("", " "), ("", " ")):
-        processor.chat_template = jinja(template, image=image, gaps=gaps)
+    for text in _texts(loaded, template, image):
+        processor.chat_template = text
         if _same_ids(processor, loaded, template):
             break
     else:
@@ -104,7 +111,18 @@ def _write_processor(
     _for_version_4(processor.image_processor, processor.chat_template, out)
 
 
-def _same_ids(processor: Any, loaded: LoadedModel, template: Template) -> bool:
+def _texts(
+    loaded: LoadedModel, template: Template | OwnTemplate, image: str
+) -> Iterator[str]:
+    """The template as Jinja text, in the forms of which one suits the tokenizer."""
+    if isinstance(template, OwnTemplate):
+        yield template.of(loaded.tokenizer, loaded.layout.literal).jinja(image)
+        return
+    for gaps in itertools.product(("", " "), ("", " ")):
+        yield jinja(template, image=image, gaps=gaps)
+
+
+def _same_ids(processor: Any, loaded: LoadedModel, template: Template | OwnTemplate) -> bool:
     """Whether conversations of all kinds of turns have the ids of a fit, with images or not."""
     kinds: tuple[Sequence[Turn], ...] = (
         turns_of_rounds([("What is drawn? 数", "A fig.\n"), ("Sure?", "7")], image=True),
@@ -125,7 +143,7 @@ def _several(*texts: str) -> list[Turn]:
 
 
 def _has_same_ids(
-    processor: Any, loaded: LoadedModel, template: Template, turns: Sequence[Turn]
+    processor: Any, loaded: LoadedModel, template: Template | OwnTemplate, turns: Sequence[Turn]
 ) -> bool:
     count = sum(len(turn.images) for turn in turns)
     tokens = loaded.encoder(template).turns(turns, [loaded.layout.tokens((8, 5))] * count)

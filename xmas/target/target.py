@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from xmas.data.pool import Pool
+from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Template
 from xmas.models.families import Exportable, family_of
 from xmas.models.precision import cast_parameters
@@ -53,7 +54,7 @@ class Target(ModelOnPool, Stage):
     start: StartPoint
     recipe: Recipe
     lora: Lora | None = dataclasses.field(default_factory=Lora)  # null: all but the tower
-    template: Template = dataclasses.field(default_factory=Template)
+    template: Template | OwnTemplate = dataclasses.field(default_factory=Template)
     seed: int = 0
     cache_vision: bool = False  # tower features computed once and kept on disk: for small images
     max_length: int = 2048  # tokens of a row, the image counted

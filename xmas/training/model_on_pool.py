@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from xmas.data.pool import Pool
+from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Plain, Template
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.checked_images import CheckedImages
@@ -43,7 +44,7 @@ class OnPool(Protocol):
     def start(self) -> StartPoint: ...
 
     @property
-    def template(self) -> Template | Plain: ...
+    def template(self) -> Template | Plain | OwnTemplate: ...
 
     @property
     def max_length(self) -> int:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xmas.data.pool import Pool
+from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Template
 from xmas.models.start_point import StartPoint
 from xmas.models.vlm import LoadedModel, freeze_tower
@@ -34,7 +35,7 @@ class Proxy(ModelOnPool, Stage):
     pool: Pool
     start: StartPoint
     recipe: Recipe
-    template: Template = dataclasses.field(default_factory=Template)
+    template: Template | OwnTemplate = dataclasses.field(default_factory=Template)
     snapshots: int = 7  # steps whose weights are saved; project page of XMAS
     seed: int = 0
     cache_vision: bool = True  # tower features computed once and kept on disk

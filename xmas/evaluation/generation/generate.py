@@ -78,7 +78,7 @@ def generate_answers(
     groups_with_images = load_images(todo, image_reader(parts), workers)
     options: Any = {
         "max_new_tokens": max_new_tokens,
-        "eos": parts.tokenizer.eos_token_id,
+        "eos": encoder.end,
         "graphs": graphs,
     }
     if batch == 1:

@@ -15,8 +15,10 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from xmas.data.turns import Turn, turns_of_rounds
-from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.layout import FEATURE, NO_TEXT, Around
+from xmas.models.chat.own_template import OwnTemplate, TokenizerTemplate
 from xmas.models.chat.template import Plain, Template
+from xmas.models.chat.whole_text import TokenisedText
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 NO_IMAGE: Int[np.ndarray, " 0"] = np.zeros(0, dtype=np.int32)
@@ -81,21 +83,31 @@ class Encoder:
     """Conversations to `Tokens` for one tokenizer and template.
 
     `literal` is the text that the tokenizer would read as the image token; in a conversation it
-    stays text.
+    stays text. `around` is text that the model's processor writes before and after the tokens of
+    an image, for the tokenizer's own template; another one has such text itself.
     """
 
     def __init__(
         self,
         tokenizer: Any,
-        template: Template | Plain,
+        template: Template | Plain | OwnTemplate,
         *,
         literal: str | None = None,
+        around: Around = NO_TEXT,
         max_length: int = 2048,
     ) -> None:
         self.tokenizer = tokenizer
-        self.template = template
+        self.own: TokenizerTemplate | None = None
+        if isinstance(template, OwnTemplate):
+            self.own = template.of(tokenizer, literal, around)
+        self.template = self.own or template
         self.literal = literal
         self.max_length = max_length
+
+    @property
+    def end(self) -> int:
+        """The token at which an answer ends."""
+        return self.tokenizer.eos_token_id if self.own is None else self.own.end
 
     def conversation(
         self,
@@ -128,15 +140,14 @@ class Encoder:
         """
         chunks, answers = self.template.render(turns)
         ids, labelled, places = [], [], []
-        for number, chunk in enumerate(chunks):
+        if len(chunks) != len(images) + 1:
+            raise ValueError(f"{len(images)} images for {len(chunks) - 1} places in the turns")
+        for number, (chunk_ids, offsets) in enumerate(self._tokenised(chunks, images)):
             if number:
                 places.append(len(ids))
-            chunk_ids, offsets = self._tokenise(chunk, first=number == 0)
             spans = [(start, stop) for which, start, stop in answers if which == number]
             ids += chunk_ids
             labelled += [any(a < stop and start < b for start, stop in spans) for a, b in offsets]
-        if len(places) != len(images):
-            raise ValueError(f"{len(images)} images for {len(places)} places in the turns")
         image_tokens = sum(map(len, images))
         room = self.max_length - image_tokens
         if places and places[-1] > room:
@@ -158,13 +169,22 @@ class Encoder:
         if isinstance(self.template, Plain):
             raise ValueError("the captions template has no questions; give a chat template")
         ids, places = [], []
-        for number, chunk in enumerate(self.template.prompt(question, image=image is not None)):
+        images = () if image is None else (image,)
+        chunks = self.template.prompt(question, image=image is not None)
+        for number, (chunk_ids, _) in enumerate(self._tokenised(chunks, images)):
             if number:
                 places.append(len(ids))
-            ids += self._tokenise(chunk, first=number == 0)[0]
+            ids += chunk_ids
         labelled = np.zeros(len(ids), dtype=bool)
-        images = () if image is None else (image,)
         return Tokens(np.array(ids, dtype=np.int32), labelled, tuple(places), images)
+
+    def _tokenised(
+        self, chunks: Sequence[str], images: Sequence[Int[np.ndarray, " _"]]
+    ) -> list[TokenisedText]:
+        """Ids and character offsets of every chunk."""
+        if self.own is None:
+            return [self._tokenise(chunk, first=not number) for number, chunk in enumerate(chunks)]
+        return self.own.tokenised(chunks, images)
 
     def _tokenise(self, chunk: str, *, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and character offsets of a chunk; the begin mark only on the first.

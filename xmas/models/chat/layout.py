@@ -34,6 +34,25 @@ class Layout(Protocol):
         ...
 
 
+Around = tuple[str, str]
+NO_TEXT: Around = ("", "")
+
+
+@runtime_checkable
+class HasTextAround(Protocol):
+    """A layout whose model's processor writes text before and after the tokens of an image, which
+    is tokenised with that of the turn, as Gemma 3's line breaks.
+    """
+
+    @property
+    def around(self) -> Around: ...
+
+
+def text_around(layout: Layout) -> Around:
+    """The text that a model's processor writes before and after the tokens of an image."""
+    return layout.around if isinstance(layout, HasTextAround) else NO_TEXT
+
+
 @runtime_checkable
 class OneTileLayout(Protocol):
     """A layout that cuts an image into tiles only where its row has no other image."""

@@ -18,7 +18,8 @@ from xmas.data.images.files import image_size
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
 from xmas.models.chat.labels import Encoder, ImageCutError, Tokens
-from xmas.models.chat.layout import Fixed, HasLayout, Layout, tokens_of_row
+from xmas.models.chat.layout import Fixed, HasLayout, Layout, text_around, tokens_of_row
+from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Plain, Template
 from xmas.store import Made, Stage, Store
 from xmas.store.progress import bar
@@ -45,7 +46,7 @@ class Tokenised(Stage):
 
     pool: Pool
     tokenizer: str | Made  # a folder, or a name on the hub
-    template: Template | Plain = dataclasses.field(default_factory=Template)
+    template: Template | Plain | OwnTemplate = dataclasses.field(default_factory=Template)
     image: int | HasLayout = 576  # tokens of any image, or the start point that knows them
     max_length: int = 2048  # tokens of a row, the image counted
 
@@ -54,10 +55,12 @@ class Tokenised(Stage):
 
         source = self.tokenizer
         name = store.find(source) if isinstance(source, Made) else source
+        layout = self.layout(store)
         return Encoder(
             AutoTokenizer.from_pretrained(name),
             self.template,
-            literal=self.layout(store).literal,
+            literal=layout.literal,
+            around=text_around(layout),
             max_length=self.max_length,
         )
 

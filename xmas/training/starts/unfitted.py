@@ -5,6 +5,7 @@ import dataclasses
 from torch import Tensor
 
 from xmas.data.pool import Pool
+from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Template
 from xmas.models.start_point import StartPoint
 from xmas.store import Store, volatile
@@ -18,7 +19,7 @@ class Unfitted(ModelOnPool):
 
     pool: Pool
     start: StartPoint
-    template: Template = dataclasses.field(default_factory=Template)
+    template: Template | OwnTemplate = dataclasses.field(default_factory=Template)
     cache_vision: bool = False  # tower features computed once and kept on disk: for small images
     max_length: int = 2048  # tokens of a row, the image counted
     hardware: Hardware = volatile(default_factory=Hardware)

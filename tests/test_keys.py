@@ -37,6 +37,7 @@ NEW = {  # came later; hashed under the name they have
     "HeldOutSplit",
     "Icons",
     "Influence",
+    "OwnTemplate",
     "Prism",
     "Scalselect",
     "Shallow",
@@ -183,7 +184,7 @@ def bearing(dataclasses_of_xmas, compose) -> set[type]:
         found |= set(identities(build(cfg)))
     own_pool = compose("pool=files", *FILES)
     found |= set(identities(build(own_pool.clusters)))
-    for group in ("selector", "start"):  # the root holds one of them
+    for group in ("selector", "start", "template"):  # the root holds one of them
         found |= set(identities(build(every.every[group]), inside=True))
     return {cls for cls in found if cls.__module__.startswith("xmas.")}
 

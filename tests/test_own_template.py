@@ -6,6 +6,7 @@ text; their words, marks and line breaks are facts of these models.
 
 import dataclasses
 import itertools
+import json
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,12 @@ from xmas.cli.config import build
 from xmas.data.turns import ASSISTANT, SYSTEM, USER, Turn
 from xmas.models.chat.labels import Encoder, Tokens
 from xmas.models.chat.layout import FEATURE
+from xmas.models.chat.messages import message_of
 from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Template
-from xmas.store import describe
+from xmas.models.vlm import load
+from xmas.store import Store, describe
+from xmas.target.hf_folder import describe as describe_folder
 
 PARTS = (
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -95,10 +99,17 @@ LLAMA3 = (  # a language model's, contents as text
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
     "{% endif %}"
 )
+TEXT_ALONE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{{ message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>' + role + '\n' }}{% endif %}"
+)
 MARKED = (  # as TRL's for training: answers marked, the end among them
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['role'] == 'assistant' %}{% generation %}" + PARTS.replace("IMAGE", "<image>")
-    + "<|im_end|>{% endgeneration %}\n{% else %}" + PARTS.replace("IMAGE", "<image>")
+    "{% if message['role'] == 'assistant' %}{% generation %}"
+    + PARTS.replace("IMAGE", "<image>")
+    + "<|im_end|>{% endgeneration %}\n{% else %}"
+    + PARTS.replace("IMAGE", "<image>")
     + "<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -189,16 +200,10 @@ def encoder_of(name: str, tokenizer: Any) -> Encoder:
 
 def message(turn: Turn, model: Model) -> dict[str, Any]:
     """A turn as others pass it: parts, or one text for a language model's template."""
-    first, *later = turn.pieces()
     if model.template == LLAMA3:
-        gap = "\n" if turn.opens and turn.text else ""
-        return {"role": turn.role, "content": (model.image * len(turn.images) + gap + turn.text)
-                if turn.opens else model.image.join(turn.pieces())}  # fmt: skip
-    parts = [{"type": "text", "text": first}] if first or not later else []
-    for piece in later:
-        parts.append({"type": "image"})
-        parts += [{"type": "text", "text": piece}] if piece else []
-    return {"role": turn.role, "content": parts}
+        text = turn.written("\n" if turn.text else "").replace("<image>", model.image)
+        return {"role": turn.role, "content": text}
+    return message_of(turn)
 
 
 def by_transformers(
@@ -253,7 +258,9 @@ def test_the_ids_are_those_of_apply_chat_template(tokenizers, name, kind):
         for marked, run in itertools.groupby(zip(labelled, ids, strict=True), lambda pair: pair[0])
         if marked
     ]
-    assert [tokenizer.decode(run[:-1]).strip() for run in runs] == [text.strip() for text in answers]
+    assert [tokenizer.decode(run[:-1]).strip() for run in runs] == [
+        text.strip() for text in answers
+    ]
     assert all(run[-1] == end for run in runs)
 
 
@@ -270,7 +277,7 @@ def test_a_prompt_is_what_the_answer_of_a_fit_follows(tokenizers, name, image):
     assert prompt.whole(token).tolist() == ids
     fitted = encoder.turns([question, Turn(ASSISTANT, "a disc")], [tokens] * image)
     assert fitted.whole(token)[: len(ids)].tolist() == ids
-    assert not fitted.whole_labels()[len(ids) - 1] != -100
+    assert fitted.whole_labels()[len(ids) - 1] == -100
 
 
 def test_marks_of_the_template_are_its_labels_and_the_end_that_follows_them(tokenizers):
@@ -301,7 +308,10 @@ REFUSED = {
     "another header": (LLAVA_OV, "up to turn 2 otherwise"),
     "no end": (LLAVA_15, "would not learn to stop"),
     "no prompt": (QWEN3_VL.partition("{% if add_generation_prompt %}")[0], "add_generation_prompt"),
-    "no image": (QWEN3_VL.replace("<|vision_start|><|image_pad|><|vision_end|>", ""), "nothing for"),
+    "no image": (
+        QWEN3_VL.replace("<|vision_start|><|image_pad|><|vision_end|>", ""),
+        "nothing for",
+    ),
     "another image": (QWEN3_VL.replace("<|image_pad|>", ""), "and not <|image_pad|>"),
     "no template": (None, "no chat template"),
     "the date": (QWEN3_VL + "{{ strftime_now('%d %b %Y') }}", "template.options.date_string"),
@@ -315,8 +325,7 @@ def test_a_template_that_a_fit_cannot_use_is_refused_with_the_reason(tokenizers,
     try:
         tokenizer.chat_template = text
         with pytest.raises(ValueError, match=reason) as refusal:
-            encoder = encoder_of("qwen3_vl", tokenizer)
-            encoder.turns(CONVERSATIONS["text"], [])  # thinking alone is noticed in a second round
+            encoder_of("qwen3_vl", tokenizer).turns(CONVERSATIONS["text"], [])
     finally:
         tokenizer.chat_template = own
     assert "template=" in str(refusal.value) or kind == "the date"
@@ -324,7 +333,7 @@ def test_a_template_that_a_fit_cannot_use_is_refused_with_the_reason(tokenizers,
 
 def test_turns_that_the_template_refuses_are_an_error_of_the_row(tokenizers):
     turns = [Turn(USER, "What?"), Turn(USER, "Sure?"), Turn(ASSISTANT, "yes")]
-    with pytest.raises(ValueError, match="refuses the conversation: .*alternate"):
+    with pytest.raises(ValueError, match=r"refuses the conversation: .*alternate"):
         tokens_of("gemma3", tokenizers["gemma3"], turns)
 
 
@@ -386,3 +395,32 @@ def test_own_takes_the_place_of_a_model_s_explicit_template(compose, node):
     choice = {"proxy": "proxy=smolvlm_256m", "target": "target=llava15_13b"}[node]
     cfg = compose(choice, f"template@{node}.template=own")
     assert build(cfg[node]).template == OwnTemplate()
+
+
+def test_a_processor_s_template_comes_with_the_start_point_and_is_exported(tmp_path):
+    """Written by transformers 4 for the processor alone, in a file no tokenizer reads."""
+    start = tiny.start("phi", tmp_path / "hub")
+    (tmp_path / "hub" / "chat_template.json").write_text(json.dumps({"chat_template": MARKED}))
+    loaded = load(Store(str(tmp_path / "store")).get(start))
+    tokens = loaded.encoder(OwnTemplate()).turns(
+        CONVERSATIONS["image"], [loaded.layout.tokens(None)]
+    )
+    assert "<|im_start|>assistant\na disc<|im_end|>" in loaded.tokenizer.decode(tokens.ids)
+    (tmp_path / "out").mkdir()
+    describe_folder(loaded, OwnTemplate(), "float32", tmp_path / "out")  # compares the ids
+    written = (tmp_path / "out" / "chat_template.jinja").read_text()
+    assert written == MARKED.replace("<image>", "<image_here>")  # the former is another token here
+    ends = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
+    assert loaded.tokenizer.convert_ids_to_tokens(ends) == "<|im_end|>"
+    assert loaded.tokenizer.eos_token != "<|im_end|>"
+
+
+def test_a_language_model_s_template_is_exported_with_places_for_images(tmp_path):
+    start = tiny.start("phi", tmp_path / "hub")
+    loaded = load(Store(str(tmp_path / "store")).get(start))
+    loaded.tokenizer.chat_template = TEXT_ALONE
+    (tmp_path / "out").mkdir()
+    describe_folder(loaded, OwnTemplate({"role": "assistant"}), "float32", tmp_path / "out")
+    text = (tmp_path / "out" / "chat_template.jinja").read_text()
+    assert text.startswith('{%- set role = "assistant" -%}')
+    assert text.endswith(TEXT_ALONE)

@@ -48,9 +48,7 @@ class LoadedModel:
         config = self.model.config
         return family_of(config).layout(config, self.processor, self.tokenizer)
 
-    def encoder(
-        self, template: Template | Plain | OwnTemplate, max_length: int = 2048
-    ) -> Encoder:
+    def encoder(self, template: Template | Plain | OwnTemplate, max_length: int = 2048) -> Encoder:
         """How conversations become tokens for this model."""
         return Encoder(
             self.tokenizer,

@@ -15,8 +15,9 @@ from transformers import AddedToken, GenerationConfig, PreTrainedConfig
 
 from xmas.data.turns import ASSISTANT, USER, Turn, turn_of, turns_of_rounds
 from xmas.models.chat.jinja import jinja
-from xmas.models.chat.saved_tokenizer import pin
+from xmas.models.chat.messages import message_of
 from xmas.models.chat.own_template import OwnTemplate
+from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Template
 from xmas.models.families import exportable
 from xmas.models.vlm import LoadedModel
@@ -37,9 +38,7 @@ def hub_name(name: str, config: PreTrainedConfig) -> str:
     raise ValueError(f"{name}: no part of a {config.model_type} is called so")
 
 
-def describe(
-    loaded: LoadedModel, template: Template | OwnTemplate, dtype: str, out: Path
-) -> None:
+def describe(loaded: LoadedModel, template: Template | OwnTemplate, dtype: str, out: Path) -> None:
     """Write configuration, generation defaults, tokenizer, image processor and chat template.
 
     Raises ValueError: what is written gives other token ids for a question than a fit saw.
@@ -111,9 +110,7 @@ def _write_processor(
     _for_version_4(processor.image_processor, processor.chat_template, out)
 
 
-def _texts(
-    loaded: LoadedModel, template: Template | OwnTemplate, image: str
-) -> Iterator[str]:
+def _texts(loaded: LoadedModel, template: Template | OwnTemplate, image: str) -> Iterator[str]:
     """The template as Jinja text, in the forms of which one suits the tokenizer."""
     if isinstance(template, OwnTemplate):
         yield template.of(loaded.tokenizer, loaded.layout.literal).jinja(image)
@@ -149,22 +146,12 @@ def _has_same_ids(
     tokens = loaded.encoder(template).turns(turns, [loaded.layout.tokens((8, 5))] * count)
     fitted_ids = tokens.whole(loaded.model.config.image_token_id)
     text = processor.apply_chat_template(
-        [{"role": turn.role, "content": _parts(turn)} for turn in turns],
+        [message_of(turn) for turn in turns],
         add_generation_prompt=turns[-1].role == USER,
     )
     pictures = [Image.new("RGB", (5, 8))] * count
     inputs = processor(text=text, images=pictures or None)
     return inputs["input_ids"][0] == fitted_ids.tolist()
-
-
-def _parts(turn: Turn) -> list[dict[str, str]]:
-    """The content of a message, images where the turn has them."""
-    first, *later = turn.pieces()
-    parts = [{"type": "text", "text": first}] if first or not later else []
-    for piece in later:
-        parts.append({"type": "image"})
-        parts += [{"type": "text", "text": piece}] if piece else []
-    return parts
 
 
 def _for_version_4(images: Any, chat_template: str, out: Path) -> None:

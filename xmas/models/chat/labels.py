@@ -16,8 +16,9 @@ from jaxtyping import Bool, Int, Shaped
 
 from xmas.data.turns import Turn, turns_of_rounds
 from xmas.models.chat.layout import FEATURE, NO_TEXT, Around
-from xmas.models.chat.own_template import OwnTemplate, TokenizerTemplate
+from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Plain, Template
+from xmas.models.chat.tokenizer_template import TokenizerTemplate
 from xmas.models.chat.whole_text import TokenisedText
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out

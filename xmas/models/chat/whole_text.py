@@ -37,9 +37,11 @@ def tokenise_whole(
         for piece in pieces:
             first = number == 0 and place == 0
             marked = first and not piece.startswith(tokenizer.bos_token or "\0")
-            encoding = tokenizer(
-                piece, return_offsets_mapping=True, add_special_tokens=marked
-            ) if piece or first else {"input_ids": [], "offset_mapping": []}
+            encoding = (
+                tokenizer(piece, return_offsets_mapping=True, add_special_tokens=marked)
+                if piece or first
+                else {"input_ids": [], "offset_mapping": []}
+            )
             for id_, (start, stop) in zip(
                 encoding["input_ids"], encoding["offset_mapping"], strict=True
             ):

@@ -244,7 +244,7 @@ DEATHS: dict[str, Callable[[int], None]] = {
     "pass of k-means": lambda call: die_at(Assigner, "__call__", call),
     "centroids": lambda call: die_writing(checkpoint, call),
     "adapter": lambda call: die_at(PeftModel, "save_pretrained", call),
-    "question": lambda call: die_at(generating, "_line", call),
+    "question": lambda call: die_at(generating, "answer_line", call),
     "answers": lambda call: die_writing(generating, call),
     "progress bar": lambda call: die_at(Bar, "show", call),
 }
@@ -284,7 +284,7 @@ def work(given: dict[str, Any]) -> None:
     lingers = given.get("lingers", {})
     count(root / f"scanned-{os.environ.get('RANK')}.log", Scan, "_batches")
     count(root / "steps.log", FitModule, "training_step", lingers.get("steps"))
-    count(root / "answered.log", generating, "_line", lingers.get("answered"))
+    count(root / "answered.log", generating, "answer_line", lingers.get("answered"))
     count(root / "looks.log", Activations, "features")
     count(root / "read.log", AnswerScorer, "_values")
     for pass_of in ((Activations, "features"), (AnswerScorer, "_values"), (Clip, "images")):

@@ -176,7 +176,7 @@ def test_an_experiment_wins_over_the_root(compose):
     demo = OmegaConf.load(CONF / "experiment" / "demo.yaml")
     cfg = compose()
     assert cfg.max_length == demo.max_length != root.max_length
-    assert cfg.generation.batch == demo.generation.batch != root.generation.batch
+    assert cfg.generation.batch == demo.answering.batch != root.answering.batch
     assert cfg.clusters.trajectories.k == demo.clusters.trajectories.k == 100
     smoke = compose("experiment=smoke")
     assert smoke.clusters.trajectories.k == 10

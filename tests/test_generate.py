@@ -12,8 +12,8 @@ from toy import Toy, draw
 
 from xmas.data.images.files import open_image
 from xmas.evaluation.generation import generate as module
+from xmas.evaluation.generation.answer_file import GenerationError
 from xmas.evaluation.generation.generate import generate_answers
-from xmas.evaluation.generation.prompts import GenerationError
 from xmas.evaluation.generation.settings import Generation, derangement
 from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.outcomes import Kept, Outcomes
@@ -138,7 +138,7 @@ class Stopped(BaseException):
 
 
 def stop_after(monkeypatch, answers: int) -> None:
-    original, count = module._line, 0
+    original, count = module.answer_line, 0
 
     def stops(*given: Any) -> dict[str, Any]:
         nonlocal count
@@ -147,7 +147,7 @@ def stop_after(monkeypatch, answers: int) -> None:
         count += 1
         return original(*given)
 
-    monkeypatch.setattr(module, "_line", stops)
+    monkeypatch.setattr(module, "answer_line", stops)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -167,9 +167,9 @@ def test_an_interrupted_attempt_asks_only_what_it_lacks(
     with partial.open("ab") as file:
         file.write(torn)
     answered = []
-    original = module._line
+    original = module.answer_line
     monkeypatch.setattr(
-        module, "_line", lambda one, *rest: answered.append(one) or original(one, *rest)
+        module, "answer_line", lambda one, *rest: answered.append(one) or original(one, *rest)
     )
     assert ask(batch=batch) == whole
     assert len(answered) == QUESTIONS - answers
@@ -270,8 +270,8 @@ def test_logits_that_are_not_finite_stop_the_run_with_the_question_named(
 def test_answers_may_hold_any_letter_and_line_ends_of_any_kind(ask, monkeypatch, tmp_path):
     """U+2028 and its like end a line for `splitlines`, and no other reader of JSON lines."""
     said = "é 数\u2028a\x85b\x0cc\r\nd"
-    original = module._line
-    monkeypatch.setattr(module, "_line", lambda one, text, name: original(one, said, name))
+    original = module.answer_line
+    monkeypatch.setattr(module, "answer_line", lambda one, text, name: original(one, said, name))
     assert {line["text"] for line in ask()} == {said}
     written = (tmp_path / "answers.jsonl").read_bytes()
     assert written.count("é 数".encode()) == written.count(b"\n") == QUESTIONS
@@ -415,8 +415,10 @@ def test_controls_are_shuffled_or_none(toy, shapes):
 
 
 def test_answers_of_any_letters_are_scored(toy, shapes, monkeypatch):
-    original = module._line
-    monkeypatch.setattr(module, "_line", lambda one, text, name: original(one, "a\u2028", name))
+    original = module.answer_line
+    monkeypatch.setattr(
+        module, "answer_line", lambda one, text, name: original(one, "a\u2028", name)
+    )
     folder = toy.store.get(Score(shapes, toy.target(), dataclasses.replace(FLOAT32, seed=4)))
     assert json.loads((folder / "score.json").read_text())["score"] == 100
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from xmas.evaluation.generation.answer_file import discard_parts
+from xmas.evaluation.generation.endpoint_generation import EndpointGeneration
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.given_answers import OfGivenAnswers
 from xmas.evaluation.json_files import json_lines
@@ -18,12 +20,9 @@ from xmas.selection.protocol import name_of
 from xmas.store import (
     Stage,
     Store,
-    describe,
     distributed,
     key,
     nearest_stages,
-    versions,
-    write_atomically,
 )
 from xmas.target.target import Target
 
@@ -47,7 +46,7 @@ class Score(Stage):
 
     benchmark: Benchmark
     target: Target
-    generation: Generation = dataclasses.field(default_factory=Generation)
+    generation: Generation | EndpointGeneration = dataclasses.field(default_factory=Generation)
 
     def inputs(self) -> list[Stage]:
         target = self.target
@@ -58,7 +57,12 @@ class Score(Stage):
         return [*files, target, target.start, target.subset]
 
     def check(self, store: Store) -> None:
-        """Raises ValueError: answers that are given have no control with other pictures."""
+        """Raises ValueError: answers that are given have no control with other pictures; or what
+        answers cannot be asked: the target is not trained, so that no server has it.
+        """
+        if isinstance(self.generation, EndpointGeneration):
+            self.generation.check()
+            self._check_trained(store)
         if isinstance(self.benchmark, OfGivenAnswers) and self.generation.control != "none":
             name = self.benchmark.name
             raise ValueError(
@@ -66,9 +70,14 @@ class Score(Stage):
                 f"could control; leave it out with ~suite.{name}"
             )
 
-    def compute(self, store: Store, out: Path) -> None:
-        from xmas.evaluation.generation.generate import discard_parts
+    def _check_trained(self, store: Store) -> None:
+        if not store.path(self.target).exists():
+            raise ValueError(
+                f"generation=endpoint: target {key(self.target)} is not trained yet, so that no "
+                "server has it; make its folder with goal=export, serve it, and run this again"
+            )
 
+    def compute(self, store: Store, out: Path) -> None:
         if isinstance(self.benchmark, OfGivenAnswers):
             answers_given = self._losses(self.benchmark).read(store)
             if distributed.rank_and_world()[0] == 0:
@@ -80,7 +89,14 @@ class Score(Stage):
             self.benchmark.check()
         answers = out / "answers.jsonl"
         if not answers.exists():
-            self._answer(store, answers)
+            self.generation.answer(
+                self.target,
+                self.benchmark.asked(store),
+                store=store,
+                max_new_tokens=self.benchmark.max_new_tokens,
+                label=self.benchmark.name,
+                out=answers,
+            )
         if distributed.rank_and_world()[0] > 0:
             return
         with distributed.sharing(False):
@@ -91,6 +107,12 @@ class Score(Stage):
     def _losses(self, benchmark: OfGivenAnswers) -> "xmas.evaluation.answer_losses.AnswerLosses":
         from xmas.evaluation.answer_losses import AnswerLosses
 
+        if isinstance(self.generation, EndpointGeneration):
+            raise ValueError(
+                f"{benchmark.name} needs the probabilities of given answers, which chat "
+                "completions do not have: score it with generation=local, or leave it out with "
+                f"~suite.{benchmark.name}"
+            )
         return AnswerLosses(self.target, benchmark.scored_rows(), self.generation.precision)
 
     def _write(self, store: Store, out: Path, scored: Scored) -> None:
@@ -99,47 +121,6 @@ class Score(Stage):
             scored.outcomes.save(out / "outcomes.npz")
         (out / "score.json").write_text(json.dumps(record, indent=2))
         (out / "run.json").write_text(json.dumps(self._run(store), indent=2))
-
-    def _answer(self, store: Store, answers: Path) -> None:
-        """Generate answers with the target, and write `generation.json`."""
-        import torch
-
-        from xmas.evaluation.generation.generate import generate_answers
-        from xmas.evaluation.loaded_target import load_target
-        from xmas.models.device import device_for
-
-        questions = self.benchmark.asked(store)
-        order = self.generation.image_order(questions)
-        device = device_for(self.target.hardware.accelerator)
-        parts = load_target(self.target, store, getattr(torch, self.generation.precision), device)
-        how = {
-            "protocol": self.generation.protocol(),
-            "batch": self.generation.batch,
-            "dtype": str(parts.model.dtype).removeprefix("torch."),
-            "attention": parts.model.config.text_config._attn_implementation,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "max_new_tokens": self.benchmark.max_new_tokens,
-            "template": describe(self.target.template),
-            "versions": versions(),
-        }
-        if distributed.rank_and_world()[0] == 0:
-            write_atomically(
-                answers.with_name("generation.json"),
-                lambda path: path.write_text(json.dumps(how, indent=2)),
-            )
-        generate_answers(
-            parts,
-            parts.encoder(self.target.template, self.target.max_length),
-            questions,
-            max_new_tokens=self.benchmark.max_new_tokens,
-            batch=self.generation.batch,
-            out=answers,
-            model_id=f"{self.target.start.kind}-{key(self.target)}",
-            label=self.benchmark.name,
-            image_order=order,
-            workers=self.generation.workers,
-            graphs=self.generation.graphs,
-        )
 
     def _run(self, store: Store) -> dict[str, Any]:
         subset = self.target.subset
@@ -182,7 +163,7 @@ class Scores(Stage):
     suite: dict[str, Benchmark]
     target: Target
     reference: Reference
-    generation: Generation = dataclasses.field(default_factory=Generation)
+    generation: Generation | EndpointGeneration = dataclasses.field(default_factory=Generation)
     quick: int | None = None  # questions of a benchmark, in sweeps; null: all
 
     def benchmarks(self) -> dict[str, Benchmark]:

@@ -1,22 +1,24 @@
 """Greedy answers to a benchmark's questions, written line by line, resumable, on several ranks.
 
-Every process answers a share of the questions and appends lines to its own file, in the order in
-which they are finished. When all are finished, rank 0 sorts them into the order of the questions. A
-killed run therefore resumes from the lines on disk, whichever rank wrote them, also with another
-number of processes.
+Every process answers a share of the questions. A killed run resumes from the lines on disk, also
+with another number of processes; see `answer_file`.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xmas.evaluation.generation.answer_file import (
+    answer_line,
+    merge_parts,
+    part_of,
+    records_by_position,
+)
 from xmas.evaluation.generation.continuous_batch import ContinuousBatch
 from xmas.evaluation.generation.decode import decode_singly
 from xmas.evaluation.generation.prompts import (
-    GenerationError,
     PromptGroup,
     group_prompts,
     image_reader,
@@ -26,9 +28,8 @@ from xmas.evaluation.generation.prompts import (
 from xmas.evaluation.protocol import Question
 from xmas.models.chat.labels import Encoder
 from xmas.models.vlm import LoadedModel
-from xmas.store import write_atomically
 from xmas.store.distributed import barrier, rank_and_world
-from xmas.store.lines import appending, keep_whole_lines, whole_lines
+from xmas.store.lines import appending, keep_whole_lines
 from xmas.store.progress import bar
 
 _SYNC = 10.0  # seconds of answers that a power cut may cost; a killed process loses none
@@ -70,9 +71,9 @@ def generate_answers(
     rank, world = rank_and_world()
     order = range(len(questions)) if image_order is None else image_order.tolist()
     groups = group_prompts(parts, encoder, questions, image_order=order, label=label)
-    own = out.with_name(f"{out.name}.{rank}.partial")
+    own = part_of(out, rank)
     keep_whole_lines(own)
-    answered_ids = set(_lines(out, questions))
+    answered_ids = set(records_by_position(out, questions))
     barrier()  # until every rank has read what there is
     todo = _share(groups, answered_ids, rank, world)
     groups_with_images = load_images(todo, image_reader(parts), workers)
@@ -94,19 +95,13 @@ def generate_answers(
     ):
         for prompt, tokens in answers:
             text = parts.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-            line = _line(questions[prompt.position], text, model_id)
+            line = answer_line(questions[prompt.position], text, model_id)
             append({"position": prompt.position, "line": line})
             progress.update()
     barrier()
     if rank == 0:
-        _merge(out, questions, label)
+        merge_parts(out, questions, label)
     barrier()
-
-
-def discard_parts(out: Path) -> None:
-    """Remove the ranks' files from which `out` was merged, if any are left."""
-    for part in _parts(out):
-        part.unlink()
 
 
 def _share(groups: list[PromptGroup], done: set[int], rank: int, world: int) -> list[PromptGroup]:
@@ -117,61 +112,3 @@ def _share(groups: list[PromptGroup], done: set[int], rank: int, world: int) -> 
         if missing:
             todo.append(PromptGroup(group.image, missing))
     return todo[rank::world]
-
-
-def _parts(out: Path) -> list[Path]:
-    return sorted(out.parent.glob(f"{out.name}.*.partial"))
-
-
-def _lines(out: Path, questions: Sequence[Question]) -> dict[int, dict[str, Any]]:
-    """The answer lines of all ranks by their question's position.
-
-    Raises GenerationError: a line is not for the question at its position, or a question has two.
-    """
-    lines: dict[int, dict[str, Any]] = {}
-    for part in _parts(out):
-        for number, record in whole_lines(part).items():
-            position, line = record["position"], record["line"]
-            question = questions[position] if position < len(questions) else None
-            if question is None or (line["question_id"], line["prompt"]) != (
-                question.question_id, question.prompt
-            ):  # fmt: skip
-                raise GenerationError(
-                    f"{part}: line {number} answers question_id {line['question_id']!r}, which is "
-                    f"not question {position + 1} of this run; remove the file to start again"
-                )
-            if position in lines:
-                raise GenerationError(
-                    f"{part}: line {number} answers question_id {line['question_id']!r} a second "
-                    "time; remove the file to ask its questions again"
-                )
-            lines[position] = line
-    return lines
-
-
-def _merge(out: Path, questions: Sequence[Question], label: str) -> None:
-    """Sort all lines into the order of the questions. Raises GenerationError: one is missing."""
-    lines = _lines(out, questions)
-    missing = [number for number in range(len(questions)) if number not in lines]
-    if missing:
-        raise GenerationError(
-            f"{label}: {len(missing)} of {len(questions)} questions have no answer, the first is "
-            f"question_id {questions[missing[0]].question_id!r}; run the same command again"
-        )
-    ordered = "".join(
-        json.dumps(lines[position], ensure_ascii=False) + "\n" for position in range(len(questions))
-    )
-    write_atomically(out, lambda path: path.write_text(ordered, "utf-8"))
-    discard_parts(out)
-
-
-def _line(question: Question, text: str, model_id: str) -> dict[str, Any]:
-    return {
-        "question_id": question.question_id,
-        "prompt": question.prompt,
-        "text": text,
-        "answer_id": "",
-        "model_id": model_id,
-        "metadata": {},
-        **question.extra,
-    }

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from xmas.attention.prefix import can_be_shared
+from xmas.evaluation.generation.answer_file import GenerationError
 from xmas.evaluation.generation.kv_cache import SlotCache
-from xmas.evaluation.generation.prompts import GenerationError, ImageInputs, Prompt
+from xmas.evaluation.generation.prompts import ImageInputs, Prompt
 from xmas.models.language_inputs import LanguageInputs
 from xmas.models.vlm import embedded_inputs, positions_of, tower_features, unwrap
 

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from xmas.data.images.files import open_image
+from xmas.evaluation.generation.answer_file import GenerationError, name_of_question
 from xmas.evaluation.protocol import Question
 from xmas.models.chat.labels import Encoder
 from xmas.models.chat.layout import FEATURE
@@ -20,10 +21,6 @@ from xmas.models.vlm import LoadedModel
 
 Image = Path | bytes
 ImageInputs = dict[str, Tensor]  # what the model's processor makes of an image
-
-
-class GenerationError(ValueError):
-    """A question could not be answered; the message names it. Earlier answers are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +60,7 @@ def group_prompts(
     images: dict[object, Image | None] = {}
     for position, (question, source) in enumerate(zip(questions, image_order, strict=True)):
         image = questions[source].image
-        name = f"{label}: question {position + 1} (question_id {question.question_id!r})"
+        name = name_of_question(label, position, question)
         with naming_errors(name):
             prompt = _prompt(parts, encoder, question.prompt, image, position, name)
         key = ("without", position) if image is None else ("with", image)

@@ -2,12 +2,17 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xmas.evaluation.generation.answer_file import note_generation
 from xmas.evaluation.protocol import Question
-from xmas.store import volatile
+from xmas.store import Store, describe, distributed, key, versions, volatile
+
+if TYPE_CHECKING:
+    import xmas.target.target
 
 PRECISIONS = ("float16", "bfloat16", "float32", "float64")
 _SHORT = {"bf16": "bfloat16", "16": "float16", "32": "float32", "64": "float64"}
@@ -37,13 +42,7 @@ class Generation:
     graphs: bool = volatile(True)
 
     def __post_init__(self) -> None:
-        name = _SHORT.get(str(self.precision), self.precision)
-        if name not in PRECISIONS:
-            raise ValueError(
-                f"generation.precision={self.precision!r}: expected one of "
-                f"{', '.join((*PRECISIONS, *_SHORT))}"
-            )
-        object.__setattr__(self, "precision", name)
+        object.__setattr__(self, "precision", checked_precision(self.precision))
 
     def corrections(self) -> dict[str, Any]:
         """In 16 bits, rotary frequencies stay float32; before they were rounded too."""
@@ -58,15 +57,86 @@ class Generation:
 
         Raises ValueError: `control` is unknown, or fewer than two questions have an image.
         """
-        if self.control == "none":
-            return None
-        if self.control != "shuffled":
-            raise ValueError(f"generation.control={self.control!r}: expected none or shuffled")
-        return derangement(
-            [number for number, question in enumerate(questions) if question.image is not None],
-            len(questions),
-            np.random.default_rng(self.seed),
+        return shuffled_order(self.control, self.seed, questions)
+
+    def answer(
+        self,
+        target: "xmas.target.target.Target",
+        questions: Sequence[Question],
+        *,
+        store: Store,
+        max_new_tokens: int,
+        label: str,
+        out: Path,
+    ) -> None:
+        """Generate the answers of a target, and write `generation.json` next to them.
+
+        Args:
+            max_new_tokens: per answer.
+            label: the benchmark, in messages and progress.
+            out: LLaVA's answer lines, in the order of the questions.
+        """
+        import torch
+
+        from xmas.evaluation.generation.generate import generate_answers
+        from xmas.evaluation.loaded_target import load_target
+        from xmas.models.device import device_for
+
+        order = self.image_order(questions)
+        device = device_for(target.hardware.accelerator)
+        parts = load_target(target, store, getattr(torch, self.precision), device)
+        how = {
+            "protocol": self.protocol(),
+            "batch": self.batch,
+            "dtype": str(parts.model.dtype).removeprefix("torch."),
+            "attention": parts.model.config.text_config._attn_implementation,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "max_new_tokens": max_new_tokens,
+            "template": describe(target.template),
+            "versions": versions(),
+        }
+        if distributed.rank_and_world()[0] == 0:
+            note_generation(out, how)
+        generate_answers(
+            parts,
+            parts.encoder(target.template, target.max_length),
+            questions,
+            max_new_tokens=max_new_tokens,
+            batch=self.batch,
+            out=out,
+            model_id=f"{target.start.kind}-{key(target)}",
+            label=label,
+            image_order=order,
+            workers=self.workers,
+            graphs=self.graphs,
         )
+
+
+def checked_precision(precision: Any) -> str:
+    """The name of a torch dtype. Raises ValueError: there is none."""
+    name = _SHORT.get(str(precision), precision)
+    if name not in PRECISIONS:
+        raise ValueError(
+            f"generation.precision={precision!r}: expected one of "
+            f"{', '.join((*PRECISIONS, *_SHORT))}"
+        )
+    return name
+
+
+def shuffled_order(control: str, seed: int, questions: Sequence[Question]) -> np.ndarray | None:
+    """The question whose image each question is shown; None: its own.
+
+    Raises ValueError: `control` is unknown, or fewer than two questions have an image.
+    """
+    if control == "none":
+        return None
+    if control != "shuffled":
+        raise ValueError(f"generation.control={control!r}: expected none or shuffled")
+    return derangement(
+        [number for number, question in enumerate(questions) if question.image is not None],
+        len(questions),
+        np.random.default_rng(seed),
+    )
 
 
 def derangement(members: list[int], count: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,7 @@
 """An OpenAI-compatible endpoint on this machine, whose replies a test writes.
 
 `say` gets the request's body and how often this very prompt has come before, and gives a text or a
-`Fault`.
+`Fault`. `models` are what it says it serves; None: it has no such page.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ os.environ["no_proxy"] = "127.0.0.1"  # what stands between here and elsewhere s
 class Fault:
     """A response that is no completion, or comes late."""
 
-    status: int = 200
+    status: int = 200  # 0: the connection is dropped
     body: str = ""
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     delay: float = 0.0  # seconds
@@ -38,14 +38,16 @@ def completion(content: str | None, served: str = "fake-0613") -> str:
 
 
 def prompt_of(body: dict[str, Any]) -> str:
-    return body["messages"][-1]["content"]
+    """The text of the last message, without its images."""
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else content[-1]["text"]
 
 
 class FakeJudge:
     """A context manager; `requests` and `headers` of all that came, in order."""
 
-    def __init__(self, say: Say) -> None:
-        self.say = say
+    def __init__(self, say: Say, models: list[dict[str, Any]] | None = None) -> None:
+        self.say, self.models = say, models
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.at_once = 0  # the most there ever were
@@ -95,6 +97,17 @@ class FakeJudge:
                     said = Fault(body=completion(said))
                 time.sleep(said.delay)
                 fake._gone()
+                if said.status == 0:
+                    self.close_connection = True
+                    return
+                self._send(said)
+
+            def do_GET(self) -> None:
+                assert self.path == "/v1/models"
+                models = json.dumps({"object": "list", "data": fake.models})
+                self._send(Fault(404) if fake.models is None else Fault(body=models))
+
+            def _send(self, said: Fault) -> None:
                 with contextlib.suppress(ConnectionError):  # who asked did not wait
                     self.send_response(said.status, said.reason)
                     for name, value in said.headers.items():

@@ -45,6 +45,7 @@ from xmas.estimate.stage_estimates import StageEstimate
 from xmas.estimate.work import Context, Phase, Work, work
 from xmas.evaluation.benchmarks.gqa import Gqa
 from xmas.evaluation.benchmarks.sqa import Sqa
+from xmas.evaluation.generation.endpoint_generation import EndpointGeneration
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.quick import Quick
 from xmas.evaluation.reference import Reference
@@ -546,6 +547,15 @@ def test_an_image_passes_the_tower_once_however_often_it_is_asked_about(toy, tmp
         4241, 4241 * 64 + 2017 * 16, 2224 * 64**2 + 2017 * 80**2, images=2017
     )  # prompts of 64 tokens; 2,017 of them with an image of 16
     assert sqa.flops == pytest.approx(flops.generation(shape, load, towers=2017, new=8))
+
+
+def test_a_server_s_answers_cost_requests_and_tokens_and_no_flops_here(toy, empty):
+    """4,241 prompts of 64 tokens, 2,017 with an image of 16; 8 new tokens each."""
+    score = Score(Sqa("a", "a", "a", "."), toy.target(), EndpointGeneration(name="vllm-1"))
+    cost = work(score, context(empty))
+    assert "4,241 requests (official) to endpoint vllm-1, 0.30 M tokens of prompts" in cost.what
+    assert "0.03 M of answers" in cost.what
+    assert cost.seconds(H100) == 0.0
 
 
 H100 = Hardware("gpu", device=Device("H100", 989, 67, 3350, 80))

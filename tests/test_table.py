@@ -377,6 +377,20 @@ def test_a_store_of_two_protocols_is_refused_until_one_is_chosen(store, filled):
         Table(protocol="batch 2").make(store)
 
 
+def test_a_server_s_answers_are_never_next_to_local_ones_whatever_the_benchmark(store, filled):
+    """An average over benchmarks would mix them."""
+    served = "endpoint vllm, float16, temperature 0"
+    for name in ("full", "length"):
+        filled(name, "pope", 50.0, protocol=served)
+    with pytest.raises(
+        TableError,
+        match=r"pope was answered by a server \(endpoint vllm.*\(batch 1: .*table\.protocol=",
+    ):
+        Table().make(store)
+    _, lines = shown(store, protocol="endpoint vllm")
+    assert {line["benchmark"] for line in lines} == {"pope", "ARP"}
+
+
 def test_answers_made_in_different_ways_are_refused_whatever_the_protocol_says(store, filled):
     filled("length", "gqa", 30, answered={"precision": "float16"})
     with pytest.raises(

@@ -108,10 +108,11 @@ class Score(Stage):
         from xmas.evaluation.answer_losses import AnswerLosses
 
         if isinstance(self.generation, EndpointGeneration):
+            name = self.benchmark.name
             raise ValueError(
-                f"{benchmark.name} needs the probabilities of given answers, which chat "
+                f"{name} needs the probabilities of given answers, which chat "
                 "completions do not have: score it with generation=local, or leave it out with "
-                f"~suite.{benchmark.name}"
+                f"~suite.{name}"
             )
         return AnswerLosses(self.target, benchmark.scored_rows(), self.generation.precision)
 

@@ -4,8 +4,9 @@ A subset's score says little alone, so every score is taken relative to its refe
 to an ARP, see `arp`. Scores that would compare two things at once are refused: one benchmark has
 one split, metric, protocol and number of questions, and the same files, prompts, judge and
 generation settings. A run that lacks a benchmark gets no ARP over it, since a mean over fewer would
-favour or punish it. Controls with shuffled images are left out, and benchmarks that have no
-question here, such as short answers in a pool without any: these are scores of nothing.
+favour or punish it. A server's answers and local ones are never in one table, on any benchmark.
+Controls with shuffled images are left out, and benchmarks that have no question here, such as short
+answers in a pool without any: these are scores of nothing.
 
 Runs that share selector, budget and seed but not their settings are rows of their own; a seed is
 not a setting.
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from xmas.evaluation.facts import in_order
+from xmas.evaluation.generation.endpoint_generation import SERVED
 from xmas.results.arp import averages, mean_ranks, ranks, reasons, reference_means
 from xmas.results.leaderboard_rows import Row, row_of
 from xmas.results.score_records import Run, TableError
@@ -112,6 +114,7 @@ def _references(members: list[Run]) -> list[Run]:
 
 def _benchmarks(members: list[Run]) -> dict[str, Run]:
     """A run for every benchmark, in order. Raises TableError: its runs were measured unalike."""
+    _check_one_generator(members)
     benchmarks = {}
     for name in in_order(run.benchmark for run in members):
         runs = [run for run in members if run.benchmark == name]
@@ -119,6 +122,18 @@ def _benchmarks(members: list[Run]) -> dict[str, Run]:
             _check_alike(name, runs[0], run)
         benchmarks[name] = runs[0]
     return benchmarks
+
+
+def _check_one_generator(members: list[Run]) -> None:
+    """Raise TableError if some answers came from a server and others did not."""
+    by_server = {run.protocol.startswith(SERVED): run for run in members}
+    if len(by_server) > 1:
+        served, local = by_server[True], by_server[False]
+        raise TableError(
+            f"{served.benchmark} was answered by a server ({served.protocol}: {served.folder}), "
+            f"{local.benchmark} was not ({local.protocol}: {local.folder}); these do not compare: "
+            f'choose with table.protocol="{served.protocol}" or "{local.protocol}"'
+        )
 
 
 def _check_alike(name: str, first: Run, other: Run) -> None:

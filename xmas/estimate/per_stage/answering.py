@@ -13,6 +13,7 @@ from xmas.estimate.flops import Load
 from xmas.estimate.per_stage.fits import bits
 from xmas.estimate.question_counts import QuestionCounts, count_questions
 from xmas.estimate.work import Context, Phase, Work, work
+from xmas.evaluation.generation.endpoint_generation import EndpointGeneration
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.given_answers import OfGivenAnswers
 from xmas.evaluation.protocol import Judged
@@ -37,6 +38,10 @@ def _(stage: Score, context: Context) -> Work:
     assumed = context.assumed
     typical = assumed.essay if isinstance(stage.benchmark, Judged) else assumed.answer
     new = min(typical, stage.benchmark.max_new_tokens)
+    if isinstance(stage.generation, EndpointGeneration):
+        return _asking(
+            stage.benchmark.name, stage.generation.name, counts, shape, assumed.question, new
+        )
     has_graphs = context.hardware.accelerator != "cpu" and stage.generation.graphs
     return answering(
         f"{stage.benchmark.name}: {counts.questions:,} questions {counts.how}",
@@ -46,6 +51,19 @@ def _(stage: Score, context: Context) -> Work:
         new=new,
         has_graphs=has_graphs,
         assumed=assumed,
+    )
+
+
+def _asking(
+    benchmark: str, server: str, counts: QuestionCounts, shape: Shape, question: float, new: float
+) -> Work:
+    """What a server answers costs nothing here but its answer lines."""
+    prompts = counts.questions * question + counts.pictured * shape.image_tokens
+    return Work(
+        f"{benchmark}: {counts.questions:,} requests {counts.how} to endpoint "
+        f"{server}, {prompts / 1e6:,.2f} M tokens of prompts and "
+        f"{counts.questions * new / 1e6:,.2f} M of answers, at the server's speed and price",
+        disk=float(_LINE * counts.questions),
     )
 
 

@@ -17,6 +17,8 @@ from xmas.store import Store, distributed, key, versions, volatile
 if TYPE_CHECKING:
     import xmas.target.target
 
+SERVED = "endpoint "  # with which the protocols of servers begin
+
 _OURS = {"model", "messages", "max_tokens", "temperature", "seed", "stream", "n"}
 _LOCAL = {  # settings of generation=local, and what there is in their place
     "batch": "the server batches by itself; generation.at_once is the number of requests in flight",
@@ -77,7 +79,7 @@ class EndpointGeneration:
 
     def protocol(self) -> str:
         """The name under which tables compare scores."""
-        return f"endpoint {self.name}, {self.precision}, temperature 0"
+        return f"{SERVED}{self.name}, {self.precision}, temperature 0"
 
     def check(self) -> None:
         """Raise EndpointError if no request can be sent; nothing is sent."""

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
-from PIL.ImageFile import ImageFile
 
 from xmas.data.images.bounds import file_of
 from xmas.data.images.files import decoded
@@ -174,7 +173,7 @@ def data_uri(image: Path | bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _is_plain(picture: ImageFile) -> bool:
+def _is_plain(picture: Image) -> bool:
     """Whether every decoder gives the same RGB pixels."""
     return (
         picture.mode in ("RGB", "L")

@@ -142,7 +142,9 @@ def toy_selector(toy, compose):
         if overrides:
             return build(compose(*toy.overrides(), f"selector={name}", *overrides).selector)
         files = (
-            f"every.column.file={toy.scores}",
+            f"rating.file={toy.scores}",
+            "every.quality_diversity.lowest=0",
+            "every.quality_diversity.highest=9",
             f"every.icons.toward={toy.tasks}",
             f"every.influence.toward={toy.tasks}/colours",
         )

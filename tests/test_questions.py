@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 from toy import ROWS, Toy
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+from transformers import AutoModel, AutoTokenizer
 
 from xmas.cli.config import build
 from xmas.features.clustering.kmeans import Clusters
@@ -17,15 +17,9 @@ from xmas.models.sources import Source
 
 @pytest.fixture(scope="module")
 def stage(toy: Toy, tmp_path_factory) -> QuestionEmbeddings:
-    """A BERT of random weights in a folder."""
+    """Of a BERT of random weights in a folder."""
     folder = tmp_path_factory.mktemp("encoder")
-    held = tiny.tokenizer()
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
-    config = BertConfig(vocab_size=len(held), intermediate_size=40, initializer_range=0.3, **sizes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        BertModel(config).save_pretrained(folder)
-    held.save_pretrained(folder)
+    tiny.sentence_encoder(folder)
     return QuestionEmbeddings(toy.pool, Source(str(folder)), batch=5)
 
 

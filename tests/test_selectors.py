@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import tiny
 from choices import EVERY_SELECTOR, bind
 from hydra.utils import get_class
 from omegaconf import OmegaConf
@@ -38,6 +39,7 @@ from xmas.store.feasible import check_all
 from xmas.store.planned_stages import planned_stages  # with what every stage needs
 
 NAMES = sorted(path.stem for path in (Path(folder()) / "selector").glob("*.yaml"))
+VARIANT_OF = {"visnec": "necessity"}  # of the others: the selector before "_released", or xmas
 VARIANTS = sorted(path.stem for path in (Path(folder()) / "variant").glob("*.yaml"))
 CONTROLS = {"random_in_clusters", "random_text_share", "stratified"}
 
@@ -249,11 +251,13 @@ RESOLVED = {  # what a selector looks at, and its clusters as published
     "ofa": ("pseudo_labels", 128),
     "perplexity": ("answers", None),
     "prism": ("shallow", None),
+    "quality_diversity": ("clip_rows", None),
     "random": (None, None),
     "random_in_clusters": ("trajectories", 1000),
     "random_text_share": ("trajectories", 1000),  # of the selector it is like
     "s2l": ("answers", 100),
     "scalselect": ("shallow", None),
+    "self_sup": ("clip_rows", 500),
     "semdedup": ("clip_rows", 10_000),
     "stratified": (None, None),
     "typiclust": ("clip_rows", 500),
@@ -593,11 +597,15 @@ def test_the_released_variant_is_the_release(toy, toy_selector, tmp_path, k):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_ranks(toy, compose, toy_selector, variant):
-    cfg = compose(*toy.overrides(), f"variant={variant}")
+def test_every_variant_ranks(toy, compose, toy_selector, tmp_path_factory, variant):
+    more = []
+    if variant == "visnec":
+        tiny.sentence_encoder(encoder := tmp_path_factory.mktemp("encoder"))
+        more = [f"features.questions.encoder.name={encoder}"]
+    cfg = compose(*toy.overrides(), *more, f"variant={variant}")
     assert len(bind(cfg)) > 15
     selector = build(cfg.selector)
-    other = variant.removesuffix("_released")
+    other = VARIANT_OF.get(variant, variant.removesuffix("_released"))
     assert name_of(selector) in ({other} & set(NAMES) or {"xmas", "random_in_clusters"})
     assert selector != toy_selector(name_of(selector))
     plain = OmegaConf.to_container(cfg.clusters.trajectories)

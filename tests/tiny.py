@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from xmas.data.images.pixels import SquareImages
 from xmas.models.assembled import Assembled, joined
@@ -50,6 +50,19 @@ SMOL = Template(
     lone_user=None,
 )
 TEMPLATES = {"onevision": CHATML, "idefics3": SMOL, "smolvlm": SMOL}  # of the others: PHI
+
+
+def sentence_encoder(folder: Path) -> None:
+    """Write a BERT of random weights, with its tokenizer."""
+    tokens = tokenizer()
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
+    config = BertConfig(
+        vocab_size=len(tokens), intermediate_size=40, initializer_range=0.3, **sizes
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        BertModel(config).save_pretrained(folder)
+    tokens.save_pretrained(folder)
 
 
 def tokenizer(end: str = END, vocabulary: int = 420) -> PreTrainedTokenizerFast:

@@ -18,6 +18,7 @@ from xmas.features.last_layer import LastLayer
 from xmas.features.losses.questions import QuestionEmbeddings
 from xmas.features.shallow import Shallow
 from xmas.features.trajectories import Trajectories
+from xmas.selection.methods.quality_diversity import QualityDiversity
 from xmas.store import Stage
 
 
@@ -101,3 +102,20 @@ def _(stage: Spherical, context: Context) -> Work | None:
         host=2 * centroids + block,
         device=3 * centroids + block + (feature if is_held else 0.0),
     )
+
+
+def of_greedy(points: float, chosen: float, dimensions: int) -> float:
+    """FLOPs of a greedy choice: in the worst case each point is compared with each choice, chosen
+    ones only with those before them.
+    """
+    return 2 * (points - chosen / 2) * chosen * dimensions
+
+
+def of_quality_diversity(selector: QualityDiversity, context: Context) -> float:
+    """FLOPs of its products; none for a feature of unknown size."""
+    size = numbers(selector.features, context)
+    if size is None:
+        return 0.0
+    points, dimensions = size
+    width = min(dimensions, selector.project or dimensions)
+    return of_greedy(points, selector.greedy * points, width)

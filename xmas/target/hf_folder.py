@@ -19,7 +19,7 @@ from xmas.models.chat.messages import message_of
 from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Template
-from xmas.models.families import exportable
+from xmas.models.families import HasMarks, exportable
 from xmas.models.vlm import LoadedModel
 
 IMAGES = ("<image>", "<image_here>")  # the first that the tokenizer does not have
@@ -88,6 +88,9 @@ def _config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     rope = config["text_config"].get("rope_parameters") or {}
     if "rope_theta" in rope:
         config["text_config"]["rope_theta"] = rope["rope_theta"]
+    if "mrope_section" in rope:
+        scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+        config["text_config"]["rope_scaling"] = scaling
     return config
 
 
@@ -115,8 +118,10 @@ def _texts(loaded: LoadedModel, template: Template | OwnTemplate, image: str) ->
     if isinstance(template, OwnTemplate):
         yield template.of(loaded.tokenizer, loaded.layout.literal).jinja(image)
         return
+    family = exportable(loaded.model.config)
+    shown = family.chat_image(image) if isinstance(family, HasMarks) else image
     for gaps in itertools.product(("", " "), ("", " ")):
-        yield jinja(template, image=image, gaps=gaps)
+        yield jinja(template, image=shown, gaps=gaps)
 
 
 def _same_ids(processor: Any, loaded: LoadedModel, template: Template | OwnTemplate) -> bool:

@@ -17,6 +17,7 @@ from xmas.models.families.protocol import Configs as Configs
 from xmas.models.families.protocol import Exportable as Exportable
 from xmas.models.families.protocol import Family as Family
 from xmas.models.families.protocol import HasDeepFeatures as HasDeepFeatures
+from xmas.models.families.protocol import HasMarks as HasMarks
 from xmas.models.families.protocol import HasPositions as HasPositions
 
 ENTRY_POINTS = "xmas.families"

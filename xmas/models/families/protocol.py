@@ -158,3 +158,19 @@ class Exportable(Protocol):
             image: what the image token is called.
         """
         ...
+
+
+@runtime_checkable
+class HasMarks(Protocol):
+    """A family whose images are between marks, which have names in the published tokenizers."""
+
+    @property
+    def marks(self) -> Mapping[str, str]:
+        """Names of tokens, by the field of the configuration with their id: added to a tokenizer
+        that was trained for randomly initialised weights.
+        """
+        ...
+
+    def chat_image(self, image: str) -> str:
+        """What a chat template writes for an image, whose token is called `image`."""
+        ...

@@ -1,5 +1,6 @@
 """Qwen2.5-VL: pictures and positions as in `qwen_vl`, the patches in the order of windows."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,6 +69,12 @@ class Qwen25Vl(QwenVl):
     """`Qwen2_5_VLForConditionalGeneration`."""
 
     model_type = "qwen2_5_vl"
+    hub_class = "Qwen2_5_VLProcessor"
+    hub_names: ClassVar[Mapping[str, str]] = {
+        "model.visual.": "visual.",
+        "model.language_model.": "model.",
+        "lm_head.": "lm_head.",
+    }
     full_size: ClassVar[Configs] = {"qwen25_vl_3b": qwen25_vl_3b, "qwen25_vl_7b": qwen25_vl_7b}
     hub_configs: ClassVar[Configs] = {
         "Qwen/Qwen2.5-VL-3B-Instruct": qwen25_vl_3b,

@@ -2,6 +2,7 @@
 to the first layers of its language model (DeepStack).
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -84,6 +85,8 @@ class Qwen3Vl(QwenVl):
     """
 
     model_type = "qwen3_vl"
+    hub_class = "Qwen3VLProcessor"
+    hub_names: ClassVar[Mapping[str, str]] = {"model.": "model.", "lm_head.": "lm_head."}
     full_size: ClassVar[Configs] = {
         "qwen3_vl_2b": qwen3_vl_2b,
         "qwen3_vl_4b": qwen3_vl_4b,

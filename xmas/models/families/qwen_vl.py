@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,13 @@ class QwenVl:
     tower = "model.visual"
     language = "model.language_model"
     connector = ("merger",)
+    marks: ClassVar[Mapping[str, str]] = {
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+    }
+    hub_class: ClassVar[str]  # of transformers' processor
 
     def run_tower(
         self,
@@ -98,6 +105,31 @@ class QwenVl:
             merged=merge**2,
         )
         return Shape(decoder, tower, projector, tokens)
+
+    def chat_image(self, image: str) -> str:
+        return self.marks["vision_start_token_id"] + image + self.marks["vision_end_token_id"]
+
+    def hub_processor(
+        self, config: Any, processor: "NativeImages", tokenizer: Any, image: str
+    ) -> Any:
+        """transformers' own, of images and texts alone: its part for videos needs torchvision, and
+        takes its defaults where the folder is loaded.
+        """
+        import transformers
+        from transformers.processing_utils import ProcessorMixin
+
+        theirs = getattr(transformers, self.hub_class)
+
+        class OfImages(theirs):
+            def __init__(self, image_processor: Any, tokenizer: Any) -> None:
+                ProcessorMixin.__init__(self, image_processor, tokenizer)
+
+        OfImages.__name__ = self.hub_class  # what its folder says to load
+        images = OfImages(processor.own, tokenizer)
+        images.image_token, images.image_token_id = image, config.image_token_id
+        images.video_token = self.marks["video_token_id"]
+        images.video_token_id = config.video_token_id
+        return images
 
 
 class NativeImages:

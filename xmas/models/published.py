@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from xmas.models.families import family_of
+from xmas.models.families import HasMarks, family_of
 from xmas.models.shape import Shape
 from xmas.models.sources import Source, answer_greedily, tokenizer_of
 from xmas.models.specs import config_of
@@ -36,20 +36,26 @@ class Published(StartPoint):
 
     def corrections(self) -> dict[str, Any]:
         """Several images of a row are squares to LLaVA-OneVision, by padding; before, they were
-        squeezed. A local folder whose name does not say what it is keeps its key.
+        squeezed. A local folder whose name does not say what it is keeps its key. Where a Qwen's
+        weights are random, its tokenizer has names for the marks around images; before, it had not.
         """
-        is_onevision = "onevision" in self.source.name.lower()
-        return {"several_images": "padded"} if is_onevision else {}
+        name = self.source.name.lower()
+        corrections = {"several_images": "padded"} if "onevision" in name else {}
+        if self.drawn is not None and "qwen" in name:
+            corrections["marks"] = "named"
+        return corrections
 
     def tuned(self, store: Store) -> str | None:
-        """Whole models on the hub are."""
+        """Whole models on the hub are; random weights are not."""
+        if self.drawn is not None:
+            return None
         return f"{self.source.name} is a whole vision-language model, tuned on instructions"
 
     def sources(self) -> dict[str, Source]:
         return {} if self.drawn is not None else {"source": self.source}
 
     def shape(self) -> Shape:
-        config = config_of(self.source)
+        config = _changed(config_of(self.source), self.config)
         return family_of(config).shape(config, tiles=self.tiles)
 
     def compute(self, store: Store, out: Path) -> None:
@@ -76,12 +82,15 @@ class Published(StartPoint):
         from transformers import AutoModelForImageTextToText
 
         assert self.drawn is not None
-        config = config_of(self.source)
-        for name, value in self.config.items():
-            setattr(config, name, value)
+        config = _changed(config_of(self.source), self.config)
+        family = family_of(config)
         tokenizer = tokenizer_of(store.get(self.drawn))
+        if isinstance(family, HasMarks):
+            tokenizer.add_special_tokens({"additional_special_tokens": [*family.marks.values()]})
+            for field, name in family.marks.items():
+                setattr(config, field, tokenizer.convert_tokens_to_ids(name))
         (out / "preprocessor_config.json").write_text("{}")
-        processor = family_of(config).processor(out, self.images)
+        processor = family.processor(out, self.images)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = AutoModelForImageTextToText.from_config(
@@ -89,3 +98,8 @@ class Published(StartPoint):
             )
         answer_greedily(model, tokenizer)
         return LoadedModel(model, tokenizer, processor)
+
+
+def _changed(config: Any, changes: dict[str, Any]) -> Any:
+    """A configuration with some values changed, inside its parts too, as a folder's would be."""
+    return type(config).from_dict(config.to_dict(), **changes) if changes else config

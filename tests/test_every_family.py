@@ -33,7 +33,14 @@ from xmas.models.chat.tokens import Tokenised, TokenTable
 from xmas.models.families import FAMILIES, Exportable, HasPositions, family_of
 from xmas.models.specs import unbuilt
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import LoadedModel, embed, freeze_tower, language_model, load
+from xmas.models.vlm import (
+    LoadedModel,
+    embed,
+    freeze_tower,
+    language_model,
+    load,
+    tower_features,
+)
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
@@ -181,6 +188,35 @@ def test_attention_does_not_depend_on_batch_mates(family, peaked):
         close(ways, alone, 1e-5)
 
 
+SIZES = [
+    (21, 21), (19, 37), (37, 19), (5, 61), (61, 5), (101, 103), (23, 24), (24, 23), (7, 7),
+    (72, 72), (71, 73), (480, 640), (29, 701),
+]  # fmt: skip  # height, width
+
+
+@torch.no_grad()
+def test_an_image_of_any_size_has_the_features_of_the_model_and_as_many_tokens(family):
+    """Each alone, and its features those of the model's own `get_image_features`."""
+    parts, lengths = family.parts, set()
+    token = parts.model.config.image_token_id
+    for height, width in SIZES:
+        rng = np.random.default_rng(height * width)
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        inputs = family.tiny.inputs(parts.model, parts.processor, [image])
+        theirs = parts.model.get_image_features(**inputs).pooler_output
+        theirs = torch.cat([one.flatten(0, -2) for one in theirs])
+        tokens = parts.layout.tokens((height, width))
+        counted = int((tokens == FEATURE).sum())
+        assert counted == len(theirs), (height, width)
+        pictures = parts.processor.pictures([image])
+        features = tower_features(parts.model, pictures["pixels"], pictures.get("sizes"))
+        ids = torch.full((1, counted), token)
+        ours = embed(parts.model, ids, features, pictures.get("sizes"))
+        torch.testing.assert_close(ours[0], theirs, rtol=1e-5, atol=1e-5)
+        lengths.add(len(tokens))
+    assert len(lengths) > 3 if parts.layout.by_size else len(lengths) == 1
+
+
 CONVERSATIONS = {
     "image": ["<image>\nWhat is drawn? 数", "A fig.\n", "Sure?", "7"],
     "text": ["What is drawn? 数", "A fig.\n", "Sure?", "7"],
@@ -309,22 +345,24 @@ EVERY_SIZE = [(kind, name) for kind, family in FAMILIES.items() for name in fami
 
 @pytest.mark.parametrize(("kind", "name"), EVERY_SIZE, ids=[name for _, name in EVERY_SIZE])
 def test_a_full_size_has_the_estimate_s_parameters_and_steps_without_numbers(kind, name):
-    """On the meta device: every weight that is to train gets a gradient of its shape."""
+    """On the meta device: forward, loss, backward and AdamW; every shape fits the next."""
     family = FAMILIES[kind]
     config = family.full_size[name]()
     model = unbuilt(config)
     shape = family.shape(config)
     parameters = sum({id(weight): weight.numel() for weight in model.parameters()}.values())
     assert shape.parameters == pytest.approx(parameters, rel=1e-3)  # biases, norms
-    if name != next(iter(family.full_size)):
-        return  # the same step, of other sizes
     freeze_tower(model)
-    size = tiny_of(kind).one_image
-    sizes = None if size is None else torch.tensor([size])
-    tile = (1, shape.tower.patches, shape.tower.width)
-    if size is not None and isinstance(family, HasPositions):  # as many patches as the image has
-        tile = (math.prod(size) // shape.tower.patch**2, 1, shape.tower.width)
-    features = torch.empty(tile, device="meta")
+    tiny, tower = tiny_of(kind), shape.tower
+    sizes = None if tiny.one_image is None else torch.tensor([tiny.one_image])
+    if tiny.tower_on_meta:
+        side = math.isqrt(tower.patches) * tower.patch
+        features = tower_features(model, torch.empty(tiny.tiles, 3, side, side, device="meta"))
+    elif isinstance(family, HasPositions):  # as many patches as the image has
+        patches = math.prod(tiny.one_image or ()) // tower.patch**2
+        features = torch.empty(patches, 1, tower.width, device="meta")
+    else:
+        features = torch.empty(tiny.tiles, tower.patches, tower.width, device="meta")
     count = len(family.project(model, features, sizes))
     ids = torch.zeros(1, count + 5, dtype=torch.long)
     ids[:, :count] = config.image_token_id
@@ -338,10 +376,17 @@ def test_a_full_size_has_the_estimate_s_parameters_and_steps_without_numbers(kin
         position_ids=positions.to("meta"),
         use_cache=False,
     ).last_hidden_state
-    model.lm_head(hidden).float().logsumexp(dim=-1).sum().backward()
+    logits = model.lm_head(hidden[0, -5:])
+    assert logits.shape == (5, config.text_config.vocab_size)
+    torch.nn.functional.cross_entropy(logits, ids[0, -5:].to("meta")).backward()
     for weight_name, weight in model.named_parameters():
         shape_of_gradient = None if weight.grad is None else weight.grad.shape
         assert (shape_of_gradient == weight.shape) == weight.requires_grad, weight_name
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    optimizer.step()
+    moments = sum(state["exp_avg"].numel() for state in optimizer.state.values())
+    assert moments == sum(weight.numel() for weight in trained) > 1e8
 
 
 def test_a_family_without_a_tiny_model_fails_and_says_what_to_add():

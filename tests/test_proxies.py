@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +17,11 @@ from xmas.features.trajectories import Measuring, Trajectories
 from xmas.models.assembled import Assembled
 from xmas.models.families import FAMILIES, family_of
 from xmas.models.families.idefics3 import TiledImages
-from xmas.models.families.onevision import anyres
+from xmas.models.families.llava_next import anyres
 from xmas.models.published import Published
 from xmas.models.sources import Source
 from xmas.models.specs import FULL_SIZE, unbuilt
-from xmas.models.vlm import freeze_tower, language_model, load, tower_features, unwrap
+from xmas.models.vlm import language_model, load, unwrap
 from xmas.store import describe, key, sha256_of
 from xmas.training.proxy import Proxy
 
@@ -77,6 +76,8 @@ def test_a_fit_and_its_scans_end_well(toy: Toy, folder, kind):
         ("tinyllava_stablelm", 1_954_318_336, 1_644_515_328, 303_507_456),  # 1.644 B: release
         ("llava_onevision_05b", 893_675_552, 494_090_112, 397_747_744),  # 1.79 GB in 16 bits: hub
         ("smolvlm_256m", 256_484_928, 162_974_016, 86_433_024),  # 256 M: hub
+        ("smolvlm2_500m", 507_482_304, 409_252_800, 86_433_024),  # 507 M: hub
+        ("internvl35_1b", 1_060_897_792, 751_632_384, 304_012_288),  # stored in the hub's folder
     ],
 )
 def test_each_proxy_is_built_at_full_size_without_weights(name, whole, language, tower):
@@ -90,38 +91,6 @@ def test_each_proxy_is_built_at_full_size_without_weights(name, whole, language,
     assert sum(weight.numel() for weight in inside.values()) == language
     vision = unwrap(model).get_submodule(family_of(model.config).tower)
     assert sum(weight.numel() for weight in vision.parameters()) == tower
-
-
-@pytest.mark.parametrize("name", [name for name in FULL_SIZE if "qwen" not in name])
-def test_each_proxy_takes_a_training_step_at_full_size_without_weights(name):
-    """Forward, loss, backward and AdamW on the meta device: every shape fits the next."""
-    model: Any = unbuilt(FULL_SIZE[name]())
-    freeze_tower(model)
-    family, vision = family_of(model.config), model.config.vision_config
-    side = vision.image_size
-    if name == "smolvlm_256m":  # whose tower asks for the numbers of its mask
-        patches = (side // vision.patch_size) ** 2
-        features = torch.empty(3, patches, vision.hidden_size, device="meta")
-    else:
-        features = tower_features(model, torch.empty(3, 3, side, side, device="meta"))
-    sizes = torch.tensor([[side, 2 * side]])  # an image as a whole, its left and right half
-    projected = family.project(model, features, sizes)
-    ids = torch.zeros(1, 57, dtype=torch.long, device="meta")
-    inputs = torch.cat([projected[None], model.get_input_embeddings()(ids)], dim=1)
-    whole = torch.ones(1, 1, inputs.shape[1], inputs.shape[1], dtype=torch.bool, device="meta")
-    hidden = language_model(model)(  # with a mask made, or transformers would look at numbers
-        inputs_embeds=inputs, attention_mask=whole, use_cache=False
-    ).last_hidden_state
-    assert hidden.shape == inputs.shape
-    logits = model.lm_head(hidden[0, -19:])
-    assert logits.shape == (19, model.config.text_config.vocab_size)
-    torch.nn.functional.cross_entropy(logits, ids[0, :19]).backward()
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    assert all(weight.grad is not None for weight in trained)
-    optimizer = torch.optim.AdamW(trained)
-    optimizer.step()
-    moments = sum(state["exp_avg"].numel() for state in optimizer.state.values())
-    assert moments == sum(weight.numel() for weight in trained) > 1e8
 
 
 @pytest.mark.parametrize(

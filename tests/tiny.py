@@ -83,8 +83,11 @@ def tokenizer(end: str = END, vocabulary: int = 420) -> PreTrainedTokenizerFast:
     )
 
 
-def language(kind: str, tokens: int) -> Any:
-    """A language model with its head; grouped queries and partial rotation where it has them."""
+def language(kind: str, tokens: int, **others: Any) -> Any:
+    """A language model with its head; grouped queries and partial rotation where it has them.
+
+    `others`: further values of its configuration.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     more: dict[str, Any] = {
@@ -110,6 +113,7 @@ def language(kind: str, tokens: int) -> Any:
         },
         "mistral": {"num_key_value_heads": 2, "sliding_window": 29},
         "phi3": {"num_key_value_heads": 2},
+        "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
     }
     sizes = {
         "vocab_size": tokens,
@@ -124,7 +128,9 @@ def language(kind: str, tokens: int) -> Any:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(sizes | more[kind])))
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **(sizes | more[kind] | others))
+    )
 
 
 def clip() -> Any:

@@ -42,6 +42,8 @@ class Tiny:
         image: what `chat` renders for an image.
         scanned: the family's attention can be read.
         one_image: height and width of an image that `sizes` names, where a family needs them.
+        tiles: of `one_image` at full size.
+        tower_on_meta: the tower takes tiles on the meta device: it asks for no numbers there.
     """
 
     write: Callable[[Path], StartPoint]
@@ -57,6 +59,8 @@ class Tiny:
     image: str = "<image>"
     scanned: bool = True
     one_image: tuple[int, int] | None = None
+    tiles: int = 1
+    tower_on_meta: bool = True
 
 
 def seeded(write: Callable[[Path], StartPoint]) -> Callable[[Path], StartPoint]:
@@ -120,9 +124,72 @@ def qwen3_vl(folder: Path) -> Published:
     return qwen_vl(folder, Qwen3VLConfig, text, vision)
 
 
+def internvl(folder: Path) -> Published:
+    """Tiles of 42 pixels, 6 x 6 patches folded to 9 tokens, up to six tiles and the whole image."""
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    tokenizer = tiny.tokenizer("<|im_end|>")
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<img>", "</img>", "<IMG_CONTEXT>"]}
+    )
+    config = InternVLConfig(
+        text_config=tiny.language("qwen3", len(tokenizer)).config,
+        vision_config={
+            "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+            "num_attention_heads": 3, "attention_bias": True, "image_size": 42, "patch_size": 7,
+            "initializer_range": 0.1, "layer_scale_init_value": 1.0,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=9,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    InternVLForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    side = {"height": 42, "width": 42}
+    GotOcr2ImageProcessorPil(size=side, max_patches=6).save_pretrained(folder)
+    return Published(Source(str(folder)))
+
+
+def llava_next(folder: Path) -> Published:
+    """Grids of 21-pixel tiles of 3 x 3 patches, CLIP's class token taken off."""
+    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+    from transformers.models.llava_next.image_processing_pil_llava_next import (
+        LlavaNextImageProcessorPil,
+    )
+
+    tokenizer = tiny.tokenizer()
+    grids = [[21, 42], [42, 21], [42, 42], [63, 21], [21, 63]]
+    config = LlavaNextConfig(
+        text_config=tiny.language("mistral", len(tokenizer), sliding_window=None).config,
+        vision_config=tiny.clip().config.vision_config,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=grids,
+    )
+    LlavaNextForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    LlavaNextImageProcessorPil(
+        size={"shortest_edge": 21},
+        crop_size={"height": 21, "width": 21},
+        image_grid_pinpoints=grids,
+    ).save_pretrained(folder)
+    return Published(Source(str(folder)))
+
+
 def squares(model: Any, processor: Any, images: Sequence[Image.Image]) -> dict[str, Tensor]:
     """LLaVA-1.5's: no published file says that images are padded, so `SquareImages` does it."""
     return {"pixel_values": processor(list(images))}
+
+
+def grid_inputs(model: Any, processor: Any, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    return dict(processor.own(list(images), return_tensors="pt"))
+
+
+def stretched_inputs(
+    model: Any, processor: Any, images: Sequence[Image.Image]
+) -> dict[str, Tensor]:
+    encoded = processor.own(list(images), return_tensors="pt")
+    return {"pixel_values": encoded["pixel_values"]}
 
 
 def anyres_inputs(model: Any, processor: Any, images: Sequence[Image.Image]) -> dict[str, Tensor]:
@@ -210,6 +277,7 @@ _TILED = Tiny(
         "model.text_model.layers.*.self_attn.[qkvo]_proj.weight",
         "model.text_model.layers.*.mlp.*_proj.weight",
     ),
+    tower_on_meta=False,
 )
 TINY: Mapping[str, Tiny] = MappingProxyType(
     {
@@ -230,6 +298,24 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
             ("model.multi_modal_projector.linear_*",),
             one_image=(0, 0),
         ),
+        "llava_next": Tiny(
+            llava_next,
+            tiny.PHI,
+            PHI.replace("<image_here>", "<image>"),
+            grid_inputs,
+            # without `image_newline`, as above
+            ("model.multi_modal_projector.linear_*",),
+            one_image=(672, 336),
+            tiles=3,
+        ),
+        "internvl": Tiny(
+            internvl,
+            tiny.CHATML,
+            CHATML.replace("<image>", "<IMG_CONTEXT>"),
+            stretched_inputs,
+            ("model.multi_modal_projector.*",),
+            image="<IMG_CONTEXT>",
+        ),
         "idefics3": _TILED,
         "smolvlm": dataclasses.replace(_TILED, write=tiny.tiled("smolvlm")),
         "qwen2_5_vl": Tiny(
@@ -241,6 +327,7 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
             of_ids=image_types,
             image="<|vision_start|><|image_pad|><|vision_end|>",
             one_image=(56, 84),
+            tower_on_meta=False,
         ),
         "qwen3_vl": Tiny(
             qwen3_vl,
@@ -251,6 +338,7 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
             of_ids=image_types,
             image="<|vision_start|><|image_pad|><|vision_end|>",
             one_image=(64, 96),
+            tower_on_meta=False,
         ),
     }
 )

@@ -128,9 +128,9 @@ def processor_of(name: str, config: Any) -> Any:
             LlavaOnevisionImageProcessorPil,
         )
 
-        from xmas.models.families.onevision import AnyresImages
+        from xmas.models.families.onevision import OnevisionImages
 
-        return AnyresImages(LlavaOnevisionImageProcessorPil(**half))
+        return OnevisionImages(LlavaOnevisionImageProcessorPil(**half))
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
     from xmas.models.families.idefics3 import TiledImages

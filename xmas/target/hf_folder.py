@@ -15,15 +15,18 @@ from transformers import AddedToken, GenerationConfig, PreTrainedConfig
 
 from xmas.data.turns import ASSISTANT, USER, Turn, turn_of, turns_of_rounds
 from xmas.models.chat.jinja import jinja
+from xmas.models.chat.layout import tokens_of_row
 from xmas.models.chat.messages import message_of
 from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Template
-from xmas.models.families import HasMarks, exportable
+from xmas.models.families import HasMarks, HasVideos, exportable
 from xmas.models.vlm import LoadedModel
 
 IMAGES = ("<image>", "<image_here>")  # the first that the tokenizer does not have
 PAD = "<pad>"
+VIDEO_FILE = "video_preprocessor_config.json"
+VIDEOS = ("size", "image_mean", "image_std", "max_image_size", "resample")  # as of images
 
 
 def hub_name(name: str, config: PreTrainedConfig) -> str:
@@ -110,6 +113,12 @@ def _write_processor(
     else:
         raise ValueError("the processor's ids for a question are not those that a fit sees")
     processor.save_pretrained(out)
+    family = exportable(config)
+    if isinstance(family, HasVideos):
+        settings = processor.image_processor.to_dict()
+        videos = {name: settings[name] for name in VIDEOS if settings.get(name) is not None}
+        videos |= {"video_processor_type": family.video_processor}
+        (out / VIDEO_FILE).write_text(json.dumps(videos, indent=2))
     _for_version_4(processor.image_processor, processor.chat_template, out)
 
 
@@ -148,14 +157,15 @@ def _has_same_ids(
     processor: Any, loaded: LoadedModel, template: Template | OwnTemplate, turns: Sequence[Turn]
 ) -> bool:
     count = sum(len(turn.images) for turn in turns)
-    tokens = loaded.encoder(template).turns(turns, [loaded.layout.tokens((8, 5))] * count)
+    images = tokens_of_row(loaded.layout, [(8, 5)] * count)
+    tokens = loaded.encoder(template).turns(turns, images)
     fitted_ids = tokens.whole(loaded.model.config.image_token_id)
     text = processor.apply_chat_template(
         [message_of(turn) for turn in turns],
         add_generation_prompt=turns[-1].role == USER,
     )
     pictures = [Image.new("RGB", (5, 8))] * count
-    inputs = processor(text=text, images=pictures or None)
+    inputs = processor(text=text, images=[pictures] if pictures else None)
     return inputs["input_ids"][0] == fitted_ids.tolist()
 
 

@@ -19,6 +19,7 @@ from xmas.models.families.protocol import Family as Family
 from xmas.models.families.protocol import HasDeepFeatures as HasDeepFeatures
 from xmas.models.families.protocol import HasMarks as HasMarks
 from xmas.models.families.protocol import HasPositions as HasPositions
+from xmas.models.families.protocol import HasVideos as HasVideos
 
 ENTRY_POINTS = "xmas.families"
 

@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: an image cut into tiles, and the whole image as one more tile.
+"""Idefics3, SmolVLM and SmolVLM2: an image cut into tiles, and the whole image as one more tile.
 
 Every tile gives the same number of tokens (its patches, neighbours folded together: "pixel
 shuffle"), after marks that name its row and column.
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,46 +25,90 @@ from xmas.models.shape import Shape
 LONGEST = 4096  # pixels an image is never resized beyond; a constant of the image processors
 
 
+SIGLIP_B_512 = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 512,
+    "patch_size": 16,
+}
+SIGLIP_SO400M_384 = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+
+
+def _smollm2(width: int, feed_forward: int, layers: int, heads: int, groups: int, **more: Any):
+    """A SmolLM2 whose head is not its embedding."""
+    from transformers import LlamaConfig
+
+    positions = {"max_position_embeddings": 8192, "theta": 100000.0} | more
+    return LlamaConfig(
+        vocab_size=49280,
+        hidden_size=width,
+        intermediate_size=feed_forward,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        head_dim=64,
+        max_position_embeddings=positions["max_position_embeddings"],
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": positions["theta"]},
+        pad_token_id=2,
+    )
+
+
 def smolvlm_256m() -> Any:
-    """SigLIP-B/16-512, sixteen patches folded into a token, SmolLM2-135M with an untied head.
+    """SigLIP-B/16-512, sixteen patches folded into a token, SmolLM2-135M.
 
     Source: HuggingFaceTB/SmolVLM-256M-Instruct.
     """
-    from transformers import Idefics3Config, LlamaConfig
+    from transformers import Idefics3Config
 
     return Idefics3Config(
-        text_config=LlamaConfig(
-            vocab_size=49280,
-            hidden_size=576,
-            intermediate_size=1536,
-            num_hidden_layers=30,
-            num_attention_heads=9,
-            num_key_value_heads=3,
-            head_dim=64,
-            max_position_embeddings=8192,
-            rms_norm_eps=1e-5,
-            rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
-            pad_token_id=2,
-        ),
-        vision_config={
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "image_size": 512,
-            "patch_size": 16,
-        },
+        text_config=_smollm2(576, 1536, 30, 9, 3),
+        vision_config=SIGLIP_B_512,
         scale_factor=4,
         image_token_id=49190,
     )
 
 
+def smolvlm2_500m() -> Any:
+    """SigLIP-B/16-512, sixteen patches folded into a token, SmolLM2-360M.
+
+    Source: HuggingFaceTB/SmolVLM2-500M-Video-Instruct.
+    """
+    from transformers import SmolVLMConfig
+
+    return SmolVLMConfig(
+        text_config=_smollm2(960, 2560, 32, 15, 5),
+        vision_config=SIGLIP_B_512,
+        scale_factor=4,
+        image_token_id=49190,
+    )
+
+
+def smolvlm2_2b() -> Any:
+    """SigLIP-SO400M/14-384, nine patches folded into a token, SmolLM2-1.7B.
+
+    Source: HuggingFaceTB/SmolVLM2-2.2B-Instruct.
+    """
+    from transformers import SmolVLMConfig
+
+    text = _smollm2(2048, 8192, 24, 32, 32, max_position_embeddings=16384, theta=273768.0)
+    return SmolVLMConfig(
+        text_config=text, vision_config=SIGLIP_SO400M_384, scale_factor=3, image_token_id=49190
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Idefics3:
-    """`Idefics3ForConditionalGeneration`, `SmolVLMForConditionalGeneration`: the same parts.
-
-    SmolVLM-256M is an Idefics3, its successors are of the class SmolVLM.
-    """
+    """`Idefics3ForConditionalGeneration`."""
 
     model_type: str  # and transformers' module
     own: str  # class of its PIL image processor
@@ -73,6 +117,8 @@ class Idefics3:
     tower: str = "model.vision_model"
     language: str = "model.text_model"
     connector: tuple[str, ...] = ("connector",)
+    hub_names: ClassVar[Mapping[str, str]] = {"model.": "model.", "lm_head.": "lm_head."}
+    hub_class: ClassVar[str] = "Idefics3Processor"
 
     def features(
         self,
@@ -109,7 +155,7 @@ class Idefics3:
                 "of config.json have to agree"
             )
         return Tiles(
-            length=(vision.image_size // vision.patch_size) ** 2 // config.scale_factor**2,
+            length=_tokens_of_a_tile(config),
             tile=tile,
             longest=own.size["longest_edge"] if own.do_resize else None,
             split=own.do_image_splitting,
@@ -121,6 +167,28 @@ class Idefics3:
         return Shape.of(
             config, image_tokens=image_tokens, tiles=tiles, folded=config.scale_factor**2, linears=1
         )
+
+    def hub_processor(
+        self, config: Any, processor: "TiledImages", tokenizer: Any, image: str
+    ) -> Any:
+        from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
+
+        tokens = _tokens_of_a_tile(config)
+        kind = type(
+            self.hub_class, (Idefics3Processor,), {"__module__": Idefics3Processor.__module__}
+        )
+        return kind(processor.own, tokenizer, image_seq_len=tokens)
+
+
+class SmolVlm(Idefics3):
+    """`SmolVLMForConditionalGeneration`: the same parts. SmolVLM-256M is an Idefics3, SmolVLM2 not.
+
+    transformers' own processor asks for packages that only videos need (torchvision, num2words), so
+    that of Idefics3 is written under its name: to images they do the same.
+    """
+
+    hub_class: ClassVar[str] = "SmolVLMProcessor"
+    video_processor: ClassVar[str] = "SmolVLMVideoProcessor"
 
 
 class TiledImages:
@@ -189,6 +257,11 @@ class Tiles:
         return np.array(ids, dtype=np.int32)
 
 
+def _tokens_of_a_tile(config: Any) -> int:
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    return side**2 // config.scale_factor**2
+
+
 def _as_long(height: int, width: int, longest: int) -> tuple[int, int]:
     """Resized so that the longer side is `longest`, the other one even."""
     aspect = width / height
@@ -225,5 +298,13 @@ FAMILIES = (
         full_size={"smolvlm_256m": smolvlm_256m},
         hub_configs={"HuggingFaceTB/SmolVLM-256M-Instruct": smolvlm_256m},
     ),
-    Idefics3("smolvlm", "SmolVLMImageProcessorPil"),
+    SmolVlm(
+        "smolvlm",
+        "SmolVLMImageProcessorPil",
+        full_size={"smolvlm2_500m": smolvlm2_500m, "smolvlm2_2b": smolvlm2_2b},
+        hub_configs={
+            "HuggingFaceTB/SmolVLM2-500M-Video-Instruct": smolvlm2_500m,
+            "HuggingFaceTB/SmolVLM2-2.2B-Instruct": smolvlm2_2b,
+        },
+    ),
 )

@@ -174,3 +174,15 @@ class HasMarks(Protocol):
     def chat_image(self, image: str) -> str:
         """What a chat template writes for an image, whose token is called `image`."""
         ...
+
+
+@runtime_checkable
+class HasVideos(Protocol):
+    """An exportable family whose processor in transformers contains one of videos as well, which
+    is not built here: its settings are written, those of images.
+    """
+
+    @property
+    def video_processor(self) -> str:
+        """Its class in transformers."""
+        ...

@@ -28,6 +28,7 @@ from xmas.store.stage import read_meta, type_name
 from xmas.training.fit.trainables import Lora
 
 NEW = {  # came later; hashed under the name they have
+    "AnswerLayers",
     "AnswerLosses",
     "ClusterCount",
     "Column",
@@ -37,6 +38,7 @@ NEW = {  # came later; hashed under the name they have
     "HeldOutSplit",
     "Icons",
     "Influence",
+    "Magic",
     "OwnTemplate",
     "Prism",
     "QualityDiversity",

@@ -1,10 +1,11 @@
-"""What shallow features of a pool cost, and the rankings that multiply them."""
+"""What shallow features and signals at answers cost, and the ranking that multiplies features."""
 
 from xmas.estimate import flops
 from xmas.estimate.assumed import Census
 from xmas.estimate.flops import Load
 from xmas.estimate.per_stage.fits import bits
 from xmas.estimate.work import Context, Work, work
+from xmas.features.answer_layers import AnswerLayers
 from xmas.features.shallow import Shallow
 from xmas.models.shape import Shape, shape_of
 from xmas.selection.methods.scalselect import Scalselect
@@ -25,27 +26,29 @@ def image_rows(census: Census, shape: Shape, longest: int) -> Load:
 
 
 @work.register
-def _(stage: Shallow, context: Context) -> Work:
+def _(stage: Shallow | AnswerLayers, context: Context) -> Work:
     """The tower, and the first layers of the language model over rows with an image."""
     model = stage.model
     census, shape = context.census(model.tokens()), shape_of(model.start)
     load = image_rows(census, shape, model.max_length)
-    run = stage.layer / shape.decoder.layers
+    if isinstance(stage, Shallow):
+        layers, row_bytes = stage.layer, 2 * 2.0 * hidden(stage)
+    else:
+        layers, row_bytes = max(stage.layers) + 1, 4.0 * (len(stage.layers) + sum(stage.neurons))
     towers = 0.0 if model.cache_vision else census.pictured * shape.tiles
     size = bits(stage.precision)
     longest = float(census.lengths(shape.image_tokens, model.max_length).max())
-    arrays = 2 * 2.0 * census.rows * hidden(stage)
     return Work(
-        f"{stage.layer} of {shape.decoder.layers} layers of {load.rows:,.0f} rows with an image, "
-        f"2 x {hidden(stage):,} numbers each",
+        f"{layers} of {shape.decoder.layers} layers of {load.rows:,.0f} rows with an image, "
+        f"{row_bytes:,.0f} bytes each",
         flops=flops.tower(shape.tower, towers)
         + flops.projector(shape, census.pictured)
-        + run * flops.language(shape.decoder, load),
+        + layers / shape.decoder.layers * flops.language(shape.decoder, load),
         bits=size,
         core_seconds=0.0 if model.cache_vision else census.pictured * census.decode,
         readers=max(1, model.hardware.workers),
-        disk=arrays,
-        scratch=arrays,
+        disk=census.rows * row_bytes,
+        scratch=census.rows * row_bytes,
         host=4.0 * shape.parameters,
         device=shape.parameters * size / 8
         + max(stage.batch_tokens, longest) * 4.0 * 8 * shape.decoder.width,

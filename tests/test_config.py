@@ -56,7 +56,7 @@ def test_all_choices_are_found():
     assert {"demo", "smoke"} <= names["experiment"]
     assert {"demo", "files"} <= names["pool"]
     assert {"cpu", "one_gpu"} <= names["hardware"]
-    assert {"llava15_7b", "llava15_13b", "qwen25_vl_3b"} <= names["target"]
+    assert {"llava15_7b", "llava15_13b", "qwen25_vl_3b", "qwen3_vl_8b"} <= names["target"]
 
 
 ALONE = [each for each in CHOICES if is_alone(*each) and each[0] != "variant"]  # see test_selectors

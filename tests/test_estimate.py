@@ -28,6 +28,7 @@ from toy import (
 
 import xmas
 from xmas.cli.config import build
+from xmas.data.planted.planting import Planting
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError
 from xmas.demo.bench import DemoBench
@@ -58,6 +59,7 @@ from xmas.models.checked_images import CheckedImages
 from xmas.models.shape import LLAVA_15_7B, TINYLLAVA
 from xmas.models.vision_cache import VisionFeatures
 from xmas.results.audit import Audit
+from xmas.results.exam import Exam
 from xmas.selection.methods.coincide import Coincide
 from xmas.selection.methods.ofa import Ofa
 from xmas.selection.methods.random import Random
@@ -102,7 +104,7 @@ def lines(text: str) -> dict[str, list[str]]:
 # --- plan ---
 
 
-GOALS = """xmas coincide length random target tokens audit audit_of_names ofa
+GOALS = """xmas coincide length random target tokens audit audit_of_names exam ofa
   ofa_of_another_pool""".split()
 
 
@@ -121,6 +123,14 @@ def goals(toy) -> dict[str, Callable[[], Stage]]:
         "tokens": lambda: toy.subset(rows=None, tokens=600, counted=toy.proxy),
         "audit": lambda: Audit(toy.subset(), counted=toy.proxy),
         "audit_of_names": lambda: Audit(toy.subset(), images=False),
+        "exam": lambda: Exam(
+            toy.pool,
+            {"random": Random(), "length": toy.length},
+            seeds=(0, 1),
+            fit_seeds=(0, 1),
+            rows=37,
+            planting=Planting(inflated=0, empty=0, one_token=0),
+        ),
         "ofa": lambda: toy.subset(ofa, text_only="proportional"),
         "ofa_of_another_pool": lambda: toy.subset(
             dataclasses.replace(ofa, trained=str(toy.store.get(trained))), text_only="proportional"

@@ -3,6 +3,7 @@
 GOALS = {
     "subset": "the chosen rows, as files for a trainer; the default",
     "audit": "what the subset contains, compared with its pool",
+    "exam": "what selectors do with copies, noise and length; no target is trained",
     "proxy": "a small model fitted on the pool",
     "target": "the model fitted on the subset",
     "scores": "benchmark scores of targets on the subset and on all rows",

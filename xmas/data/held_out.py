@@ -10,7 +10,7 @@ import logging
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -21,7 +21,7 @@ from xmas.data.near_copies.image_hashes import ImageHashes
 from xmas.data.near_copies.near_groups import near_groups
 from xmas.data.near_copies.sides import HELD_OUT, LEFT_OUT, POOL, drawn, listed
 from xmas.data.near_copies.text_sketches import Texts
-from xmas.data.pool import Pool
+from xmas.data.pool import OF_ANNOTATIONS, Pool
 from xmas.data.rows import PoolError, Rows
 from xmas.store import Made, Stage, Store, content, nearest_stages
 
@@ -84,13 +84,13 @@ class HeldOutSplit(Stage):
     def held_out(self) -> Pool:
         """The rows held out, as a pool."""
         return dataclasses.replace(
-            self.pool, annotations=Made(self, "held_out.npy"), **_OF_ANNOTATIONS
+            self.pool, annotations=Made(self, "held_out.npy"), **OF_ANNOTATIONS
         )
 
     @property
     def rest(self) -> Pool:
         """The other rows, as a pool."""
-        return dataclasses.replace(self.pool, annotations=Made(self, "pool.npy"), **_OF_ANNOTATIONS)
+        return dataclasses.replace(self.pool, annotations=Made(self, "pool.npy"), **OF_ANNOTATIONS)
 
     def check(self, store: Store) -> None:
         """Raises PoolError: the share is no row, or a listed row is not there."""
@@ -196,12 +196,6 @@ class HeldOutSplit(Stage):
             f"and pool.hold_out.share={self.how.share} is {_budget(len(sides), self.how)} rows; "
             "raise it, set pool.hold_out.distance lower, or take another suite="
         )
-
-
-_OF_ANNOTATIONS: dict[str, Any] = {  # what describes the file, not the rows that it becomes
-    "sha256": None, "format": None, "columns": {}, "split": None, "invalid": "error",
-    "hold_out": None,
-}  # fmt: skip
 
 
 def _budget(rows: int, how: HoldOut) -> int:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -14,14 +14,30 @@ from xmas.data.opened_files import PoolFiles, opened
 from xmas.data.pool_places import has_own_images, identity_of, is_there, state
 from xmas.data.readers import DEFAULT
 from xmas.data.rows import MAX_PIXELS, PoolError, Rows
-from xmas.store import Made, Store, describe, volatile
+from xmas.store import Made, Stage, Store, describe, volatile
 
 if TYPE_CHECKING:
     import xmas.data.held_out
     import xmas.data.valid_rows
 
 INVALID = ("error", "skip")
+OF_ANNOTATIONS: dict[str, Any] = {  # what describes the file, not the rows that a stage makes of it
+    "sha256": None, "format": None, "columns": {}, "split": None, "invalid": "error",
+    "hold_out": None,
+}  # fmt: skip
 T = TypeVar("T")
+
+
+@runtime_checkable
+class OpensRows(Protocol):
+    """A stage whose result is no annotation file but rows of another pool, opened by itself."""
+
+    @property
+    def pool(self) -> "Pool": ...
+
+    def open(self, store: Store, name: str) -> Rows:
+        """The rows that the file `name` of its result lists."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +160,12 @@ class Pool:
         options = {"columns": dict(self.columns), "split": self.split}
         return identity | named | {name: value for name, value in options.items() if value}
 
+    def inputs(self) -> list[Stage]:
+        """The stages whose results opening it asks for: those that made it, at any depth."""
+        made = [part.stage for part in (self.annotations, self.images) if isinstance(part, Made)]
+        whole = [stage.pool for stage in made if isinstance(stage, OpensRows)]
+        return [*made, *(stage for pool in whole for stage in pool.inputs())]
+
     @classmethod
     def from_dataset(cls, dataset: Any, **options: Any) -> "Pool":
         """The pool of a `datasets.Dataset`, known by its fingerprint; nothing is copied.
@@ -190,9 +212,9 @@ class Pool:
 
     def _part(self, store: Store) -> Rows | None:
         """The rows of a pool that is some of another's rows; None where it has its own files."""
-        if self.held_out_split is not None:
-            assert isinstance(self.annotations, Made)
-            return self.held_out_split.open(store, self.annotations.name)
+        made = self.annotations
+        if isinstance(made, Made) and isinstance(made.stage, OpensRows):
+            return made.stage.open(store, made.name)
         return None if self.valid_rows is None else self.valid_rows.rows_of_table(store)
 
     def _files(self, store: Store) -> PoolFiles:

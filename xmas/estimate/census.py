@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from xmas.data.planted.planted_pool import PlantedPool
 from xmas.data.pool import Pool
+from xmas.data.pool_sample import PoolSample
 from xmas.data.rows import PoolError, Rows
 from xmas.estimate.assumed import DRAWING, Assumed, Census, supposed
 from xmas.models.chat.labels import ImageCutError, Tokens
@@ -46,6 +48,11 @@ def count(
         assert isinstance(pool.annotations, Made)
         whole = count(split.pool, tokens, store, assumed, sample=sample)
         return _side(whole, split.sizes(whole.rows)[pool.annotations.name])
+    if isinstance(pool.annotations, Made):
+        stage = pool.annotations.stage
+        if isinstance(stage, PoolSample | PlantedPool):
+            whole = count(stage.pool, tokens, store, assumed, sample=sample)
+            return dataclasses.replace(_side(whole, stage.size(whole.rows)), how=whole.how)
     if pool.valid_rows is not None and (whole := pool.valid_rows.pool).at_hand(store):
         # Its malformed rows are left out; which images are broken is not known yet.
         return _counted(whole, whole.open_all(store), tokens, store, assumed, sample)

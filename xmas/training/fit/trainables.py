@@ -1,31 +1,19 @@
 """Trainable weights: LoRA and the connector, all but the tower, or the connector alone."""
 
-import dataclasses
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from xmas.models.families import family_of
 from xmas.models.precision import cast_parameters
-from xmas.models.vlm import freeze_tower, in_connector, language_model, unwrap
+from xmas.models.vlm import freeze_tower, in_connector
+from xmas.training.fit.lora import Lora as Lora
+from xmas.training.fit.lora import with_lora as with_lora
 
 if TYPE_CHECKING:
     import peft
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # type of frozen weights
-
-
-@dataclasses.dataclass(frozen=True)
-class Lora:
-    """Low-rank updates of every linear layer of the language model; the connector trains in full.
-
-    Source of the defaults: LLaVA `scripts/v1_5/finetune_lora.sh`.
-    """
-
-    rank: int = 128
-    alpha: int = 256
-    dropout: float = 0.05
 
 
 def trainable(model: nn.Module, lora: Lora | None, precision: str) -> nn.Module:
@@ -39,44 +27,6 @@ def trainable(model: nn.Module, lora: Lora | None, precision: str) -> nn.Module:
     """
     cast_parameters(model, HALF.get(precision, torch.float32))
     return all_but_tower(model) if lora is None else with_lora(model, lora)
-
-
-def with_lora(model: nn.Module, lora: Lora) -> nn.Module:
-    """`model` with trainable LoRA and a trainable connector, both float32; all else frozen."""
-    from peft import LoraConfig, get_peft_model
-
-    connector = family_of(unwrap(model).config).connector
-    adapted = get_peft_model(
-        model,
-        LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            bias="none",
-            target_modules=linear_layers(model),
-            modules_to_save=list(connector),
-            task_type="CAUSAL_LM",
-        ),
-    )
-    return _in_float32(adapted)
-
-
-def linear_layers(model: nn.Module) -> str:
-    """A regular expression of the language model's linear layers: its head is not among them.
-
-    Raises ValueError: it has none.
-    """
-    # Until commit cef2ae0 the names were q, k, v, o, gate, up and down_proj, which adapts Phi
-    # (dense, fc1, fc2) and Phi-3 (qkv_proj, gate_up_proj) only in part. Such a result has the same
-    # key as one of today: the names are known when the model is loaded, the key is needed before.
-    language = family_of(unwrap(model).config).language.rpartition(".")[2]
-    layers = language_model(model).named_modules()
-    names = dict.fromkeys(
-        name.rpartition(".")[2] for name, layer in layers if isinstance(layer, nn.Linear)
-    )
-    if not names:
-        raise ValueError(f"no linear layer in {language}: LoRA has nothing to adapt")
-    return rf".*{language}.*\.({'|'.join(names)})$"
 
 
 def all_but_tower(model: nn.Module) -> nn.Module:

@@ -1,0 +1,235 @@
+"""LoRA as people use it: which layers, rsLoRA, DoRA, and what trains in addition."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from toy import RECIPE, Toy, shared
+from transformers import LlavaForConditionalGeneration
+
+from xmas.models.chat.batches import Loader
+from xmas.models.vlm import load
+from xmas.store import describe
+from xmas.training.fit.module import FitModule
+from xmas.training.fit.trainables import Lora, merge_adapter, trainable, with_lora
+
+LANGUAGE = "model.language_model.layers"
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+PROJECTOR = {
+    f"model.multi_modal_projector.linear_{number}.{kind}"
+    for number in (1, 2)
+    for kind in ("weight", "bias")
+}
+
+
+def linear(layers=(0, 1), names=ATTENTION + MLP) -> set[str]:
+    """Paths of linear layers of the toy's language model."""
+    return {
+        f"{LANGUAGE}.{layer}.{'self_attn' if name in ATTENTION else 'mlp'}.{name}"
+        for layer in layers
+        for name in names
+    }
+
+
+@pytest.fixture(scope="module")
+def batch(toy: Toy):
+    """Rows of both kinds."""
+    parts = load(toy.store.get(toy.start))
+    loader = Loader(
+        toy.proxy.tokens().open(toy.store),
+        [np.array([0, 3, 2, 40])],
+        image_token=parts.model.config.image_token_index,
+        pad=parts.tokenizer.pad_token_id,
+        pictures=toy.vision.pictures(toy.store),
+    )
+    return next(iter(loader))
+
+
+def stepped(toy: Toy, lora: Lora, batch) -> tuple[torch.nn.Module, set[str]]:
+    """A model after one optimiser step, and the names that changed, as those of the base model."""
+    base = load(toy.store.get(toy.start)).model
+    if "lm_head" in lora.also:
+        base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight.detach().clone())
+        base.config.tie_word_embeddings = False
+    model = trainable(base, lora, "32-true")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.1)  # at zero the other half would get no gradient
+    before = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+    module = FitModule(model, RECIPE, steps=2, seed=0)
+    module.on_fit_start()
+    optimizer = module.configure_optimizers()["optimizer"]
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-2
+    module.training_step(batch, 0).backward()
+    optimizer.step()
+    after = model.state_dict()
+    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    return model, {
+        name.removeprefix("base_model.model.")
+        .replace("modules_to_save.default.", "")
+        .replace(".default", "")
+        for name in changed
+    }
+
+
+def halves(paths: set[str]) -> set[str]:
+    return {f"{path}.lora_{half}.weight" for path in paths for half in "AB"}
+
+
+VARIANTS = {
+    "two names": (Lora(4, 8, targets=["v_proj", "q_proj"]), linear(names=("q_proj", "v_proj")), ()),
+    "one layer by expression": (
+        Lora(4, 8, targets=r".*layers\.1\..*_proj"), linear(layers=(1,)), (),
+    ),
+    "no connector": (Lora(4, 8, connector=False), linear(), None),
+    "embedding and head": (
+        Lora(4, 8, also=["lm_head", "embed_tokens"]), linear(),
+        ("lm_head.weight", "model.language_model.embed_tokens.weight"),
+    ),
+    "norms of a layer": (
+        Lora(4, 8, targets=["o_proj"], also=["input_layernorm"]), linear(names=("o_proj",)),
+        [f"{LANGUAGE}.{layer}.input_layernorm.weight" for layer in (0, 1)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_one_step_changes_the_tensors_that_are_listed_and_no_others(toy: Toy, batch, kind):
+    lora, paths, more = VARIANTS[kind]
+    _, changed = stepped(toy, lora, batch)
+    assert changed == halves(paths) | (PROJECTOR | {*more} if more is not None else set())
+
+
+def test_dora_trains_magnitudes_as_well(toy: Toy, batch):
+    lora = Lora(4, 8, dora=True, targets=["q_proj"])
+    model, changed = stepped(toy, lora, batch)
+    paths = linear(names=("q_proj",))
+    magnitudes = {f"{path}.lora_magnitude_vector.weight" for path in paths}
+    assert changed == halves(paths) | magnitudes | PROJECTOR
+    assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {
+        torch.float32
+    }
+
+
+def test_peft_s_own_options_are_passed_to_it(toy: Toy):
+    options = {"rank_pattern": {"q_proj": 2}, "init_lora_weights": "gaussian"}
+    model = with_lora(load(toy.store.get(toy.start)).model, Lora(4, 8, peft=options))
+    layers = model.get_base_model().model.language_model.layers[0].self_attn
+    assert layers.q_proj.lora_A.default.weight.shape[0] == 2
+    assert layers.k_proj.lora_A.default.weight.shape[0] == 4
+    config = model.peft_config["default"]
+    assert config.init_lora_weights == "gaussian"
+
+
+def test_rank_stabilised_updates_are_scaled_by_the_root_of_the_rank(toy: Toy):
+    path = f"{LANGUAGE}.1.mlp.up_proj"
+    for rslora, scale in ((False, 10 / 4), (True, 10 / 2)):  # alpha 10, rank 4
+        model = with_lora(
+            load(toy.store.get(toy.start)).model, Lora(4, 10, dropout=0.0, rslora=rslora)
+        )
+        layer = model.get_base_model().get_submodule(path)
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        with torch.no_grad():
+            b.normal_()
+            inputs = torch.randn(3, a.shape[1])
+            update = (layer(inputs) - layer.base_layer(inputs)).double()
+        expected = scale * inputs.double() @ a.double().T @ b.double().T
+        torch.testing.assert_close(update, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dora_merges_to_magnitudes_times_directions(toy: Toy):
+    """By the paper's formula (arXiv 2402.09353, equation 5), in float64."""
+    model = with_lora(
+        load(toy.store.get(toy.start)).model.to(torch.bfloat16), Lora(4, 8, dora=True, dropout=0.0)
+    )
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.add_(torch.randn_like(weight), alpha=0.3)
+    layers = {path: model.get_base_model().get_submodule(path) for path in linear()}
+    expected = {}
+    for path, layer in layers.items():
+        base, a, b = (
+            weight.double()
+            for weight in (
+                layer.base_layer.weight, layer.lora_A.default.weight, layer.lora_B.default.weight,
+            )
+        )  # fmt: skip
+        direction = base + 2 * b @ a
+        magnitude = layer.lora_magnitude_vector.default.weight.double()
+        expected[path] = magnitude[:, None] * direction / direction.norm(dim=1, keepdim=True)
+    merged = merge_adapter(model, torch.float32)
+    for path, weight in expected.items():
+        actual = merged.get_submodule(path).weight.double()
+        torch.testing.assert_close(actual, weight, rtol=2**-7, atol=1e-5)  # rounded once to bf16
+        assert (actual - weight).norm() / weight.norm() < 2**-9
+
+
+@torch.no_grad()
+def logits(model, batch) -> torch.Tensor:
+    """Through transformers' own forward, without any of ours."""
+    embedded = model.get_input_embeddings()(batch.ids.clamp_max(399))
+    return model(inputs_embeds=embedded, attention_mask=batch.mask.long()).logits[batch.mask]
+
+
+def test_a_fit_with_every_variant_is_written_loads_in_plain_peft_and_merges(
+    toy: Toy, batch, tmp_path
+):
+    store = shared(toy, tmp_path)
+    lora = Lora(4, 8, targets=["q_proj", "down_proj"], dora=True, rslora=True, also=["norm"])
+    target = toy.target(lora=lora)
+    place = store.get(toy.start)
+    base = LlavaForConditionalGeneration.from_pretrained(place)
+    adapter = PeftModel.from_pretrained(base, store.get(target) / "adapter").eval()
+    merged = target.load(store).model
+    torch.testing.assert_close(logits(merged, batch), logits(adapter, batch), rtol=1e-3, atol=1e-3)
+    weights = load_file(store.get(target) / "adapter" / "adapter_model.safetensors")
+    assert any("lora_magnitude_vector" in name for name in weights)
+    assert any(name.endswith("language_model.norm.weight") for name in weights)
+    assert len([name for name in weights if "lora_A" in name]) == 4
+
+
+WRONG = {
+    "a name": (Lora(targets=["q_pro"]), r"called q_pro; did you mean q_proj\?"),
+    "an expression": (Lora(targets=r"layers\..*q_proj"), r"matches the whole path of no linear"),
+    "the tower": (Lora(targets=r".*vision_tower.*q_proj"), r"no linear layer of the language model"),
+    "a block": (Lora(targets=r".*language_model\.layers\.1"), "the expression matches the whole path"),
+    "a module": (Lora(also=["lm_haed"]), r"called lm_haed; did you mean lm_head\?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_name_that_nothing_has_is_refused_with_the_nearest(toy: Toy, kind):
+    lora, message = WRONG[kind]
+    with pytest.raises(ValueError, match=message):
+        with_lora(load(toy.store.get(toy.start)).model, lora)
+
+
+def test_an_embedding_that_is_the_head_does_not_train_apart(toy: Toy):
+    model = load(toy.store.get(toy.start)).model
+    with pytest.raises(ValueError, match="lm_head is one weight with embed_tokens"):
+        with_lora(model, Lora(also=["lm_head"]))
+
+
+def test_options_that_peft_does_not_get_are_refused():
+    with pytest.raises(ValueError, match=r"lora\.peft\.rank_patern.*did you mean rank_pattern\?"):
+        Lora(peft={"rank_patern": {}})
+    with pytest.raises(ValueError, match=r"init_lora_weights=pissa: it replaces the frozen"):
+        Lora(peft={"init_lora_weights": "pissa"})
+
+
+def test_only_what_is_set_is_part_of_the_key():
+    assert describe(Lora()) == {"type": "Lora", "rank": 128.0, "alpha": 256.0, "dropout": 0.05}
+    one, other = (describe(Lora(targets=names)) for names in (["b", "a"], ("a", "b")))
+    assert one == other != describe(Lora(targets=["a"]))
+    assert describe(Lora(dora=True))["dora"] is True
+    every = dataclasses.replace(Lora(), rslora=True, connector=False, also=["lm_head"])
+    assert describe(every) == describe(Lora()) | {
+        "rslora": True, "connector": False, "also": ["lm_head"],
+    }  # fmt: skip

@@ -10,7 +10,12 @@ import torch
 from pages import DOCS, files_of
 from test_export import RECIPE
 from toy import HARDWARE, Toy
-from transformers import AutoProcessor, VipLlavaConfig, VipLlavaForConditionalGeneration
+from transformers import (
+    AutoProcessor,
+    Blip2Config,
+    VipLlavaConfig,
+    VipLlavaForConditionalGeneration,
+)
 
 from xmas.data.images.pixels import SquareImages
 from xmas.models import families
@@ -70,9 +75,10 @@ def test_a_family_that_two_modules_define_is_refused(monkeypatch):
         families.families()
 
 
-def test_a_model_without_a_family_is_refused_and_told_how_to_add_one():
-    with pytest.raises(TypeError, match=r"vipllava are not among .*xmas/models/families"):
-        families.family_of(VipLlavaConfig())
+def test_a_model_without_a_family_that_cannot_run_whole_is_refused_and_told_how_to_add_one():
+    match = r"no image_token_id: .*blip-2 are not among .*xmas/models/families"
+    with pytest.raises(TypeError, match=match):
+        families.family_of(Blip2Config())
 
 
 @pytest.fixture(scope="module")

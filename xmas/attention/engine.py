@@ -29,7 +29,15 @@ from xmas.attention.spans import Spans
 from xmas.attention.unit_collectors import between_images, collector_of
 from xmas.attention.weights import Read, Weights
 from xmas.models.cpu_matmul import by_onednn
-from xmas.models.vlm import language_inputs, language_model, tower_features, unwrap
+from xmas.models.families import Features
+from xmas.models.vlm import (
+    image_features,
+    language_inputs,
+    language_model,
+    refuse_whole,
+    runs_whole,
+    unwrap,
+)
 from xmas.store import volatile
 from xmas.store.distributed import barrier, rank_and_world
 from xmas.store.progress import bar
@@ -69,14 +77,18 @@ class Scan:
         self.text_lengths = material.table.text_lengths - spans.before
         self.reasons = reasons(material.table, spans, spectra)
         has_values = self.reasons == MEASURED
+        self.whole = runs_whole(model)
         if spectra.unmasked:
+            refuse_whole(model, "features.trajectories.spectra.mode=model")
             refuse_several(material.table.image_counts, "features.trajectories.spectra.mode=model")
             self.plan = consecutive(
                 spans, has_values, shard_rows=running.shard_rows, max_length=material.max_length
             )
         else:
             longest = int(material.table.lengths.max(initial=0))
-            shareable = can_be_shared(language_model(model).config, longest)
+            shareable = not self.whole and can_be_shared(language_model(model).config, longest)
+            if self.whole:
+                spans = Spans.whole(material.table)
             self.plan = plan(
                 spans,
                 has_values,
@@ -177,8 +189,8 @@ class Scan:
     ) -> Float[np.ndarray, "rows steps k"]:
         loaded = loaded.to(next(self.model.parameters()).device)
         weights.use(snapshots[steps[0]])  # the frozen tower is the same in all
-        features = self._features(loaded.pictures)
-        later = [self._features(text.pictures) if text.pictures else None for text in loaded.texts]
+        features = image_features(self.model, loaded.pictures, self.precision)
+        later = [image_features(self.model, text.pictures, self.precision) for text in loaded.texts]
         batches: list[Collector] = []
         measured: list[Float[Tensor, "rows some columns"]] = []
         unsolved: list[list[Collector]] = []
@@ -207,14 +219,8 @@ class Scan:
         values = [self.spectra.values(batch) for batch in zip(*snapshots, strict=True)]
         return torch.cat([torch.cat(values), finite(snapshots).float()], dim=2)
 
-    def _features(self, pictures: Mapping[str, Tensor]) -> Tensor:
-        if "features" in pictures:
-            return pictures["features"].to(self.precision)
-        pixels = pictures["pixels"].to(self.precision)
-        return tower_features(self.model, pixels, pictures.get("sizes"))
-
     def _batches(
-        self, loaded: Loaded, features: Tensor, later: Sequence[Tensor | None]
+        self, loaded: Loaded, features: Features | None, later: Sequence[Features | None]
     ) -> Iterator[Collector]:
         """The attention of the batches of a unit, with the weights that are in use.
 
@@ -224,6 +230,9 @@ class Scan:
         """
         unit = loaded.unit
         language = language_model(self.model)
+        if self.whole:
+            yield from self._whole_rows(loaded, later)
+            return
         prefix = language_inputs(
             self.model,
             loaded.prefix_ids,
@@ -256,6 +265,16 @@ class Scan:
                     past_key_values=branches(cache, text.which) if unit.shared else no_cache,
                     use_cache=unit.shared,
                 )
+            yield collector
+
+    def _whole_rows(self, loaded: Loaded, images: Sequence[Features | None]) -> Iterator[Collector]:
+        """`_batches` of a model that runs whole, once a snapshot: nothing precedes its rows."""
+        language = language_model(self.model)
+        for text, features in zip(loaded.texts, images, strict=True):
+            inputs = language_inputs(self.model, text.ids, features, mask=text.mask)
+            collector = collector_of(self.spectra, language, text, loaded, None)
+            with attention_of(language, collector, stop=True):
+                language(**inputs.arguments, use_cache=False)
             yield collector
 
 

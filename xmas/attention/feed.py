@@ -43,14 +43,15 @@ class Text:
     """What follows the prefix of some rows, padded on the right.
 
     `which`: the number of each row's prefix in the unit; `ids`: the tokens, those of later images
-    included; `image_places`: where those are, counted through all rows; `text`: positions among
-    them that are text, `text_mask`: False for padding of `text`; `answers`: True for tokens of
-    answers; `pictures`: of the later images, whose features are at `image`; `image_mask`: False for
-    padding of `image`.
+    included; `mask`: False for padding of `ids`; `image_places`: where the images' are, counted
+    through all rows; `text`: positions among them that are text, `text_mask`: False for padding of
+    `text`; `answers`: True for tokens of answers; `pictures`: of the later images, whose features
+    are at `image`; `image_mask`: False for padding of `image`.
     """
 
     which: Int[Tensor, " rows"]
     ids: Int[Tensor, "rows length"]
+    mask: Bool[Tensor, "rows length"]
     image_places: Int[Tensor, " features"]
     text: Int[Tensor, "rows text"]
     text_mask: Bool[Tensor, "rows text"]
@@ -161,11 +162,13 @@ class Feed:
         ids = np.full((len(rows), width), self.pad, dtype=np.int64)
         for number, line in enumerate(lines):
             ids[number, : len(line.ids)] = line.ids
+        mask = np.arange(width) < np.array([len(line.ids) for line in lines])[:, None]
         image, image_mask = _positions([line.image for line in lines])
         text, text_mask = _positions([line.text for line in lines])
         return Text(
             which=torch.from_numpy(unit.which[batch]),
             ids=torch.from_numpy(ids),
+            mask=torch.from_numpy(mask),
             image_places=torch.from_numpy(np.flatnonzero(ids == self.image_token)),
             text=text,
             text_mask=text_mask,
@@ -179,7 +182,7 @@ class Feed:
         """A part of a row, with its images' tokens."""
         tokens = self.table[row]
         following = np.arange(len(tokens.ids)) >= tokens.places[0]
-        if part.stop is None and len(tokens.places) == 1:  # text alone
+        if part.stop is None and part.start and len(tokens.places) == 1:  # text alone
             ids, answers = tokens.ids[tokens.places[0] :], tokens.labelled[tokens.places[0] :]
             every = np.ones(len(ids), dtype=bool)
             return _Line(ids, image=~every, text=every, answers=answers)
@@ -202,6 +205,8 @@ class Feed:
         first = counts if self.spans.images is None else self.spans.images[rows]
         if (counts == first).all():
             return {} if later else self.pictures(rows.tolist())
+        if not later and not first.any():
+            return {}
         parts = [slice(count, None) if later else slice(count) for count in first.tolist()]
         return self.pictures(rows.tolist(), parts)
 

@@ -39,6 +39,13 @@ class Spans:
         return self.before + self.image
 
     @classmethod
+    def whole(cls, table: TokenTable) -> "Spans":
+        """Rows that share nothing, all of each after an empty prefix without an image."""
+        none = np.zeros(len(table), dtype=np.int32)
+        prefix = np.where(table.image_at >= 0, np.arange(len(table)), -1)
+        return cls(none, none, table.lengths.astype(np.int32), prefix, images=none)
+
+    @classmethod
     def of(cls, table: TokenTable, shown: Shown) -> "Spans":
         """The spans of a pool, whose rows show these pictures."""
         has_image = table.image_at >= 0

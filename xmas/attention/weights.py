@@ -24,7 +24,7 @@ class Weights:
     def __init__(self, model: nn.Module, precision: torch.dtype, *, head: bool = False) -> None:
         inner = unwrap(model)
         self.precision = precision
-        body = {id(parameter) for parameter in (inner if head else inner.model).parameters()}
+        body = {id(parameter) for parameter in (inner if head else inner.base_model).parameters()}
         self._parameters = {
             name: parameter for name, parameter in inner.named_parameters() if id(parameter) in body
         }

@@ -25,7 +25,7 @@ from xmas.models.chat.labels import Tokens
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.device import device_for
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import LoadedModel, hidden_states, unwrap
+from xmas.models.vlm import LoadedModel, head_of, hidden_states, unwrap, vocabulary_of
 from xmas.store import Stage, Store, distributed, nearest_stages, write_atomically
 from xmas.store.arrays import ArrayInParts
 from xmas.store.progress import bar
@@ -130,18 +130,15 @@ class AnswerLosses(Stage):
         model = parts.model
         weight = next(model.parameters())
         batch = batch.to(weight.device)
-        if "pixels" in batch.pictures:
-            batch.pictures["pixels"] = batch.pictures["pixels"].to(weight.dtype)
         hidden = hidden_states(
             model,
             batch.ids,
             batch.mask,
-            features_of(model, batch),
+            features_of(model, batch, weight.dtype),
             sizes=batch.pictures.get("sizes"),
         )
-        head = unwrap(model).lm_head
         statistics, _ = answer_token_statistics(
-            head, hidden, batch.labels, vocabulary=head.weight.shape[0]
+            head_of(model), hidden, batch.labels, vocabulary=vocabulary_of(model)
         )
         of_tokens = statistics.cpu().numpy()
         loss = of_tokens[:, STATISTICS.index("loss")]

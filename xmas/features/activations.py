@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from xmas.attention.plan import length_batches
 from xmas.attention.reasons import refuse_several
@@ -17,7 +18,7 @@ from xmas.features.pooled import Means, Windows, halves, means_of
 from xmas.models.chat.batches import Batch, micro_batches
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import LoadedModel, language_inputs, language_model
+from xmas.models.vlm import LoadedModel, language_inputs, language_model, refuse_whole
 from xmas.store import Stage, Store
 from xmas.training.proxy import Proxy
 
@@ -167,16 +168,22 @@ class Activations(Stage):
         """The features of a batch's rows, float32; values that are not finite stay so."""
         model = parts.model
         inputs = language_inputs(
-            model, batch.ids, features_of(model, batch), batch.pictures.get("sizes")
+            model,
+            batch.ids,
+            features_of(model, batch),
+            batch.pictures.get("sizes"),
+            mask=batch.mask,
         )
-        mask = None  # causality hides the pads at the ends of rows from their tokens
+        masked: dict[str, Tensor] = {}  # causality hides the pads at the ends of rows
         if self.mode == "released":
+            refuse_whole(model, "features.activations.mode=fixed")
             mask = batch.mask.long()  # its windows have pads in them, which see no other pads
+            masked = {"attention_mask": mask}
             # it pads with zeros, not with a token
             inputs = dataclasses.replace(inputs, embeddings=inputs.embeddings * mask[..., None])
         language = language_model(model)
         means = Means(windows.positions(batch, model.config.image_token_id))
         with means_of(language, self.layers, means):
-            language(**inputs.arguments, attention_mask=mask, use_cache=False)
+            language(**inputs.arguments, **masked, use_cache=False)
         values = halves(torch.stack([means.layers[layer] for layer in self.layers], dim=1))
         return values.cpu().numpy()

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xmas.models.chat.batches import Places
-from xmas.models.vlm import hidden_states, unwrap
+from xmas.models.families import Features
+from xmas.models.vlm import head_of, hidden_states, unwrap
 
 
 def answer_loss(
@@ -16,7 +17,7 @@ def answer_loss(
     ids: Int[Tensor, "rows length"],
     mask: Bool[Tensor, "rows length"],
     labels: Int[Tensor, "rows length"],
-    features: Float[Tensor, "tiles patches channels"] | None,
+    features: Features | None,
     *,
     sizes: Int[Tensor, "images 2"] | None = None,
     lengths: Int[Tensor, " packed"] | None = None,
@@ -38,7 +39,7 @@ def answer_loss(
     hidden = hidden_states(
         model, ids, mask, features, sizes=sizes, lengths=lengths, image_places=places.images
     )
-    answers, head = places.answers, inner.lm_head
+    answers, head = places.answers, head_of(model)
     if not len(answers):
         return 0.0 * head(hidden[:, :1]).float().sum()
     hidden, next_ids = hidden.flatten(0, 1)[answers], labels.flatten()[answers + 1]

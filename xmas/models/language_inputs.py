@@ -1,7 +1,7 @@
 """What a language model receives instead of token ids: embeddings, positions, deep features."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,17 +19,20 @@ class LanguageInputs:
         deep: what is added to the outputs of the first layers at the tokens of images, a tensor a
             layer (DeepStack).
         deep_row: which row of each tensor of `deep` is a token's; -1: none. None: without `deep`.
+        own: further arguments, by name, that the model's own forward passes; such rows are whole,
+            and join no others.
     """
 
     embeddings: Float[Tensor, "rows length hidden"]
     positions: Int[Tensor, "*axes rows length"] | None = None
     deep: Sequence[Float[Tensor, "features hidden"]] = ()
     deep_row: Int[Tensor, "rows length"] | None = None
+    own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments of the language model, by transformers' names."""
-        arguments: dict[str, Any] = {"inputs_embeds": self.embeddings}
+        arguments: dict[str, Any] = {**self.own, "inputs_embeds": self.embeddings}
         if self.positions is not None:
             arguments["position_ids"] = self.positions
         if self.deep_row is not None:

@@ -65,7 +65,7 @@ class Decoder:
             feed_forward=config.intermediate_size,
             vocabulary=config.vocab_size,
             gated=config.model_type not in _UNGATED,
-            tied=bool(config.tie_word_embeddings),
+            tied=bool(getattr(config, "tie_word_embeddings", False)),
         )
 
 
@@ -113,13 +113,21 @@ class Tower:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A tower, a projector of linear layers, a language model, and how long an image is in it."""
+    """A tower, a projector of linear layers, a language model, and how long an image is in it.
+
+    Args:
+        counted: parameters of the whole model, where they were counted; None: those of the parts.
+        whole: rows run whole, by the model's own forward: the tower sees an image again for every
+            row and snapshot, and no rows share what they begin with.
+    """
 
     decoder: Decoder
     tower: Tower
     projector: tuple[int, ...]  # widths from input to output
     image_tokens: int  # of an image in the language model
     tiles: float = 1.0  # images that the tower sees for one of the pool
+    counted: int | None = None
+    whole: bool = False
 
     @property
     def projector_parameters(self) -> int:
@@ -129,6 +137,8 @@ class Shape:
 
     @property
     def parameters(self) -> int:
+        if self.counted is not None:
+            return self.counted
         return self.decoder.parameters + self.tower.parameters + self.projector_parameters
 
     @classmethod

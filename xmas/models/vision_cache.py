@@ -14,15 +14,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from xmas.data.images.broken import all_named, read_picture
-from xmas.data.images.pixels import OneTileOfSeveral, Processor, prepared
+from xmas.data.images.pixels import OfRows, OneTileOfSeveral, Processor, prepared
 from xmas.data.images.seen import note
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows, Shown
 from xmas.models.chat.batches import Batch
 from xmas.models.checked_images import CheckedImages, checked_images
 from xmas.models.device import device_for
+from xmas.models.families import Features
 from xmas.models.precision import cast_parameters
-from xmas.models.vlm import check_finite, load, tower_features
+from xmas.models.vlm import check_finite, image_features, load, tower_features
 from xmas.store import Stage, Store, distributed, volatile
 from xmas.store.arrays import ArrayInParts
 from xmas.store.progress import bar
@@ -51,6 +52,11 @@ class FromFiles:
 
     def __call__(self, rows: list[int], parts: Sequence[slice] | None = None) -> dict[str, Tensor]:
         pictures = pictures_of_rows(self.examples.shown, rows, parts)
+        if isinstance(self.processor, OfRows):
+            of_row: dict[int, list[Image.Image]] = {}
+            for row, picture in pictures:
+                of_row.setdefault(row, []).append(read_picture(self.examples, picture, row))
+            return self.processor.pictures_of_rows(list(of_row.values()))
         images = (read_picture(self.examples, picture, row) for row, picture in pictures)
         several = self.examples.shown.counts[rows] > 1
         if not (isinstance(self.processor, OneTileOfSeveral) and several.any()):
@@ -86,13 +92,11 @@ def pictures_of_rows(
     return [(row, picture) for row, part in pairs for picture in shown[row][part].tolist()]
 
 
-def features_of(model: nn.Module, batch: Batch) -> Tensor | None:
-    """Tower features of a batch: from the cache, from its pixels, or none without images."""
-    if "features" in batch.pictures:
-        return batch.pictures["features"]
-    if not batch.pictures:
-        return None
-    return tower_features(model, batch.pictures["pixels"], batch.pictures.get("sizes"))
+def features_of(
+    model: nn.Module, batch: Batch, precision: torch.dtype | None = None
+) -> Features | None:
+    """`image_features` of a batch."""
+    return image_features(model, batch.pictures, precision)
 
 
 def pictures_of(

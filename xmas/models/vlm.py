@@ -8,6 +8,7 @@ a scan needs none. What differs between families of models is in `xmas.models.fa
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +25,15 @@ from xmas.models.chat.layout import Layout, text_around
 from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Plain, Template
-from xmas.models.families import Family, HasDeepFeatures, HasPositions, family_of
+from xmas.models.families import (
+    Family,
+    Features,
+    HasDeepFeatures,
+    HasPositions,
+    OwnForward,
+    Parts,
+    family_of,
+)
 from xmas.models.language_inputs import LanguageInputs
 from xmas.models.tensor_bars import silence
 
@@ -129,8 +138,40 @@ def freeze_tower(model: nn.Module) -> nn.Module:
 
 def in_connector(model: nn.Module, name: str) -> bool:
     """Whether a parameter, by its name, belongs to the connector."""
-    parts = name.split(".")
-    return any(part in parts for part in _family(model).connector)
+    return any(f".{part}." in f".{name}." for part in _family(model).connector)
+
+
+def runs_whole(model: nn.Module) -> bool:
+    """Whether rows pass through the model's own forward, whole: nobody described its family."""
+    return isinstance(_family(model), OwnForward)
+
+
+def refuse_whole(model: nn.Module, instead: str) -> None:
+    """Raise ValueError for a model that runs whole; `instead`: the setting to use."""
+    if runs_whole(model):
+        raise ValueError(
+            f"nobody described models of type {unwrap(model).config.model_type}, which run whole, "
+            f"by their own forward: set {instead}, or describe the family "
+            "(docs/add-a-model-family.md)"
+        )
+
+
+def head_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """From last hidden states to logits."""
+    inner, family = unwrap(model), _family(model)
+    if not isinstance(family, OwnForward):
+        return inner.lm_head
+
+    def logits(hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
+        tokens = family.logits(inner, hidden.flatten(0, -2))
+        return tokens.unflatten(0, hidden.shape[:-1])
+
+    return logits
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """Logits of a token."""
+    return unwrap(model).get_output_embeddings().weight.shape[0]
 
 
 @torch.no_grad()
@@ -142,7 +183,31 @@ def tower_features(
     """The features of the frozen tower, the connector's input."""
     # Contiguous: in 16 bits a linear layer with a bias rounds once more where its input is not, as
     # patches after a class token are not in a batch, but those of a single image always are.
-    return _family(model).features(unwrap(model), pixels, sizes).contiguous()
+    return _described(model).features(unwrap(model), pixels, sizes).contiguous()
+
+
+def image_features(
+    model: nn.Module, pictures: Mapping[str, Tensor], precision: torch.dtype | None = None
+) -> Features | None:
+    """What passes need of the images of a batch, once for all snapshots; None without images.
+
+    These are the features of the tower, cached or not; for a model that runs whole, what its
+    processor made.
+
+    Args:
+        pictures: of `Batch`.
+        precision: of pixels and features; None: as they are.
+    """
+    if precision is not None:
+        pictures = {
+            name: tensor.to(precision) if tensor.is_floating_point() else tensor
+            for name, tensor in pictures.items()
+        }
+    if not pictures or runs_whole(model):
+        return pictures or None
+    if "features" in pictures:
+        return pictures["features"]
+    return tower_features(model, pictures["pixels"], pictures.get("sizes"))
 
 
 def embed(
@@ -169,12 +234,8 @@ def embed(
     is_image: Bool[Tensor, "rows length"] = ids == inner.config.image_token_id
     embedded = inner.get_input_embeddings()(ids.masked_fill(is_image, 0))
     if features is None:
-        if not torch.is_grad_enabled():
-            return embedded
-        return embedded + 0.0 * sum(
-            weight.sum() for name, weight in model.named_parameters() if in_connector(model, name)
-        )
-    projected = _family(model).project(inner, features, sizes)
+        return _with_connector(model, embedded)
+    projected = _described(model).project(inner, features, sizes)
     if image_places is None:
         image_places = is_image.flatten().nonzero()[:, 0]
     if len(image_places) != len(projected):
@@ -208,9 +269,10 @@ def embedded_inputs(
 def language_inputs(
     model: nn.Module,
     ids: Int[Tensor, "rows length"],
-    features: Float[Tensor, "tiles patches channels"] | None,
+    features: Features | None,
     sizes: Int[Tensor, "images 2"] | None = None,
     *,
+    mask: Bool[Tensor, "rows length"] | None = None,
     image_places: Int[Tensor, " features"] | None = None,
     counted: Int[Tensor, "rows length"] | None = None,
 ) -> LanguageInputs:
@@ -218,8 +280,18 @@ def language_inputs(
 
     Args:
         sizes, image_places: as in `embed`.
+        mask: False for pads at the end of rows; None: there are none. Only a model that runs whole
+            needs it: its masks are not always causal.
         counted: as in `positions_of`.
     """
+    if isinstance(family := _family(model), OwnForward):
+        assert not isinstance(features, Tensor)
+        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+        own = family.language_arguments(unwrap(model), ids, mask, features or {})
+        embedded, positions = own.pop("inputs_embeds"), own.pop("position_ids", None)
+        embedded = embedded if features else _with_connector(model, embedded)
+        return LanguageInputs(embedded, positions, own=own)
+    assert not isinstance(features, Mapping)
     inputs = embedded_inputs(model, ids, features, sizes, image_places=image_places)
     positions = positions_of(model, ids, sizes, counted)
     return dataclasses.replace(inputs, positions=positions)
@@ -248,7 +320,7 @@ def hidden_states(
     model: nn.Module,
     ids: Int[Tensor, "rows length"],
     mask: Bool[Tensor, "rows length"],
-    features: Float[Tensor, "tiles patches channels"] | None,
+    features: Features | None,
     *,
     sizes: Int[Tensor, "images 2"] | None = None,
     lengths: Int[Tensor, " packed"] | None = None,
@@ -256,8 +328,8 @@ def hidden_states(
 ) -> Float[Tensor, "rows length hidden"]:
     """Last hidden states of the language model, the input of its head.
 
-    Attention has no mask: pads are at the end of a row, where causality hides them from its tokens,
-    and torch has no flash kernel for masks.
+    Attention has no mask, unless the model runs whole: pads are at the end of a row, where
+    causality hides them from its tokens, and torch has no flash kernel for masks.
 
     Args:
         mask: False for pads at the end of rows.
@@ -271,6 +343,7 @@ def hidden_states(
         ids,
         features,
         sizes,
+        mask=mask,
         image_places=image_places,
         counted=options.get("position_ids"),
     )
@@ -286,5 +359,20 @@ def check_finite(values: np.ndarray, what: str) -> None:
         )
 
 
-def _family(model: nn.Module) -> Family:
+def _with_connector(model: nn.Module, embedded: Tensor) -> Tensor:
+    """`embedded`, with gradients of zero for the connector: other ranks wait for them."""
+    if not torch.is_grad_enabled():
+        return embedded
+    return embedded + 0.0 * sum(
+        weight.sum() for name, weight in model.named_parameters() if in_connector(model, name)
+    )
+
+
+def _family(model: nn.Module) -> Parts:
     return family_of(unwrap(model).config)
+
+
+def _described(model: nn.Module) -> Family:
+    family = _family(model)
+    assert isinstance(family, Family), f"a {family.model_type} runs whole"
+    return family

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from xmas.models.vlm import LoadedModel
+from xmas.models.vlm import LoadedModel, runs_whole
 from xmas.store import Stage, Store
 from xmas.target.hf_folder import describe, hub_name
 from xmas.target.target import Target
@@ -15,8 +15,9 @@ class Export(Stage):
     """The fine-tuned model in one piece, its adapter merged: `model*.safetensors`, `config.json`,
     tokenizer, image processor, chat template and greedy generation defaults.
 
-    Names are those of llava-hf's folders, which every version of transformers and vLLM read. The
-    template is the fit's, unlike theirs: with a system prompt, answers end in `</s>`.
+    Names are those of llava-hf's folders, which every version of transformers and vLLM read; those
+    of a model that nobody described are what transformers writes for it. The template is the fit's,
+    unlike theirs: with a system prompt, answers end in `</s>`.
     """
 
     kind: ClassVar[str] = "export"
@@ -39,6 +40,9 @@ def write_weights(loaded: LoadedModel, dtype: str, out: Path) -> None:
     import torch
     from huggingface_hub import save_torch_state_dict
 
+    if runs_whole(loaded.model):
+        loaded.model.to(getattr(torch, dtype)).save_pretrained(out)
+        return
     config = loaded.model.config
     weights = {
         hub_name(name, config): weight.detach().to("cpu", getattr(torch, dtype))

@@ -21,12 +21,13 @@ from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Template
 from xmas.models.families import HasMarks, HasVideos, exportable
-from xmas.models.vlm import LoadedModel
+from xmas.models.vlm import LoadedModel, runs_whole
 
 IMAGES = ("<image>", "<image_here>")  # the first that the tokenizer does not have
 PAD = "<pad>"
 VIDEO_FILE = "video_preprocessor_config.json"
 VIDEOS = ("size", "image_mean", "image_std", "max_image_size", "resample")  # as of images
+DIFFERENT = "the processor's ids for a question are not those that a fit sees"
 
 
 def hub_name(name: str, config: PreTrainedConfig) -> str:
@@ -46,6 +47,9 @@ def describe(loaded: LoadedModel, template: Template | OwnTemplate, dtype: str, 
 
     Raises ValueError: what is written gives other token ids for a question than a fit saw.
     """
+    if runs_whole(loaded.model):
+        _describe_whole(loaded, template, out)
+        return
     config = copy.deepcopy(loaded.model.config)
     tokenizer, image = _tokenizer(loaded)
     for part in (config, config.text_config):
@@ -59,6 +63,26 @@ def describe(loaded: LoadedModel, template: Template | OwnTemplate, dtype: str, 
     ).save_pretrained(out)
     (out / "config.json").write_text(json.dumps(_config(config.to_dict(), dtype), indent=2))
     _write_processor(loaded, tokenizer, template, image, out)
+
+
+def _describe_whole(loaded: LoadedModel, template: Template | OwnTemplate, out: Path) -> None:
+    """The files of a model that nobody described are its own, but for template and answers' end."""
+    own = copy.copy(loaded.processor.own)
+    for text in _texts(loaded, template, loaded.processor.placeholder):
+        own.chat_template = text
+        if _same_ids(own, loaded, template):
+            break
+    else:
+        raise ValueError(DIFFERENT)
+    loaded.model.config.save_pretrained(out)
+    GenerationConfig(
+        do_sample=False,
+        bos_token_id=loaded.tokenizer.bos_token_id,
+        eos_token_id=loaded.encoder(template).end,
+        pad_token_id=loaded.tokenizer.pad_token_id,
+    ).save_pretrained(out)
+    own.save_pretrained(out)
+    pin(out)
 
 
 def _tokenizer(loaded: LoadedModel) -> tuple[Any, str]:
@@ -111,7 +135,7 @@ def _write_processor(
         if _same_ids(processor, loaded, template):
             break
     else:
-        raise ValueError("the processor's ids for a question are not those that a fit sees")
+        raise ValueError(DIFFERENT)
     processor.save_pretrained(out)
     family = exportable(config)
     if isinstance(family, HasVideos):
@@ -126,6 +150,11 @@ def _texts(loaded: LoadedModel, template: Template | OwnTemplate, image: str) ->
     """The template as Jinja text, in the forms of which one suits the tokenizer."""
     if isinstance(template, OwnTemplate):
         yield template.of(loaded.tokenizer, loaded.layout.literal).jinja(image)
+        return
+    if runs_whole(loaded.model):
+        before, after = loaded.processor.marks
+        for gaps in itertools.product(("", " "), ("", " ")):
+            yield jinja(template, image=before + image + after, gaps=gaps)
         return
     family = exportable(loaded.model.config)
     shown = family.chat_image(image) if isinstance(family, HasMarks) else image
@@ -165,7 +194,7 @@ def _has_same_ids(
         add_generation_prompt=turns[-1].role == USER,
     )
     pictures = [Image.new("RGB", (5, 8))] * count
-    inputs = processor(text=text, images=[pictures] if pictures else None)
+    inputs = processor(text=[text], images=[pictures] if pictures else None)
     return inputs["input_ids"][0] == fitted_ids.tolist()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xmas.data.pool import Pool
 from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Template
-from xmas.models.families import Exportable, family_of
+from xmas.models.families import Exportable, OwnForward, family_of
 from xmas.models.precision import cast_parameters
 from xmas.models.start_point import StartPoint
 from xmas.models.vlm import LoadedModel, freeze_tower, load
@@ -133,7 +133,7 @@ class Target(ModelOnPool, Stage):
         folder.mkdir(exist_ok=True)  # where an attempt that died meanwhile has left one
         if self.lora is not None:
             self._write(model, folder)
-        if isinstance(family_of(loaded.model.config), Exportable):
+        if isinstance(family_of(loaded.model.config), Exportable | OwnForward):
             describe(loaded, self.template, "float16", folder)
         shutil.rmtree(folder)
 

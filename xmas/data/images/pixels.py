@@ -41,6 +41,15 @@ class OneTileOfSeveral(Protocol):
         ...
 
 
+@runtime_checkable
+class OfRows(Protocol):
+    """A processor that takes the images of a batch row by row, and pads them to each other."""
+
+    def pictures_of_rows(self, rows: Sequence[Sequence[Image.Image]]) -> dict[str, Tensor]:
+        """As `Processor.pictures`, of the images of each row, under the names of the model."""
+        ...
+
+
 def prepared(processor: Processor, images: Iterable[Image.Image]) -> dict[str, Tensor]:
     """`processor.pictures` of images that come one by one, few large ones in memory at a time."""
     parts = [processor.pictures(batch) for batch in _batches(images)]

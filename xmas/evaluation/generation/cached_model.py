@@ -18,7 +18,7 @@ from xmas.evaluation.generation.prefill import (
     padded_position_ids,
 )
 from xmas.models.language_inputs import LanguageInputs
-from xmas.models.vlm import language_model
+from xmas.models.vlm import language_model, refuse_whole
 
 
 class CachedLanguageModel:
@@ -29,10 +29,11 @@ class CachedLanguageModel:
         longest: tokens of the longest sequence, the answer included.
 
     Raises:
-        ValueError: the model's attention has no mask here; see `check_attention`.
+        ValueError: the model's attention has no mask here, see `check_attention`; or it runs whole.
     """
 
     def __init__(self, model: nn.Module, longest: int) -> None:
+        refuse_whole(model, "generation.batch=1")
         self._model = model
         self._language = language_model(model)
         check_attention(self._language.config, longest)

@@ -24,7 +24,7 @@ from xmas.evaluation.generation.prefill import (
 )
 from xmas.evaluation.generation.prompts import ImageInputs, Prompt, PromptGroup, naming_errors
 from xmas.models.language_inputs import LanguageInputs
-from xmas.models.vlm import language_model
+from xmas.models.vlm import language_model, runs_whole
 
 Answer = tuple[Prompt, list[int]]  # the generated tokens before the end-of-sequence token
 LoadedGroup = tuple[PromptGroup, ImageInputs]
@@ -65,7 +65,7 @@ class _Decoder:
         self._model, self._language = model, language_model(model)
         self._max_new_tokens, self._eos = max_new_tokens, eos
         self._device = device_of(model)
-        self._graphs = StepGraphs(self._device, enabled=graphs)
+        self._graphs = StepGraphs(self._device, enabled=graphs and not runs_whole(model))
         self._cache = SequenceCache(0)
         self._token = torch.zeros((1, 1), dtype=torch.long, device=self._device)
         self._greedy = torch.zeros((2, 1), dtype=torch.long, device=self._device)
@@ -95,8 +95,11 @@ class _Decoder:
         own = position_ids(self._model, prompt.ids, image)
         if own is not None:
             own = own[:, None].to(self._device)
-        self._forward(embed_inputs(self._model, ids, images, positions=own))
+        inputs = embed_inputs(self._model, ids, images, positions=own)
+        self._forward(inputs)
+        own = inputs.positions
         if own is None:
+            self._position = None
             return
         if self._position is None:
             self._position = torch.empty_like(own[..., -1:])

@@ -13,8 +13,18 @@ from xmas.attention.prefix import can_be_shared
 from xmas.evaluation.generation.answer_file import GenerationError
 from xmas.evaluation.generation.kv_cache import SlotCache
 from xmas.evaluation.generation.prompts import ImageInputs, Prompt
+from xmas.models.families import Features
 from xmas.models.language_inputs import LanguageInputs
-from xmas.models.vlm import embedded_inputs, positions_of, tower_features, unwrap
+from xmas.models.vlm import (
+    embedded_inputs,
+    head_of,
+    image_features,
+    language_inputs,
+    positions_of,
+    runs_whole,
+    tower_features,
+    unwrap,
+)
 
 
 @dataclasses.dataclass(eq=False)
@@ -23,7 +33,7 @@ class SharedImage:
 
     inputs: ImageInputs
     reused: bool = False  # by several prompts, so that its keys and values are worth caching
-    features: Tensor | None = None
+    features: Features | None = None
     sizes: Tensor | None = None
     cache: SlotCache | None = None  # with keys and values up to the end of the image
     slot: int = 0  # of that cache
@@ -84,12 +94,30 @@ def embed_inputs(
     Args:
         positions: the model's position ids.
     """
+    if runs_whole(model):
+        return _whole_inputs(model, ids, images, positions)
     if not images:
         return LanguageInputs(unwrap(model).get_input_embeddings()(ids), positions)
-    features = torch.cat([image.features for image in images if image.features is not None])
+    features = torch.cat([of for image in images if isinstance(of := image.features, Tensor)])
     sizes = [image.sizes for image in images if image.sizes is not None]
     inputs = embedded_inputs(model, ids, features, torch.cat(sizes) if sizes else None)
     return dataclasses.replace(inputs, positions=positions)
+
+
+def _whole_inputs(
+    model: nn.Module,
+    ids: Int[Tensor, "lines tokens"],
+    images: Sequence[SharedImage],
+    positions: Int[Tensor, "*axes lines tokens"] | None,
+) -> LanguageInputs:
+    """As `embed_inputs`, of a model that runs whole: prompts with its own positions and masks; or
+    decode steps, of given positions or those of the cache, where every cached token is seen.
+    """
+    inputs = language_inputs(model, ids, images[0].features if images else None)
+    if ids.shape[1] > 1:
+        return inputs
+    own = {name: value for name, value in inputs.own.items() if name != "attention_mask"}
+    return dataclasses.replace(inputs, positions=positions, own=own)
 
 
 def causal_mask(
@@ -107,6 +135,11 @@ def encode_images(model: nn.Module, images: Sequence[SharedImage]) -> None:
     if not images:
         return
     parameter = next(model.parameters())
+    if runs_whole(model):
+        for image in images:
+            pictures = {name: tensor.to(parameter.device) for name, tensor in image.inputs.items()}
+            image.features, image.inputs = image_features(model, pictures, parameter.dtype), {}
+        return
     tiles = [len(image.inputs["pixels"]) for image in images]
     pixels = torch.cat([image.inputs["pixels"] for image in images])
     for image in images:
@@ -147,7 +180,7 @@ def greedy(
     """The token with the largest logit in every line, the first of several that are equal; and 1
     where all logits of the line are finite.
     """
-    logits = unwrap(model).lm_head(hidden).float()
+    logits = head_of(model)(hidden).float()
     return torch.stack([logits.argmax(dim=-1), logits.isfinite().all(dim=-1).long()])
 
 

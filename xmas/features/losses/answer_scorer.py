@@ -21,8 +21,9 @@ from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import Tokens
 from xmas.models.chat.layout import Layout
 from xmas.models.chat.tokens import TokenTable
-from xmas.models.vision_cache import Pictures
-from xmas.models.vlm import hidden_states, tower_features, unwrap
+from xmas.models.families import Features
+from xmas.models.vision_cache import Pictures, features_of
+from xmas.models.vlm import head_of, hidden_states, unwrap, vocabulary_of
 from xmas.store import volatile
 from xmas.store.distributed import barrier, rank_and_world
 from xmas.store.progress import bar
@@ -135,7 +136,7 @@ class AnswerScorer:
         """The statistics of a batch under every snapshot on the device."""
         batch = batch.to(next(self.model.parameters()).device)
         weights.use(next(iter(snapshots.values())))  # the frozen tower is the same in all
-        features = self._features(batch, weights.precision)
+        features = features_of(self.model, batch, weights.precision)
         columns = []
         for step, tensors in snapshots.items():
             weights.use(tensors)
@@ -143,22 +144,13 @@ class AnswerScorer:
             _check(columns[-1], batch.rows, f"{label}, step {step}")
         return np.stack(columns, axis=1)
 
-    def _step(self, batch: Batch, features: Tensor | None) -> Float[np.ndarray, "rows k"]:
+    def _step(self, batch: Batch, features: Features | None) -> Float[np.ndarray, "rows k"]:
         sizes = batch.pictures.get("sizes")
         hidden = hidden_states(self.model, batch.ids, batch.mask, features, sizes=sizes)
-        head = unwrap(self.model).lm_head
         means, counts = answer_statistics(
-            head, hidden, batch.labels, vocabulary=head.weight.shape[0]
+            head_of(self.model), hidden, batch.labels, vocabulary=vocabulary_of(self.model)
         )
         return torch.cat([means, counts[:, None]], dim=1).float().cpu().numpy()
-
-    def _features(self, batch: Batch, precision: torch.dtype) -> Tensor | None:
-        if not batch.pictures:
-            return None
-        if "features" in batch.pictures:
-            return batch.pictures["features"].to(precision)
-        pixels = batch.pictures["pixels"].to(precision)
-        return tower_features(self.model, pixels, batch.pictures.get("sizes"))
 
     def _loader(self, shards: Sequence[int]) -> Loader:
         return Loader(

@@ -62,10 +62,21 @@ class OneTileLayout(Protocol):
         ...
 
 
+@runtime_checkable
+class LayoutOfRows(Protocol):
+    """A layout that knows the images of a row only together."""
+
+    def tokens_of_row(self, sizes: Sequence[tuple[int, int]]) -> list[Int[np.ndarray, " image"]]:
+        """As `Layout.tokens`, of every image of a row."""
+        ...
+
+
 def tokens_of_row(
     layout: Layout, sizes: Sequence[tuple[int, int]]
 ) -> list[Int[np.ndarray, " image"]]:
     """The tokens of every image of a row, given their heights and widths."""
+    if isinstance(layout, LayoutOfRows):
+        return layout.tokens_of_row(sizes)
     if len(sizes) > 1 and isinstance(layout, OneTileLayout):
         return [layout.tokens_of_several()] * len(sizes)
     return [layout.tokens(size) for size in sizes]

@@ -16,10 +16,14 @@ from transformers import PreTrainedConfig
 from xmas.models.families.protocol import Configs as Configs
 from xmas.models.families.protocol import Exportable as Exportable
 from xmas.models.families.protocol import Family as Family
+from xmas.models.families.protocol import Features as Features
 from xmas.models.families.protocol import HasDeepFeatures as HasDeepFeatures
 from xmas.models.families.protocol import HasMarks as HasMarks
 from xmas.models.families.protocol import HasPositions as HasPositions
 from xmas.models.families.protocol import HasVideos as HasVideos
+from xmas.models.families.protocol import OwnForward as OwnForward
+from xmas.models.families.protocol import Parts as Parts
+from xmas.models.families.undescribed import parts_of
 
 ENTRY_POINTS = "xmas.families"
 
@@ -50,14 +54,21 @@ def families() -> dict[str, Family]:
 FAMILIES: Mapping[str, Family] = families()
 
 
-def family_of(config: PreTrainedConfig) -> Family:
-    """The family of a model, by its configuration. Raises TypeError: it is none of them."""
-    if config.model_type not in FAMILIES:
+def family_of(config: PreTrainedConfig) -> Parts:
+    """The family of a model, by its configuration: a described one, else its parts as found.
+
+    Raises TypeError: nobody described it, and it does not work without; says why.
+    """
+    if config.model_type in FAMILIES:
+        return FAMILIES[config.model_type]
+    try:
+        return parts_of(config)
+    except TypeError as error:
         raise TypeError(
-            f"models of type {config.model_type} are not among {sorted(FAMILIES)}; a file in "
-            f"xmas/models/families, or an entry point of the group {ENTRY_POINTS}, adds a family"
-        )
-    return FAMILIES[config.model_type]
+            f"{error}; and models of type {config.model_type} are not among {sorted(FAMILIES)}, "
+            f"which are described: a file in xmas/models/families, or an entry point of the group "
+            f"{ENTRY_POINTS}, adds a family"
+        ) from error
 
 
 def exportable(config: PreTrainedConfig) -> Exportable:

@@ -9,19 +9,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from xmas.data.images.pixels import Processor
 from xmas.models.chat.layout import Layout
 from xmas.models.shape import Shape
 
+Features = (
+    Tensor | Mapping[str, Tensor]
+)  # of the tower; of an `OwnForward`, its processor's tensors
 Configs = Mapping[str, Callable[[], Any]]  # functions that build configurations of transformers
 
 
 @runtime_checkable
-class Family(Protocol):
-    """Where a model's parts are, how an image passes through them, and which models are published.
+class Parts(Protocol):
+    """Where a model's parts are and how an image becomes tokens: of any model.
 
     Models, configurations and tokenizers are typed Any: those of transformers have no common base
     that names their parts.
@@ -46,6 +49,33 @@ class Family(Protocol):
     def connector(self) -> tuple[str, ...]:
         """Names of the trainable modules and parameters between tower and language model."""
         ...
+
+    def processor(
+        self, folder: Path, changes: Mapping[str, Any] = MappingProxyType({})
+    ) -> Processor:
+        """The image processor that a model folder describes, with `changes` to its values."""
+        ...
+
+    def layout(self, config: Any, processor: Any, tokenizer: Any) -> Layout:
+        """How an image becomes tokens.
+
+        Raises ValueError: configuration and image processor disagree.
+        """
+        ...
+
+    def shape(self, config: Any, *, image_tokens: int | None = None, tiles: float = 1.0) -> Shape:
+        """The model in numbers, from its configuration alone.
+
+        Args:
+            image_tokens: of an image on average, where images differ in theirs.
+            tiles: of an image on average.
+        """
+        ...
+
+
+@runtime_checkable
+class Family(Parts, Protocol):
+    """A described family: how an image passes through the parts, and which models are published."""
 
     @property
     def full_size(self) -> Configs:
@@ -81,26 +111,34 @@ class Family(Protocol):
         """Run the connector: the embeddings of all images' tokens, image after image."""
         ...
 
-    def processor(
-        self, folder: Path, changes: Mapping[str, Any] = MappingProxyType({})
-    ) -> Processor:
-        """The image processor that a model folder describes, with `changes` to its values."""
-        ...
 
-    def layout(self, config: Any, processor: Any, tokenizer: Any) -> Layout:
-        """How an image becomes tokens.
+@runtime_checkable
+class OwnForward(Parts, Protocol):
+    """A family whose rows pass through the model's own forward, images as its processor gives them.
 
-        Raises ValueError: configuration and image processor disagree.
-        """
-        ...
+    Its features are not cached, and its rows are neither packed nor continued from a KV cache of
+    others.
+    """
 
-    def shape(self, config: Any, *, image_tokens: int | None = None, tiles: float = 1.0) -> Shape:
-        """The model in numbers, from its configuration alone.
+    def language_arguments(
+        self,
+        model: Any,
+        ids: Int[Tensor, "rows length"],
+        mask: Bool[Tensor, "rows length"],
+        pictures: Mapping[str, Tensor],
+    ) -> dict[str, Any]:
+        """What the model's own forward passes to its language model.
 
         Args:
-            image_tokens: of an image on average, where images differ in theirs.
-            tiles: of an image on average.
+            mask: False for pads at the end of rows.
+            pictures: of all images of the rows, as its own processor makes them.
         """
+        ...
+
+    def logits(
+        self, model: Any, hidden: Float[Tensor, "tokens hidden"]
+    ) -> Float[Tensor, "tokens vocabulary"]:
+        """What the model's own forward makes of last hidden states."""
         ...
 
 

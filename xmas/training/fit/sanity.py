@@ -65,8 +65,8 @@ class FirstBatches(Callback):
         if batch_idx >= self.first or not bool((batch.image_start >= 0).any()):
             return
         rows = batch.rows[(batch.image_start >= 0).cpu().numpy()].tolist()
-        inputs = batch.pictures.get("features", batch.pictures.get("pixels"))
-        if inputs is None:
+        numbers = (inputs for inputs in batch.pictures.values() if inputs.is_floating_point())
+        if (inputs := next(numbers, None)) is None:
             raise ValueError(f"rows {rows} have images, but their batch has none: no pixels came")
         if not torch.isfinite(inputs).all():
             raise ValueError(f"the pictures of rows {rows} are not finite")

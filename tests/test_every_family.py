@@ -38,6 +38,8 @@ from xmas.models.vlm import (
     LoadedModel,
     embed,
     freeze_tower,
+    image_features,
+    language_inputs,
     language_model,
     load,
     runs_whole,
@@ -213,9 +215,9 @@ def test_an_image_of_any_size_has_the_features_of_the_model_and_as_many_tokens(f
         counted = int((tokens == FEATURE).sum())
         assert counted == len(theirs), (height, width)
         pictures = parts.processor.pictures([image])
-        features = tower_features(parts.model, pictures["pixels"], pictures.get("sizes"))
+        features = image_features(parts.model, pictures)
         ids = torch.full((1, counted), token)
-        ours = embed(parts.model, ids, features, pictures.get("sizes"))
+        ours = language_inputs(parts.model, ids, features, pictures.get("sizes")).embeddings
         torch.testing.assert_close(ours[0], theirs, rtol=1e-5, atol=1e-5)
         lengths.add(len(tokens))
     assert len(lengths) > 3 if parts.layout.by_size else len(lengths) == 1

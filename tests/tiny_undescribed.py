@@ -39,7 +39,7 @@ def tokenizer(marks: Sequence[str]) -> Any:
 
 
 def aya_vision(folder: Path) -> Published:
-    """Tiles of 6 x 6 patches, four of which are a token; up to three tiles and the whole."""
+    """Tiles of 6 x 6 patches, four of which are a token; up to six tiles and the whole."""
     words = tokenizer(AYA_MARKS)
     config = AyaVisionConfig(
         text_config=tiny.language("llama", len(words)).config,
@@ -54,7 +54,7 @@ def aya_vision(folder: Path) -> Published:
     )  # fmt: skip
     AyaVisionForConditionalGeneration(config).save_pretrained(folder)
     images = GotOcr2ImageProcessorPil(
-        size={"height": 24, "width": 24}, crop_to_patches=True, min_patches=1, max_patches=3
+        size={"height": 24, "width": 24}, crop_to_patches=True, min_patches=1, max_patches=6
     )
     AyaVisionProcessor(
         images, words, patch_size=4, img_size=24, downsample_factor=2

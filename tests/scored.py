@@ -18,9 +18,11 @@ class Shelves:
 
     def __call__(
         self, selector, benchmark, score, *, settings=None, without=(), outcomes=None,
-        answered=None, **changed,
+        answered=None, pictures=None, **changed,
     ):  # fmt: skip
-        """`outcomes`: right or wrong by question; `answered`: settings of the generation."""
+        """`outcomes`: right or wrong by question, `pictures`: what each shows; `answered`: settings
+        of the generation.
+        """
         folder = self.root / "score" / f"{next(self.names):012x}"
         folder.mkdir(parents=True)
         run = {
@@ -46,7 +48,8 @@ class Shelves:
         for name, content in (("meta", {"config": config}), ("run", run), ("score", said)):
             (folder / f"{name}.json").write_text(json.dumps(content))
         if outcomes is not None:
-            kept = Outcomes.mean(dict(enumerate(outcomes)))
+            shown = None if pictures is None else dict(enumerate(pictures))
+            kept = Outcomes.mean(dict(enumerate(outcomes)), pictures=shown)
             assert kept.score() == score, "the outcomes belong to another score"
             kept.save(folder / "outcomes.npz")
         return folder

@@ -70,6 +70,7 @@ def test_a_sentence_is_wrong_where_its_first_word_is_right(gqa):
     outcomes = gqa.score(said("Yes.", "WOMAN", "yes, it is", ""), STORE).outcomes
     assert outcomes.keys.tolist() == ["101", "102", "103", "104"]
     assert outcomes.gained[:, 0].tolist() == [1, 1, 0, 0]
+    assert outcomes.pictures.tolist() == [0, 1, 2, 3]
 
 
 def test_the_order_of_the_answers_does_not_matter(gqa):

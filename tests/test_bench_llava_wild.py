@@ -183,6 +183,7 @@ def test_runs_are_averaged_after_their_ratios(bench, store):
     assert scored.outcomes.keys.tolist() == ["0", "1", "2", "3"]
     assert scored.outcomes.gained.tolist() == [[5, 4]] * 4
     assert scored.outcomes.counted.tolist() == [[10, 4]] * 4
+    assert scored.outcomes.pictures.tolist() == [0, 1, 0, 1]  # 001.jpg, 002.jpg, ...
 
 
 def test_one_review_that_cannot_be_read_leaves_no_score(bench, store):

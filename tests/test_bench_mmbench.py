@@ -104,6 +104,7 @@ def test_one_wrong_rotation_loses_the_question_but_not_vanilla(tmp_path):
     outcomes = write(tmp_path).score(said(i1000001="A"), STORE).outcomes
     assert outcomes.keys.tolist() == ["1", "2", "3"]
     assert outcomes.gained[:, 0].tolist() == [0, 1, 1]
+    assert outcomes.pictures.tolist() == [0, 1, 1]  # the third shows what the second does
 
 
 def test_loose_answers_count_by_letter_or_text_and_empty_ones_are_wrong(tmp_path):

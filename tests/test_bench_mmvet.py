@@ -121,6 +121,7 @@ def test_runs_are_averaged_and_their_spread_is_the_populations(bench, store):
     assert scored.detail["capability"]["gen"] == pytest.approx(30)
     assert scored.outcomes is not None
     assert scored.outcomes.gained[:, 0].tolist() == pytest.approx([0.5, 1, 0, 0.3])
+    assert scored.outcomes.pictures.tolist() == [0, 1, 2, 3]
 
 
 def test_a_grade_that_cannot_be_read_is_not_nought(bench, store):

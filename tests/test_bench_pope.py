@@ -70,6 +70,7 @@ def test_the_headline_is_the_mean_of_the_f1_of_the_categories(tmp_path):
     )
     assert scored.outcomes.gained.tolist() == [[2, 0], [0, 0], [0, 0], [0, 0], [0, 2], [0, 0]]
     assert scored.outcomes.counted.tolist() == [[2, 0], [1, 0], [1, 0], [0, 0], [0, 2], [0, 1]]
+    assert scored.outcomes.pictures.tolist() == [0, 1, 1, 2, 0, 1]  # of both categories
 
 
 def test_answers_in_another_order_score_the_same(tmp_path):

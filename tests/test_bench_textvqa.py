@@ -66,6 +66,7 @@ def test_scores_worked_out_by_hand(tmp_path, kind):
     scored = bench.score(said(bench, "The Coca Cola.", "1989", "Yes"), STORE)
     assert scored.score == pytest.approx(160 / 3)
     assert scored.num == 3
+    assert scored.outcomes.pictures.tolist() == [0, 0, 1]
 
 
 def test_questions_that_share_an_id_are_told_apart_whatever_the_order(tmp_path):

@@ -78,6 +78,9 @@ def test_scores_worked_out_by_hand(tmp_path):
             {"how many": 100, "is this": 100, "what color": 60, "what is": 0}
         ),
     }
+    assert scored.outcomes.pictures.tolist() == [0, 0, 1, 1]
+    official = write(tmp_path, official=True).score(said("Yes.", "Two", "red", "The Dog"), STORE)
+    assert official.outcomes.pictures.tolist() == [0, 0, 1, 1]
 
 
 def test_the_order_of_the_answers_does_not_matter(tmp_path):

@@ -7,11 +7,12 @@ from xmas.evaluation.outcomes import Kept
 from xmas.results.statistics.bootstrap import Interval, holm, over_questions, over_seeds, p_value
 
 
-def kept(gained, counted=None, weights=(100.0,)):
+def kept(gained, counted=None, weights=(100.0,), pictures=None):
     gained = np.array(gained, np.float32)
     gained = gained[:, None] if gained.ndim == 1 else gained
     counted = np.ones_like(gained) if counted is None else np.array(counted, np.float32)
-    return Kept("same", gained, counted, np.array(weights))
+    shown = None if pictures is None else np.array(pictures)
+    return Kept("same", gained, counted, np.array(weights), pictures=shown)
 
 
 def rng(seed=0):
@@ -56,6 +57,31 @@ def test_groups_of_questions_spread_as_the_questions_do():
     single = over_questions([kept(values)], 4000, rng(), groups=10_000)
     assert alone.std() == pytest.approx(single.std(), rel=0.08)
     assert single.std() == pytest.approx(100 * values.std() / 5003**0.5, rel=0.05)
+
+
+def test_questions_about_one_picture_are_drawn_together():
+    """31 pictures, 13 of them understood, 5 questions each: 155 answers that tell as much as 31.
+
+    The share has a variance of s (1 - s) / (31 + 1) under Dirichlet weights of 31 pictures, and of
+    s (1 - s) / (155 + 1) were the questions drawn alone.
+    """
+    understood = np.arange(31) < 13
+    rights, shown = np.repeat(understood, 5), np.repeat(np.arange(31), 5)
+    share = 13 / 31
+    together = over_questions([kept(rights, pictures=shown)], 20_000, rng())
+    alone = over_questions([kept(rights)], 20_000, rng())
+    assert together.std() == pytest.approx(100 * (share * (1 - share) / 32) ** 0.5, rel=0.03)
+    assert alone.std() == pytest.approx(100 * (share * (1 - share) / 156) ** 0.5, rel=0.03)
+
+
+def test_a_picture_has_one_weight_whatever_the_order_of_its_questions():
+    """Right, wrong, right; pictures 1, 0, 1, 2: drawn again by hand from the same weights."""
+    run = kept([1, 0, 1, 0], pictures=[1, 0, 1, 2])
+    drawn = over_questions([run, kept([0, 1, 0, 0])], 300, rng(3))  # the second of an earlier file
+    weight = rng(3).standard_exponential((300, 3), dtype=np.float32)
+    total = weight[:, 0] + 2 * weight[:, 1] + weight[:, 2]
+    assert drawn[:, 0] == pytest.approx(200 * weight[:, 1] / total, rel=1e-5)
+    assert drawn[:, 1] == pytest.approx(100 * weight[:, 0] / total, rel=1e-5)
 
 
 def test_draws_of_seeds_have_the_standard_error_and_the_tails_of_so_few():

@@ -145,3 +145,21 @@ def test_damaged_outcomes_are_named(store, add):
     (folder / "outcomes.npz").write_bytes(b"PK torn")
     with pytest.raises(TableError, match=f"{folder.name}/outcomes.npz: not a file of outcomes"):
         known(store)
+
+
+def test_questions_about_one_picture_widen_the_interval_and_are_counted(store, add):
+    """Four questions a picture, all right or all wrong: half as much is known of the score."""
+    outcomes = [number % 5 < 3 for number in range(20) for _ in range(4)]
+    for name, pictures in (("gqa", None), ("pope", [number // 4 for number in range(80)])):
+        for selector in ("full", "random"):
+            add(selector, name, 60.0, outcomes=outcomes, pictures=pictures)
+    found = known(store)
+    assert found["random"].pictures == {"pope": (80, 20)}
+    wide, narrow = (found["random"].scores[name] for name in ("pope", "gqa"))
+    assert wide.high - wide.low == pytest.approx(2 * (narrow.high - narrow.low), rel=0.15)
+
+
+def test_one_picture_tells_nothing_of_others(store, add):
+    for selector in ("full", "random"):
+        add(selector, "gqa", 60.0, outcomes=[True] * 3 + [False] * 2, pictures=[7] * 5)
+    assert known(store)["random"].scores == {}

@@ -66,3 +66,15 @@ def test_an_archive_that_unpacks_to_more_than_outcomes_have_is_not_unpacked(tmp_
     monkeypatch.setattr("xmas.evaluation.outcomes._MOST", 1000)
     with pytest.raises(ValueError, match=r"npz: .*unpacks to [\d,]+ bytes, more than 1,000"):
         Kept.read(tmp_path / "outcomes.npz")
+
+
+def test_pictures_are_kept_by_number_and_absent_in_earlier_files(tmp_path):
+    shown = {"a": "cat.jpg", "b": ("alone", "b"), "c": "cat.jpg"}
+    outcomes = Outcomes.mean({"a": 1.0, "b": 0.0, "c": 1.0}, pictures=shown)
+    assert outcomes.pictures.tolist() == [0, 1, 0]
+    outcomes.save(tmp_path / "new.npz")
+    assert Kept.read(tmp_path / "new.npz").pictures.tolist() == [0, 1, 0]
+    Outcomes.mean({"a": 1.0}).save(tmp_path / "old.npz")
+    assert Kept.read(tmp_path / "old.npz").pictures is None
+    with pytest.raises(KeyError, match="c"):
+        Outcomes.mean({"a": 1.0, "c": 0.0}, pictures={"a": "cat.jpg"})

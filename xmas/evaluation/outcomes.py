@@ -9,20 +9,21 @@ exp(-x), so that a score of losses is the higher the better, as all others.
 
 A mean over questions is one term that counts 1 per question. POPE has a term per category: F1 is
 twice the hits divided by claimed plus present objects. MME has two per task, accuracy and
-accuracy+; a judged ratio gains the model's grade and counts the reference's. A unit is what is
-resampled together: a question, both questions of an image of MME, or all rotations of a question of
-MMBench.
+accuracy+; a judged ratio gains the model's grade and counts the reference's. A unit is what has an
+outcome: a question, both questions of an image of MME, or all rotations of a question of MMBench.
+Units about one picture are right and wrong together more often than others, so they are resampled
+together; where a benchmark says nothing of pictures, each unit is on its own.
 """
 
 import dataclasses
 import hashlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 LINKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "identity": lambda ratios: ratios,
@@ -46,6 +47,8 @@ def linked(
 class Outcomes:
     """`gained` and `counted` of every unit by term; `keys` name the units, in a fixed order.
 
+    Units with the same number in `pictures` show the same picture.
+
     >>> outcomes = Outcomes.mean({"q1": 1.0, "q2": 0.0})
     >>> outcomes.score()
     50.0
@@ -56,14 +59,24 @@ class Outcomes:
     counted: Float[np.ndarray, "units terms"]
     weights: Float[np.ndarray, " terms"]
     link: str = "identity"  # one of `LINKS`
+    pictures: Int[np.ndarray, " units"] | None = None
 
     @classmethod
-    def mean(cls, values: Mapping[Any, float], scale: float = 100.0) -> "Outcomes":
+    def mean(
+        cls,
+        values: Mapping[Any, float],
+        scale: float = 100.0,
+        *,
+        pictures: Mapping[Any, Hashable] | None = None,
+    ) -> "Outcomes":
         """A score that is a mean over questions, times `scale`.
 
-        `values` are by question, in the order of the question file.
+        Args:
+            values: by question, in the order of the question file.
+            pictures: what each question shows, by question; see `pictures_of`.
         """
-        return cls.of({key: {"": (value, 1)} for key, value in values.items()}, {"": scale})
+        units = {key: {"": (value, 1)} for key, value in values.items()}
+        return cls.of(units, {"": scale}, pictures=pictures)
 
     @classmethod
     def of(
@@ -71,6 +84,8 @@ class Outcomes:
         units: Mapping[Any, Mapping[str, tuple[float, float]]],
         weights: Mapping[str, float],
         link: str = "identity",
+        *,
+        pictures: Mapping[Any, Hashable] | None = None,
     ) -> "Outcomes":
         """A score from (gained, counted) by unit and term; unnamed terms get nothing of a unit.
 
@@ -86,7 +101,16 @@ class Outcomes:
             for term, (gain, count) in parts.items():
                 gains[row, column[term]], counts[row, column[term]] = gain, count
         names = ["\t".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in units]
-        return cls(np.array(names), gains, counts, np.array(list(weights.values()), float), link)
+        numbers: dict[Hashable, int] = {}
+        shown = [numbers.setdefault(pictures[key], len(numbers)) for key in units if pictures]
+        return cls(
+            np.array(names),
+            gains,
+            counts,
+            np.array(list(weights.values()), float),
+            link,
+            np.array(shown, dtype=np.int64) if pictures else None,
+        )
 
     def score(self) -> float:
         """The headline number."""
@@ -105,18 +129,32 @@ class Outcomes:
             counted=self.counted[: 1 if alike else None].astype(np.float32),
             weights=self.weights,
             link=np.array(self.link),
+            **({} if self.pictures is None else {"pictures": self.pictures}),
         )
+
+
+def pictures_of(rows: Mapping[Any, Mapping[str, Any]], field: str = "image") -> dict[Any, Hashable]:
+    """What every question shows, from the rows of a question file by key; itself where unknown.
+
+    >>> pictures_of({1: {"image": "a.jpg"}, 2: {"image": "a.jpg"}, 3: {}})
+    {1: 'a.jpg', 2: 'a.jpg', 3: ('alone', 3)}
+    """
+    return {key: row.get(field, ("alone", key)) for key, row in rows.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Saved outcomes without their keys; equal `digest`s mean the same units."""
+    """Saved outcomes without their keys; equal `digest`s mean the same units.
+
+    `pictures` is None in files of earlier versions, and where each unit has its own.
+    """
 
     digest: str
     gained: Float[np.ndarray, "units terms"]
     counted: Float[np.ndarray, "units terms"]
     weights: Float[np.ndarray, " terms"]
     link: str = "identity"
+    pictures: Int[np.ndarray, " units"] | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Kept":
@@ -128,6 +166,7 @@ class Kept:
                 gains, weights = file["gained"], file["weights"]
                 counts = np.broadcast_to(file["counted"], gains.shape)
                 link = str(file["link"]) if "link" in file else "identity"  # files before links
-                return cls(str(file["digest"]), gains, counts, weights, link)
+                pictures = file.get("pictures")
+                return cls(str(file["digest"]), gains, counts, weights, link, pictures)
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not a file of outcomes: {error}; remove it") from error

@@ -96,6 +96,12 @@ def about_arp(evidence: Evidence) -> Iterator[str]:
         "95 %: from a bootstrap over seeds and then questions, the same questions for all rows; "
         "of one seed over questions alone, which says nothing about training"
     )
+    shared = evidence.lines[0].certainty.pictures
+    if shared:
+        counts = ", ".join(
+            f"{name} {units:,} of {pictures:,}" for name, (units, pictures) in shared.items()
+        )
+        yield f"Questions about one picture are drawn together: {counts} pictures"
     without_outcomes = dict.fromkeys(
         name
         for line in evidence.lines

@@ -23,7 +23,7 @@ from xmas.evaluation.json_files import (
     json_object,
     with_keys,
 )
-from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.outcomes import Outcomes, pictures_of
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
 
@@ -78,7 +78,10 @@ class Gqa:
             score=100 * fmean(right for right, _ in correct.values()),
             num=len(correct),
             detail={kind: 100 * fmean(kinds[kind]) for kind in sorted(kinds)},
-            outcomes=Outcomes.mean({name: right for name, (right, _) in correct.items()}),
+            outcomes=Outcomes.mean(
+                {name: right for name, (right, _) in correct.items()},
+                pictures=pictures_of(self._rows(store)),
+            ),
         )
 
     def _rows(self, store: Store, *keys: str) -> dict[str, dict[str, Any]]:

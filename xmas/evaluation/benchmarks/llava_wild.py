@@ -29,7 +29,7 @@ from xmas.evaluation.json_files import (
     with_keys,
 )
 from xmas.evaluation.judge.judge import Judging, check_wording, number
-from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.outcomes import Outcomes, pictures_of
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
 
@@ -133,7 +133,9 @@ class LlavaWild:
                 **judgement.about,
             },
             outcomes=Outcomes.of(
-                points, {str(number): 100 / len(runs) for number in range(len(runs))}
+                points,
+                {str(number): 100 / len(runs) for number in range(len(runs))},
+                pictures=pictures_of(rows),
             ),
         )
 

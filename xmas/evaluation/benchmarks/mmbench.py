@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 from xmas.evaluation.facts import Facts
 from xmas.evaluation.json_files import answer_lines, by_key
-from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.outcomes import Outcomes, pictures_of
 from xmas.evaluation.protocol import LETTER, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.spreadsheet import missing, read_tsv, write_sheet
 from xmas.store import Made, Store, content, volatile
@@ -132,7 +132,9 @@ class MMBench:
                 if row.get(sort) and index in hits:
                     kinds.setdefault(row[sort], []).append(hits[index])
             detail[sort] = {kind: 100 * fmean(kinds[kind]) for kind in sorted(kinds)}
-        return Scored(100 * fmean(hits.values()), len(hits), detail, Outcomes.mean(hits))
+        of_question = {index % _ROTATION: row for index, row in reversed(rows.items())}
+        outcomes = Outcomes.mean(hits, pictures=pictures_of(of_question))
+        return Scored(100 * fmean(hits.values()), len(hits), detail, outcomes)
 
     def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
         """The upload file, an xlsx: every row with its answer, unchanged.

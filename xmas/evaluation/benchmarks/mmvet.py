@@ -31,7 +31,7 @@ from xmas.evaluation.json_files import (
     with_keys,
 )
 from xmas.evaluation.judge.judge import Judging, check_wording, number
-from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.outcomes import Outcomes, pictures_of
 from xmas.evaluation.protocol import AnswerError, Question, Scored, expect, join
 from xmas.evaluation.text_files import text_of
 from xmas.store import Made, Store, content, volatile
@@ -133,7 +133,10 @@ class MMVet:
                 "integration": _means(questions_of_integration, runs),
                 **judgement.about,
             },
-            outcomes=Outcomes.mean({name: fmean(run[name] for run in runs) for name in prompts}),
+            outcomes=Outcomes.mean(
+                {name: fmean(run[name] for run in runs) for name in prompts},
+                pictures=pictures_of(self._rows(store)),
+            ),
         )
 
     def prompts(self, answers: list[dict[str, Any]], store: Store) -> dict[str, str]:

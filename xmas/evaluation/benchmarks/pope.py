@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from xmas.evaluation.facts import COCO, LLAVA_EVAL, Facts
 from xmas.evaluation.json_files import answer_lines, by_key, image_below, json_lines
-from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.outcomes import Outcomes, pictures_of
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.store import Made, Store, content, volatile
 
@@ -80,7 +80,8 @@ class Pope:
         detail = {category: measures(of_category) for category, of_category in pairs.items()}
         weights = dict.fromkeys(labels, 100 / len(labels))
         f1 = fmean(metrics["f1"] for metrics in detail.values())
-        return Scored(f1, len(rows), detail, Outcomes.of(units, weights))
+        outcomes = Outcomes.of(units, weights, pictures=pictures_of(rows))
+        return Scored(f1, len(rows), detail, outcomes)
 
     def _rows(self, store: Store) -> dict[int, dict[str, Any]]:
         path = store.find(self.questions)

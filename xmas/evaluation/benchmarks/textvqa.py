@@ -15,7 +15,6 @@ ten annotators of min(1, n / 3), where n of the other nine agree.
 
 import dataclasses
 from pathlib import Path
-from statistics import fmean
 from typing import Any, ClassVar
 
 from xmas.evaluation.facts import LLAVA_EVAL, Facts
@@ -95,7 +94,8 @@ class TextVqa:
             if len(by_people) != _ANNOTATORS:
                 raise AnswerError(f"{path}: {name} has {len(by_people)} answers, expected 10")
             values[name] = agreement(evalai_answer(texts[name]), by_people)
-        return Scored(100 * fmean(values.values()), len(values), {}, Outcomes.mean(values))
+        outcomes = Outcomes.mean(values, pictures={name: name[0] for name in values})
+        return Scored(outcomes.score(), len(values), {}, outcomes)
 
     def _rows(self, store: Store, *keys: str) -> dict[Key, dict[str, Any]]:
         """The questions, each at least with id, text and `keys`: scoring needs no image."""

@@ -34,7 +34,7 @@ from xmas.evaluation.json_files import (
     json_rows,
     with_keys,
 )
-from xmas.evaluation.outcomes import Outcomes
+from xmas.evaluation.outcomes import Outcomes, pictures_of
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
 from xmas.evaluation.vqa_accuracy import agreement, evalai_answer, vqa_answer
 from xmas.store import Made, Store, content, volatile
@@ -171,7 +171,8 @@ class VqaV2Val:
             sort: {kind: 100 * fmean(of_sort[kind]) for kind in sorted(of_sort)}
             for sort, of_sort in kinds.items()
         }
-        return Scored(100 * fmean(values.values()), len(values), detail, Outcomes.mean(values))
+        outcomes = Outcomes.mean(values, pictures=pictures_of(rows))
+        return Scored(100 * fmean(values.values()), len(values), detail, outcomes)
 
     def _kept(self, store: Store, *keys: str) -> dict[int, dict[str, Any]]:
         """The questions about kept images, each at least with its id and `keys`."""
@@ -215,7 +216,7 @@ def _rows(path: Path, count: int | None, split: str, *keys: str) -> dict[int, di
 
 
 def _official(path: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The owners' questions as LLaVA asks them: id, and `text` and `image` where `keys` say so."""
+    """The owners' questions as LLaVA asks them: id, image if known, `text` if `keys` say so."""
     content = json_object(path)
     with_keys(content, ("questions", *(["data_subtype"] if "image" in keys else [])), str(path))
     official = {"text": "question", "image": "image_id"}
@@ -225,7 +226,7 @@ def _official(path: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
         question = {"question_id": row["question_id"]}
         if "text" in keys:
             question["text"] = row["question"] + SHORT
-        if "image" in keys:
+        if "image_id" in row and "data_subtype" in content:
             images = content["data_subtype"].replace("test-dev", "test")
             question["image"] = f"COCO_{images}_{row['image_id']:012d}.jpg"
         yield question

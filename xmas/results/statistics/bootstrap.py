@@ -4,11 +4,14 @@ Two crossed levels, seeds and questions: all trainings answer the same questions
 questions serves all of them, and what is easy for one is easy for its rival. Nothing here knows
 what a selector is.
 
-Questions are drawn by weights instead of by counts (the Bayesian bootstrap, Rubin 1981): every unit
-has an exponentially distributed weight of mean 1, and the score is computed again from the weighted
-sums. No draw can lose a category, and one matrix product computes all draws. Above `GROUPS` units,
-random groups of them have the weights instead: the variance of `GROUPS` sums estimates that of the
-units with an error of 1 / sqrt(2 * GROUPS), less than that of the draws.
+Questions about one picture are drawn together: a model that misreads a picture misses all of them,
+so they tell less than as many pictures would (the cluster bootstrap, Field and Welsh 2007).
+
+Questions are drawn by weights instead of by counts (the Bayesian bootstrap, Rubin 1981): every
+picture has an exponentially distributed weight of mean 1, and the score is computed again from the
+weighted sums. No draw can lose a category, and one matrix product computes all draws. Above
+`GROUPS` pictures, random groups of them have the weights instead: the variance of `GROUPS` sums
+estimates that of the pictures with an error of 1 / sqrt(2 * GROUPS), less than that of the draws.
 
 Seeds are few. Drawing 3 of 3 with replacement never leaves the range from the worst to the best of
 them, which contains the true mean three times in four at best, and its spread is too small by a
@@ -55,9 +58,15 @@ def over_questions(
         runs: outcomes of the same questions in the same order.
         groups: most groups of questions that have a weight each.
     """
-    units, terms = runs[0].gained.shape
+    terms = runs[0].gained.shape[1]
+    pictures = pictures_of_all(runs)
+    units = int(pictures.max()) + 1
     order = rng.permutation(units) if units > groups else np.arange(units)
-    parts = [_grouped(part, order, groups) for run in runs for part in (run.gained, run.counted)]
+    parts = [
+        _grouped(_by_picture(part, pictures), order, groups)
+        for run in runs
+        for part in (run.gained, run.counted)
+    ]
     group_sums = np.stack(parts, axis=2)
     weights = rng.standard_exponential((draws, len(group_sums)), dtype=np.float32)
     scores = np.zeros((draws, len(runs)))
@@ -68,6 +77,14 @@ def over_questions(
         terms_of_runs = linked(sums[:, 0::2], sums[:, 1::2], runs[0].link)
         scores += terms_of_runs * np.array([run.weights[term] for run in runs])
     return scores
+
+
+def pictures_of_all(runs: Sequence[Kept]) -> Int[np.ndarray, " units"]:
+    """The picture of every unit, as one of the runs has it; of files without, each its own."""
+    for run in runs:
+        if run.pictures is not None:
+            return run.pictures
+    return np.arange(len(runs[0].gained))
 
 
 def over_seeds(
@@ -106,6 +123,15 @@ def holm(p_values: Mapping[int, float]) -> dict[int, float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * value))
         adjusted[name] = highest
     return adjusted
+
+
+def _by_picture(
+    part: Float[np.ndarray, "units terms"], pictures: Int[np.ndarray, " units"]
+) -> Float[np.ndarray, "pictures terms"]:
+    """Sums over the units of each picture."""
+    sums = np.zeros((int(pictures.max()) + 1, part.shape[1]), dtype=part.dtype)
+    np.add.at(sums, pictures, part)
+    return sums
 
 
 def _grouped(

@@ -19,7 +19,14 @@ from xmas.results.arp import ALL, arps, relative_scores
 from xmas.results.leaderboard import Leaderboard
 from xmas.results.leaderboard_rows import Row
 from xmas.results.score_records import Run, TableError
-from xmas.results.statistics.bootstrap import Interval, holm, over_questions, over_seeds, p_value
+from xmas.results.statistics.bootstrap import (
+    Interval,
+    holm,
+    over_questions,
+    over_seeds,
+    p_value,
+    pictures_of_all,
+)
 
 BASELINE = "random"
 
@@ -48,6 +55,8 @@ class Certainty:
     relative: dict[str, Interval]
     arps: dict[str, Interval]  # by the name of the mean
     against: Difference | None  # None: the row is the baseline, or its budget has no one baseline
+    pictures: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    """By benchmark whose units share pictures: how many units, and how many pictures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +76,20 @@ def certainties(
     Raises TableError: outcomes of one benchmark belong to different questions, or are damaged.
     """
     by_run: dict[str, Draws] = {}  # by the folder of the run
+    pictures = {}
     for name in leaderboard.benchmarks:
-        by_run |= _over_questions(leaderboard, name, draws, seed)
-    scores = [_over_seeds(row, by_run, draws, seed) for row in leaderboard.rows]
-    reference = scores[0] if leaderboard.rows[0].is_reference else {}
-    rows = [_relative(of_row, reference, leaderboard) for of_row in scores]
+        outcomes = _outcomes_of(leaderboard, name)
+        if not outcomes:
+            continue
+        shown = pictures_of_all([*outcomes.values()])
+        pictures[name] = (len(shown), int(shown.max()) + 1)
+        if pictures[name][1] > 1 or len(shown) == 1:  # one picture tells nothing of others
+            scores = over_questions([*outcomes.values()], draws, _generator(seed, name))
+            by_run |= dict(zip(outcomes, scores.T, strict=True))
+    shared = {name: counts for name, counts in pictures.items() if counts[0] > counts[1]}
+    by_row = [_over_seeds(row, by_run, draws, seed) for row in leaderboard.rows]
+    reference = by_row[0] if leaderboard.rows[0].is_reference else {}
+    rows = [_relative(of_row, reference, leaderboard) for of_row in by_row]
     differences = [_difference(number, leaderboard.rows, rows) for number in range(len(rows))]
     tested = {
         number: difference.p
@@ -84,7 +102,7 @@ def certainties(
         if difference is not None:
             difference = dataclasses.replace(difference, adjusted=adjusted.get(number))
         parts = (_intervals(part) for part in (row.scores, row.relative, row.arps))
-        certain.append(Certainty(*parts, against=difference))
+        certain.append(Certainty(*parts, against=difference, pictures=shared))
     return tuple(certain)
 
 
@@ -92,8 +110,11 @@ def _intervals(draws: Mapping[str, Draws]) -> dict[str, Interval]:
     return {name: Interval.of(values) for name, values in draws.items()}
 
 
-def _over_questions(leaderboard: Leaderboard, name: str, draws: int, seed: int) -> dict[str, Draws]:
-    """Draws of questions of one benchmark: scores by the run's folder, of runs with outcomes."""
+def _outcomes_of(leaderboard: Leaderboard, name: str) -> dict[str, Kept]:
+    """The outcomes of one benchmark by the run's folder, of runs that keep them.
+
+    Raises TableError: they belong to different questions, or are damaged.
+    """
     runs = [run for row in leaderboard.rows for run in row.runs if run.benchmark == name]
     outcomes = {run.folder: _outcomes(run) for run in runs if _path(run).exists()}
     digests = {of_run.digest: folder for folder, of_run in outcomes.items()}
@@ -102,10 +123,7 @@ def _over_questions(leaderboard: Leaderboard, name: str, draws: int, seed: int) 
             f"{name}: outcomes of different questions: {', '.join(digests.values())}; move the "
             "one that does not belong here out of the store"
         )
-    if not outcomes:
-        return {}
-    scores = over_questions(list(outcomes.values()), draws, _generator(seed, name))
-    return dict(zip(outcomes, scores.T, strict=True))
+    return outcomes
 
 
 def _path(run: Run) -> Path:

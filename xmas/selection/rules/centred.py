@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-BLOCK_BYTES = 1 << 26  # of a block in float32
+BLOCK_BYTES = 1 << 27  # of a block in float32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,40 @@ def filled(add):
     return add
 
 
+def of_proxy(seed):
+    """Settings of a selector whose proxy, which is in two places, has a seed."""
+    return {"features": {"proxy": {"seed": seed}}, "clusters": {"proxy": {"seed": seed}}}
+
+
+def test_trainings_of_one_seed_with_other_proxies_are_rows_of_their_own(store, filled):
+    for proxy in (0, 1, 2):
+        for seed in (0, 1):
+            score = 57 + seed + 2 * proxy
+            filled("el2n", "gqa", score, seed=seed, settings=of_proxy(float(proxy)))
+            filled("el2n", "mme", 1500, seed=seed, settings=of_proxy(float(proxy)))
+    text, lines = shown(store)
+    labels = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| el2n")]
+    assert labels[:3] == [f"el2n [proxy.seed={proxy}]" for proxy in (0, 1, 2)]
+    means = [
+        float(line["relative"])
+        for line in lines
+        if line["selector"].startswith("el2n") and line["benchmark"] == "ARP"
+    ]
+    # gqa 57.5, 59.5 and 61.5 of 60, mme 100
+    assert means == pytest.approx([50 * (gqa / 60 + 1) for gqa in (57.5, 59.5, 61.5)])
+    assert "el2n, 20 %: 3 rows differ in proxy.seed alone: ARP 99.6 ± 1.7" in text
+
+
+def test_a_proxy_seed_that_varies_with_the_seed_is_said(store, filled):
+    for seed in (0, 1):
+        filled("el2n", "gqa", 57 + seed, seed=seed, settings=of_proxy(float(seed)))
+        filled("el2n", "mme", 1500, seed=seed, settings=of_proxy(float(seed)))
+    text, _ = shown(store)
+    assert "el2n, 20 %: proxy.seed varies with the seed, so the spread is that of both" in text
+    assert "el2n [" not in text
+    assert "xmas, 20 %: " not in text
+
+
 def test_means_spreads_and_arp_are_over_seeds(store, filled):
     (comparison,) = leaderboards(runs(store))
     assert list(comparison.benchmarks) == ["gqa", "mme"]

@@ -8,8 +8,8 @@ favour or punish it. A server's answers and local ones are never in one table, o
 Controls with shuffled images are left out, and benchmarks that have no question here, such as short
 answers in a pool without any: these are scores of nothing.
 
-Runs that share selector, budget and seed but not their settings are rows of their own; a seed is
-not a setting.
+Runs that share selector, budget and seed but not their settings are rows of their own. A seed is
+not a setting, but of trainings with one seed those whose proxies have different ones.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from typing import Any
 from xmas.evaluation.facts import in_order
 from xmas.evaluation.generation.endpoint_generation import SERVED
 from xmas.results.arp import averages, mean_ranks, ranks, reasons, reference_means
-from xmas.results.leaderboard_rows import Row, row_of
-from xmas.results.score_records import Run, TableError
+from xmas.results.leaderboard_rows import Row, row_of, short
+from xmas.results.score_records import Run, Settings, TableError
 
 REFERENCE = "full"  # the name of the reference's row
 BASE = "base"  # the same, where no target is trained on all rows: the start point, untrained
@@ -84,7 +84,8 @@ def _leaderboard(runs_of_group: list[Run]) -> Leaderboard:
         shared = set.intersection(*(set(variant[0].settings) for variant in variants))
         for variant in variants:
             own = tuple(setting for setting in variant[0].settings if setting not in shared)
-            rows.append(row_of(variant, own, benchmarks, means))
+            for seeds, of_seeds in _by_crossed_seeds(variant):
+                rows.append(row_of(of_seeds, own + seeds, benchmarks, means))
     return Leaderboard(
         pool=members[0].pool,
         reference_group=members[0].reference_group,
@@ -97,6 +98,25 @@ def _leaderboard(runs_of_group: list[Run]) -> Leaderboard:
             if not run.num and run.benchmark not in benchmarks
         },
     )
+
+
+def _by_crossed_seeds(variant: list[Run]) -> list[tuple[Settings, list[Run]]]:
+    """Trainings that differ in a seed of a stage before the target, such as the proxy's, and not in
+    their own, told apart by that seed. Where both vary together, they are one row.
+    """
+    crossed: set[str] = set()
+    for alike in _grouped(variant, lambda run: (run.seed, run.benchmark)):
+        first = dict(alike[0].other_seeds)
+        for run in alike[1:]:
+            crossed |= {path for path, seed in run.other_seeds if first.get(path) != seed}
+    parts = _grouped(variant, lambda run: _seeds_at(run, crossed))
+    return [(_seeds_at(part[0], crossed), part) for part in parts]
+
+
+def _seeds_at(run: Run, paths: set[str]) -> Settings:
+    """The seeds at these paths, once where one stage is in several places."""
+    by_name = {(short(path), seed): path for path, seed in run.other_seeds if path in paths}
+    return tuple((path, seed) for (_, seed), path in by_name.items())
 
 
 def _references(members: list[Run]) -> list[Run]:

@@ -66,10 +66,20 @@ class Row:
     @property
     def label(self) -> str:
         """The selector, and in brackets the settings that differ between rows of that selector."""
-        parts = [f"{path.rsplit('.', 1)[-1]}={value}" for path, value in self.settings[:_LABELLED]]
+        parts = [f"{short(path)}={value}" for path, value in self.settings[:_LABELLED]]
         if len(self.settings) > _LABELLED:
             parts.append("...")
         return f"{self.selector} [{', '.join(parts)}]" if parts else self.selector
+
+
+def short(path: str) -> str:
+    """The end of a dotted path that says what it is: of a seed, whose.
+
+    >>> short(".subset.ranking.selector.k"), short(".selector.trajectories.proxy.seed")
+    ('k', 'proxy.seed')
+    """
+    names = path.split(".")
+    return ".".join(names[-2:]) if names[-1] == "seed" else names[-1]
 
 
 def row_of(

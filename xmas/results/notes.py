@@ -1,11 +1,13 @@
 """The sentences below the tables: what the numbers are based on, and why some are missing."""
 
 from collections.abc import Iterator
+from statistics import fmean, stdev
 
 from xmas.results.arp import ALL, notes_on_averages, reasons
 from xmas.results.evidence import Evidence
 from xmas.results.leaderboard import BASE, Leaderboard
-from xmas.results.leaderboard_rows import not_nested
+from xmas.results.leaderboard_rows import Row, not_nested, short
+from xmas.results.score_records import Settings
 from xmas.results.statistics.intervals import BASELINE
 from xmas.selection.small_models import REMARK, small_models
 
@@ -27,6 +29,7 @@ def about_scores(evidence: Evidence) -> list[str]:
         f"{ALL}: mean over the benchmarks of 100 * score / mean score of the reference",
         *notes_on_averages([*leaderboard.benchmarks]),
     ]
+    notes += _about_other_seeds(leaderboard)
     notes += _about_small_models(evidence)
     if leaderboard.rows[0].selector == BASE:
         notes.append(
@@ -43,6 +46,36 @@ def about_scores(evidence: Evidence) -> list[str]:
             notes.append(f"No {ALL} for {row.label}, {row.budget_text}: {reason}")
     notes += _over_fewer(leaderboard)
     return notes
+
+
+def _about_other_seeds(leaderboard: Leaderboard) -> Iterator[str]:
+    """Which seeds of proxies differ within a row, and how far rows that they tell apart are."""
+    alike: dict[tuple[str, str, Settings], list[Row]] = {}
+    for row in leaderboard.rows:
+        by_seed = {run.seed: run.other_seeds for run in row.runs}
+        paths = {path for seeds in by_seed.values() for path, _ in seeds}
+        varied = sorted(
+            {
+                short(path)
+                for path in paths
+                if len({dict(seeds).get(path) for seeds in by_seed.values()}) > 1
+            }
+        )
+        if varied:
+            yield (
+                f"{row.label}, {row.budget_text}: {', '.join(varied)} varies with the seed, so the "
+                "spread is that of both"
+            )
+        rest = tuple(setting for setting in row.settings if not setting[0].endswith(".seed"))
+        if len(rest) < len(row.settings):
+            alike.setdefault((row.selector, row.budget_text, rest), []).append(row)
+    for (selector, budget, _), rows in alike.items():
+        names = dict.fromkeys(
+            short(path) for row in rows for path, _ in row.settings if path.endswith(".seed")
+        )
+        means = [row.arp.mean for row in rows if row.arp is not None]
+        spread = f": {ALL} {fmean(means):.1f} ± {stdev(means):.1f}" if len(means) > 1 else ""
+        yield (f"{selector}, {budget}: {len(rows)} rows differ in {', '.join(names)} alone{spread}")
 
 
 def _about_small_models(evidence: Evidence) -> Iterator[str]:

@@ -47,6 +47,7 @@ class Run:
     num: int
     folder: str
     settings: Settings  # of the target and all stages before it, without seeds
+    other_seeds: Settings = ()  # of the stages before the target, but for the ranking's own
     measured: Settings = ()  # files, prompts, judge, batch, precision, attention
     config: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     invalid: str = ""  # why
@@ -64,11 +65,11 @@ def runs(store: Store) -> list[Run]:
         TableError: a file lacks a key.
         DamagedResultError: a file is not what was written when the score was finished.
     """
-    own = ("folder", "settings", "measured", "config", "invalid", "sources")
+    own = ("folder", "settings", "other_seeds", "measured", "config", "invalid", "sources")
     fields = [field for field in dataclasses.fields(Run) if field.name not in own]
     names = [field.name for field in fields if field.default is dataclasses.MISSING]
     scores = []
-    flat: dict[str, Settings] = {}  # a target's settings, which all its scores share
+    flat: dict[str, tuple[Settings, Settings]] = {}  # a target's, which all its scores share
     for folder, meta in store.results("score"):
         check(folder)
         if not (folder / "run.json").exists():
@@ -83,12 +84,13 @@ def runs(store: Store) -> list[Run]:
         measurement["answers"] = _generated(folder)
         plain = json.dumps(target, sort_keys=True)
         if plain not in flat:
-            flat[plain] = tuple(sorted(_leaves(target, seeds=False)))
+            flat[plain] = _split(target)
         scores.append(
             Run(
                 **{field.name: record[field.name] for field in fields if field.name in record},
                 folder=str(folder),
-                settings=flat[plain],
+                settings=flat[plain][0],
+                other_seeds=flat[plain][1],
                 measured=tuple(sorted(_leaves(measurement, seeds=True))),
                 config=target,
                 invalid=str(detail.get("invalid", "")),
@@ -142,6 +144,14 @@ def asked_by(store: Store, experiment: str) -> set[str]:
             "are there"
         )
     return {key for path in lists for key in json.loads(path.read_text())}
+
+
+def _split(target: dict[str, Any]) -> tuple[Settings, Settings]:
+    """The settings of a target without seeds, and the seeds but for its own and its ranking's."""
+    settings = tuple(sorted(_leaves(target, seeds=False)))
+    plain = {path for path, _ in settings} | {".seed", ".subset.ranking.seed"}
+    leaves = sorted(_leaves(target, seeds=True))
+    return settings, tuple((path, value) for path, value in leaves if path not in plain)
 
 
 def _leaves(value: Any, path: str = "", *, seeds: bool) -> Iterator[tuple[str, str]]:

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Iterable, Iterator
 
+from xmas.data.planted.planted_pool import PlantedPool
+from xmas.data.pool_sample import PoolSample
 from xmas.results.evidence import Evidence, Line, Training
 from xmas.results.leaderboard import REFERENCE, Leaderboard
 from xmas.results.leaderboard_rows import Row
 from xmas.results.statistics.intervals import Certainty
 from xmas.store import Store
 from xmas.store.index import Config, Result, ResultIndex, key_of
-from xmas.store.stage import digest
+from xmas.store.stage import digest, type_name
 
 
 def unscored(index: ResultIndex, store: Store, scored: Iterable[Evidence]) -> list[Evidence]:
@@ -23,7 +25,9 @@ def unscored(index: ResultIndex, store: Store, scored: Iterable[Evidence]) -> li
     }
     by_pool: dict[str, list[Result]] = {}
     for result in index.results.values():
-        if result.kind == "subset" and result.key not in used and _selector(result) != REFERENCE:
+        if result.kind != "subset" or result.key in used or _of_an_exam(result.config):
+            continue
+        if _selector(result) != REFERENCE:
             by_pool.setdefault(digest(result.config["ranking"]["pool"]), []).append(result)
     boards = []
     for results in by_pool.values():
@@ -33,6 +37,12 @@ def unscored(index: ResultIndex, store: Store, scored: Iterable[Evidence]) -> li
         lines = tuple(_line(row, of_seed) for row, of_seed in rows)
         boards.append(Evidence(board, lines, (), index, store))
     return boards
+
+
+def _of_an_exam(config: Config) -> bool:
+    """Whether a subset is of a pool that an exam has made, which no target is trained on."""
+    made_by = (config["ranking"]["pool"].get("pool") or {}).get("stage") or {}
+    return made_by.get("type") in (type_name(PlantedPool), type_name(PoolSample))
 
 
 def _rows(results: list[Result]) -> Iterator[tuple[Row, dict[int, Result]]]:

@@ -15,8 +15,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from choices import CONF
+from omegaconf import OmegaConf
 from PIL import Image
 from test_engine import close, randomised
+from tiny import tokenizer as trained_tokenizer
 from tiny_families import TINY, Tiny, seeded
 from tiny_undescribed import UNDESCRIBED
 from toy import HARDWARE, Toy, record
@@ -25,14 +28,15 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from xmas.attention.engine import Running, Scan
 from xmas.attention.feed import Material
 from xmas.attention.metric import Spectra
+from xmas.cli.config import build
 from xmas.data.pool import Pool
 from xmas.data.turns import Turn, turn_of
 from xmas.evaluation.generation.generate import generate_answers
 from xmas.evaluation.protocol import Question
 from xmas.models.chat.layout import FEATURE, tokens_of_row
 from xmas.models.chat.tokens import Tokenised, TokenTable
-from xmas.models.families import FAMILIES, Exportable, HasPositions, OwnForward, family_of
-from xmas.models.specs import unbuilt
+from xmas.models.families import FAMILIES, Exportable, HasMarks, HasPositions, OwnForward, family_of
+from xmas.models.specs import HUB, unbuilt
 from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import (
     LoadedModel,
@@ -48,6 +52,7 @@ from xmas.models.vlm import (
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
+from xmas.store import Store
 from xmas.target.export import Export
 from xmas.target.target import Target
 from xmas.training.fit.recipe import Recipe
@@ -400,6 +405,28 @@ def test_a_full_size_has_the_estimate_s_parameters_and_steps_without_numbers(kin
     optimizer.step()
     moments = sum(state["exp_avg"].numel() for state in optimizer.state.values())
     assert moments == sum(weight.numel() for weight in trained) > 1e8
+
+
+STARTS = [
+    path
+    for path in sorted((CONF / "start").glob("*.yaml"))
+    if "drawn" in OmegaConf.load(path) and "source" in OmegaConf.load(path)  # may be random
+]
+
+
+@pytest.mark.parametrize("path", STARTS, ids=[path.stem for path in STARTS])
+def test_a_start_point_s_image_settings_are_those_that_its_model_takes(path, tmp_path):
+    """Without a file of it: tiles of its size, and of an image as many as estimates are told."""
+    start = build(OmegaConf.load(path))
+    family = family_of(config := HUB[start.source.name]())
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    tokenizer = trained_tokenizer()
+    if isinstance(family, HasMarks):
+        tokenizer.add_special_tokens({"additional_special_tokens": [*family.marks.values()]})
+    layout = family.layout(config, family.processor(tmp_path, start.images), tokenizer)
+    features = int((layout.tokens((480, 640)) == FEATURE).sum())
+    assert start.shape().image_tokens == pytest.approx(features, rel=0.3)  # with paddings, if any
+    assert start.tuned(Store(str(tmp_path)))
 
 
 def test_a_family_without_a_tiny_model_fails_and_says_what_to_add():

@@ -113,6 +113,11 @@ class InternVl:
     }
     hub_names: ClassVar[Mapping[str, str]] = {"model.": "model.", "lm_head.": "lm_head."}
     video_processor: ClassVar[str] = "InternVLVideoProcessor"
+    marks: ClassVar[dict[str, str]] = {
+        "image_token_id": "<IMG_CONTEXT>",
+        "start_image_token_id": "<img>",
+        "end_image_token_id": "</img>",
+    }
 
     def features(
         self,
@@ -161,14 +166,11 @@ class InternVl:
                 f"the tower takes {height} x {width}: size of preprocessor_config.json and "
                 "image_size of config.json have to agree"
             )
-        first, last = (
-            getattr(tokenizer, f"{which}_image_token", mark)
-            for which, mark in (("start", "<img>"), ("end", "</img>"))
-        )
+        ends = [self.marks["start_image_token_id"], self.marks["end_image_token_id"]]
         return Marked(
             processor.own,
             _folded(config),
-            tuple(tokenizer.convert_tokens_to_ids([first, last])),
+            tuple(tokenizer.convert_tokens_to_ids(ends)),
             literal_of(tokenizer, config.image_token_id),
         )
 
@@ -186,15 +188,18 @@ class InternVl:
         projector = (folded, decoder.width, decoder.width)
         return Shape(decoder, tower, projector, image_tokens or round(tiles * tokens), tiles)
 
+    def chat_image(self, image: str) -> str:
+        return image  # transformers' processor puts the marks around it
+
     def hub_processor(
         self, config: Any, processor: "StretchedTiles", tokenizer: Any, image: str
     ) -> Any:
         from transformers.models.internvl.processing_internvl import InternVLProcessor
 
-        tokens = {"start": "<img>", "end": "</img>", "context": image}
-        for which, token in tokens.items():
-            setattr(tokenizer, f"{which}_image_token", token)
-            setattr(tokenizer, f"{which}_image_token_id", tokenizer.convert_tokens_to_ids(token))
+        tokens = self.marks | {"context_image_token_id": image}
+        for field, token in tokens.items():
+            setattr(tokenizer, field, tokenizer.convert_tokens_to_ids(token))
+            setattr(tokenizer, field.removesuffix("_id"), token)
         tokenizer.video_token = "<video>"
         return without_video(
             InternVLProcessor, processor.own, tokenizer, image_seq_length=_folded(config)

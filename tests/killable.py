@@ -255,6 +255,9 @@ def command(given: dict[str, Any]) -> int:
     for number, name in enumerate(("out", "err"), start=1):
         os.dup2(os.open(Path(given["root"]) / name, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(given["cwd"])
+    if given["dies"] is not None:
+        where, call = given["dies"]
+        DEATHS[where](call)
     script = given.get("script")
     sys.argv = [script or "xmas", *given["command"]]
     try:

@@ -38,9 +38,12 @@ class Server:
         self.start(*given, **options)
         return self.wait()
 
-    def command(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-        """The command `xmas`, without the seconds that a new interpreter needs for torch."""
-        return self._forked({"command": list(map(str, arguments)), "cwd": str(cwd)})
+    def command(self, *arguments: str, cwd: Path, dies=None) -> subprocess.CompletedProcess:
+        """The command `xmas`, without the seconds that a new interpreter needs for torch.
+
+        `dies`: one of `DEATHS`, and in which call of it the process kills itself.
+        """
+        return self._forked({"command": list(map(str, arguments)), "cwd": str(cwd), "dies": dies})
 
     def script(self, path: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         """`python path ...`, without these seconds either."""
@@ -50,7 +53,7 @@ class Server:
 
     def _forked(self, given: dict[str, Any]) -> subprocess.CompletedProcess:
         with tempfile.TemporaryDirectory() as said:
-            given = given | {"root": said}
+            given = {"dies": None} | given | {"root": said}
             self.process.stdin.write(json.dumps(given) + "\n")
             self.process.stdin.flush()
             self.process.stdout.readline()

@@ -1,6 +1,7 @@
 """LoRA as people use it: which layers, rsLoRA, DoRA, and what trains in addition."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -193,6 +194,37 @@ def test_a_fit_with_every_variant_is_written_loads_in_plain_peft_and_merges(
     assert any("lora_magnitude_vector" in name for name in weights)
     assert any(name.endswith("language_model.norm.weight") for name in weights)
     assert len([name for name in weights if "lora_A" in name]) == 4
+
+
+def interrupted(target, store, monkeypatch) -> None:
+    """Fit a target that fails at its fifth microbatch, and again to its end."""
+    often = dataclasses.replace(target.hardware, checkpoint_seconds=0)
+    target = dataclasses.replace(target, hardware=often)
+    step, calls = FitModule.training_step, itertools.count(1)
+
+    def failing(self, batch, batch_idx):
+        if next(calls) == 5:
+            raise InterruptedError
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FitModule, "training_step", failing)
+        with pytest.raises(InterruptedError):
+            store.get(target)
+    assert next(calls) == 6
+    store.get(target)
+
+
+def test_dora_s_fit_goes_on_after_an_interruption(toy: Toy, tmp_path, monkeypatch):
+    target = toy.target(lora=Lora(4, 8, targets=["q_proj"], dora=True, rslora=True))
+    adapters = []
+    for name in ("whole", "interrupted"):
+        (tmp_path / name).mkdir()
+        store = shared(toy, tmp_path / name)
+        if name == "interrupted":
+            interrupted(target, store, monkeypatch)
+        adapters.append(store.get(target) / "adapter" / "adapter_model.safetensors")
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
 WRONG = {

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xmas.data.pool import Pool
 from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Template
+from xmas.models.device import device_for
 from xmas.models.families import Exportable, OwnForward, family_of
 from xmas.models.precision import cast_parameters
 from xmas.models.start_point import StartPoint
@@ -28,8 +29,16 @@ from xmas.store import (
     write_atomically,
 )
 from xmas.target.hf_folder import describe
+from xmas.training.fit import nf4
 from xmas.training.fit.recipe import Hardware, Recipe
-from xmas.training.fit.trainables import Lora, casts, merge_adapter, trainable, trained_weights
+from xmas.training.fit.trainables import (
+    Lora,
+    casts,
+    frozen_type,
+    merge_adapter,
+    trainable,
+    trained_weights,
+)
 from xmas.training.model_on_pool import ModelOnPool, fit_on_pool
 
 if TYPE_CHECKING:
@@ -69,9 +78,23 @@ class Target(ModelOnPool, Stage):
         return self.subset.ranking.pool
 
     def corrections(self) -> dict[str, Any]:
-        """Where frozen weights have 16 bits, rotary frequencies stay float32; no step was taken."""
+        """Where frozen weights have 16 bits, rotary frequencies stay float32; frozen weights have 4
+        bits; no step was taken.
+        """
         buffers = {"buffers": "float32"} if casts(self.recipe.precision) else {}
-        return super().corrections() | buffers | ({"untrained": True} if self.untrained else {})
+        quantised = {"quantise": self.hardware.quantise} if self._quantised else {}
+        untrained = {"untrained": True} if self.untrained else {}
+        return super().corrections() | buffers | quantised | untrained
+
+    @property
+    def _quantised(self) -> bool:
+        """Whether frozen weights have 4 bits."""
+        return self.hardware.quantise is not None and self.lora is not None
+
+    def check(self, store: Store) -> None:
+        """Raises ValueError: as `ModelOnPool.check`; or 4-bit weights do not go with the fit."""
+        super().check(store)
+        nf4.check(self.hardware, self.recipe, lora=self.lora is not None)
 
     def inputs(self) -> list[Stage]:
         if self.untrained:
@@ -80,6 +103,7 @@ class Target(ModelOnPool, Stage):
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises ValueError: the start point was tuned on instructions; or as `fit` does."""
+        nf4.check(self.hardware, self.recipe, lora=self.lora is not None)
         if not self.from_tuned:
             self.start.refuse_tuned(store)
         if self.untrained:
@@ -115,7 +139,8 @@ class Target(ModelOnPool, Stage):
 
         with torch.random.fork_rng(devices=[]):  # initialised on the CPU
             torch.manual_seed(self.seed)
-            model = trainable(loaded.model, self.lora, self.recipe.precision)
+            device = device_for(self.hardware.accelerator) if self._quantised else None
+            model = trainable(loaded.model, self.lora, self.recipe.precision, nf4_on=device)
         if distributed.leads():
             self._rehearse_saving(model, loaded, out / "rehearsal")
         return model
@@ -153,6 +178,17 @@ class Target(ModelOnPool, Stage):
         weights = trained_weights(model, self.recipe.precision)
         write_atomically(out / "trained.safetensors", lambda path: save_file(weights, path))
 
+    def _start(self, store: Store, device: "torch.device | str | None" = None) -> LoadedModel:
+        """The start point, its frozen weights with the values that they had in the fit.
+
+        Args:
+            device: where 4-bit weights are made; None: the CPU.
+        """
+        loaded = load(store.get(self.start))
+        if self._quantised:
+            nf4.round_weights(loaded.model, frozen_type(self.recipe.precision), device)
+        return loaded
+
     def load(
         self,
         store: Store,
@@ -161,6 +197,9 @@ class Target(ModelOnPool, Stage):
     ) -> LoadedModel:
         """The fine-tuned model, its adapter merged, ready to answer.
 
+        Where frozen weights had 4 bits in the fit, the adapter is added in float32 to the values
+        that these stand for, which are in the type of the fit's products, and rounded once.
+
         Args:
             dtype: of all parameters; None: as they are stored.
             device: of the model, and where its adapter is merged; None: the CPU.
@@ -168,7 +207,7 @@ class Target(ModelOnPool, Stage):
         from peft import PeftModel
         from safetensors.torch import load_file
 
-        loaded = load(store.get(self.start))
+        loaded = self._start(store, device)
         if self.lora is not None:
             adapted = PeftModel.from_pretrained(
                 loaded.model, store.get(self) / "adapter", torch_device="cpu"
@@ -193,7 +232,7 @@ class Target(ModelOnPool, Stage):
 
         if self.lora is None:
             raise ValueError("a target that trained in full has no adapter; give it target.lora")
-        loaded = load(store.get(self.start))
+        loaded = self._start(store)
         model = PeftModel.from_pretrained(
             loaded.model, store.get(self) / "adapter", torch_device="cpu", is_trainable=True
         )
@@ -210,7 +249,7 @@ class Target(ModelOnPool, Stage):
         """
         if step not in self.steps(store):
             raise ValueError(f"target step {step}: kept are the weights of {self.steps(store)}")
-        model = self.load(store).model if step else load(store.get(self.start)).model
+        model = (self.load(store) if step else self._start(store)).model
         parameters = freeze_tower(model).named_parameters()
         return {name: weight.data for name, weight in parameters if weight.requires_grad}
 

@@ -8,6 +8,7 @@ from xmas.store import volatile
 
 TOKEN_MEANS = ("micro_batch", "step")
 STRATEGIES = ("auto", "ddp", "fsdp2")
+QUANTISATIONS = ("nf4",)
 PRECISIONS = (
     "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true", "transformer-engine",
     "transformer-engine-float16",
@@ -100,7 +101,7 @@ class Hardware:
     """Devices, parallelism and memory settings of a fit or a scan; no part of a result's identity.
 
     The global batch stays that of the recipe. These settings change a fit's numbers by no more than
-    the order of sums does.
+    the order of sums does; `quantise` alone does, and is part of the key of the target it is for.
     """
 
     accelerator: str = volatile("auto")
@@ -117,6 +118,8 @@ class Hardware:
     logit_rows: int | None = volatile(None)  # answer tokens whose logits exist at once; null: all
     compile: str | None = volatile(None)  # torch.compile's backend for the blocks: inductor
     liger: bool = volatile(False)  # its fused norms, rotary embeddings and SwiGLU in the blocks
+    quantise: str | None = volatile(None)  # nf4: frozen weights of a LoRA target in 4 bits, which
+    # is part of the target's key; what trains in full, as a proxy, has no such weights
     device: Device | None = volatile(None)  # model of each of them, for estimates
 
     def __post_init__(self) -> None:
@@ -125,6 +128,8 @@ class Hardware:
                 f"strategy {self.strategy!r} is none of {', '.join(STRATEGIES)}; to shard weights, "
                 "gradients and optimizer states over devices: hardware=fsdp"
             )
+        if self.quantise not in (None, *QUANTISATIONS):
+            raise ValueError(f"quantise {self.quantise!r} is neither null nor nf4")
 
     @property
     def world(self) -> int:

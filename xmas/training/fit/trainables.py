@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from xmas.models.precision import cast_parameters
 from xmas.models.vlm import freeze_tower, in_connector
+from xmas.training.fit import nf4
 from xmas.training.fit.lora import Lora as Lora
 from xmas.training.fit.lora import with_lora as with_lora
 
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # type of frozen weights
 
 
-def trainable(model: nn.Module, lora: Lora | None, precision: str) -> nn.Module:
+def trainable(
+    model: nn.Module,
+    lora: Lora | None,
+    precision: str,
+    *,
+    nf4_on: torch.device | None = None,
+) -> nn.Module:
     """`model` as a target trains it: trainable weights in float32, the others frozen.
 
     Under a mixed precision the frozen weights have 16 bits, as their products have in any case.
@@ -24,8 +31,11 @@ def trainable(model: nn.Module, lora: Lora | None, precision: str) -> nn.Module:
     Args:
         lora: None: all weights but the tower's are trainable.
         precision: Lightning's name.
+        nf4_on: a device, where the frozen linear layers of the language model get 4 bits.
     """
-    cast_parameters(model, HALF.get(precision, torch.float32))
+    cast_parameters(model, frozen_type(precision))
+    if nf4_on is not None:
+        nf4.quantise(model, nf4_on)
     return all_but_tower(model) if lora is None else with_lora(model, lora)
 
 
@@ -37,10 +47,15 @@ def all_but_tower(model: nn.Module) -> nn.Module:
 
 def projector_alone(model: nn.Module, precision: str) -> nn.Module:
     """`model`, its connector trainable in float32 and all else frozen."""
-    cast_parameters(model, HALF.get(precision, torch.float32))
+    cast_parameters(model, frozen_type(precision))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(in_connector(model, name))
     return _in_float32(model)
+
+
+def frozen_type(precision: str) -> torch.dtype:
+    """The type of frozen weights under a precision, by Lightning's name of it."""
+    return HALF.get(precision, torch.float32)
 
 
 def casts(precision: str) -> bool:
@@ -50,7 +65,7 @@ def casts(precision: str) -> bool:
 
 def trained_weights(model: nn.Module, precision: str) -> dict[str, Tensor]:
     """The weights of a model trained in full to save: 16 bits under a mixed precision, as LLaVA."""
-    dtype = HALF.get(precision, torch.float32)
+    dtype = frozen_type(precision)
     return {
         name: weight.detach().to("cpu", dtype).contiguous()
         for name, weight in model.named_parameters()

@@ -84,7 +84,12 @@ def test_an_answer_is_found_where_it_is_said(toy: Toy):
     """Not in the question before it, which has the same words; an image may part it."""
     tokens = toy.proxy.tokens()
     encoder = tokens.encoder(toy.store)
-    turns = [Turn(USER, "a disc"), Turn(ASSISTANT, "a disc"), Turn(USER, "Why?"), Turn(ASSISTANT, "")]
+    turns = [
+        Turn(USER, "a disc"),
+        Turn(ASSISTANT, "a disc"),
+        Turn(USER, "Why?"),
+        Turn(ASSISTANT, ""),
+    ]
     located = Located(encoder, turns, encoder.turns(turns, []))
     ((chunk, first, text),) = located.said
     assert (chunk, text) == (0, "a disc")

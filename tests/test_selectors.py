@@ -39,7 +39,11 @@ from xmas.store.feasible import check_all
 from xmas.store.planned_stages import planned_stages  # with what every stage needs
 
 NAMES = sorted(path.stem for path in (Path(folder()) / "selector").glob("*.yaml"))
-VARIANT_OF = {"visnec": "necessity", "dics_vic": "dics", "dics_published": "dics"}  # of the others: the selector before "_released", or xmas
+VARIANT_OF = {
+    "visnec": "necessity",
+    "dics_vic": "dics",
+    "dics_published": "dics",
+}  # of the others: the selector before "_released", or xmas
 VARIANTS = sorted(path.stem for path in (Path(folder()) / "variant").glob("*.yaml"))
 CONTROLS = {"random_in_clusters", "random_text_share", "stratified"}
 

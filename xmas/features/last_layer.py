@@ -1,4 +1,4 @@
-"""The last hidden state of a model on every row: the feature of COINCIDE's baselines, and DICS's."""
+"""The last hidden state of a model on every row, as COINCIDE's baselines and DICS use it."""
 
 import dataclasses
 from pathlib import Path

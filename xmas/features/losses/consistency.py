@@ -160,9 +160,7 @@ class Consistency(Stage):
     def tokens(self) -> dict[str, Tokenised]:
         """The conversations whose losses are measured, by name; `blind` is `answers`."""
         plain = self.model.tokens()
-        fields = {
-            field.name: getattr(plain, field.name) for field in dataclasses.fields(Tokenised)
-        }
+        fields = {field.name: getattr(plain, field.name) for field in dataclasses.fields(Tokenised)}
         return {
             "answers": plain,
             "blind": plain,

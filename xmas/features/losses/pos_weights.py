@@ -114,9 +114,7 @@ class Located:
             of_chunks[chunk] += [(first + a, first + b, weight) for a, b, weight in of_piece]
         weights = [
             weights_of_tokens(places, of_chunk, len(chunk))
-            for places, of_chunk, chunk in zip(
-                self._places, of_chunks, self._chunks, strict=True
-            )
+            for places, of_chunk, chunk in zip(self._places, of_chunks, self._chunks, strict=True)
         ]
         return np.concatenate(weights)[: self._length]
 
@@ -156,7 +154,10 @@ class TokenWeights(Stage):
                 documents = pipeline.pipe(texts)
                 for each in conversations:
                     tagged = [
-                        [(word.idx, word.idx + len(word), weight_of(word.tag_)) for word in document]
+                        [
+                            (word.idx, word.idx + len(word), weight_of(word.tag_))
+                            for word in document
+                        ]
                         for document in itertools.islice(documents, len(each.said))
                     ]
                     file.write(each.weights(tagged).astype(np.float16).tobytes())

@@ -21,8 +21,8 @@ def question_rounds(turns: Sequence[Turn], ask: str) -> list[Turn]:
     >>> from xmas.data.turns import turns_of_rounds
     >>> from xmas.features.losses.rewritten import question_rounds
     >>> turns = turns_of_rounds([("Colour?", "red"), ("Shape?", "a disc")], image=True)
-    >>> [turn.text for turn in question_rounds(turns, "Which question has the answer {answer}?")]
-    ['Which question has the answer red?', 'Colour?', 'Which question has the answer a disc?', 'Shape?']
+    >>> [turn.text for turn in question_rounds(turns, "What has the answer {answer}?")]
+    ['What has the answer red?', 'Colour?', 'What has the answer a disc?', 'Shape?']
     """
     system = [turn for turn in turns if turn.role == SYSTEM]
     spoken = [turn for turn in turns if turn.role != SYSTEM]

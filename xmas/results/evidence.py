@@ -79,6 +79,7 @@ class Evidence:
     published: tuple[PublishedResult, ...]  # for the rows that are shown
     index: ResultIndex
     store: Store
+    examined: Config | None = None  # the pool, where there are no rows
 
     @property
     def subsets(self) -> list[Line]:
@@ -93,6 +94,8 @@ class Evidence:
     @property
     def pool(self) -> Config:
         """The identity of the pool."""
+        if self.examined is not None:
+            return self.examined
         return self.lines[0].trainings[0].ranking["pool"]
 
     @property

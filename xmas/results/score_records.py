@@ -53,6 +53,7 @@ class Run:
     invalid: str = ""  # why
     unit: str = "rows"  # or tokens
     nested: bool = True  # whether subsets of the selector at other budgets contain one another
+    saw_validation: bool = False  # whether its rows were chosen by a benchmark's validation rows
     sources: dict[str, tuple[float, int]] = dataclasses.field(  # score and questions of each source
         default_factory=dict, compare=False, repr=False
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
 
 from xmas.cli.config import folder
 
@@ -38,6 +39,8 @@ def choice(group: str, name: str) -> list[str]:
         "target/recipe": ["target=llava15_7b", f"target/recipe={name}"],
         "pool": [f"pool={name}", *(FILES if name == "files" else [])],
     }
+    if name == "auto" and group in ("proxy", "target"):
+        return [f"{group}=auto", f"{group}.model=owner/name"]
     return places.get(group, [f"{group}={name}"])
 
 
@@ -53,11 +56,20 @@ def targets(node: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str
     All values are resolved. What an interpolation gives is entered where it stands, not here too.
     """
     for name in node if isinstance(node, DictConfig) else range(len(node)):
-        held = None if OmegaConf.is_missing(node, name) else node[name]
+        held = None if is_missing(node, name) else node[name]
         if OmegaConf.is_config(held) and not OmegaConf.is_interpolation(node, name):
             yield from targets(held, f"{path}.{name}".lstrip("."))
     if isinstance(node, DictConfig) and "_target_" in node:
         yield path, node
+
+
+def is_missing(node: DictConfig | ListConfig, name: str | int) -> bool:
+    """Whether a value has to come from the command line, or is that of another one which has to."""
+    try:
+        _ = None if OmegaConf.is_missing(node, name) else node[name]
+    except InterpolationToMissingValueError:
+        return True
+    return OmegaConf.is_missing(node, name)
 
 
 def bind(cfg: DictConfig) -> list[str]:

@@ -31,8 +31,20 @@ GLM_MARKS = ("<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>")
 GLM_MARKS += ("<|begin_of_video|>", "<|end_of_video|>")
 
 
-def tokenizer(marks: Sequence[str]) -> Any:
+# A chat template of their own, images where a turn has them; `IMAGE` is theirs.
+CHAT = (
+    "{% for message in messages %}{{ message.role | upper }}: "
+    "{% for part in message.content %}{% if part.type == 'image' %}IMAGE"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}"
+    "{% if message.role == 'assistant' %}<|endoftext|>{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+)
+
+
+def tokenizer(marks: Sequence[str], image: str) -> Any:
+    """A tokenizer with the marks of a model, whose chat template writes `image` for an image."""
     tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = CHAT.replace("IMAGE", image)
     tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -40,7 +52,7 @@ def tokenizer(marks: Sequence[str]) -> Any:
 
 def aya_vision(folder: Path) -> Published:
     """Tiles of 6 x 6 patches, four of which are a token; up to six tiles and the whole."""
-    words = tokenizer(AYA_MARKS)
+    words = tokenizer(AYA_MARKS, "<image>")
     config = AyaVisionConfig(
         text_config=tiny.language("llama", len(words)).config,
         vision_config={
@@ -57,14 +69,19 @@ def aya_vision(folder: Path) -> Published:
         size={"height": 24, "width": 24}, crop_to_patches=True, min_patches=1, max_patches=6
     )
     AyaVisionProcessor(
-        images, words, patch_size=4, img_size=24, downsample_factor=2
+        images,
+        words,
+        patch_size=4,
+        img_size=24,
+        downsample_factor=2,
+        chat_template=words.chat_template,
     ).save_pretrained(folder)
     return Published(Source(str(folder)))
 
 
 def glm4v(folder: Path) -> Published:
     """Patches of 4 pixels, four of which are a token; head dimension 16, half of it rotated."""
-    words = tokenizer(GLM_MARKS)
+    words = tokenizer(GLM_MARKS, "<|begin_of_image|><|image|><|end_of_image|>")
     first, last, image, video, *_ = words.convert_tokens_to_ids(list(GLM_MARKS))
     config = Glm4vConfig(
         text_config={
@@ -109,7 +126,7 @@ UNDESCRIBED: Mapping[str, Tiny] = MappingProxyType(
         "glm4v": Tiny(
             glm4v,
             tiny.PHI,
-            PHI.replace("<image_here>", "<|image|>"),
+            PHI.replace("<image_here>", "<|begin_of_image|><|image|><|end_of_image|>"),
             images_inputs,
             ("model.visual.merger.*",),
             of_ids=image_types,
@@ -117,7 +134,7 @@ UNDESCRIBED: Mapping[str, Tiny] = MappingProxyType(
                 "model.language_model.layers.*.self_attn.[qkvo]_proj.weight",
                 "model.language_model.layers.*.mlp.*_proj.weight",
             ),
-            image="<|image|>",
+            image="<|begin_of_image|><|image|><|end_of_image|>",
         ),
     }
 )

@@ -70,6 +70,7 @@ class Target(ModelOnPool, Stage):
     from_tuned: bool = False  # start from a model that is tuned on instructions already
     untrained: bool = volatile(False)
     weights: str = volatile("published")  # what the configuration calls those of `start`
+    model: str | None = volatile(None)  # or those of a model of any family
     hardware: Hardware = volatile(default_factory=Hardware)
 
     @property

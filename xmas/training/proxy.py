@@ -41,6 +41,7 @@ class Proxy(ModelOnPool, Stage):
     cache_vision: bool = True  # tower features computed once and kept on disk
     max_length: int = 2048  # tokens of a row, the image counted
     hardware: Hardware = volatile(default_factory=Hardware)
+    model: str | None = volatile(None)  # what the configuration calls the weights of `start`
     callbacks: Sequence[Callback] = volatile(())  # of the fit, in addition to its own
     logger: Logger | None = volatile(None)  # of the fit; null: the store's run logger
 

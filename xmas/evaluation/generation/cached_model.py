@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xmas.evaluation.generation.kv_cache import SlotCache
 from xmas.evaluation.generation.prefill import (
     PrefillChunk,
+    SharedImage,
     by_source,
     causal_mask,
     check_attention,
@@ -17,8 +18,9 @@ from xmas.evaluation.generation.prefill import (
     embed_inputs,
     padded_position_ids,
 )
+from xmas.evaluation.generation.prompts import Prompt
 from xmas.models.language_inputs import LanguageInputs
-from xmas.models.vlm import language_model, refuse_whole
+from xmas.models.vlm import language_model
 
 
 class CachedLanguageModel:
@@ -29,11 +31,10 @@ class CachedLanguageModel:
         longest: tokens of the longest sequence, the answer included.
 
     Raises:
-        ValueError: the model's attention has no mask here, see `check_attention`; or it runs whole.
+        ValueError: the model's attention has no mask here; see `check_attention`.
     """
 
     def __init__(self, model: nn.Module, longest: int) -> None:
-        refuse_whole(model, "generation.batch=1")
         self._model = model
         self._language = language_model(model)
         check_attention(self._language.config, longest)
@@ -67,6 +68,23 @@ class CachedLanguageModel:
         )
         hidden = self.forward(cache, slots, positions, inputs)
         return hidden[torch.arange(len(chunks), device=device), last]
+
+    def prefill_whole(
+        self, cache: SlotCache, slot: int, prompt: Prompt, image: SharedImage
+    ) -> tuple[Float[Tensor, "1 hidden"], int]:
+        """As `prefill`, of one prompt of a model that runs whole; and the shift from the cache's
+        positions to the model's after it.
+        """
+        device, length = device_of(self._model), len(prompt.ids)
+        ids = torch.from_numpy(prompt.ids)[None].to(device)
+        inputs = embed_inputs(self._model, ids, [] if image.features is None else [image])
+        places = torch.arange(length, device=device)[None]
+        cache.prepare(torch.tensor([slot], device=device), places, length)
+        hidden = self._language(
+            **inputs.arguments, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        last = length - 1 if inputs.positions is None else int(inputs.positions[..., -1].max())
+        return hidden[:, -1], last + 1 - length
 
     def forward(
         self,

@@ -29,6 +29,7 @@ from xmas.evaluation.generation.prefill import (
     prefill_batches,
 )
 from xmas.evaluation.generation.prompts import Prompt, naming_errors
+from xmas.models.vlm import runs_whole
 
 
 @dataclasses.dataclass
@@ -86,10 +87,12 @@ class ContinuousBatch:
         self._language = CachedLanguageModel(model, longest + max_new_tokens)
         self._cache = self._new_cache(slots)
         self._sequences: list[_Sequence | None] = [None] * slots
-        self._graphs = StepGraphs(device_of(model), enabled=graphs)
+        self._whole = runs_whole(model)
+        self._graphs = StepGraphs(device_of(model), enabled=graphs and not self._whole)
         self._moves = -1  # of the cache when the graphs were captured
         self._inputs = torch.zeros(0)  # tokens, positions and the model's position ids of all slots
         self._hidden: Tensor | None = None  # states of all slots after the last step
+        prefix = prefix[:0] if self._whole else prefix
         self._prefix_length = len(prefix)
         self._prefix_cache: SlotCache | None = None
         if len(prefix):
@@ -134,6 +137,9 @@ class ContinuousBatch:
         prompts = {id(image): prompt for prompt, image in reversed(questions)}
         for first in range(0, len(new), self.images_per_pass):
             encode_images(self.model, new[first : first + self.images_per_pass])
+        if self._whole:
+            self._admit_whole(questions, free)
+            return
         self._prefill_images([(prompts[id(image)], image) for image in new if image.reused])
         chunks = []
         for slot, (prompt, image) in zip(free, questions, strict=False):
@@ -155,6 +161,15 @@ class ContinuousBatch:
         for batch in prefill_batches(chunks, self.pass_tokens):
             hidden = self._language.prefill(self._cache, batch)
             self._take_tokens(hidden, [chunk.slot for chunk in batch])
+
+    def _admit_whole(
+        self, questions: Sequence[tuple[Prompt, SharedImage]], free: Sequence[int]
+    ) -> None:
+        """As `_admit`, of a model that runs whole: one prompt at a time, which share nothing."""
+        for slot, (prompt, image) in zip(free, questions, strict=False):
+            hidden, shift = self._language.prefill_whole(self._cache, slot, prompt, image)
+            self._sequences[slot] = _Sequence(prompt, len(prompt.ids), [], shift)
+            self._take_tokens(hidden, [slot])
 
     def _prefill_images(self, images: Sequence[tuple[Prompt, SharedImage]]) -> None:
         """Cache the keys and values up to the end of each image, for all its prompts."""

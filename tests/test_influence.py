@@ -179,6 +179,24 @@ def test_scores_are_mean_cosines_with_the_rows_of_the_target_set(toy: Toy, gradi
     assert recorded(toy.store, of_targets) <= declared(of_targets)
 
 
+def test_with_a_ridge_shared_directions_count_less(toy: Toy, gradients, tmp_path):
+    """By the eigenvectors of the pool's second moments, each over its eigenvalue plus the ridge."""
+    rows = [5, 18]
+    toward = target_set(toy, tmp_path / "mine", rows)
+    ranking = Ranking(toy.pool, Influence(gradients, toward, ridge=0.05))
+    ranked = Ranking.read(toy.store.get(ranking))
+    values = np.load(toy.store.get(gradients) / "values.npy").astype(np.float64)
+    _, singular, axes = np.linalg.svd(values / np.sqrt(len(values)), full_matrices=False)
+    on_axes = values @ axes.T
+    weights = 1 / (singular**2 + 0.05 * singular[0] ** 2)
+    expected = on_axes @ (weights * on_axes[rows].mean(axis=0))
+    np.testing.assert_allclose(ranked.scores, expected, rtol=5e-3, atol=5e-3 * expected.max())
+    plain = Ranking.read(toy.store.get(Ranking(toy.pool, Influence(gradients, toward))))
+    assert plain.order.tolist() != ranked.order.tolist()
+    with pytest.raises(ValueError, match=r"selector\.ridge=0: expected a positive fraction"):
+        Influence(gradients, toward, ridge=0)
+
+
 def test_a_target_set_is_known_by_its_content(toy: Toy, gradients, tmp_path):
     first, second = (target_set(toy, tmp_path / name, [1, 2]) for name in ("here", "there"))
     other = target_set(toy, tmp_path / "other", [1, 4])

@@ -28,14 +28,21 @@ class Influence:
     Text-only rows have gradients too and are ranked among the others. The subset knows its target
     set: scored on it, or on what it was drawn from, it says nothing about other tasks.
 
-    Source: LESS (arXiv 2402.04333), ICONS (arXiv 2501.00654); see `Gradients`. Deviation: one
-    model after its warm-up, where LESS adds those of several epochs.
+    Directions that all rows of the pool share say little about a task. With `ridge` they count
+    less: the target set's mean is multiplied with the inverse of the second moments of the pool's
+    gradients, as influence functions have it and TRAK in the projected space.
+
+    Source: LESS (arXiv 2402.04333), ICONS (arXiv 2501.00654), both without `ridge`; TRAK (arXiv
+    2303.14186). See `Gradients`. Deviation: one model after its warm-up, where LESS adds those of
+    several epochs.
 
     Args:
         gradients: of the pool's rows.
         toward: examples of what the subset is for, 50 are enough: a file, a folder with one, a
             dataset; see `pool_at`. Or several, by task: {charts: DIR, receipts: DIR}.
         share: of the rows that a task votes for.
+        ridge: added to the second moments before they are inverted, as a fraction of their largest
+            eigenvalue; None: no inverse, all directions count the same.
         by_source: tasks whose score is the largest of their sources', not the mean of all rows'.
     """
 
@@ -44,11 +51,16 @@ class Influence:
     gradients: Gradients
     toward: str | dict[str, str] = volatile(UNSET)
     share: float = 0.2
+    ridge: float | None = None
     by_source: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"selector.share={self.share}: expected a fraction in (0, 1]")
+        if self.ridge is not None and not self.ridge > 0:
+            raise ValueError(
+                f"selector.ridge={self.ridge}: expected a positive fraction, such as 0.1, or null"
+            )
 
     def corrections(self) -> dict[str, Any]:
         """The content of the target sets, wherever they are."""
@@ -94,7 +106,10 @@ class Influence:
             means = self._directions(task, gradients, store)
             directions.append(means)
             tasks += [task] * len(means)
-        cosines = _products(values, np.concatenate(directions))
+        towards = np.concatenate(directions)
+        if self.ridge is not None:
+            towards = np.linalg.solve(moments(values, self.ridge), towards.T).T.astype(np.float32)
+        cosines = _products(values, towards)
         names = list(dict.fromkeys(tasks))
         columns = [[at for at, task in enumerate(tasks) if task == name] for name in names]
         scores = np.stack([cosines[:, column].max(axis=1) for column in columns], axis=1)
@@ -123,6 +138,22 @@ class Influence:
         source = rows.index.source[:] if task in self.by_source else np.zeros(len(values), int)
         parts = np.unique(source[answered])
         return np.stack([values[answered & (source == part)].mean(axis=0) for part in parts])
+
+
+def moments(
+    values: Float[np.ndarray, "rows width"], ridge: float
+) -> Float[np.ndarray, "width width"]:
+    """The mean outer product of rows on disk, NaN left out, and `ridge` times its largest
+    eigenvalue on the diagonal; float64.
+    """
+    total, count = np.zeros((values.shape[1],) * 2), 0
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK].astype(np.float32)
+        block = block[np.isfinite(block).all(axis=1)]
+        total += block.T @ block
+        count += len(block)
+    total /= count
+    return total + ridge * np.linalg.eigvalsh(total)[-1] * np.eye(len(total))
 
 
 def _products(

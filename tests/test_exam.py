@@ -386,3 +386,18 @@ def test_the_goal_composes_with_every_selector(compose):
     assert build(compose(*EVERY_SELECTOR[:1]).exam).selectors == {"random": Random()}
     for name, trials in exam.trials().items():
         assert trials.plain.selector == exam.selectors[name]
+
+
+def test_the_experiment_examines_selectors_of_every_kind(compose):
+    cfg = compose("experiment=exam")
+    assert cfg.goal == "exam"
+    trials = build(cfg.exam).trials()
+    assert set(trials) <= set(SELECTORS)
+    assert {name for name, of in trials.items() if of.learns} >= {"xmas", "coincide", "el2n", "s2l"}
+    assert {name for name, of in trials.items() if not of.learns} >= {
+        "random",
+        "length",
+        "semdedup",
+    }
+    rankings = {key(ranking) for of in trials.values() for ranking in of.rankings()}
+    assert len(rankings) > 150

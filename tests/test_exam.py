@@ -13,6 +13,7 @@ from toy import Toy
 
 from xmas.cli.config import build
 from xmas.cli.implied_choices import with_implied
+from xmas.cli.unknown_settings import with_own_keys
 from xmas.data.planted.planted_pool import PlantedPool
 from xmas.data.planted.planting import KINDS, SWAPPED, Planting
 from xmas.data.pool import Pool
@@ -401,3 +402,14 @@ def test_the_experiment_examines_selectors_of_every_kind(compose):
     }
     rankings = {key(ranking) for of in trials.values() for ranking in of.rankings()}
     assert len(rankings) > 150
+
+
+def test_further_start_points_are_named_on_the_command_line(compose):
+    words = with_own_keys(["selector=xmas", "exam.starts.captioned=${captioned}"])
+    cfg = compose(*words)
+    exam = build(cfg.exam)
+    (trials,) = exam.trials().values()
+    starts = [
+        ranking.selector.clusters.features.proxy.start for ranking in trials.varied["start points"]
+    ]
+    assert starts == [build(cfg.start), build(cfg.captioned)]

@@ -21,7 +21,7 @@ _ALIKE = 0.75  # difflib's ratio from which an added key counts as misspelt: one
 
 # Mappings whose keys are the user's.
 OWN_KEYS = "own_keys"  # the resolver of such a mapping, whose keys Hydra does not read
-OPEN = ("subset.floors", "subset.caps", "doctor.sha256", "doctor.known")
+OPEN = ("subset.floors", "subset.caps", "doctor.sha256", "doctor.known", "exam.starts")
 
 
 def with_own_keys(arguments: Sequence[str]) -> list[str]:

@@ -317,3 +317,26 @@ def test_hashes_of_no_images_are_none(copies):
     digests, seen = all_hashes([], label="nothing")
     assert (digests.shape, seen.shape) == ((0, 32), (0, 2))
     assert Texts(copies).kind == "texts"
+
+
+def test_an_audit_says_what_other_subsets_of_the_store_share(copies, tmp_path):
+    from xmas.selection.methods.full import Full
+    from xmas.selection.ranking import Ranking
+    from xmas.selection.subset import Subset
+
+    store = Store(str(tmp_path / "store"))
+    first, second = (
+        Subset(Ranking(copies, Random(), seed), rows=5, text_only="ranked") for seed in (0, 1)
+    )
+    audit = Audit(first, images=False)
+    assert "in common" not in audit.make(store)
+    full = Subset(Ranking(copies, Full()), rows=5, text_only="ranked")
+    rows = {name: of.chosen(store) for name, of in (("seed 1", second), ("full", full))}
+    store.get(Subset(Ranking(copies, Random(), 2), rows=7, text_only="ranked"))  # another size
+    own = first.chosen(store)
+    texts = [f"{name} {20 * len(np.intersect1d(own, of))} %" for name, of in rows.items()]
+    line = audit.make(store).splitlines()[-2]
+    assert line == (
+        "rows in common with subsets of this size in the store: "
+        f"ranking.{texts[0]}, {texts[1]} (45 % at random)"
+    )

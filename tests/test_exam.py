@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import noise_pool
 import numpy as np
@@ -37,12 +38,14 @@ from xmas.results.exam.measures import (
 from xmas.results.exam.sentences import sentences
 from xmas.results.exam.trials import trials_of
 from xmas.results.exam.variations import fits_of, is_fit, on_pool, with_fit_seed
+from xmas.results.report import Report
 from xmas.selection.methods.length import Length
 from xmas.selection.methods.random import Random
 from xmas.selection.methods.semdedup import Semdedup
 from xmas.selection.protocol import Ranked
 from xmas.selection.ranking import Ranking
 from xmas.store import Store, key
+from xmas.store.label import label
 from xmas.store.planned_stages import planned_stages
 
 NO_SHARES = dict.fromkeys(KINDS[2:], 0.0)
@@ -162,6 +165,25 @@ def test_the_page_has_the_tables_and_says_them_in_words(exam, store, marks):
     assert len(lines) == len(marks)
     first = marks["random", "stability", "ranking seeds"]
     assert float(lines[0]["value"]) == first.value
+
+
+def test_the_report_shows_the_exams_of_a_pool(exam, store, marks):
+    later = dataclasses.replace(exam, selectors={"again": Random(), "random": Random()})
+    store.get(later)
+    page = Path(Report().make(store)).read_text(encoding="utf-8")
+    assert "What selectors do with pool noise" in page
+    shown = page.split('id="exam-1"')[1]
+    for title in ("Stability", "Planted rows: kept, by clean rows kept", "Orders alike"):
+        assert f"<h4>{title}</h4>" in shown
+    assert all(f">{name}</t" in shown for name in (*exam.selectors, "again"))
+    ratio = marks["semdedup", "planted", "exact"]
+    assert f"{ratio.value:.2f} [{ratio.low:.2f} to {ratio.high:.2f}]" in shown
+    assert "again at 20 %: " in page
+
+
+def test_an_exam_is_labelled_by_its_selectors(exam):
+    names = "random, length, semdedup, prefers_swapped, in_order"
+    assert label(exam) == f"{names}, pool noise"
 
 
 def test_another_selector_costs_its_own_rankings_alone(exam, store, marks):

@@ -33,6 +33,8 @@ NEW = {  # came later; hashed under the name they have
     "AveragedTrajectories",
     "ClusterCount",
     "Column",
+    "Consistency",
+    "Dics",
     "Exam",
     "Gradients",
     "HeldOutLikelihood",
@@ -48,10 +50,12 @@ NEW = {  # came later; hashed under the name they have
     "PoolSample",
     "Prism",
     "QualityDiversity",
+    "Rewritten",
     "Scalselect",
     "SelfSup",
     "Shallow",
     "SubsetFiles",
+    "TokenWeights",
     "ValidRows",
 }
 # The demo's numbers as they were when its keys were pinned: tuning it changes no pin. Of its start

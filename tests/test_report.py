@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -664,10 +665,21 @@ def test_the_table_has_hours_their_share_of_full_and_length_by_step(toy):
         for line in text.split("ARP and cost")[1].splitlines()
         if line.startswith("| ")
     }
-    assert cells["full"][-4:-1] == ["0.000", "8.000", "1.00"]  # two hours on four devices
-    assert cells["random"][-4:-1] == ["0.000", "2.000", "0.25"]
-    assert cells["xmas"][-3:-1] == ["2.000", "\N{EN DASH}"]  # trained on another kind of device
+    ends = ["yes", "no"]  # nested; saw validation data
+    assert cells["full"][-7:-1] == ["0.000", "8.000", "1.00", "1.00", *ends]  # 2 h on 4 devices
+    scores = np.array(SCORED["random"]).mean(axis=0)
+    arp = 100 * (scores / (50.0, 80.0)).mean()
+    assert cells["random"][-7:-1] == ["0.000", "2.000", "0.25", f"{0.25 * 100 / arp:.2f}", *ends]
+    absent = ["2.000", "\N{EN DASH}", "\N{EN DASH}", *ends]
+    assert cells["xmas"][-6:-1] == absent  # trained on another kind of device
     assert "Hours: of H200; L4, as recorded" in text
+    assert re.search(r"No OSC for xmas .*: measured on .*, the training on all rows on H200", text)
+    frame = Table().frame(toy.store)
+    of_arp = frame[frame["benchmark"] == "ARP"].set_index("selector")
+    assert of_arp.loc["random", "osc"] == pytest.approx(25 / arp)
+    page = Path(Report(toy.pool).make(toy.store)).read_text(encoding="utf-8")
+    assert ">OSC<" in page
+    assert ">saw validation data<" in page
 
 
 @pytest.fixture

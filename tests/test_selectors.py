@@ -39,7 +39,11 @@ from xmas.store.feasible import check_all
 from xmas.store.planned_stages import planned_stages  # with what every stage needs
 
 NAMES = sorted(path.stem for path in (Path(folder()) / "selector").glob("*.yaml"))
-VARIANT_OF = {"visnec": "necessity"}  # of the others: the selector before "_released", or xmas
+VARIANT_OF = {
+    "visnec": "necessity",
+    "dics_vic": "dics",
+    "dics_published": "dics",
+}  # of the others: the selector before "_released", or xmas
 VARIANTS = sorted(path.stem for path in (Path(folder()) / "variant").glob("*.yaml"))
 CONTROLS = {"random_in_clusters", "random_text_share", "stratified"}
 
@@ -604,6 +608,8 @@ def test_every_variant_ranks(toy, compose, toy_selector, tmp_path_factory, varia
     if variant == "visnec":
         tiny.sentence_encoder(encoder := tmp_path_factory.mktemp("encoder"))
         more = [f"features.questions.encoder.name={encoder}"]
+    if variant == "dics_published":
+        more = ["features.consistency.weights=none"]  # spaCy has no tagger here
     cfg = compose(*toy.overrides(), *more, f"variant={variant}")
     assert len(bind(cfg)) > 15
     selector = build(cfg.selector)
@@ -617,6 +623,9 @@ def test_every_variant_ranks(toy, compose, toy_selector, tmp_path_factory, varia
     elif variant == "ends":  # the toy has three snapshots, of which ::6 keeps the first
         with pytest.raises(ValueError, match="one snapshot does not vary"):
             rank(toy, selector)
+    elif isinstance(selector, BudgetSelector):
+        rules = {"rows": 17, "text_only": cfg.subset.text_only}
+        assert len(Subset(Ranking(toy.pool, selector), **rules).chosen(toy.store)) == 17
     else:
         assert sorted(rank(toy, selector).order) == list(range(ROWS))
 

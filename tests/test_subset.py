@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 import re
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from xmas.selection.budget import TEXT_ONLY as POLICIES
 from xmas.selection.budget import budget_of, check_settings
 from xmas.selection.budget import cut as cut_checked
 from xmas.selection.methods.full import Full
+from xmas.selection.methods.random import Random
 from xmas.selection.protocol import BudgetSelector, Selector
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
@@ -315,6 +317,19 @@ def test_the_written_instructions_are_the_pool_s_records_byte_for_byte(toy: Toy)
     assert len(rows) == 17
 
 
+@dataclasses.dataclass(frozen=True)
+class Peeking(Random):
+    """A random order that claims to have seen a benchmark's validation rows."""
+
+    saw_validation: ClassVar[bool] = True
+
+
+def test_the_manifest_says_whether_validation_data_was_seen(toy: Toy):
+    for selector, seen in ((Peeking(), True), (Random(), False)):
+        folder = toy.store.get(toy.subset(selector))
+        assert json.loads((folder / "manifest.json").read_text())["saw_validation"] is seen
+
+
 def test_the_manifest_counts_what_was_written(toy: Toy):
     subset = toy.subset(rows=17, text_only="proportional")
     folder = toy.store.get(subset)
@@ -333,6 +348,7 @@ def test_the_manifest_counts_what_was_written(toy: Toy):
         },
         "selector": "random",
         "nested": True,
+        "saw_validation": False,
         "seed": 0,
         "form": "llava",  # of the pool
     }

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -423,6 +424,20 @@ def test_a_server_s_answers_are_never_next_to_local_ones_whatever_the_benchmark(
         Table().make(store)
     _, lines = shown(store, protocol="endpoint vllm")
     assert {line["benchmark"] for line in lines} == {"pope", "ARP"}
+
+
+def test_rows_that_saw_validation_data_are_marked_and_named(store, filled):
+    for name in ("gqa", "mme"):
+        filled("icons", name, 500.0, saw_validation=True, nested=False)
+    text, lines = shown(store)
+    marks = {line["selector"]: (line["nested"], line["saw_validation"]) for line in lines
+             if line["benchmark"] == "ARP"}  # fmt: skip
+    assert marks == {"icons": ("no", "yes")} | dict.fromkeys(
+        ("full", "random", "xmas"), ("yes", "no")
+    )
+    assert "Saw validation data: icons; rows were chosen by validation rows" in text
+    assert "OSC: (P of full / P of the row, by ARP)" in text
+    assert re.search(r"No OSC for full 100.%, icons 20.%, random", text)  # nothing was trained
 
 
 def test_answers_made_in_different_ways_are_refused_whatever_the_protocol_says(store, filled):

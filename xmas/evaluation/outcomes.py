@@ -120,6 +120,7 @@ class Outcomes:
     def save(self, path: Path) -> None:
         """Write an `.npz` file; `digest` in it identifies the units and their order."""
         digest = hashlib.sha256("\n".join(self.keys.tolist()).encode()).hexdigest()[:16]
+        optional: dict[str, Any] = {} if self.pictures is None else {"pictures": self.pictures}
         alike = bool((self.counted == self.counted[:1]).all())  # as in every mean
         np.savez_compressed(
             path,
@@ -129,7 +130,7 @@ class Outcomes:
             counted=self.counted[: 1 if alike else None].astype(np.float32),
             weights=self.weights,
             link=np.array(self.link),
-            **({} if self.pictures is None else {"pictures": self.pictures}),
+            **optional,
         )
 
 

@@ -16,7 +16,7 @@ from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.protocol import Benchmark, Judged, Scored, decimals
 from xmas.evaluation.quick import Quick, quick_name
 from xmas.evaluation.reference import Reference, group_of
-from xmas.selection.protocol import name_of
+from xmas.selection.protocol import name_of, saw_validation
 from xmas.store import (
     Stage,
     Store,
@@ -128,6 +128,7 @@ class Score(Stage):
         trained_on = {
             "selector": name_of(subset.ranking.selector),
             "nested": subset.nested,
+            "saw_validation": saw_validation(subset.ranking.selector),
             "budget": subset.tokens or subset.rows or subset.fraction,
             "unit": "tokens" if subset.tokens else "rows",
             "rows": len(subset.chosen(store)),

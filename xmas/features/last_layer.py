@@ -1,4 +1,4 @@
-"""The last hidden state of a small model on every row: the feature of COINCIDE's baselines."""
+"""The last hidden state of a model on every row, as COINCIDE's baselines and DICS use it."""
 
 import dataclasses
 from pathlib import Path
@@ -13,15 +13,15 @@ from xmas.features.extractor import FeatureExtractor
 from xmas.models.chat.batches import Batch
 from xmas.models.vision_cache import features_of
 from xmas.models.vlm import LoadedModel, hidden_states, language_model
-from xmas.store import Stage, Store
-from xmas.training.proxy import Proxy
+from xmas.store import Stage, Store, volatile
+from xmas.training.model_on_pool import HasWeights
 
 TOKENS = ("last", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
 class LastLayer(Stage):
-    """Unit vectors of the last hidden state, before the language head.
+    """The last hidden state, before the language head, as unit vectors or as it is.
 
     Writes `values.npy` (rows, hidden) float16: of a row's last token, or of the mean over all its
     tokens, image tokens included. Text-only rows have a vector too.
@@ -31,7 +31,7 @@ class LastLayer(Stage):
     pads (D2-Pruning); here pads are excluded, so a row's vector does not depend on its batch.
 
     Args:
-        proxy: whose model runs over its pool.
+        proxy: whose model runs over its pool; a target or a start point can be one.
         step: an optimiser step of the proxy's fit; None: the last; 0: its start point, without a
             fit.
         token: `last` or `mean`.
@@ -39,24 +39,27 @@ class LastLayer(Stage):
             proxy's fit.
         batch_tokens: padded tokens of a batch.
         mark_rows: rows between two checkpoints, the most that a killed pass loses.
+        unit: whether vectors are divided by their norm; False: as DICS compares them.
     """
 
     kind: ClassVar[str] = "last_layer"
     together: ClassVar[bool] = True
 
-    proxy: Proxy
+    proxy: HasWeights
     step: int | None = None
     token: str = "last"
     weights: str | None = None
     batch_tokens: int = 8192
     mark_rows: int = 4096
+    unit: bool = volatile(True)
 
     def corrections(self) -> dict[str, Any]:
         """The precision, also where it is the fit's. In 16 bits, rotary frequencies stay float32;
         before they were rounded too.
         """
         buffers = {"buffers": "float32"} if self.precision != "float32" else {}
-        return {"weights": self.precision} | buffers
+        plain = {} if self.unit else {"unit": False}
+        return {"weights": self.precision} | buffers | plain
 
     def __post_init__(self) -> None:
         """Raises ValueError: `token` is neither `last` nor `mean`."""
@@ -100,7 +103,7 @@ class LastLayer(Stage):
 
     @torch.no_grad()
     def vectors(self, parts: LoadedModel, batch: Batch) -> Float[np.ndarray, "rows hidden"]:
-        """The vectors of a batch's rows, float32; NaN where the state is zero."""
+        """The vectors of a batch's rows, float32; NaN where the state of a unit vector is zero."""
         model = parts.model
         states = hidden_states(
             model,
@@ -114,4 +117,6 @@ class LastLayer(Stage):
             pooled = states[torch.arange(len(states), device=states.device), lengths - 1]
         else:
             pooled = (states * batch.mask[..., None]).sum(dim=1) / lengths[:, None]
-        return (pooled / pooled.norm(dim=1, keepdim=True)).cpu().numpy()
+        if self.unit:
+            pooled = pooled / pooled.norm(dim=1, keepdim=True)
+        return pooled.cpu().numpy()

@@ -47,6 +47,7 @@ class Line:
     cost: Cost | None  # mean over the seeds; None: see `cost_absent`
     cost_absent: str  # why the cost is unknown
     cost_of_full: float | None  # by the reference's; None: one is unknown or on other devices
+    osc_absent: str  # why `osc` is unknown
     length_r2: dict[int, float]  # by step: share of the trajectories that text length explains
 
     @property
@@ -65,6 +66,17 @@ class Line:
         return self.row.arp
 
     @property
+    def osc(self) -> float | None:
+        """PRISM's measure of what a selection is worth, from measured seconds.
+
+        (P_full / P_sub) * (T_select + T_tune) / T_full, the performances P by ARP: below 1 the
+        subset is a gain. None: see `osc_absent`. Source: PRISM (arXiv 2502.12119).
+        """
+        if self.osc_absent or self.cost_of_full is None:
+            return None
+        return 100 / self.arp.mean * self.cost_of_full
+
+    @property
     def budget(self) -> str:
         """With its unit, for prose: the space before the per cent sign does not break."""
         return self.row.budget_text.replace(" %", "\N{NO-BREAK SPACE}%")
@@ -79,6 +91,7 @@ class Evidence:
     published: tuple[PublishedResult, ...]  # for the rows that are shown
     index: ResultIndex
     store: Store
+    examined: Config | None = None  # the pool, where there are no rows
 
     @property
     def subsets(self) -> list[Line]:
@@ -93,6 +106,8 @@ class Evidence:
     @property
     def pool(self) -> Config:
         """The identity of the pool."""
+        if self.examined is not None:
+            return self.examined
         return self.lines[0].trainings[0].ranking["pool"]
 
     @property
@@ -144,6 +159,7 @@ def gather(
                 cost=cost,
                 cost_absent=absent,
                 cost_of_full=_of_full(cost, reference),
+                osc_absent=_why_no_osc(row, cost, reference),
                 length_r2=_length_r2(trainings[0], index),
             )
         )
@@ -163,6 +179,20 @@ def _cost(trainings: tuple[Training, ...], index: ResultIndex) -> tuple[Cost | N
         return Cost.mean([measured_cost(index, training.target) for training in trainings]), ""
     except AbsentError as error:
         return None, str(error)
+
+
+def _why_no_osc(row: Row, cost: Cost | None, reference: Cost | None) -> str:
+    """Why a row has no OSC; empty: it has one."""
+    if cost is None:
+        return "the seconds of its training are not in the store"
+    if reference is None or not reference.total:
+        return "the training on all rows was not measured"
+    if _of_full(cost, reference) is None:
+        devices = "; ".join(sorted(cost.devices))
+        return f"measured on {devices}, the training on all rows on {'; '.join(reference.devices)}"
+    if row.arp is None or row.arp.mean <= 0:
+        return "no ARP above 0"
+    return ""
 
 
 def _of_full(cost: Cost | None, reference: Cost | None) -> float | None:

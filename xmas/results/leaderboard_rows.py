@@ -41,6 +41,7 @@ class Row:
     runs: tuple[Run, ...] = dataclasses.field(repr=False)  # the scores that the row summarises
     unit: str = "rows"  # of a budget above 1; or tokens
     nested: bool = True  # whether the selector's subsets at other budgets contain one another
+    saw_validation: bool = False  # whether its rows were chosen by a benchmark's validation rows
     is_reference: bool = False
     rank: float | None = None  # by ARP among the rows of the budget, 1 is best
     mean_rank: float | None = None  # over the benchmarks, among those that have them all
@@ -141,6 +142,7 @@ def row_of(
         runs=tuple(run for of_seed in by_seed.values() for run in of_seed.values()),
         unit=members[0].unit,
         nested=members[0].nested,
+        saw_validation=any(run.saw_validation for run in members),
     )
 
 

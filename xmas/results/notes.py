@@ -176,6 +176,30 @@ def about_hours(evidence: Evidence) -> Iterator[str]:
         )
 
 
+def about_osc(evidence: Evidence) -> Iterator[str]:
+    """What OSC is, and which rows have none and why."""
+    yield (
+        "OSC: (P of full / P of the row, by ARP) x (selection + training) / training on all rows, "
+        "in measured device time; below 1 the selection is a gain (PRISM's)"
+    )
+    without: dict[str, list[str]] = {}
+    for line in evidence.lines:
+        if line.osc_absent:
+            without.setdefault(line.osc_absent, []).append(f"{line.row.label} {line.budget}")
+    for reason, rows in without.items():
+        yield f"No OSC for {', '.join(rows)}: {reason}"
+
+
+def about_validation(evidence: Evidence) -> Iterator[str]:
+    """Which rows were chosen with the help of benchmarks' validation data."""
+    names = sorted({line.selector for line in evidence.lines if line.row.saw_validation})
+    if names:
+        yield (
+            f"Saw validation data: {', '.join(names)}; rows were chosen by validation rows of "
+            "benchmarks, so that scores on these are no evidence for other tasks"
+        )
+
+
 def about_length(evidence: Evidence) -> Iterator[str]:
     """How much of the features text length alone explains."""
     for label, shares in evidence.length_r2.items():

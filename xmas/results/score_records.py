@@ -53,6 +53,7 @@ class Run:
     invalid: str = ""  # why
     unit: str = "rows"  # or tokens
     nested: bool = True  # whether subsets of the selector at other budgets contain one another
+    saw_validation: bool = False  # whether its rows were chosen by a benchmark's validation rows
     sources: dict[str, tuple[float, int]] = dataclasses.field(  # score and questions of each source
         default_factory=dict, compare=False, repr=False
     )
@@ -91,7 +92,7 @@ def runs(store: Store) -> list[Run]:
                 folder=str(folder),
                 settings=flat[plain][0],
                 other_seeds=flat[plain][1],
-                measured=tuple(sorted(_leaves(measurement, seeds=True))),
+                measured=tuple(sorted(leaves(measurement, seeds=True))),
                 config=target,
                 invalid=str(detail.get("invalid", "")),
                 sources={
@@ -148,20 +149,20 @@ def asked_by(store: Store, experiment: str) -> set[str]:
 
 def _split(target: dict[str, Any]) -> tuple[Settings, Settings]:
     """The settings of a target without seeds, and the seeds but for its own and its ranking's."""
-    settings = tuple(sorted(_leaves(target, seeds=False)))
+    settings = tuple(sorted(leaves(target, seeds=False)))
     plain = {path for path, _ in settings} | {".seed", ".subset.ranking.seed"}
-    leaves = sorted(_leaves(target, seeds=True))
-    return settings, tuple((path, value) for path, value in leaves if path not in plain)
+    every = sorted(leaves(target, seeds=True))
+    return settings, tuple((path, value) for path, value in every if path not in plain)
 
 
-def _leaves(value: Any, path: str = "", *, seeds: bool) -> Iterator[tuple[str, str]]:
+def leaves(value: Any, path: str = "", *, seeds: bool) -> Iterator[tuple[str, str]]:
     """(dotted path, value) of everything in a configuration; `seeds`: fields named so as well."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if seeds or not name.endswith("seed"):
-                yield from _leaves(inner, f"{path}.{name}", seeds=seeds)
+                yield from leaves(inner, f"{path}.{name}", seeds=seeds)
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}.{number}", seeds=seeds)
+            yield from leaves(inner, f"{path}.{number}", seeds=seeds)
     else:
         yield path, f"{value:g}" if isinstance(value, float) else str(value)

@@ -69,6 +69,7 @@ def _rows(results: list[Result]) -> Iterator[tuple[Row, dict[int, Result]]]:
                 scores={}, relative={}, arps={}, seed_relative={}, seed_arps={}, gaps={}, runs=(),
                 unit=unit,
                 nested=bool(_manifest(last)["nested"]),
+                saw_validation=bool(_manifest(last).get("saw_validation", False)),
             )  # fmt: skip
             yield row, variant
 
@@ -83,6 +84,7 @@ def _line(row: Row, of_seed: dict[int, Result]) -> Line:
         cost=None,
         cost_absent="no target was trained",
         cost_of_full=None,
+        osc_absent="no target was trained",
         length_r2={},
     )
 

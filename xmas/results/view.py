@@ -11,7 +11,15 @@ from xmas.evaluation.protocol import decimals
 from xmas.results.arp import ALL
 from xmas.results.evidence import Evidence, Line
 from xmas.results.leaderboard_rows import Cell, Row
-from xmas.results.notes import about_arp, about_baseline, about_hours, about_length, about_ranks
+from xmas.results.notes import (
+    about_arp,
+    about_baseline,
+    about_hours,
+    about_length,
+    about_osc,
+    about_ranks,
+    about_validation,
+)
 from xmas.results.statistics.bootstrap import Interval
 from xmas.results.statistics.intervals import BASELINE, Difference
 
@@ -136,6 +144,10 @@ def _training_hours(line: Line) -> float | None:
     return line.cost.seconds["target"] / 3600 if line.cost else None
 
 
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
 def _hours(of: Callable[[Line], float | None]) -> Callable[[Line], str]:
     def text(line: Line) -> str:
         hours = of(line)
@@ -198,6 +210,14 @@ COLUMNS: tuple[TableColumn, ...] = (
     ),
     TableColumn("training_hours", _training_hours, "training", "h", format=_hours(_training_hours)),
     TableColumn("total_of_full", lambda line: line.cost_of_full, "total / full", format="{:.2f}"),
+    TableColumn("osc", lambda line: line.osc, "OSC", format="{:.2f}", notes=about_osc),
+    TableColumn("nested", lambda line: _yes(line.row.nested), "nested"),
+    TableColumn(
+        "saw_validation",
+        lambda line: _yes(line.row.saw_validation),
+        "saw validation data",
+        notes=about_validation,
+    ),
     TableColumn(
         "devices", lambda line: "; ".join(sorted(line.cost.devices)) if line.cost else None
     ),

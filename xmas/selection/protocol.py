@@ -52,6 +52,9 @@ class Selector(Protocol):
     >>> Ranking.read(Store("store").get(ranking)).order
     array([1, 0, 2])
 
+    One that chooses by the validation rows of a benchmark says so with a class attribute
+    `saw_validation = True`, and tables mark its scores; see `saw_validation`.
+
     A selector that does not ask the store for exactly the stages in its fields also defines
     `inputs()`, which returns those that it asks for; see `xmas.store.Stage.inputs`.
     """
@@ -105,6 +108,11 @@ class TokenCounter(Protocol):
     def tokens(self) -> "Tokenised":
         """The stage that tokenises the pool."""
         ...
+
+
+def saw_validation(selector: Selector | BudgetSelector) -> bool:
+    """Whether what a selector chose saw the validation rows of a benchmark; by default not."""
+    return bool(getattr(selector, "saw_validation", False))
 
 
 def name_of(selector: Selector | BudgetSelector) -> str:

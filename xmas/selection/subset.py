@@ -14,7 +14,7 @@ from xmas.data.as_dataset import as_dataset
 from xmas.data.rows import Rows
 from xmas.data.writers import DEFAULT, OF_MESSAGES, form_of, is_ranked, llava, write_form
 from xmas.selection.budget import budget_of, check_settings, cut
-from xmas.selection.protocol import BudgetSelector, TokenCounter, name_of
+from xmas.selection.protocol import BudgetSelector, TokenCounter, name_of, saw_validation
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset_files import manifest, write_ranking
 from xmas.selection.subset_readme import FILE as README
@@ -141,6 +141,7 @@ class Subset(Stage):
         facts: dict[str, Any] = {
             "selector": name_of(self.ranking.selector),
             "nested": self.nested,
+            "saw_validation": saw_validation(self.ranking.selector),
             "seed": self.ranking.seed,
             "seconds": round(seconds, 3),  # of the ranking alone; its features have their own
             "form": form,  # of the pool's own files

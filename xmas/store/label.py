@@ -28,6 +28,8 @@ def label(made_from: Stage | Mapping[str, Any]) -> str:
     'clip_score, 10 %, seed 3, pool f83e0b'
     """
     root = _fields(made_from)
+    if isinstance(root.get("selectors"), Mapping):
+        return ", ".join([*root["selectors"], f"pool {_pool(root['pool'])}"])
     lineage = _lineage(root)
     selected = "selector" in lineage[-1]
     parts = [*_benchmark(root), *_format(root)]

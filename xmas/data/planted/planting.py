@@ -118,13 +118,16 @@ def planned(rows: Rows, planting: Planting, rng: np.random.Generator) -> Plan:
     has_pictures = bool(comparable.any())
     if not has_pictures:
         comparable = np.ones(count, dtype=bool)
-    own = np.arange(count)
+    own, none = np.arange(count), np.full(count, -1)
     plan = Plan(
-        np.zeros(count, dtype=np.int64),
-        *(own.copy() for _ in range(3)),
-        *(np.full(count, -1) for _ in range(2)),
-        np.zeros(count, dtype=bool),
-        comparable,
+        kinds=np.zeros(count, dtype=np.int64),
+        rows=own.copy(),
+        answers=own.copy(),
+        pictures=own.copy(),
+        groups=none.copy(),
+        variants=none.copy(),
+        padded=np.zeros(count, dtype=bool),
+        comparable=comparable,
     )
     draw = _Draw(rows, planting, list(rng.permutation(np.flatnonzero(comparable)).tolist()))
     draw.inflate(plan)

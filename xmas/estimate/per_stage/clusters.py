@@ -18,6 +18,7 @@ from xmas.features.last_layer import LastLayer
 from xmas.features.losses.questions import QuestionEmbeddings
 from xmas.features.shallow import Shallow
 from xmas.features.trajectories import Trajectories
+from xmas.selection.methods.dics import Dics, split
 from xmas.selection.methods.quality_diversity import QualityDiversity
 from xmas.store import Stage
 
@@ -109,6 +110,17 @@ def of_greedy(points: float, chosen: float, dimensions: int) -> float:
     ones only with those before them.
     """
     return 2 * (points - chosen / 2) * chosen * dimensions
+
+
+def of_dics(selector: Dics, budget: int, context: Context) -> float:
+    """FLOPs of its farthest-point sampling; none for a feature of unknown size."""
+    size = numbers(selector.features, context)
+    if size is None:
+        return 0.0
+    points, dimensions = size
+    division = split(max(int(points), budget), budget)
+    width = min(dimensions, selector.project or dimensions)
+    return of_greedy(division.offered, division.spread, width)
 
 
 def of_quality_diversity(selector: QualityDiversity, context: Context) -> float:

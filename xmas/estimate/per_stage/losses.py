@@ -9,7 +9,9 @@ from xmas.estimate.per_stage.fits import bits, snapshots
 from xmas.estimate.work import CORE, Context, Work, work
 from xmas.features.clustering.cluster_count import clusters_of
 from xmas.features.losses.answers import COLUMNS, Answers
+from xmas.features.losses.consistency import Consistency
 from xmas.features.losses.loss_clusters import LossClusters
+from xmas.features.losses.pos_weights import TokenWeights
 from xmas.features.losses.questions import QuestionEmbeddings
 from xmas.features.losses.token_statistics import CHUNK_BYTES, STATISTICS
 from xmas.models.shape import shape_of
@@ -18,6 +20,7 @@ from xmas.training.proxy import Proxy
 
 _ENCODER = 2.1e7  # weights of all-MiniLM-L6-v2 that every token is multiplied with
 ENCODED = 384  # numbers that it gives
+_TAGGED = 1e-4  # seconds of a core to tag a token's word, assumed
 _ASKED = 0.3  # of a row's text is its first question, assumed
 
 
@@ -28,9 +31,17 @@ def steps_of(stage: Answers, rows: int) -> int:
     return 2 if isinstance(stage.model, Target) else 1
 
 
-def answers_load(census: Census, image_tokens: int, longest: int, *, images: bool) -> Load:
-    """The input of one pass; rows are in order of length, so padding is small and left out."""
-    rows = np.ones(len(census.text), dtype=bool) if images else census.has_image
+def answers_load(
+    census: Census, image_tokens: int, longest: int, *, images: bool, text_only: bool = True
+) -> Load:
+    """The input of one pass; rows are in order of length, so padding is small and left out.
+
+    Args:
+        images: with them, of all rows; or without them, of the rows that have one.
+        text_only: with `images`, whether rows without an image are run too.
+    """
+    everything = images and text_only
+    rows = np.ones(len(census.text), dtype=bool) if everything else census.has_image
     lengths = census.lengths(image_tokens if images else 0, longest)[rows].astype(float)
     load = Load(
         rows=len(lengths),
@@ -68,6 +79,49 @@ def _(stage: Answers, context: Context) -> Work:
         scratch=8.0 * census.rows * (steps + 1) * (len(STATISTICS) + 1),
         host=4.0 * shape.parameters,
         device=(2 * shape.parameters + stream) * width / 8 + 3 * CHUNK_BYTES,
+    )
+
+
+@work.register
+def _(stage: Consistency, context: Context) -> Work:
+    """Answers with images and without, and questions from the image, with the answer and without.
+
+    The questions are as long as what they stand for: the rewritten rows have the same texts and a
+    few words more.
+    """
+    model, tokens = stage.model, stage.model.tokens()
+    census, shape = context.census(tokens), shape_of(model.start)
+    seeing, blind = (
+        answers_load(census, shape.image_tokens, tokens.max_length, images=images, text_only=False)
+        for images in (True, False)
+    )
+    towers = 0 if model.cache_vision else census.pictured
+    width = bits(stage.precision)
+    longest = int(census.lengths(shape.image_tokens, tokens.max_length).max())
+    stream = max(stage.how.batch_tokens, longest) * memory.block(shape.decoder)
+    return Work(
+        f"answers and questions of {census.pictured:,.0f} rows with an image, four passes",
+        flops=3 * flops.forward(shape, seeing, towers=0)
+        + flops.forward(shape, blind, towers=0)
+        + flops.tower(shape.tower, towers * shape.tiles),
+        bits=width,
+        core_seconds=towers * census.decode,
+        readers=max(1, model.hardware.workers),
+        disk=8.0 * census.rows,
+        scratch=24.0 * census.rows,
+        host=4.0 * shape.parameters,
+        device=(2 * shape.parameters + stream) * width / 8 + 3 * CHUNK_BYTES,
+    )
+
+
+@work.register
+def _(stage: TokenWeights, context: Context) -> Work:
+    census = context.census(stage.tokens)
+    tokens = census.scale * float(census.text.sum())
+    return Work(
+        f"parts of speech of {census.rows:,} rows",
+        core_seconds=_TAGGED * tokens,
+        disk=2.0 * tokens,
     )
 
 

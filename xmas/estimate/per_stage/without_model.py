@@ -7,7 +7,7 @@ from xmas.demo.pool import DemoPool
 from xmas.estimate import flops
 from xmas.estimate.assumed import demo_files
 from xmas.estimate.per_stage.activations import of_mmd
-from xmas.estimate.per_stage.clusters import of_quality_diversity
+from xmas.estimate.per_stage.clusters import of_dics, of_quality_diversity
 from xmas.estimate.per_stage.fits import chosen
 from xmas.estimate.per_stage.shallow import of_leverage
 from xmas.estimate.work import CORE, Context, Work, work
@@ -20,6 +20,7 @@ from xmas.models.chat.tokens import Tokenised
 from xmas.models.checked_images import CheckedImages
 from xmas.models.tokenizer import TrainedTokenizer
 from xmas.selection.methods.coincide import Coincide
+from xmas.selection.methods.dics import Dics
 from xmas.selection.methods.length import Length
 from xmas.selection.methods.quality_diversity import QualityDiversity
 from xmas.selection.methods.scalselect import Scalselect
@@ -124,9 +125,11 @@ def _(stage: Ranking, context: Context) -> Work:
 @work.register
 def _(stage: Subset, context: Context) -> Work:
     census = context.census(stage.ranking.pool)
-    rows = chosen(stage, context)
+    rows, selector = chosen(stage, context), stage.ranking.selector
+    seconds = of_dics(selector, rows, context) / CORE if isinstance(selector, Dics) else 0.0
     return Work(
         f"{rows:,} rows cut and copied",
+        core_seconds=seconds,
         disk=(8.0 + census.size / census.rows) * rows,
         host=float(_INDEX * census.rows),
     )

@@ -7,6 +7,7 @@ snapshots, whose weights stay on the device where they fit, as in `xmas.attentio
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -67,11 +68,17 @@ class WithoutImages(TokenTable):
 class AnswerScorer:
     """Loss, EL2N and margin of the answers of some rows of a pool, under a model's snapshots.
 
+    Args:
+        lengths: of every row, for batches; None: those of `table`.
+
     Attributes:
+        names: of a row's values; the last is the number of tokens that the others are means over.
         order: (scored rows,) the rows in the order in which they run, short ones first.
         bounds: shard n has `order[bounds[n]:bounds[n + 1]]`. Both depend on the rows' lengths and
             on `how` alone, so that an interrupted pass finds its shards again.
     """
+
+    names: ClassVar[tuple[str, ...]] = (*STATISTICS, "tokens")
 
     def __init__(
         self,
@@ -82,10 +89,12 @@ class AnswerScorer:
         pictures: Pictures,
         pad: int,
         how: ScorerSettings,
+        lengths: Int[np.ndarray, " pool"] | None = None,
     ) -> None:
         self.model, self.table, self.pictures = model, table, pictures
         self.pad, self.how = pad, how
-        positions = length_batches(table.lengths[rows], 0, how.batch_tokens)
+        lengths = table.lengths if lengths is None else lengths
+        positions = length_batches(lengths[rows], 0, how.batch_tokens)
         self.batches = [rows[batch] for batch in positions]
         self.order: Int[np.ndarray, " rows"] = np.concatenate([rows[:0], *self.batches])
         ends = np.cumsum([0, *map(len, self.batches)])
@@ -94,8 +103,8 @@ class AnswerScorer:
         self.bounds: Int[np.ndarray, " shards_1"] = np.r_[ends[self._first], len(rows)]
 
     def shards(self, folder: Path, steps: Sequence[int]) -> Shards:
-        """The finished parts of a pass: `STATISTICS` and the number of tokens, per row and step."""
-        return Shards(folder, self.bounds, tuple(steps), len(STATISTICS) + 1)
+        """The finished parts of a pass: the values of `names`, per row and step."""
+        return Shards(folder, self.bounds, tuple(steps), len(self.names))
 
     def run(self, shards: Shards, read: Read, *, label: str) -> None:
         """Compute the shards that are missing; leaves the model as it was.
@@ -141,7 +150,7 @@ class AnswerScorer:
         for step, tensors in snapshots.items():
             weights.use(tensors)
             columns.append(self._step(batch, features))
-            _check(columns[-1], batch.rows, f"{label}, step {step}")
+            self._check(columns[-1], batch.rows, f"{label}, step {step}")
         return np.stack(columns, axis=1)
 
     def _step(self, batch: Batch, features: Features | None) -> Float[np.ndarray, "rows k"]:
@@ -169,14 +178,15 @@ class AnswerScorer:
     def _rows(self, shards: Sequence[int]) -> int:
         return int(np.diff(self.bounds)[shards].sum())
 
-
-def _check(values: Float[np.ndarray, "rows k"], rows: Int[np.ndarray, " rows"], label: str) -> None:
-    """Raise FloatingPointError naming the first row with answer tokens that is not finite."""
-    bad = np.flatnonzero((values[:, -1] > 0) & ~np.isfinite(values).all(axis=1))
-    if len(bad):
-        first = dict(zip((*STATISTICS, "tokens"), values[bad[0]].tolist(), strict=True))
-        raise FloatingPointError(
-            f"{label}: the answers of {len(bad)} rows are not finite, the first is row "
-            f"{rows[bad[0]]}: {first}; inspect this row, or set "
-            "features.answers.how.weights=float32"
-        )
+    def _check(
+        self, values: Float[np.ndarray, "rows k"], rows: Int[np.ndarray, " rows"], label: str
+    ) -> None:
+        """Raise FloatingPointError naming the first row with tokens that is not finite."""
+        bad = np.flatnonzero((values[:, -1] > 0) & ~np.isfinite(values).all(axis=1))
+        if len(bad):
+            first = dict(zip(self.names, values[bad[0]].tolist(), strict=True))
+            raise FloatingPointError(
+                f"{label}: the answers of {len(bad)} rows are not finite, the first is row "
+                f"{rows[bad[0]]}: {first}; inspect this row, or set "
+                "features.answers.how.weights=float32"
+            )

@@ -165,6 +165,15 @@ class Encoder:
             tuple(images),
         )
 
+    def located(
+        self, turns: Sequence[Turn], images: Sequence[Int[np.ndarray, " _"]]
+    ) -> tuple[list[str], list[tuple[int, int, int]], list[list[tuple[int, int]]]]:
+        """The chunks of text and the answers' spans as `template.render` gives them, and where in
+        its chunk every token of `turns` is, in characters, those after the cut included.
+        """
+        chunks, answers = self.template.render(turns)
+        return chunks, answers, [places for _, places in self._tokenised(chunks, images)]
+
     def prompt(self, question: str, *, image: Int[np.ndarray, " image"] | None) -> Tokens:
         """A question up to where the answer starts; nothing is labelled."""
         if isinstance(self.template, Plain):

@@ -17,6 +17,7 @@ from xmas.data.faults import NAMED
 from xmas.data.images.files import image_size
 from xmas.data.pool import Pool
 from xmas.data.rows import PoolError, Rows
+from xmas.data.turns import Turn
 from xmas.models.chat.labels import Encoder, ImageCutError, Tokens
 from xmas.models.chat.layout import Fixed, HasLayout, Layout, text_around, tokens_of_row
 from xmas.models.chat.own_template import OwnTemplate
@@ -64,6 +65,10 @@ class Tokenised(Stage):
             max_length=self.max_length,
         )
 
+    def turns(self, examples: Rows, row: int) -> list[Turn]:
+        """The conversation of a row that becomes tokens."""
+        return examples.turns(row)
+
     def layout(self, store: Store) -> Layout:
         return Fixed(self.image) if isinstance(self.image, int) else self.image.layout(store)
 
@@ -79,7 +84,7 @@ class Tokenised(Stage):
         cut: dict[int, ImageCutError] = {}
         with (out / "ids.bin").open("wb") as ids, (out / "labelled.bin").open("wb") as labelled:
             for row in bar(range(len(examples)), label="tokens"):
-                turns = examples.turns(row)
+                turns = self.turns(examples, row)
                 row_sizes = [(0, 0)] * len(examples.shown[row])
                 try:
                     if layout.by_size:

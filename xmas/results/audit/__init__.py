@@ -14,6 +14,7 @@ from xmas.data.near_copies.text_sketches import FORMATS, Texts
 from xmas.data.rows import Rows
 from xmas.evaluation.protocol import Benchmark
 from xmas.results.audit.findings import findings
+from xmas.results.audit.shared_rows import shared_rows
 from xmas.selection.protocol import TokenCounter, name_of
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
@@ -98,10 +99,11 @@ class Audit(Stage):
         (out / "audit.json").write_text(json.dumps(record, indent=2))
 
     def make(self, store: Store) -> str:
-        """The findings in words, then the folder."""
+        """The findings in words, what other subsets of the store share with it, then the folder."""
         folder = store.get(self)
         record = json.loads((folder / "audit.json").read_text())
-        return "\n".join([*findings(record), str(folder)])
+        others = shared_rows(self.subset, self.subset.chosen(store), store)
+        return "\n".join([*findings(record), *others, str(folder)])
 
     def duplicates(self) -> Duplicates:
         return Duplicates(

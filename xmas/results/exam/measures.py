@@ -74,10 +74,10 @@ def copies_kept(groups: Int[np.ndarray, " pool"], chosen: Bool[np.ndarray, " poo
 
 def correlation(first: Float[np.ndarray, " rows"], second: Float[np.ndarray, " rows"]) -> float:
     """Spearman's rank correlation; equal values share a rank. NaN where one never varies."""
-    ranks = [_mean_ranks(values) for values in (first, second)]
-    if any(np.ptp(of) == 0 for of in ranks):
+    ranks = np.stack([_mean_ranks(values) for values in (first, second)])
+    if (np.ptp(ranks, axis=1) == 0).any():
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def _mean_ranks(values: np.ndarray) -> Float[np.ndarray, " rows"]:

@@ -31,6 +31,7 @@ class Report:
         Raises TableError: there is nothing to report, or the scores cannot be compared.
         """
         from xmas.results.evidence import gather
+        from xmas.results.report.exams import examined
         from xmas.results.report.page import page
         from xmas.results.unscored import unscored
         from xmas.store.index import ResultIndex
@@ -43,10 +44,15 @@ class Report:
             for of in unscored(index, store, evidence)
             if self.only in (None, of.leaderboard.pool)
         ]
+        evidence += [
+            of
+            for of in examined(index, store, evidence)
+            if self.only in (None, of.leaderboard.pool)
+        ]
         if not evidence:
             raise TableError(
-                f"{store.root}: no scores of trained targets to report, and no subset; make one "
-                "with `xmas selector=xmas`, or set store.root to where they are"
+                f"{store.root}: no scores of trained targets to report, and no subset or exam; "
+                "make one with `xmas selector=xmas`, or set store.root to where they are"
             )
         (path,) = self.files(store)
         write_page(path, page(evidence, pool=self.pool, examples=self.examples))

@@ -15,6 +15,7 @@ from xmas.results.report import (
     costs,
     curves,
     examples,
+    exams,
     heat,
     mix,
     origins,
@@ -44,9 +45,7 @@ def page(boards: Sequence[Evidence], *, pool: Pool | None, examples: int) -> str
         (
             evidence,
             number,
-            (_sections if evidence.leaderboard.benchmarks else _of_subsets)(
-                evidence, palette, pool, examples
-            ),
+            _plan(evidence)(evidence, palette, pool, examples),
         )
         for number, evidence in enumerate(boards, 1)
     ]
@@ -86,6 +85,8 @@ def _top(boards: Sequence[Evidence]) -> str:
     scored = [evidence for evidence in boards if evidence.leaderboard.benchmarks]
     trained = sum(len(line.trainings) for evidence in scored for line in evidence.lines)
     question = f"How much of {named} is enough?" if scored else f"What was chosen of {named}"
+    if not any(evidence.lines for evidence in boards):
+        question = f"What selectors do with {named}"
     day = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M")
     targets = f"{trained} trained targets · " if trained else ""
     about = f"{targets}{boards[0].store.root} · {day}"
@@ -99,6 +100,8 @@ def _top(boards: Sequence[Evidence]) -> str:
 
 
 def _opening(evidence: Evidence) -> str:
+    if not evidence.lines:
+        return exams.opening(evidence)
     return (scores.outcome if evidence.leaderboard.benchmarks else subsets.opening)(evidence)
 
 
@@ -133,6 +136,7 @@ def _sections(
         "Sources": [of(mix.sources, evidence, palette, pool)],
         "Overlap": [of(mix.overlap, evidence, palette)],
         "Audit": [of(audits.table, evidence)],
+        "Exam": [of(exams.tables, evidence)],
         "Examples": [of(examples.strips, evidence, palette, pool, images)],
         "Origins": [of(origins.origins, evidence)],
     }
@@ -148,9 +152,24 @@ def _of_subsets(
         "Subsets": [of(subsets.table, evidence)],
         "Sources": of_both["Sources"],
         "Lengths": [of(subsets.lengths, evidence, pool)],
-        **{name: of_both[name] for name in ("Clusters", "Trajectories", "Overlap", "Audit")},
+        **{name: of_both[name] for name in ("Clusters", "Trajectories", "Overlap")},
+        **{name: of_both[name] for name in ("Audit", "Exam")},
         **{name: of_both[name] for name in ("Examples", "Origins")},
     }
+
+
+def _of_exams(
+    evidence: Evidence, palette: Palette, pool: Pool | None, images: int
+) -> dict[str, list[Part]]:
+    """The section of a pool of which nothing was chosen yet."""
+    return {"Exam": [functools.partial(exams.tables, evidence)]}
+
+
+def _plan(evidence: Evidence) -> Callable[..., dict[str, list[Part]]]:
+    """Which sections there are."""
+    if not evidence.lines:
+        return _of_exams
+    return _sections if evidence.leaderboard.benchmarks else _of_subsets
 
 
 def _section(name: str, anchor: str, parts: list[Part]) -> str:

@@ -70,6 +70,7 @@ from xmas.selection.subset import Subset
 from xmas.store import Made, Stage, Store, key, volatile
 from xmas.store.planned_stages import planned_stages
 from xmas.training.fit.batch_plan import plan_batches
+from xmas.training.fit.lora import Lora
 from xmas.training.fit.recipe import Device, Hardware
 
 GPU = Device(
@@ -216,6 +217,23 @@ def test_a_budget_in_tokens_is_planned_without_a_fit_and_counted_in_rows(toy, em
     assert learnt.what == f"the target learns {rows} rows, LoRA of rank 4"
     whole = toy.subset(Random(), fraction=None, tokens=10**9, counted=toy.proxy)
     assert work(whole, seen).what == f"{ROWS} rows cut and copied"
+
+
+def test_a_target_s_variant_of_lora_is_what_its_estimate_counts(toy):
+    plain = toy.target(lora=Lora(4, 8, targets=["q_proj"]))
+    variant = toy.target(lora=Lora(4, 8, dora=True))
+    on_4_bits = dataclasses.replace(variant, hardware=dataclasses.replace(CPU, quantise="nf4"))
+    works = [work(target, context(toy.store)) for target in (plain, variant, on_4_bits)]
+    names = [each.what.rpartition(", ")[2] for each in works]
+    assert names == ["LoRA of rank 4", "DoRA of rank 4", "DoRA of rank 4 on 4-bit weights"]
+    decoder = toy.start.shape().decoder
+    projector = toy.start.shape().projector_parameters
+    thin = 4 * 2 * (decoder.width + decoder.heads * decoder.head_dim)
+    magnitudes = decoder.layers * sum(outputs for _, outputs in decoder.matrices)
+    assert works[0].disk == 4 * (thin + projector)
+    assert works[1].disk == works[2].disk == 4 * (decoder.lora(4) + magnitudes + projector)
+    assert works[1].flops > works[0].flops
+    assert works[2].device < works[1].device
 
 
 def test_rankings_have_the_names_of_their_selectors(toy):

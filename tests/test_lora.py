@@ -8,13 +8,21 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from test_flops import LOAD, counted, loss, shape_of, small
 from toy import RECIPE, Toy, shared
 from transformers import LlavaForConditionalGeneration
 
+from xmas.estimate import flops
+from xmas.models.adapters import Adapters, adapted_matrices, numbers_of
 from xmas.models.chat.batches import Loader
-from xmas.models.vlm import load
+from xmas.models.shape import Decoder
+from xmas.models.vlm import language_model, load
 from xmas.store import describe
+from xmas.training.fit import memory
 from xmas.training.fit.module import FitModule
+from xmas.training.fit.recipe import Hardware
+from xmas.training.fit.recomputation import fit_memory
+from xmas.training.fit.speed import configured
 from xmas.training.fit.trainables import Lora, merge_adapter, trainable, with_lora
 
 LANGUAGE = "model.language_model.layers"
@@ -92,9 +100,10 @@ VARIANTS = {
         Lora(4, 8, also=["lm_head", "embed_tokens"]), linear(),
         ("lm_head.weight", "model.language_model.embed_tokens.weight"),
     ),
-    "norms of a layer": (
-        Lora(4, 8, targets=["o_proj"], also=["input_layernorm"]), linear(names=("o_proj",)),
-        [f"{LANGUAGE}.{layer}.input_layernorm.weight" for layer in (0, 1)],
+    "two norms of three": (  # the tower has such names too
+        Lora(4, 8, targets=["o_proj"], also=["norm", "input_layernorm"]), linear(names=("o_proj",)),
+        ["model.language_model.norm.weight"]
+        + [f"{LANGUAGE}.{layer}.input_layernorm.weight" for layer in (0, 1)],
     ),
 }  # fmt: skip
 
@@ -265,3 +274,115 @@ def test_only_what_is_set_is_part_of_the_key():
     assert describe(every) == describe(Lora()) | {
         "rslora": True, "connector": False, "also": ["lm_head"],
     }  # fmt: skip
+
+
+# What it costs, before anything is loaded.
+
+COSTS = {
+    "all": Lora(7, 14),
+    "names": Lora(7, 14, targets=["q_proj", "up_proj"]),
+    "expression": Lora(7, 14, targets=r".*layers\.1\..*_proj"),
+    "dora": Lora(7, 14, dora=True),
+    "no connector": Lora(7, 14, connector=False),
+    "norms": Lora(7, 14, also=["norm", "input_layernorm", "lm_head"]),
+}
+
+
+def numbers(lora: Lora, decoder: Decoder, *, quantised: bool = False) -> Adapters:
+    return Adapters(
+        lora.rank,
+        adapted_matrices(decoder, lambda path, language: lora.adapts(path, language=language)),
+        lora.dora,
+        lora.dropout > 0,
+        numbers_of(decoder, lora.also),
+        lora.connector,
+        quantised,
+    )
+
+
+@pytest.mark.parametrize("kind", COSTS)
+@pytest.mark.parametrize("text", ["llama", "phi"])
+def test_the_parameters_of_an_estimate_are_those_that_train(kind, text):
+    model, lora = small(text), COSTS[kind]
+    if text == "phi" and kind in ("names", "norms"):
+        names = ["q_proj", "dense", "fc1"] if kind == "names" else None
+        lora = dataclasses.replace(lora, targets=names, also=())
+    shape = shape_of(model.config)
+    adapted = with_lora(model, lora)
+    trains = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    assert memory.trained(shape, numbers(lora, shape.decoder)) == trains
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+@pytest.mark.parametrize("kind", ["names", "dora"])
+def test_a_training_step_of_a_variant_is_what_torch_counts(kind, dropout):
+    lora = dataclasses.replace(COSTS[kind], dropout=dropout)
+    model = small()
+    shape = shape_of(model.config)
+    adapted = with_lora(model, lora).train()
+    measured = counted(lambda: loss(adapted).backward())
+    formula = flops.fit(
+        shape,
+        LOAD,
+        towers=LOAD.rows,
+        rank=numbers(lora, shape.decoder),
+        fused=False,
+        microbatches=1,
+    )
+    assert formula == pytest.approx(measured, rel=0.005)
+
+
+def kept_by_autograd(lora: Lora, bits: int) -> tuple[int, float]:
+    """Bytes that autograd keeps of a forward pass of the language model, and by the formula."""
+    model, tokens = small(), 211
+    shape = shape_of(model.config)
+    model.to(torch.bfloat16 if bits == 16 else torch.float32).set_attn_implementation("sdpa")
+    adapted = with_lora(model, lora).train()
+    weights = {weight.untyped_storage().data_ptr() for weight in adapted.parameters()}
+    matrices = {weight.shape for weight in adapted.parameters() if weight.ndim == 2}
+    casts = matrices | {torch.Size(reversed(shape)) for shape in matrices}
+    saved: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in weights and tensor.shape not in casts:
+            saved[place] = tensor
+        return tensor
+
+    hidden = torch.ones(1, tokens, shape.decoder.width, requires_grad=True)
+    with (
+        configured(adapted, Hardware(), "bf16-mixed" if bits == 16 else "32-true"),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bits == 16),
+    ):
+        language_model(adapted)(inputs_embeds=hidden, use_cache=False)
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    rank = numbers(lora, shape.decoder)
+    return measured, memory.FitMemory(shape.decoder, 0.0, bits, rank).peak(tokens, 0, 0)
+
+
+@pytest.mark.parametrize("bits", [32, 16])
+def test_what_dora_keeps_in_addition_is_the_outputs_that_magnitudes_multiply(bits):
+    plain, dora = (kept_by_autograd(Lora(7, 14, dora=dora), bits) for dora in (False, True))
+    assert dora[1] - plain[1] == pytest.approx(dora[0] - plain[0], rel=0.15)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_an_estimate_counts_what_a_model_of_a_variant_has(precision):
+    model, lora = small(), Lora(7, 14, targets=["q_proj", "up_proj"], dora=True, connector=False)
+    shape = shape_of(model.config)
+    kept = fit_memory(
+        trainable(model, lora, precision), dataclasses.replace(RECIPE, precision=precision),
+        Hardware(),
+    )  # fmt: skip
+    rank = numbers(lora, shape.decoder)
+    bits = 32 if precision == "32-true" else 16
+    assert kept.states == pytest.approx(
+        memory.states(shape, bits=bits, rank=rank, halved=True), rel=0.01
+    )
+    assert isinstance(kept.rank, Adapters)
+    assert block(kept.rank, shape.decoder, bits) == block(rank, shape.decoder, bits)
+
+
+def block(rank: Adapters, decoder: Decoder, bits: int) -> float:
+    return memory.block_bytes(decoder, bits=bits, rank=rank)

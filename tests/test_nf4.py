@@ -10,13 +10,17 @@ from safetensors.torch import load_file
 from test_lora import interrupted
 from toy import RECIPE, Toy, shared
 
+from xmas.models.adapters import adapters_of
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Loader
+from xmas.models.shape import LLAVA_15_7B
 from xmas.models.vlm import language_model, load
 from xmas.store import key
 from xmas.training.fit import nf4
+from xmas.training.fit.memory import USABLE, FitMemory, states
 from xmas.training.fit.module import FitModule, features_of
 from xmas.training.fit.recipe import Hardware
+from xmas.training.fit.recomputation import fit_memory
 from xmas.training.fit.trainables import Lora, trainable
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -191,3 +195,34 @@ def test_a_missing_package_is_an_error_that_names_the_extra(toy: Toy, monkeypatc
         dataclasses.replace(toy.target(), hardware=hardware).check(toy.store)
     with pytest.raises(ValueError, match="quantise 'int4' is neither null nor nf4"):
         Hardware(quantise="int4")
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_an_estimate_counts_what_a_model_of_4_bits_has(toy: Toy, precision):
+    model = quantised(toy, Lora(7, 14), precision)
+    shape = toy.start.shape()
+    kept = fit_memory(model, dataclasses.replace(RECIPE, precision=precision), Hardware())
+    rank = dataclasses.replace(adapters_of(shape.decoder, 7), quantised=True)
+    bits = 32 if precision == "32-true" else 16
+    expected = states(shape, bits=bits, rank=rank, halved=True)
+    assert kept.states == pytest.approx(expected, rel=0.01)
+    assert expected < states(shape, bits=bits, rank=7, halved=True)
+
+
+def test_a_7b_target_fits_a_card_of_24_gigabytes_with_4_bits_alone():
+    """LLaVA-1.5-7B with LoRA of rank 128, all blocks recomputed, 8 rows of 1,024 tokens."""
+    lora = adapters_of(LLAVA_15_7B.decoder, 128)
+    sizes = {}
+    for quantised in (False, True):
+        rank = dataclasses.replace(lora, quantised=quantised)
+        weights = states(LLAVA_15_7B, bits=16, rank=rank, halved=True)
+        kept = FitMemory(LLAVA_15_7B.decoder, weights, 16, rank, logit_rows=1024)
+        sizes[quantised] = kept.peak(8 * 1024, 2048, LLAVA_15_7B.decoder.layers) / 1e9
+    assert sizes[True] < USABLE * 24 < sizes[False]
+    by_hand = 6.476e9 * (0.5 + 1 / 64 + 1 / 4096)  # weights of the linear layers, with their scales
+    assert LLAVA_15_7B.decoder.linear == pytest.approx(6.476e9, rel=1e-3)
+    assert sizes[False] - sizes[True] == pytest.approx(
+        (2 * 6.476e9 - by_hand) / 1e9,
+        abs=0.1,  # the largest matrix in 16 bits, 0.09 GB
+    )

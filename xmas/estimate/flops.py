@@ -11,6 +11,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from xmas.models.adapters import Adapters, adapters_of
 from xmas.models.shape import Decoder, Shape, Tower
 
 
@@ -82,16 +83,21 @@ def fit(
     load: Load,
     *,
     towers: float,
-    rank: int | None = None,
+    rank: int | Adapters | None = None,
     checkpointing: float = 0.0,
     fused: bool = True,
+    microbatches: float = 0.0,
 ) -> float:
-    """A training pass over `load`: projector and language model in full, or LoRA of `rank`.
+    """A training pass over `load`: projector and language model in full, or LoRA.
 
     In full every matrix is used three times: forward, for the gradient of its input and for its
     own. Frozen under LoRA it is used twice, and the two thin matrices three times.
     `checkpointing` runs that share of the language model's blocks forward once more, up to the last
     number that the backward pass needs: without LoRA that is the input of the last matrix.
+
+    Args:
+        rank: of LoRA on every layer, or LoRA in numbers; None: trained in full.
+        microbatches: of the pass, for what DoRA computes once in each.
     """
     decoder = shape.decoder
     passes = 3 if rank is None else 2
@@ -100,12 +106,13 @@ def fit(
     linear = (passes + again) * 2.0 * decoder.linear * load.tokens
     if rank is None:
         linear -= 2.0 * recomputed_layers * decoder.feed_forward * decoder.width * load.tokens
-    thin = 0.0 if rank is None else (3 + again) * 2.0 * decoder.lora(rank) * load.tokens
+    lora = adapters_of(decoder, rank)
+    thin = 0.0 if lora is None else lora.flops(load.tokens, microbatches, again=again)
     backward = 2.5 if fused else 2.0
     attended = (1 + again + backward) * attention(decoder, load.squares, fused=fused)
     return (
         tower(shape.tower, towers * shape.tiles)
-        + projector(shape, load.images, trained=True)
+        + projector(shape, load.images, trained=lora is None or lora.connector)
         + linear
         + thin
         + attended

@@ -10,6 +10,7 @@ from xmas.estimate import flops
 from xmas.estimate.assumed import Census
 from xmas.estimate.flops import Load
 from xmas.estimate.work import Context, Work, work
+from xmas.models.adapters import Adapters, adapted_matrices, numbers_of
 from xmas.models.assembled import Assembled
 from xmas.models.chat.batches import micro_batches, modality_length_order
 from xmas.models.chat.tokens import Tokenised
@@ -52,7 +53,7 @@ def fit_work(
     rows: int,
     cached: bool,
     hardware: Hardware,
-    rank: int | None = None,
+    rank: int | Adapters | None = None,
     halved: bool = False,
 ) -> Work:
     """A fit on `rows` rows of a pool, padded as in its order of batches, or packed.
@@ -104,6 +105,7 @@ def fit_work(
             towers=0 if cached else load.images,
             rank=rank,
             checkpointing=float(tokens_of @ recomputed) / tokens_of.sum() / shape.decoder.layers,
+            microbatches=recipe.micro_steps(rows),
         ),
         bits=precision,
         share="fit",
@@ -225,8 +227,8 @@ def _(stage: Target, context: Context) -> Work:
         return Work("the start point as a target, untrained", disk=disk, host=size)
     rows = chosen(stage.subset, context)
     shape = shape_of(stage.start)
-    rank = None if stage.lora is None else stage.lora.rank
-    how = "in full" if rank is None else f"LoRA of rank {rank}"
+    rank = adapters(stage, shape)
+    how = "in full" if rank is None else _named(rank)
     fit = fit_work(
         f"the target learns {rows:,} rows, {how}",
         context, stage.tokens(), shape, stage.recipe, halved=True,
@@ -235,6 +237,29 @@ def _(stage: Target, context: Context) -> Work:
     disk = fit.disk if rank is not None else fit.disk * bits(stage.recipe.precision) / 32
     stored = size_of(getattr(stage.start, "dtype", "float32"))
     return dataclasses.replace(fit, disk=disk, host=stored * shape.parameters)
+
+
+def adapters(stage: Target, shape: Shape) -> Adapters | None:
+    """A target's LoRA in numbers; None: it trains in full."""
+    lora = stage.lora
+    if lora is None:
+        return None
+    return Adapters(
+        lora.rank,
+        adapted_matrices(
+            shape.decoder, lambda path, language: lora.adapts(path, language=language)
+        ),
+        dora=lora.dora,
+        dropout=lora.dropout > 0,
+        also=numbers_of(shape.decoder, lora.also),
+        connector=lora.connector,
+        quantised=stage.hardware.quantise is not None,
+    )
+
+
+def _named(lora: Adapters) -> str:
+    name = f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.rank}"
+    return f"{name} on 4-bit weights" if lora.quantised else name
 
 
 @work.register

@@ -2,7 +2,7 @@
 
 from xmas.estimate import flops
 from xmas.estimate.flops import Load
-from xmas.estimate.per_stage.fits import bits
+from xmas.estimate.per_stage.fits import adapters, bits
 from xmas.estimate.work import Context, Work, work
 from xmas.features.influence.gradients import Gradients
 from xmas.models.shape import shape_of
@@ -19,9 +19,8 @@ def _(stage: Gradients, context: Context) -> Work:
     A target without LoRA is refused when its gradients are asked for.
     """
     model, tokens = stage.model, stage.seen.tokens()
-    lora = model.lora if isinstance(model, Target) else None
-    rank = 0 if lora is None else lora.rank
     census, shape = context.census(tokens), shape_of(model.start)
+    lora = adapters(model, shape) if isinstance(model, Target) else None
     lengths = census.lengths(shape.image_tokens, tokens.max_length).astype(float)
     load = Load(
         rows=len(lengths),
@@ -31,21 +30,21 @@ def _(stage: Gradients, context: Context) -> Work:
         images=float(census.image_counts.sum()),
     ).times(census.scale)
     cached = stage.pool is None and model.cache_vision
-    numbers = shape.decoder.lora(rank)
+    numbers = 0 if lora is None else lora.thin
     projected = 2.0 * census.rows * numbers * stage.width
     batch = max(stage.batch_tokens, float(lengths.max()))
     if numbers * stage.width > stage.resident_bytes:
         projected += _SIGN * numbers * stage.width * load.tokens / batch
     precision = bits(stage.precision)
     rows_of_batch = batch / float(lengths.mean())
-    widest = max(rank * max(matrix) for matrix in shape.decoder.matrices)
+    widest = 0 if lora is None else max(lora.rank * max(matrix) for matrix in lora.matrices)
     answers = batch * float(census.answers.sum()) / float(lengths.sum())
     weights = (shape.parameters + numbers) * precision / 8
-    kept = FitMemory(shape.decoder, weights, precision, rank)
+    kept = FitMemory(shape.decoder, weights, precision, lora or 0)
     return Work(
         f"LoRA gradients of {census.rows:,} rows of {census.name}, {numbers:,} numbers each, "
         f"projected to {stage.width:,}",
-        flops=flops.fit(shape, load, towers=0 if cached else load.images, rank=rank)
+        flops=flops.fit(shape, load, towers=0 if cached else load.images, rank=lora or 0)
         + flops.projector(shape, load.images)
         + projected,
         bits=precision,

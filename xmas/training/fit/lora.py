@@ -163,7 +163,9 @@ def _linear_layers(module: nn.Module, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _also(model: nn.Module, lora: Lora) -> list[str]:
-    """Raises ValueError: no module outside of the tower has a name of `lora.also`, or it shares its
+    """Paths of the further modules that train in full.
+
+    Raises ValueError: no module outside of the tower has a name of `lora.also`, or it shares its
     weight with another that would stay frozen.
     """
     inner = unwrap(model)
@@ -176,15 +178,15 @@ def _also(model: nn.Module, lora: Lora) -> list[str]:
                 "model, which LoRA would train apart; leave it out"
             )
     frozen = {id(module) for module in tower(model).modules()}
-    names = {
-        name.rpartition(".")[2]
-        for name, module in inner.named_modules()
-        if name and id(module) not in frozen and any(True for _ in module.parameters())
-    }
+    paths: dict[str, list[str]] = {}  # by last names
+    for path, module in inner.named_modules():
+        if path and id(module) not in frozen and any(True for _ in module.parameters()):
+            paths.setdefault(path.rpartition(".")[2], []).append(path)
     for name in lora.also:
-        if name not in names:
+        if name not in paths:
             raise ValueError(
                 f"lora.also: no module outside of the vision tower is called {name}"
-                + suggestion(name, sorted(names))
+                + suggestion(name, sorted(paths))
             )
-    return list(lora.also)
+    # Whole paths: peft takes every module whose path ends in these letters, the tower's among them.
+    return [path for name in lora.also for path in paths[name]]

@@ -7,9 +7,11 @@ block, within 10 %. The vision tower's own are left out: it is frozen, so none a
 import dataclasses
 import math
 
+from xmas.models.adapters import Adapters, adapters_of
 from xmas.models.shape import Decoder, Shape
 
 ADAM = 8  # bytes of its moments for a trained parameter, float32
+NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8  # bytes of a 4-bit weight, its part of scales included
 USABLE = 0.92  # of a device's memory; the rest is context, workspaces, fragments: assumed
 
 
@@ -22,15 +24,16 @@ def block(decoder: Decoder) -> int:
     return 5 * decoder.width + 3 * inner + 4 * shared + factors * decoder.feed_forward
 
 
-def block_bytes(decoder: Decoder, *, bits: int, rank: int | None) -> float:
+def block_bytes(decoder: Decoder, *, bits: int, rank: int | Adapters | None) -> float:
     """Bytes that autograd keeps of one token in one block.
 
     Under 16-bit autocast the trained residual stream and its norms are float32, and each matrix has
-    its own 16-bit copy of its input. Frozen matrices keep no input; LoRA keeps its input after
-    dropout, a copy for each matrix, with a mask of a byte, and `rank` numbers.
+    its own 16-bit copy of its input. Frozen matrices keep no input; what LoRA keeps is its mean
+    over the blocks.
 
     Args:
-        rank: of LoRA; 0: frozen blocks, through which gradients pass; None: trained in full.
+        rank: of LoRA on every layer, or LoRA in numbers; 0: frozen blocks, through which gradients
+            pass; None: trained in full.
     """
     size, width, forward = bits / 8, decoder.width, decoder.feed_forward
     attended = 2 * size * decoder.head_dim * (decoder.heads + decoder.groups)  # q, k, v and output
@@ -39,22 +42,30 @@ def block_bytes(decoder: Decoder, *, bits: int, rank: int | None) -> float:
         return 4.0 * block(decoder)
     if rank is None:
         return 26.0 * width + attended + size * factors * forward
-    thin = sum((size + 1) * inputs + size * rank for inputs, _ in decoder.matrices) if rank else 0
+    lora = adapters_of(decoder, rank)
+    thin = 0.0 if lora is None else lora.bytes_of_a_token(size) / decoder.layers
     return 8.0 * width + attended + size * (factors - 1) * forward + thin
 
 
-def trained(shape: Shape, rank: int | None = None) -> int:
+def trained(shape: Shape, rank: int | Adapters | None = None) -> int:
     """Parameters that a fit trains: projector and language model, or projector and LoRA."""
-    language = shape.decoder.parameters if rank is None else shape.decoder.lora(rank)
-    return language + shape.projector_parameters
+    lora = adapters_of(shape.decoder, rank)
+    language = shape.decoder.parameters if lora is None else lora.parameters
+    return language + (shape.projector_parameters if lora is None or lora.connector else 0)
 
 
 def states(
-    shape: Shape, *, bits: int, rank: int | None = None, halved: bool = False, shards: int = 1
+    shape: Shape,
+    *,
+    bits: int,
+    rank: int | Adapters | None = None,
+    halved: bool = False,
+    shards: int = 1,
 ) -> float:
     """Bytes of weights, gradients and moments on a device.
 
-    Weights are float32, with another copy in 16 bits under 16-bit autocast.
+    Weights are float32, with another copy in 16 bits under 16-bit autocast. Of 4-bit weights those
+    of the largest matrix exist in the type of products as well, while it is multiplied with.
 
     Args:
         halved: frozen weights have 16 bits alone under 16-bit autocast.
@@ -67,9 +78,17 @@ def states(
     learning = trained(shape, rank)
     remaining = shape.parameters - learning
     if rank is not None:  # LoRA is no part of the shape; PEFT keeps the connector's first weights
-        remaining = shape.parameters - (0 if rank else shape.projector_parameters)
+        remaining = shape.parameters - (0 if rank != 0 else shape.projector_parameters)
+    lora = adapters_of(shape.decoder, rank)
+    if lora is not None and lora.quantised:
+        linear = shape.decoder.linear
+        whole = bits / 8 * max(a * b for a, b in shape.decoder.matrices)
+        quantised = linear * NF4 + whole
+        remaining -= linear
+    else:
+        quantised = 0.0
     if shards == 1:
-        return learning * (8.0 + ADAM + copy) + remaining * (frozen + frozen_copy)
+        return learning * (8.0 + ADAM + copy) + remaining * (frozen + frozen_copy) + quantised
     decoder, tower = shape.decoder, shape.tower.parameters
     stored = learning * (8.0 + ADAM) + (remaining - tower) * frozen
     table = (1 if decoder.tied else 2) * decoder.vocabulary * decoder.width
@@ -90,7 +109,7 @@ class FitMemory:
     decoder: Decoder
     states: float  # bytes of weights, gradients and moments
     bits: int  # of matrix products
-    rank: int | None = None  # of LoRA; 0: frozen blocks; None: trained in full
+    rank: int | Adapters | None = None  # of LoRA; 0: frozen blocks; None: trained in full
     logit_rows: int | None = None  # answer tokens whose logits exist at once; None: all
 
     def peak(self, tokens: float, answers: float, recomputed: int) -> float:

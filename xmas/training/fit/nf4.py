@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from xmas.models.vlm import language_model
 from xmas.training.fit.recipe import Hardware, Recipe
 
-BITS = 4 + 8 / 64 + 32 / (64 * 256)  # of a weight, its part of the scales included
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 
 

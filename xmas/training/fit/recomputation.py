@@ -13,12 +13,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from xmas.models.adapters import Adapters, adapters_of
 from xmas.models.chat.batches import Batch
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.shape import Decoder
 from xmas.models.vlm import language_model
 from xmas.training.fit.batch_plan import BatchPlan
-from xmas.training.fit.memory import ADAM, FitMemory
+from xmas.training.fit.memory import ADAM, NF4, FitMemory
 from xmas.training.fit.recipe import Hardware, Recipe
 
 
@@ -83,13 +84,17 @@ def fit_memory(model: nn.Module, recipe: Recipe, hardware: Hardware) -> FitMemor
     """What a fit of `model` keeps, of its weights as they are on this device, sharded or full."""
     language: Any = language_model(model)
     mixed = "mixed" in recipe.precision
-    size, gathered = 0.0, 0.0
+    size, gathered, quantised = 0.0, 0.0, False
     in_blocks = {*language.layers.parameters()}
     for weight in model.parameters():
         stored = weight.element_size()
         gradient = stored if weight.requires_grad else 0
         copy = 2 if mixed and weight.dtype == torch.float32 else 0
         local = weight.to_local() if isinstance(weight, DTensor) else weight
+        if weight.dtype == torch.uint8:  # two of 4 bits in a byte, their scales apart
+            size += 2 * NF4 * weight.numel()
+            quantised = True
+            continue
         size += local.numel() * (stored + gradient + (ADAM if weight.requires_grad else 0))
         if not isinstance(weight, DTensor):
             size += weight.numel() * copy
@@ -97,18 +102,43 @@ def fit_memory(model: nn.Module, recipe: Recipe, hardware: Hardware) -> FitMemor
             gathered += weight.numel() * ((2 if mixed else stored) + gradient)
         else:
             size += weight.numel() * (stored + copy + gradient)
+    decoder = Decoder.of(language.config)
+    bits = 32 if "32" in recipe.precision or "64" in recipe.precision else 16
+    if quantised:
+        size += bits / 8 * max(inputs * outputs for inputs, outputs in decoder.matrices)
     return FitMemory(
-        Decoder.of(language.config),
+        decoder,
         size + 2 * gathered / len(language.layers),
-        32 if "32" in recipe.precision or "64" in recipe.precision else 16,
-        _rank(model),
+        bits,
+        _lora(model, decoder),
         hardware.logit_rows,
     )
 
 
-def _rank(model: nn.Module) -> int | None:
-    """Of LoRA; 0: the language model is frozen; None: it is trained in full."""
+def _lora(model: nn.Module, decoder: Decoder) -> int | Adapters | None:
+    """LoRA in numbers, its rank alone where it is plain and on every layer; 0: the language model
+    is frozen; None: it is trained in full.
+    """
+    from peft.tuners.lora import LoraLayer
+
     if not any(weight.requires_grad for weight in language_model(model).parameters()):
         return 0
-    adapters = getattr(model, "peft_config", None)
-    return next(iter(adapters.values())).r if adapters else None
+    configs = getattr(model, "peft_config", None)
+    if not configs:
+        return None
+    rank = next(iter(configs.values())).r
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    lora = Adapters(
+        rank,
+        tuple((layer.in_features, layer.out_features) for layer in layers),
+        dora=any(layer.lora_magnitude_vector for layer in layers),
+        dropout=any(dropout.p > 0 for layer in layers for dropout in _dropouts(layer)),
+    )
+    plain = adapters_of(decoder, rank)
+    assert plain is not None
+    same = sorted(lora.matrices) == sorted(plain.matrices) and not lora.dora
+    return rank if same else lora
+
+
+def _dropouts(layer: Any) -> list[nn.Dropout]:
+    return [each for each in layer.lora_dropout.values() if isinstance(each, nn.Dropout)]

@@ -218,8 +218,35 @@ def test_the_processor_normalises_as_the_towers_were_trained(toy: Toy):
     assert process(white, return_tensors="pt")["pixel_values"].abs().max() < 1e-6
 
 
+def started(text: str) -> str:
+    """A rendered conversation after its start mark, which may need a space for the tokenizer."""
+    assert text.startswith("<s>")
+    return text.removeprefix("<s>").removeprefix(" ")
+
+
+def test_every_way_to_tokenise_a_conversation_has_one_start_mark(toy: Toy, plain, target):
+    """vLLM's: of the rendered text without special tokens, as a tokenizer's own template method;
+    transformers' processors: of the rendered text, with them. Both are what a fit sees.
+    """
+    processor, parts = plain[1], load(toy.store.get(target.start))
+    messages = asked("What is drawn? 数", False)
+    fitted = parts.encoder(target.template).prompt("What is drawn? 数", image=None).ids.tolist()
+    assert fitted.count(parts.tokenizer.bos_token_id) == 1
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    tokenizer = processor.tokenizer
+    tokenizer.chat_template = processor.chat_template
+    served = tokenizer(text, add_special_tokens=False)["input_ids"]
+    own = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    (once,) = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"]
+    assert served == own == list(once) == processor(text=text)["input_ids"][0] == fitted
+
+
 def test_the_chat_template_is_the_fit_s(plain):
-    template = plain[1].apply_chat_template
+    def template(messages: list[dict], **options) -> str:
+        return started(plain[1].apply_chat_template(messages, **options))
+
     messages = [*asked("What?", True), said_by("assistant", "A."), *asked("Sure?", False)]
     behind = template(messages, add_generation_prompt=True).replace("<image> \n", "<image>\n")
     assert behind == f"{SYSTEM} USER: <image>\nWhat? ASSISTANT: A.</s>USER: Sure? ASSISTANT:"
@@ -239,7 +266,8 @@ def test_several_images_are_where_the_parts_of_a_message_have_them(plain):
 
     def rendered(messages: list[dict]) -> str:
         said = plain[1].apply_chat_template(messages, add_generation_prompt=True)
-        return re.sub(r"(<image>) ?( with|\.|\n)", r"\1\2", said).removeprefix(f"{SYSTEM} ")
+        said = re.sub(r"(<image>) ?( with|\.|\n)", r"\1\2", started(said))
+        return said.removeprefix(f"{SYSTEM} ")
 
     assert rendered(chat) == (
         "USER: Compare<image> with<image>. ASSISTANT: <image>\nThe last.</s>"
@@ -288,7 +316,7 @@ def test_the_demo_s_target_is_exported(toy: Toy):
     assert not any(report.values())
     processor = AutoProcessor.from_pretrained(folder)
     text = processor.apply_chat_template(asked("What?", True), add_generation_prompt=True)
-    assert text == "USER: <image>\nWhat? ASSISTANT:"
+    assert started(text) == "USER: <image>\nWhat? ASSISTANT:"
     assert processor.tokenizer.pad_token == "<pad>"
     weights = toy.target().load(toy.store).model.state_dict()
     assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())

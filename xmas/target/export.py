@@ -21,6 +21,7 @@ class Export(Stage):
     """
 
     kind: ClassVar[str] = "export"
+    version: ClassVar[int] = 2  # the template writes the start mark, which vLLM would leave out
 
     target: Target
     dtype: str = "float16"  # of the weights

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import AddedToken, GenerationConfig, PreTrainedConfig
 
 from xmas.data.turns import ASSISTANT, USER, Turn, turn_of, turns_of_rounds
@@ -68,7 +69,9 @@ def describe(loaded: LoadedModel, template: Template | OwnTemplate, dtype: str, 
 def _describe_whole(loaded: LoadedModel, template: Template | OwnTemplate, out: Path) -> None:
     """The files of a model that nobody described are its own, but for template and answers' end."""
     own = copy.copy(loaded.processor.own)
-    for text in _texts(loaded, template, loaded.processor.placeholder):
+    own.tokenizer = copy.deepcopy(own.tokenizer)
+    start = without_start(own.tokenizer)
+    for text in _texts(loaded, template, loaded.processor.placeholder, start):
         own.chat_template = text
         if _same_ids(own, loaded, template):
             break
@@ -83,6 +86,23 @@ def _describe_whole(loaded: LoadedModel, template: Template | OwnTemplate, out: 
     ).save_pretrained(out)
     own.save_pretrained(out)
     pin(out)
+
+
+def without_start(tokenizer: Any) -> str:
+    """Have a tokenizer add no token of its own to a text; what it added before every text.
+
+    The chat template writes it instead: vLLM tokenises a rendered conversation without special
+    tokens, as `apply_chat_template` of a tokenizer does, and transformers' processors with them. So
+    one start mark is left on each of these ways, and none in front of a text that is no chat.
+
+    Source: vLLM, `add_special_tokens` of its chat completions, False by default.
+    """
+    start = tokenizer("")["input_ids"]
+    if start:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="$A", pair="$A $B", special_tokens=[]
+        )
+    return "".join(tokenizer.convert_ids_to_tokens(start))
 
 
 def _tokenizer(loaded: LoadedModel) -> tuple[Any, str]:
@@ -129,8 +149,9 @@ def _write_processor(
     out: Path,
 ) -> None:
     config = loaded.model.config
+    start = without_start(tokenizer)
     processor = exportable(config).hub_processor(config, loaded.processor, tokenizer, image)
-    for text in _texts(loaded, template, image):
+    for text in _texts(loaded, template, image, start):
         processor.chat_template = text
         if _same_ids(processor, loaded, template):
             break
@@ -146,20 +167,28 @@ def _write_processor(
     _for_version_4(processor.image_processor, processor.chat_template, out)
 
 
-def _texts(loaded: LoadedModel, template: Template | OwnTemplate, image: str) -> Iterator[str]:
-    """The template as Jinja text, in the forms of which one suits the tokenizer."""
+def _texts(
+    loaded: LoadedModel, template: Template | OwnTemplate, image: str, start: str
+) -> Iterator[str]:
+    """The template as Jinja text, in the forms of which one suits the tokenizer.
+
+    `start` is what a fit's tokenizer adds before every text; a template of its own has it already.
+    """
     if isinstance(template, OwnTemplate):
         yield template.of(loaded.tokenizer, loaded.layout.literal).jinja(image)
         return
     if runs_whole(loaded.model):
         before, after = loaded.processor.marks
-        for gaps in itertools.product(("", " "), ("", " ")):
-            yield jinja(template, image=before + image + after, gaps=gaps)
-        return
-    family = exportable(loaded.model.config)
-    shown = family.chat_image(image) if isinstance(family, HasMarks) else image
+        shown = before + image + after
+    else:
+        family = exportable(loaded.model.config)
+        shown = family.chat_image(image) if isinstance(family, HasMarks) else image
     for gaps in itertools.product(("", " "), ("", " ")):
-        yield jinja(template, image=shown, gaps=gaps)
+        text = jinja(template, image=shown, gaps=gaps)
+        for gap in ("", " ") if start else ():
+            yield f"{{{{ {json.dumps(start + gap, ensure_ascii=False)} }}}}{text}"
+        if not start:
+            yield text
 
 
 def _same_ids(processor: Any, loaded: LoadedModel, template: Template | OwnTemplate) -> bool:

@@ -33,7 +33,10 @@ from xmas.data.pool import Pool
 from xmas.data.turns import Turn, turn_of
 from xmas.evaluation.generation.generate import generate_answers
 from xmas.evaluation.protocol import Question
-from xmas.models.chat.layout import FEATURE, tokens_of_row
+from xmas.models.answer_loss import answer_loss
+from xmas.models.chat.batches import Loader
+from xmas.models.chat.labels import IGNORED
+from xmas.models.chat.layout import FEATURE, text_around, tokens_of_row
 from xmas.models.chat.tokens import Tokenised, TokenTable
 from xmas.models.families import FAMILIES, Exportable, HasMarks, HasPositions, OwnForward, family_of
 from xmas.models.specs import HUB, unbuilt
@@ -42,6 +45,7 @@ from xmas.models.vlm import (
     LoadedModel,
     embed,
     freeze_tower,
+    hidden_states,
     image_features,
     language_inputs,
     language_model,
@@ -199,6 +203,33 @@ def test_attention_does_not_depend_on_batch_mates(family, peaked):
         close(ways, alone, 1e-5)
 
 
+@torch.no_grad()
+def test_hidden_states_and_loss_of_a_padded_batch_are_those_of_its_rows_alone(family, peaked):
+    """In the model's own forward, with and without images; attention is peaked."""
+    table, token = family.table, peaked.config.image_token_id
+    rows = [ROWS.index(5), ROWS.index(3), TWO, ROWS.index(8)]
+    loader = Loader(
+        table, [np.array(rows)], image_token=token, pad=family.parts.tokenizer.pad_token_id,
+        pictures=FromFiles(family.rows, family.parts.processor),
+    )  # fmt: skip
+    (batch,) = loader
+    sizes, features = batch.pictures.get("sizes"), image_features(peaked, batch.pictures)
+    sizes = None if runs_whole(peaked) else sizes
+    hidden = hidden_states(peaked, batch.ids, batch.mask, features, sizes=sizes)
+    loss = answer_loss(peaked, batch.ids, batch.mask, batch.labels, features, sizes=sizes)
+    total, count = 0.0, 0
+    for line, row in enumerate(rows):
+        labels = torch.from_numpy(table[row].whole_labels())[None]
+        inputs = own_inputs(family, peaked, row)
+        theirs = peaked.model(**inputs).last_hidden_state[0]
+        ours = hidden[line, : len(theirs)]
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        answers = int((labels[:, 1:] != IGNORED).sum())
+        total += float(peaked(**inputs, labels=labels).loss) * answers
+        count += answers
+    assert float(loss) == pytest.approx(total / count, rel=1e-5)
+
+
 SIZES = [
     (21, 21), (19, 37), (37, 19), (5, 61), (61, 5), (101, 103), (23, 24), (24, 23), (7, 7),
     (72, 72), (71, 73), (480, 640), (29, 701),
@@ -258,7 +289,7 @@ def test_labels_are_those_of_the_chat_template(family, kind):
         return_assistant_tokens_mask=True,
     )
     shown = np.array(tokenizer(placeholder, add_special_tokens=False)["input_ids"])
-    assert parts.model.config.image_token_id in shown
+    assert {parts.model.config.image_token_id, *parts.layout.tokens((19, 37))} & {*shown}
     ids = tokens.put_in(tokens.ids, [shown] * count)
     labelled = tokens.put_in(tokens.labelled, [np.zeros(len(shown), dtype=bool)] * count)
     assert tokenizer.decode(ids) == tokenizer.decode(encoded["input_ids"])  # is easier to read
@@ -325,14 +356,17 @@ def test_an_exported_folder_gives_the_same_answers_in_plain_transformers(
     for question, answer in zip(questions(family), ours, strict=True):
         shown = [] if question.image is None else [Image.open(question.image).convert("RGB")]
         content = [*({"type": "image"} for _ in shown), {"type": "text", "text": question.prompt}]
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=True
-        )["input_ids"]
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        chat_image = family.tiny.image
+        if runs_whole(model):  # it renders what its own processor expands
+            chat_image = fitted.processor.placeholder.join(fitted.processor.marks)
+        before, after = text_around(fitted.layout)
+        text = text.replace(chat_image, before + chat_image + after)
+        rendered = tokenizer(text, add_special_tokens=False)["input_ids"]
         image = fitted.image_tokens(question.image) if shown else None
         if image is not None:
-            chat_image = family.tiny.image
-            if runs_whole(model):  # it renders what its own processor expands
-                chat_image = fitted.processor.placeholder.join(fitted.processor.marks)
             placeholder = tokenizer(chat_image, add_special_tokens=False)["input_ids"]
             whole = np.where(image == FEATURE, model.config.image_token_id, image).tolist()
             rendered = replaced(rendered, placeholder, whole)

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen3VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Template
 from xmas.models.published import Published
 from xmas.models.sources import Source
@@ -47,7 +48,7 @@ class Tiny:
     """
 
     write: Callable[[Path], StartPoint]
-    template: Template
+    template: Template | OwnTemplate
     chat: str
     inputs: Inputs
     connector: tuple[str, ...]
@@ -176,6 +177,42 @@ def llava_next(folder: Path) -> Published:
     return Published(Source(str(folder)))
 
 
+def gemma3(folder: Path, window: int = 97) -> Published:
+    """6 x 6 patches pooled to 9 tokens; two of three layers see a window."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    tokenizer = tiny.tokenizer("<end_of_turn>")
+    marks = ["<image_soft_token>", "<start_of_image>", "<end_of_image>"]
+    named = ["<bos>", "<start_of_turn>", "<end_of_turn>", *marks]
+    tokenizer.add_special_tokens({"additional_special_tokens": named})
+    tokenizer.bos_token, tokenizer.chat_template = "<bos>", GEMMA
+    image, first, last = tokenizer.convert_tokens_to_ids(marks)
+    config = Gemma3Config(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 56,
+            "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
+            "head_dim": 16, "query_pre_attn_scalar": 50, "sliding_window": window,
+            "max_position_embeddings": 1024, "initializer_range": 0.1, "pad_token_id": 0,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "bos_token_id": None, "eos_token_id": 0,
+        },
+        vision_config={
+            "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+            "num_attention_heads": 3, "image_size": 24, "patch_size": 4,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=9, image_token_index=image, boi_token_index=first,
+        eoi_token_index=last,
+    )  # fmt: skip
+    model = Gemma3ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Gemma3ImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(folder)
+    return Published(Source(str(folder)))
+
+
 def squares(model: Any, processor: Any, images: Sequence[Image.Image]) -> dict[str, Tensor]:
     """LLaVA-1.5's: no published file says that images are padded, so `SquareImages` does it."""
     return {"pixel_values": processor(list(images))}
@@ -207,10 +244,26 @@ def native_inputs(model: Any, processor: Any, images: Sequence[Image.Image]) -> 
     return dict(processor.own(list(images), return_tensors="pt"))
 
 
+def image_blocks(config: Any, ids: Tensor) -> dict[str, Tensor]:
+    return {"token_type_ids": (ids == config.image_token_id).int()}
+
+
 def image_types(config: Any, ids: Tensor) -> dict[str, Tensor]:
     return {"mm_token_type_ids": (ids == config.image_token_id).int()}
 
 
+# google/gemma-3-4b-it, chat_template.json; a system turn left out. The processor writes an empty
+# line before and after an image's tokens.
+_GEMMA_PARTS = (
+    "{% for part in message.content %}{% if part.type == 'image' %}<start_of_image>"
+    "{% else %}{{ part.text | trim }}{% endif %}{% endfor %}<end_of_turn>"
+)
+GEMMA = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>"
+    "{% if message.role == 'user' %}{{ 'user\n' }}" + _GEMMA_PARTS + "{% else %}{{ 'model\n' }}"
+    "{% generation %}" + _GEMMA_PARTS + "{% endgeneration %}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
 _PARTS = (
     "{% for part in message.content %}{% if part.type == 'image' %}{{ IMAGE }}"
     "{% else %}{{ part.text }}{% endif %}{% endfor %}"
@@ -315,6 +368,15 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
             stretched_inputs,
             ("model.multi_modal_projector.*",),
             image="<IMG_CONTEXT>",
+        ),
+        "gemma3": Tiny(
+            gemma3,
+            OwnTemplate(),
+            GEMMA.replace("<start_of_image>", "{{ '\n\n<start_of_image>\n\n' }}"),
+            stretched_inputs,
+            ("model.multi_modal_projector.*",),
+            of_ids=image_blocks,
+            image="<start_of_image>",
         ),
         "idefics3": _TILED,
         "smolvlm": dataclasses.replace(_TILED, write=tiny.tiled("smolvlm")),

@@ -177,6 +177,11 @@ class Activations(Stage):
         masked: dict[str, Tensor] = {}  # causality hides the pads at the ends of rows
         if self.mode == "released":
             refuse_whole(model, "features.activations.mode=fixed")
+            if inputs.blocks is not None:
+                raise ValueError(
+                    f"the masks of a {model.config.model_type} are not causal inside an image; set "
+                    "features.activations.mode=fixed"
+                )
             mask = batch.mask.long()  # its windows have pads in them, which see no other pads
             masked = {"attention_mask": mask}
             # it pads with zeros, not with a token

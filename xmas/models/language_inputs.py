@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xmas.models.image_blocks import ImageBlocks
+
 
 @dataclasses.dataclass(frozen=True)
 class LanguageInputs:
@@ -19,6 +21,7 @@ class LanguageInputs:
         deep: what is added to the outputs of the first layers at the tokens of images, a tensor a
             layer (DeepStack).
         deep_row: which row of each tensor of `deep` is a token's; -1: none. None: without `deep`.
+        blocks: images whose tokens see each other; None: all masks are causal.
         own: further arguments, by name, that the model's own forward passes; such rows are whole,
             and join no others.
     """
@@ -27,6 +30,7 @@ class LanguageInputs:
     positions: Int[Tensor, "*axes rows length"] | None = None
     deep: Sequence[Float[Tensor, "features hidden"]] = ()
     deep_row: Int[Tensor, "rows length"] | None = None
+    blocks: ImageBlocks | None = None
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -40,6 +44,8 @@ class LanguageInputs:
             order = self.deep_row[is_image]
             arguments["visual_pos_masks"] = is_image
             arguments["deepstack_visual_embeds"] = [features[order] for features in self.deep]
+        if self.blocks is not None:
+            arguments["attention_mask"] = self.blocks.masks()
         return arguments
 
     def after(self, prefix: "LanguageInputs", which: Int[Tensor, " rows"]) -> "LanguageInputs":
@@ -49,10 +55,13 @@ class LanguageInputs:
         They end after the largest, which is not the number of tokens: an image of h x w tokens
         takes max(h, w) positions of M-RoPE.
         """
+        length = prefix.embeddings.shape[1]
+        blocks = None if self.blocks is None else self.blocks.after(length)
         if self.positions is None or prefix.positions is None:
-            return self
+            return dataclasses.replace(self, blocks=blocks)
         ends = prefix.positions.amax(dim=(0, 2)) + 1
-        return dataclasses.replace(self, positions=self.positions + ends[which][:, None])
+        positions = self.positions + ends[which][:, None]
+        return dataclasses.replace(self, positions=positions, blocks=blocks)
 
     def joined_to(self, prefix: "LanguageInputs", which: Int[Tensor, " rows"]) -> "LanguageInputs":
         """These inputs after those of row `which` of `prefix`, in one pass."""
@@ -71,4 +80,8 @@ class LanguageInputs:
         if own.deep:
             deep = [torch.cat(pair) for pair in zip(prefix.deep, own.deep, strict=True)]
         embeddings = torch.cat([prefix.embeddings[which], own.embeddings], dim=1)
-        return LanguageInputs(embeddings, positions, deep, deep_row)
+        blocks = prefix.blocks
+        if blocks is not None:
+            later = blocks.none(own.embeddings.shape[:2]) if self.blocks is None else self.blocks
+            blocks = later.joined_to(blocks.number[which])
+        return LanguageInputs(embeddings, positions, deep, deep_row, blocks)

@@ -32,8 +32,10 @@ from xmas.models.families import (
     HasPositions,
     OwnForward,
     Parts,
+    WholeImages,
     family_of,
 )
+from xmas.models.image_blocks import ImageBlocks
 from xmas.models.language_inputs import LanguageInputs
 from xmas.models.tensor_bars import silence
 
@@ -256,11 +258,13 @@ def embedded_inputs(
 ) -> LanguageInputs:
     """What the language model receives but for its positions; arguments as in `embed`."""
     embedded = embed(model, ids, features, sizes, image_places=image_places)
-    family = _family(model)
+    family, inner = _family(model), unwrap(model)
+    is_image = ids == inner.config.image_token_id
+    if features is not None and isinstance(family, WholeImages):
+        blocks = ImageBlocks.of(is_image, language_model(model).config)
+        return LanguageInputs(embedded, blocks=blocks)
     if features is None or not isinstance(family, HasDeepFeatures):
         return LanguageInputs(embedded)
-    inner = unwrap(model)
-    is_image = ids == inner.config.image_token_id
     number = is_image.flatten().cumsum(0).view_as(ids) - 1
     deep = family.deep_features(inner, features)
     return LanguageInputs(embedded, None, deep, torch.where(is_image, number, -1))

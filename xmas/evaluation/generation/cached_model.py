@@ -1,5 +1,6 @@
 """The language model of a VLM with a KV cache: prefill, and passes from cached positions."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,6 +126,9 @@ class CachedLanguageModel:
             alike: all lines have the same positions, so that one mask serves all.
         """
         mask = causal_mask(positions[:1] if alike else positions, upto, inputs.embeddings.dtype)
+        if inputs.blocks is not None:
+            mask = inputs.blocks.opened(mask, positions)
+            inputs = dataclasses.replace(inputs, blocks=None)
         cache.prepare(slots, positions, upto)
         return self._language(
             **inputs.arguments,

@@ -23,6 +23,7 @@ from xmas.models.families.protocol import HasPositions as HasPositions
 from xmas.models.families.protocol import HasVideos as HasVideos
 from xmas.models.families.protocol import OwnForward as OwnForward
 from xmas.models.families.protocol import Parts as Parts
+from xmas.models.families.protocol import WholeImages as WholeImages
 from xmas.models.families.undescribed import parts_of
 
 ENTRY_POINTS = "xmas.families"

@@ -163,6 +163,14 @@ class HasPositions(Protocol):
 
 
 @runtime_checkable
+class WholeImages(Protocol):
+    """A family whose tokens of an image see each other, also those that follow."""
+
+    @property
+    def whole_images(self) -> bool: ...
+
+
+@runtime_checkable
 class HasDeepFeatures(Protocol):
     """A family that adds features of images to the outputs of its language model's first layers.
 

@@ -13,6 +13,7 @@ from xmas.features.clip.clip_rows import ClipRows
 from xmas.features.clustering.assigner import HELD
 from xmas.features.clustering.cluster_count import clusters_of
 from xmas.features.clustering.kmeans import Clusters
+from xmas.features.clustering.source_clusters import SourceClusters
 from xmas.features.clustering.spherical import Spherical
 from xmas.features.last_layer import LastLayer
 from xmas.features.losses.questions import QuestionEmbeddings
@@ -71,6 +72,22 @@ def _(stage: Clusters, context: Context) -> Work | None:
         core_seconds=flops.kmeans(points, k, dimensions, stage.iterations) / CORE,
         disk=8.0 * points,
         host=16.0 * points * dimensions,
+    )
+
+
+@work.register
+def _(stage: SourceClusters, context: Context) -> Work | None:
+    """As if all sources were one, at most: inside each, fewer centroids are compared."""
+    size = numbers(stage.features, context)
+    if size is None:
+        return None
+    points, dimensions = size
+    k = max(1, int(stage.share * points))
+    return Work(
+        f"k-means in every source, {k:,} clusters of {points:,.0f} rows",
+        core_seconds=flops.kmeans(points, k, dimensions, stage.iterations) / CORE,
+        disk=8.0 * points,
+        host=8.0 * points * dimensions,
     )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from xmas.estimate import flops, memory
 from xmas.estimate.assumed import Census
 from xmas.estimate.flops import Load
-from xmas.estimate.per_stage.fits import bits, snapshots
+from xmas.estimate.per_stage.fits import bits, chosen, snapshots
 from xmas.estimate.work import CORE, Context, Work, work
 from xmas.features.clustering.cluster_count import clusters_of
 from xmas.features.losses.answers import COLUMNS, Answers
@@ -13,8 +13,10 @@ from xmas.features.losses.consistency import Consistency
 from xmas.features.losses.loss_clusters import LossClusters
 from xmas.features.losses.pos_weights import TokenWeights
 from xmas.features.losses.questions import QuestionEmbeddings
+from xmas.features.losses.relevance import Relevance
 from xmas.features.losses.token_statistics import CHUNK_BYTES, STATISTICS
 from xmas.models.shape import shape_of
+from xmas.selection.subset import Subset
 from xmas.target.target import Target
 from xmas.training.proxy import Proxy
 
@@ -109,6 +111,34 @@ def _(stage: Consistency, context: Context) -> Work:
         readers=max(1, model.hardware.workers),
         disk=8.0 * census.rows,
         scratch=24.0 * census.rows,
+        host=4.0 * shape.parameters,
+        device=(2 * shape.parameters + stream) * width / 8 + 3 * CHUNK_BYTES,
+    )
+
+
+@work.register
+def _(stage: Relevance, context: Context) -> Work | None:
+    """Two passes over the rows of a subset."""
+    if not isinstance(stage.reference, Subset):
+        return None
+    model, tokens = stage.model, stage.model.tokens()
+    census, shape = context.census(tokens), shape_of(model.start)
+    rows = chosen(stage.reference, context)
+    share = rows / census.rows
+    load = answers_load(census, shape.image_tokens, tokens.max_length, images=True).times(share)
+    towers = 0 if model.cache_vision else 2 * share * census.pictured
+    width = bits(stage.precision)
+    longest = int(census.lengths(shape.image_tokens, tokens.max_length).max())
+    stream = max(stage.how.batch_tokens, longest) * memory.block(shape.decoder)
+    return Work(
+        f"answers of {rows:,} rows with their questions and without",
+        flops=2 * flops.forward(shape, load, towers=0)
+        + flops.tower(shape.tower, towers * shape.tiles),
+        bits=width,
+        core_seconds=towers * census.decode,
+        readers=max(1, model.hardware.workers),
+        disk=8.0 * census.rows,
+        scratch=8.0 * rows * (len(STATISTICS) + 1),
         host=4.0 * shape.parameters,
         device=(2 * shape.parameters + stream) * width / 8 + 3 * CHUNK_BYTES,
     )

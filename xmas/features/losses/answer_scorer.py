@@ -24,10 +24,11 @@ from xmas.models.chat.layout import Layout
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.families import Features
 from xmas.models.vision_cache import Pictures, features_of
-from xmas.models.vlm import head_of, hidden_states, unwrap, vocabulary_of
-from xmas.store import volatile
+from xmas.models.vlm import LoadedModel, head_of, hidden_states, unwrap, vocabulary_of
+from xmas.store import Store, volatile
 from xmas.store.distributed import barrier, rank_and_world
 from xmas.store.progress import bar
+from xmas.training.model_on_pool import HasWeights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,3 +191,35 @@ class AnswerScorer:
                 f"{rows[bad[0]]}: {first}; inspect this row, or set "
                 "features.answers.how.weights=float32"
             )
+
+
+def score_rows(
+    model: HasWeights,
+    store: Store,
+    parts: LoadedModel,
+    table: TokenTable,
+    rows: Int[np.ndarray, " rows"],
+    steps: Sequence[int],
+    folder: Path,
+    *,
+    how: ScorerSettings,
+    label: str,
+) -> Float[np.ndarray, "pool steps k"] | None:
+    """Statistics and number of tokens of some rows after every step; NaN for the others.
+
+    All ranks share the pass; those other than rank 0 get None.
+
+    Args:
+        model: whose pictures and weights, loaded in `parts`.
+        table: of the pool's rows, in the model's template.
+        folder: for the parts of the pass.
+        label: of the progress bar and of messages.
+    """
+    how = dataclasses.replace(how, workers=model.hardware.workers)
+    pictures, pad = model.pictures(store, parts), parts.tokenizer.pad_token_id
+    scorer = AnswerScorer(parts.model, table, rows, pictures=pictures, pad=pad, how=how)
+    shards = scorer.shards(folder, steps)
+    scorer.run(shards, lambda step: model.weights_at(store, step), label=label)
+    if rank_and_world()[0] > 0:
+        return None
+    return shards.merge(folder / "whole.npy", scorer.order, len(table))

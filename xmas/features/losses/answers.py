@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings, WithoutImages
+from xmas.features.losses.answer_scorer import ScorerSettings, WithoutImages, score_rows
 from xmas.features.losses.token_statistics import STATISTICS
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.device import device_for
@@ -120,29 +120,12 @@ class Answers(Stage):
         steps: Sequence[int],
         folder: Path,
     ) -> Float[np.ndarray, "pool steps k"] | None:
-        """Statistics and number of tokens of these rows after every step; NaN for other rows.
-
-        All ranks share the pass; those other than rank 0 get None.
-        """
-        scorer = AnswerScorer(
-            parts.model,
-            table,
-            rows,
-            pictures=self.model.pictures(store, parts),
-            pad=parts.tokenizer.pad_token_id,
-            how=dataclasses.replace(
-                self.how, weights=self.precision, workers=self.model.hardware.workers
-            ),
+        """`score_rows` under this model."""
+        how = dataclasses.replace(self.how, weights=self.precision)
+        label = f"answers {folder.name} images"
+        return score_rows(
+            self.model, store, parts, table, rows, steps, folder, how=how, label=label
         )
-        shards = scorer.shards(folder, steps)
-        scorer.run(
-            shards,
-            lambda step: self.model.weights_at(store, step),
-            label=f"answers {folder.name} images",
-        )
-        if distributed.rank_and_world()[0] > 0:
-            return None
-        return shards.merge(folder / "whole.npy", scorer.order, len(table))
 
     def column(self, store: Store, name: str) -> Float[np.ndarray, " rows"]:
         """One of `COLUMNS` for every row, float64."""

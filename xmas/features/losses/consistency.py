@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings, WithoutImages
 from xmas.features.losses.pos_weights import TokenWeights, WeightTable
@@ -22,8 +21,9 @@ from xmas.features.losses.turn_losses import mean_ratio, predicted, turn_losses,
 from xmas.models.chat.batches import Batch, collate
 from xmas.models.chat.tokens import Tokenised, TokenTable
 from xmas.models.device import device_for
+from xmas.models.families import Features
 from xmas.models.precision import cast_parameters
-from xmas.models.vlm import hidden_states, load, unwrap
+from xmas.models.vlm import head_of, hidden_states, load, unwrap, vocabulary_of
 from xmas.store import (
     Stage,
     Store,
@@ -54,7 +54,7 @@ class ConsistencyScorer(AnswerScorer):
     tables: Mapping[str, TokenTable]
     weights: Mapping[str, WeightTable]
 
-    def _step(self, batch: Batch, features: Tensor | None) -> Float[np.ndarray, "rows k"]:
+    def _step(self, batch: Batch, features: Features | None) -> Float[np.ndarray, "rows k"]:
         losses = {
             name: self._turn_losses(name, batch, None if name == "blind" else features)
             for name in self.tables
@@ -72,23 +72,22 @@ class ConsistencyScorer(AnswerScorer):
         return np.array(values, dtype=np.float32)
 
     def _turn_losses(
-        self, name: str, batch: Batch, features: Tensor | None
+        self, name: str, batch: Batch, features: Features | None
     ) -> list[Float[np.ndarray, " turns"]]:
         """The loss of every turn of the batch's rows in one of the tables."""
-        table, model = self.tables[name], unwrap(self.model)
+        table = self.tables[name]
         tokens = [table[row] for row in batch.rows.tolist()]
         lines = collate(
             batch.rows.tolist(),
             tokens,
-            image_token=model.config.image_token_id,
+            image_token=unwrap(self.model).config.image_token_id,
             pad=self.pad,
             pictures=lambda rows: {},
         ).to(batch.ids.device)
         sizes = batch.pictures.get("sizes") if features is not None else None
         hidden = hidden_states(self.model, lines.ids, lines.mask, features, sizes=sizes)
-        head = model.lm_head
         values, answered = answer_token_statistics(
-            head, hidden, lines.labels, vocabulary=head.weight.shape[0]
+            head_of(self.model), hidden, lines.labels, vocabulary=vocabulary_of(self.model)
         )
         ends = np.cumsum(answered.sum(dim=1).cpu().numpy())
         of_rows = np.split(values[:, 0].cpu().numpy(), ends[:-1])
@@ -160,12 +159,11 @@ class Consistency(Stage):
     def tokens(self) -> dict[str, Tokenised]:
         """The conversations whose losses are measured, by name; `blind` is `answers`."""
         plain = self.model.tokens()
-        fields = {field.name: getattr(plain, field.name) for field in dataclasses.fields(Tokenised)}
         return {
             "answers": plain,
             "blind": plain,
-            "from_image": Rewritten(**fields, how="question_from_image", ask=self.from_image),
-            "from_answer": Rewritten(**fields, how="question_from_answer", ask=self.from_answer),
+            "from_image": Rewritten.of(plain, how="question_from_image", ask=self.from_image),
+            "from_answer": Rewritten.of(plain, how="question_from_answer", ask=self.from_answer),
         }
 
     def token_weights(self) -> dict[str, TokenWeights]:

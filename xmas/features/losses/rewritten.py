@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from xmas.data.rows import Rows
 from xmas.data.turns import ASSISTANT, SYSTEM, USER, Turn
@@ -67,6 +67,12 @@ class Rewritten(Tokenised):
                 f"{self.how} asks {self.ask!r}: {ANSWER} is the place of the answer in "
                 "question_from_answer, and in no other"
             )
+
+    @classmethod
+    def of(cls, tokens: Tokenised, *, how: str, ask: str = "") -> Self:
+        """The rewriting of the conversations that `tokens` has as they are."""
+        names = [field.name for field in dataclasses.fields(Tokenised)]
+        return cls(**{name: getattr(tokens, name) for name in names}, how=how, ask=ask)
 
     def turns(self, examples: Rows, row: int) -> list[Turn]:
         turns = examples.turns(row)

@@ -14,6 +14,26 @@ from xmas.selection.rules.turns import in_turns
 from xmas.store import Stage, Store
 
 
+def nearest_cosines(
+    points: Float[np.ndarray, "points d"], neighbours: int, block: int = 1024
+) -> Float[np.ndarray, "points near"]:
+    """The cosines of every point with its `neighbours` nearest others, with all if fewer, in no
+    order.
+
+    Args:
+        points: unit vectors.
+        block: points compared at a time.
+    """
+    count = max(0, min(neighbours, len(points) - 1))
+    cosines = np.zeros((len(points), count))
+    for start in range(0, len(points) if count else 0, block):
+        rows = np.arange(start, min(start + block, len(points)))
+        alike = points[rows] @ points.T
+        alike[rows - start, rows] = -np.inf
+        cosines[rows] = np.partition(alike, -count, axis=1)[:, -count:]
+    return cosines
+
+
 def typicality(
     points: Float[np.ndarray, "points d"], neighbours: int, block: int = 1024
 ) -> Float[np.ndarray, " points"]:
@@ -24,16 +44,10 @@ def typicality(
             single point has 0.
         block: points compared at a time.
     """
-    count = min(neighbours, len(points) - 1)
-    values = np.zeros(len(points))
-    for start in range(0, len(points) if count else 0, block):
-        rows = np.arange(start, min(start + block, len(points)))
-        alike = points[rows] @ points.T
-        alike[rows - start, rows] = -np.inf
-        nearest = np.partition(alike, -count, axis=1)[:, -count:].astype(np.float64)
-        distances = np.sqrt(np.maximum(2 - 2 * nearest, 1e-8))
-        values[rows] = 1 / distances.mean(axis=1)
-    return values
+    nearest = nearest_cosines(points, neighbours, block)
+    if not nearest.shape[1]:
+        return np.zeros(len(points))
+    return 1 / np.sqrt(np.maximum(2 - 2 * nearest, 1e-8)).mean(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

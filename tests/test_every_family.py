@@ -440,7 +440,7 @@ def test_a_full_size_has_the_estimate_s_parameters_and_steps_without_numbers(kin
 STARTS = [
     path
     for path in sorted((CONF / "start").glob("*.yaml"))
-    if "drawn" in OmegaConf.load(path) and "source" in OmegaConf.load(path)  # may be random
+    if OmegaConf.load(path).get("drawn", "") is None  # may be random, and need not
 ]
 
 

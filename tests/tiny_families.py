@@ -14,7 +14,12 @@ import tiny
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen3VLConfig
+from transformers import (
+    AutoModelForImageTextToText,
+    Qwen2_5_VLConfig,
+    Qwen2VLConfig,
+    Qwen3VLConfig,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from xmas.models.chat.own_template import OwnTemplate
@@ -103,6 +108,12 @@ def qwen_vl(folder: Path, config_class: Any, text: dict[str, Any], vision: dict[
     own = Qwen2VLImageProcessorPil(patch_size=4, min_pixels=64, max_pixels=4000)
     own.save_pretrained(folder)
     return Published(Source(str(folder)))
+
+
+def qwen2_vl(folder: Path) -> Published:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    vision = {"hidden_size": 48, "embed_dim": 32, "mlp_ratio": 2}
+    return qwen_vl(folder, Qwen2VLConfig, {"rope_parameters": rope}, vision)
 
 
 def qwen25_vl(folder: Path) -> Published:
@@ -332,6 +343,17 @@ _TILED = Tiny(
     ),
     tower_on_meta=False,
 )
+_QWEN25 = Tiny(
+    qwen25_vl,
+    QWEN_TEMPLATE,
+    QWEN,
+    native_inputs,
+    ("model.visual.merger.*",),
+    of_ids=image_types,
+    image="<|vision_start|><|image_pad|><|vision_end|>",
+    one_image=(56, 84),
+    tower_on_meta=False,
+)
 TINY: Mapping[str, Tiny] = MappingProxyType(
     {
         "llava": Tiny(
@@ -380,27 +402,14 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
         ),
         "idefics3": _TILED,
         "smolvlm": dataclasses.replace(_TILED, write=tiny.tiled("smolvlm")),
-        "qwen2_5_vl": Tiny(
-            qwen25_vl,
-            QWEN_TEMPLATE,
-            QWEN,
-            native_inputs,
-            ("model.visual.merger.*",),
-            of_ids=image_types,
-            image="<|vision_start|><|image_pad|><|vision_end|>",
-            one_image=(56, 84),
-            tower_on_meta=False,
-        ),
-        "qwen3_vl": Tiny(
-            qwen3_vl,
-            dataclasses.replace(QWEN_TEMPLATE, system="", behind_system=""),
-            QWEN.replace(_QWEN_SYSTEM, ""),
-            native_inputs,
-            ("model.visual.merger.*",),
-            of_ids=image_types,
-            image="<|vision_start|><|image_pad|><|vision_end|>",
+        "qwen2_vl": dataclasses.replace(_QWEN25, write=qwen2_vl),
+        "qwen2_5_vl": _QWEN25,
+        "qwen3_vl": dataclasses.replace(
+            _QWEN25,
+            write=qwen3_vl,
+            template=dataclasses.replace(QWEN_TEMPLATE, system="", behind_system=""),
+            chat=QWEN.replace(_QWEN_SYSTEM, ""),
             one_image=(64, 96),
-            tower_on_meta=False,
         ),
     }
 )

@@ -81,26 +81,18 @@ class Qwen25Vl(QwenVl):
         "Qwen/Qwen2.5-VL-7B-Instruct": qwen25_vl_7b,
     }
 
-    def features(
-        self,
-        model: Any,
-        pixels: Float[Tensor, "patches numbers"],
-        sizes: Int[Tensor, "images 2"] | None = None,
-    ) -> Float[Tensor, "patches one channels"]:
-        """In the order of the tower's windows, image after image."""
-        return self.run_tower(model, pixels, sizes).last_hidden_state[:, None]
-
     def project(
         self,
         model: Any,
         features: Float[Tensor, "patches one channels"],
         sizes: Int[Tensor, "images 2"] | None,
     ) -> Float[Tensor, "tokens hidden"]:
-        patch_features = model.model.visual.merger(features[:, 0])
+        """The tower's order is that of its windows."""
+        tokens = super().project(model, features, sizes)
         vision = model.config.vision_config
         side = vision.window_size // vision.patch_size // vision.spatial_merge_size
         order = window_order(token_grid(model.config, sizes), side)
-        return patch_features[torch.from_numpy(np.argsort(order)).to(patch_features.device)]
+        return tokens[torch.from_numpy(np.argsort(order)).to(tokens.device)]
 
     def shape(self, config: Any, *, image_tokens: int | None = None, tiles: float = 1.0) -> Shape:
         """The tower's gated layers (three matrices) count as plain ones (two) of one and a half

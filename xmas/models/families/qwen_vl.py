@@ -49,6 +49,23 @@ class QwenVl:
         grid = patch_grid(model.config, sizes)
         return model.model.visual(pixels, grid_thw=torch.nn.functional.pad(grid, (1, 0), value=1))
 
+    def features(
+        self,
+        model: Any,
+        pixels: Float[Tensor, "patches numbers"],
+        sizes: Int[Tensor, "images 2"] | None = None,
+    ) -> Float[Tensor, "patches one channels"]:
+        """In the tower's order of patches, image after image."""
+        return self.run_tower(model, pixels, sizes).last_hidden_state[:, None]
+
+    def project(
+        self,
+        model: Any,
+        features: Float[Tensor, "patches one channels"],
+        sizes: Int[Tensor, "images 2"] | None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        return model.model.visual.merger(features[:, 0])
+
     def positions(
         self,
         config: Any,
@@ -95,7 +112,7 @@ class QwenVl:
         vision, merge = config.vision_config, config.vision_config.spatial_merge_size
         pixels = vision.patch_size * merge
         tokens = image_tokens or round(640 / pixels) * round(480 / pixels)
-        decoder, inner = Decoder.of(config.text_config), vision.hidden_size * merge**2
+        decoder, inner = Decoder.of(config.text_config), tower.width * merge**2
         decoder = dataclasses.replace(decoder, tied=bool(config.tie_word_embeddings))
         projector = (inner, inner, decoder.width)
         tower = dataclasses.replace(

@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from toy import RECIPE, Toy, declared, recorded, write_rows
+from toy import RECIPE, Toy, declared, picture_name, recorded, write_rows
 
+from xmas.cli.validation_audit import audit_what_saw_validation
+from xmas.evaluation.protocol import Question, Scored
 from xmas.features.influence.gradients import Gradients
 from xmas.features.influence.projection import Projected, Signs
 from xmas.features.influence.row_gradients import given_to, lora_layers
@@ -17,11 +21,14 @@ from xmas.models.chat.batches import Loader
 from xmas.models.chat.labels import IGNORED
 from xmas.models.vision_cache import features_of
 from xmas.models.vlm import hidden_states, unwrap
+from xmas.results.audit import Audit
 from xmas.selection.methods.icons import Icons
 from xmas.selection.methods.influence import Influence
+from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.selection.rules.votes import by_votes
-from xmas.store import key
+from xmas.selection.subset import Subset
+from xmas.store import Store, key
 from xmas.training.fit.trainables import Lora
 
 WIDTH = 71
@@ -258,3 +265,54 @@ def test_a_target_set_that_is_none_is_refused(toy: Toy, gradients, tmp_path, tow
 def test_a_model_without_lora_is_refused(toy: Toy):
     with pytest.raises(ValueError, match=r"trained in full has no adapter; give it target\.lora"):
         toy.target(lora=None).adapted(toy.store)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawings:
+    """A benchmark that asks about some of the toy's pictures."""
+
+    name: ClassVar[str] = "drawings"
+    split: ClassVar[str] = "test"
+    metric: ClassVar[str] = "accuracy"
+    max_new_tokens: ClassVar[int] = 16
+
+    images: str
+
+    def asked(self, store: Store) -> list[Question]:
+        names = (picture_name(picture) for picture in (0, 5))
+        return [Question(name, "What?", Path(self.images) / name) for name in names]
+
+    def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
+        raise NotImplementedError
+
+
+def test_what_saw_validation_rows_is_audited_without_being_asked(
+    toy: Toy, gradients, compose, caplog
+):
+    selector = Icons(gradients, toy.tasks)
+    subset = Subset(Ranking(toy.pool, selector), rows=17)
+    random = Subset(Ranking(toy.pool, Random()), rows=17)
+    assert "It saw validation rows of benchmarks." in (
+        (toy.store.get(subset) / "README.txt").read_text()
+    )
+    place = "suite.drawings"
+    drawings = [f"+{place}._target_=test_influence.Drawings", f"+{place}.images={toy_images(toy)}"]
+    for goal, suite, lines in (
+        (random, [], []),
+        (subset, [], ["chosen by validation rows", "no images were compared"]),
+        (subset, drawings, ["chosen by validation rows", "drawings"]),
+    ):
+        caplog.clear()
+        cfg = compose(*toy.overrides(), "suite=none", *suite)
+        with caplog.at_level("INFO", "xmas"):
+            audit_what_saw_validation(goal, toy.store, cfg, frozenset({"test_influence"}))
+        text = "\n".join(record.getMessage() for record in caplog.records)
+        assert all(line in text for line in lines)
+        assert bool(text) == bool(lines)
+    record = json.loads((toy.store.get(Audit(subset, suite={"drawings": Drawings(toy_images(toy))}))
+                         / "audit.json").read_text())  # fmt: skip
+    assert record["benchmarks"]["drawings"]["same"]["pool"] > 1
+
+
+def toy_images(toy: Toy) -> str:
+    return str(toy.folder / "images")

@@ -4,7 +4,7 @@
 
 For every source: the area under the ROC curve of the ranking, in which the source's rows that are
 no examples are to come before all other rows; and the same by the cosine with the examples' mean
-last hidden state under the proxy, which a user would try first and which costs no gradients.
+last hidden state under the start point, which a user would try first and which costs no gradients.
 FOLDER keeps the store; what it has is not computed again.
 """
 
@@ -62,7 +62,7 @@ def demo(store: Path, start: str) -> tuple[Pool, Path]:
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(folder(), version_base="1.3"):
-        cfg = compose("config", ["experiment=demo", f"start={start}"])
+        cfg = compose("config", ["experiment=demo", f"start={start}", "features.last_layer.step=0"])
         pool, features = build(cfg.pool), build(cfg.features.last_layer)
     return pool, Store(str(store)).get(features)
 

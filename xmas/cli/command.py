@@ -36,6 +36,7 @@ from xmas.cli.implied_choices import with_implied
 from xmas.cli.memory_check import check_memory
 from xmas.cli.targets import allowed_by_user
 from xmas.cli.unknown_settings import check_added, composed_choices, explained
+from xmas.cli.validation_audit import audit_what_saw_validation
 from xmas.cli.weights_check import check_weights
 from xmas.results.score_records import remember
 from xmas.store import RunLogger, Stage, Store, distributed, key
@@ -172,6 +173,8 @@ def run(cfg: DictConfig) -> None:
             from xmas.data.images.seen import warn_of_changes  # not for --help and tables
 
             warn_of_changes(goal, store)
+            with distributed.sharing(False):
+                audit_what_saw_validation(goal, store, cfg, allowed)
         if distributed.leads():
             if summary := sentence(goal, store):
                 log.info("%s", summary)

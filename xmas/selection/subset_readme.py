@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.rows import Rows
-from xmas.selection.protocol import name_of
+from xmas.selection.protocol import name_of, saw_validation
 from xmas.store.atomic import of_attempts
 from xmas.store.integrity import META
 
@@ -36,6 +36,8 @@ def sentence(subset: "Subset", rows: Rows, chosen: Int[np.ndarray, " chosen"]) -
         f"{count:,} of the {of:,} rows of pool {ranking.pool.name} ({100 * count / of:.3g} %), "
         f"chosen by {selector}, for a budget of {_budget(subset)}: {text_only:,} without a "
         f"picture, {sources:,} source{'s' * (sources != 1)}."
+        + " It saw validation rows of benchmarks."
+        * saw_validation(ranking.selector)
     )
 
 

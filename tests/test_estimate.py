@@ -59,7 +59,7 @@ from xmas.models.checked_images import CheckedImages
 from xmas.models.shape import LLAVA_15_7B, TINYLLAVA
 from xmas.models.vision_cache import VisionFeatures
 from xmas.results.audit import Audit
-from xmas.results.exam import Exam
+from xmas.results.exam.exam import Exam
 from xmas.selection.methods.coincide import Coincide
 from xmas.selection.methods.ofa import Ofa
 from xmas.selection.methods.random import Random

@@ -24,7 +24,7 @@ from xmas.features.clustering.spherical import Spherical
 from xmas.features.plain_vectors import PlainVectors
 from xmas.features.trajectories import Trajectories
 from xmas.models.start_point import StartPoint
-from xmas.results.exam import Exam
+from xmas.results.exam.exam import Exam
 from xmas.results.exam.marks import Mark, over_measurements, read
 from xmas.results.exam.measures import (
     beyond_chance,

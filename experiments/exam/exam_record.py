@@ -24,7 +24,7 @@ from PIL import Image
 
 from xmas import Pool, Store
 from xmas.data.planted.planting import Planting
-from xmas.results.exam import Exam
+from xmas.results.exam.exam import Exam
 from xmas.selection.methods.full import Full
 from xmas.selection.methods.random import Random
 

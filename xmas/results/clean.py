@@ -20,7 +20,7 @@ from xmas.store.nearest import suggestion
 log = logging.getLogger(__name__)
 
 PRODUCTS = (  # kinds that people ask for
-    *("score", "scores", "subset", "subset_files", "audit", "export"),
+    *("score", "scores", "subset", "subset_files", "audit", "exam", "export"),
 )
 _DAY = 86400.0
 

@@ -5,7 +5,7 @@ from xmas.data.pool_sample import PoolSample
 from xmas.estimate.work import Context, Work, work
 from xmas.features.averaged import AveragedTrajectories
 from xmas.features.plain_vectors import SIDE, WORDS, PlainVectors
-from xmas.results.exam import Exam
+from xmas.results.exam.exam import Exam
 
 _WORDS = 5e-5  # seconds of a core to hash a row's words; assumed, as those of a sketch
 _OPENED = 1e-5  # seconds of a core to list a row's pictures; assumed

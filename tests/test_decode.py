@@ -1,16 +1,18 @@
 """Greedy decoding, alone and in a running batch: token for token what transformers generates."""
 
 import collections
+import dataclasses
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import test_qwen25_vl
 import tiny
 import torch
 from emulated.recorded_graph import captured_on
+from tiny_families import TINY, gemma3, seeded
 from toy import Toy, draw
 from transformers import DynamicCache, LlamaConfig
 
@@ -29,13 +31,18 @@ from xmas.evaluation.generation.prompts import (
     shared_prefix,
 )
 from xmas.evaluation.protocol import Question
+from xmas.models.start_point import StartPoint
 from xmas.models.vlm import LoadedModel, language_model, load, tower_features
 
 NEW = 7  # tokens at most
 ENDING = 2.5  # weight of the end mark's row: some answers end early
 
 
-KINDS = ("toy", "stablelm", "gemma", "onevision", "idefics3", "qwen25_vl")
+KINDS = ("toy", "stablelm", "gemma", "onevision", "idefics3", "qwen25_vl", "gemma3")
+DESCRIBED = {  # of the contract of families; Gemma's prompts are shorter than its windows
+    "qwen25_vl": TINY["qwen2_5_vl"],
+    "gemma3": dataclasses.replace(TINY["gemma3"], write=functools.partial(gemma3, window=1000)),
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -43,14 +50,17 @@ def kind(request) -> str:
     return request.param
 
 
+def tiny_start(kind: str, folder: Path) -> StartPoint:
+    if kind in DESCRIBED:
+        return seeded(DESCRIBED[kind].write)(folder)
+    return tiny.start(kind, folder)
+
+
 @pytest.fixture(scope="module")
 def parts(kind: str, toy: Toy, tmp_path_factory) -> LoadedModel:
     """Large weights in the language model, so that answers differ."""
     folder = tmp_path_factory.mktemp(kind)
-    if kind == "toy":
-        start = toy.start
-    else:
-        start = test_qwen25_vl.made(folder) if kind == "qwen25_vl" else tiny.start(kind, folder)
+    start = toy.start if kind == "toy" else tiny_start(kind, folder)
     found = load(toy.store.get(start))
     generator = torch.Generator().manual_seed(int(kind == "toy"))
     with torch.no_grad():
@@ -59,6 +69,8 @@ def parts(kind: str, toy: Toy, tmp_path_factory) -> LoadedModel:
                 one.normal_(0, 0.5, generator=generator)
             elif one.dim() > 1 and ("layers" in name or "embed" in name) and "vision" not in name:
                 one.normal_(0, 0.3, generator=generator)
+            elif kind == "gemma3" and "post_" in name:  # its layers' outputs are normalised
+                one.normal_(30.0, 10.0, generator=generator)
         head = found.model.lm_head.weight
         head[found.tokenizer.eos_token_id] *= ENDING
     return found
@@ -81,7 +93,10 @@ def questions(tmp_path_factory) -> list[Question]:
 
 @pytest.fixture(scope="module")
 def groups(kind, parts, questions) -> list[PromptGroup]:
-    encoder = parts.encoder(tiny.TEMPLATES.get(kind, tiny.PHI))
+    template = tiny.TEMPLATES.get(kind, tiny.PHI)
+    if kind == "gemma3":
+        template = DESCRIBED[kind].template
+    encoder = parts.encoder(template)
     return group_prompts(parts, encoder, questions, image_order=range(len(questions)), label="test")
 
 
@@ -99,10 +114,10 @@ def generated(kind: str, parts: LoadedModel, ids: np.ndarray, image: Any) -> lis
     from test_families import own_inputs
 
     seen: dict[str, Any] = {}
-    if image is not None and kind == "qwen25_vl":
-        seen = dict(parts.processor.own([open_image(image)], return_tensors="pt"))
-        shown = torch.from_numpy(ids)[None] == parts.model.config.image_token_id
-        seen["mm_token_type_ids"] = shown.int()
+    if image is not None and kind in DESCRIBED:
+        shown, config = [open_image(image).convert("RGB")], parts.model.config
+        seen = DESCRIBED[kind].inputs(parts.model, parts.processor, shown)
+        seen |= DESCRIBED[kind].of_ids(config, torch.from_numpy(ids)[None])
     elif image is not None:
         seen = own_inputs(kind, parts, [open_image(image)])
     eos = parts.tokenizer.eos_token_id

@@ -1,11 +1,11 @@
 """PRISM, ScalSelect and MAGIC at the size of LLaVA-665k, from stored features: seconds and memory.
 
-    python experiments/selection/shallow_665k.py [prism scalselect magic compared] [--folder DIR]
+    python experiments/selection/shallow_665k.py [prism scalselect magic compared] [--file FILE]
 
-The features are synthetic, 5.4 GB in DIR, and removed at the end: a falling spectrum around a mean
-that is longer than the rows' distances to it, as hidden states have; text-only rows are NaN. Each
-part runs in a new process, whose peak is that of the part. `compared` is what one would do without
-this package, on samples, and scaled to all rows.
+The features are synthetic, 5.4 GB: a falling spectrum around a mean that is longer than the rows'
+distances to it, as hidden states have; text-only rows are NaN. They are removed at the end unless
+FILE names them. Each part runs in a new process, whose peak is that of the part. `compared` is what
+one would do without this package, on samples, and scaled to all rows.
 """
 
 import argparse
@@ -193,7 +193,7 @@ def main() -> None:
     parts = {part.__name__: part for part in (prism, scalselect, magic, compared)}
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("parts", nargs="*", default=[*parts], help=", ".join(parts))
-    options.add_argument("--folder", type=Path, default=None, help="where the features are written")
+    options.add_argument("--file", type=Path, help="features: read, or else written and kept")
     options.add_argument("--tiny", action="store_true", help="700 rows, to see that it runs")
     chosen = options.parse_args()
     size = TINY if chosen.tiny else Size()
@@ -202,11 +202,12 @@ def main() -> None:
         f"{os.environ.get('OMP_NUM_THREADS', 'unset')}, {size.rows:,} x {size.width:,}",
         flush=True,
     )
-    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
-        file = Path(folder) / "features.npy"
-        begun = time.perf_counter()
-        write(file, size)
-        print(f"features written in {time.perf_counter() - begun:.0f} s", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        file = chosen.file or Path(folder) / "features.npy"
+        if not file.exists():
+            begun = time.perf_counter()
+            write(file, size)
+            print(f"features written in {time.perf_counter() - begun:.0f} s", flush=True)
         for name in chosen.parts:
             process = multiprocessing.get_context("fork").Process(
                 target=measured, args=(parts[name], file, size)

@@ -7,9 +7,11 @@ import pytest
 from toy import HARDWARE, Toy
 
 from xmas.features.activations import Activations
+from xmas.features.answer_layers import AnswerLayers
 from xmas.features.last_layer import LastLayer
 from xmas.features.losses.answer_scorer import ScorerSettings
 from xmas.features.losses.answers import Answers
+from xmas.features.shallow import Shallow
 from xmas.models.vision_cache import FromCache, VisionFeatures
 from xmas.store import describe, key
 from xmas.training.starts.unfitted import Unfitted
@@ -17,6 +19,8 @@ from xmas.training.starts.unfitted import Unfitted
 STAGES = {
     "activations": lambda model, weights: Activations(model, 0, (0, 1), weights=weights),
     "last_layer": lambda model, weights: LastLayer(model, 0, weights=weights),
+    "shallow": lambda model, weights: Shallow(model, weights=weights),
+    "answer_layers": lambda model, weights: AnswerLayers(model, weights=weights),
     "answers": lambda model, weights: Answers(model, ScorerSettings(weights=weights)),
 }
 HALVES = {"bf16-mixed": "bfloat16", "bf16-true": "bfloat16", "16-mixed": "float16"}

@@ -12,12 +12,14 @@ from toy import HARDWARE, Toy
 
 from emulated.gpu import Gpu
 from xmas.features.activations import Activations
+from xmas.features.answer_layers import AnswerLayers
 from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.clustering.assigner import Assigner
 from xmas.features.clustering.spherical import Spherical
 from xmas.features.last_layer import LastLayer
 from xmas.features.losses.answer_scorer import ScorerSettings
 from xmas.features.losses.answers import Answers
+from xmas.features.shallow import Shallow
 from xmas.models.device import device_for
 from xmas.store import Stage
 from xmas.store.progress import bar
@@ -28,6 +30,10 @@ SETTINGS = ScorerSettings(batch_tokens=512, shard_rows=11)
 PASSES: dict[str, Callable] = {
     "activations": lambda toy, proxy: Activations(proxy, 0, (0, 1), batch_tokens=512),
     "last_layer": lambda toy, proxy: LastLayer(proxy, 0, batch_tokens=512),
+    "shallow": lambda toy, proxy: Shallow(unfitted(toy, proxy), layer=2, batch_tokens=512),
+    "answer_layers": lambda toy, proxy: AnswerLayers(
+        unfitted(toy, proxy), layers=(0, 1), neurons=(1, 2), batch_tokens=512
+    ),
     "answers": lambda toy, proxy: Answers(unfitted(toy, proxy), SETTINGS),
     "vision": lambda toy, proxy: proxy.image_stage(),
     "clip": lambda toy, proxy: ClipEmbeddings(toy.pool, toy.towers, hardware=proxy.hardware),

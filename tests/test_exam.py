@@ -74,6 +74,14 @@ class InOrder:
         return Ranked(np.arange(count), -np.arange(count, dtype=float), np.full(count, -1))
 
 
+@dataclasses.dataclass(frozen=True)
+class PicksAnew:
+    """Rows drawn for every budget: it ranks nothing."""
+
+    def select(self, pool, budget, rng, store):
+        return rng.permutation(np.flatnonzero(pool.open(store).has_image))[:budget]
+
+
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
     return noise_pool.write(tmp_path_factory.mktemp("noise"))
@@ -95,6 +103,7 @@ def exam(pool):
             "semdedup": Semdedup(vectors, Spherical(vectors, k=1)),
             "prefers_swapped": PrefersSwapped(),
             "in_order": InOrder(),
+            "picks_anew": PicksAnew(),
         },
         fractions=(0.2,),
         planting=Planting(**NO_SHARES | {"exact": 0.3, "swapped": 0.1}),
@@ -153,6 +162,19 @@ def test_orders_that_are_alike_are_said_to_be(marks):
     )
 
 
+def test_a_selector_that_ranks_nothing_is_examined_by_its_subsets(exam, store, marks):
+    of_it = {name: mark for (selector, _, name), mark in marks.items() if selector == "picks_anew"}
+    assert of_it["ranking seeds"].value == pytest.approx(0.2, abs=0.06)
+    assert of_it["exact"].low < 1 < of_it["exact"].high
+    assert not {"rank correlation", "R2 of the place", "random"} & set(of_it)
+    subsets = [stage for stage in exam.inputs() if stage.kind == "subset"]
+    assert len(subsets) == 5 + 1 + 2 + 5  # seeds, the plain one again, parts, planted pools
+    planted = subsets[-1]
+    folder, rows = store.get(planted), planted.ranking.pool.open(store)
+    assert len(json.loads((folder / "rows.json").read_text())) == 61
+    assert len(rows) == noise_pool.ROWS
+
+
 def test_the_page_has_the_tables_and_says_them_in_words(exam, store, marks):
     text = exam.make(store)
     titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
@@ -167,22 +189,29 @@ def test_the_page_has_the_tables_and_says_them_in_words(exam, store, marks):
     assert float(lines[0]["value"]) == first.value
 
 
-def test_the_report_shows_the_exams_of_a_pool(exam, store, marks):
-    later = dataclasses.replace(exam, selectors={"again": Random(), "random": Random()})
-    store.get(later)
+def test_the_report_shows_the_exams_of_a_pool(exam, tmp_path):
+    """Those of a sweep in one table, also where nothing was chosen of the pool."""
+    store = Store(str(tmp_path))
+    small = dataclasses.replace(exam, seeds=(0, 1), fit_seeds=(0, 1), rows=101)
+    for selectors in ({"random": Random(), "again": Random()}, {"in_order": InOrder()}):
+        folder = store.get(dataclasses.replace(small, selectors=selectors))
+    (mark,) = (
+        mark
+        for mark in read(json.loads((folder / "exam.json").read_text())["marks"])
+        if (mark.part, mark.name) == ("planted", "exact")
+    )
     page = Path(Report().make(store)).read_text(encoding="utf-8")
     assert "What selectors do with pool noise" in page
     shown = page.split('id="exam-1"')[1]
     for title in ("Stability", "Planted rows: kept, by clean rows kept", "Orders alike"):
         assert f"<h4>{title}</h4>" in shown
-    assert all(f">{name}</t" in shown for name in (*exam.selectors, "again"))
-    ratio = marks["semdedup", "planted", "exact"]
-    assert f"{ratio.value:.2f} [{ratio.low:.2f} to {ratio.high:.2f}]" in shown
+    assert all(f">{name}</t" in shown for name in ("random", "again", "in_order"))
+    assert f"{mark.value:.2f} [{max(mark.low, 0):.2f} to {mark.high:.2f}]" in shown
     assert "again at 20 %: " in page
 
 
 def test_an_exam_is_labelled_by_its_selectors(exam):
-    names = "random, length, semdedup, prefers_swapped, in_order"
+    names = "random, length, semdedup, prefers_swapped, in_order, picks_anew"
     assert label(exam) == f"{names}, pool noise"
 
 
@@ -268,10 +297,11 @@ def test_an_interval_is_students():
     assert over_measurements([0.5], name="x") == (0.5, None, None, 1)
 
 
-def test_words_say_the_least_stable_and_what_raises_it():
+def test_words_say_how_stable_it_is_and_what_raises_it():
     marks = [
         Mark("a", 0.1, "stability", "ranking seeds", 0.9, 0.8, 1.0, 0.1),
         Mark("a", 0.1, "stability", "proxy seeds", 0.12, 0.10, 0.14, 0.1, count=3),
+        Mark("a", 0.1, "stability", "50 % left out", 0.01, chance=0.1),
         Mark("a", 0.1, "remedy", "twice the epochs", 0.13, 0.12, 0.15, 0.1, count=3),
         Mark("a", 0.1, "remedy", "trajectories of 2 proxies", 0.3, 0.2, 0.4, 0.1, count=3),
         Mark("a", 0.1, "planted", "exact", 9.8, 9.0, 10.5, 0.1, 0.98, 3),
@@ -283,6 +313,7 @@ def test_words_say_the_least_stable_and_what_raises_it():
     assert (
         "under other proxy seeds share 12 % of their rows (10 % by chance): nearly chance" in said
     )
+    assert "; they share 1 % with 50 % left out; " in said
     assert "more rows are shared with trajectories of 2 proxies (30 %)" in said
     assert "it keeps 0.98 (of clean rows 0.10)" in said
     assert "keeps fewer empty answers (0.20) than clean rows" in said

@@ -7,6 +7,7 @@ from xmas.results.exam.marks import LENGTH, PLANTED, REMEDY, STABILITY, Mark
 from xmas.results.exam.measures import beyond_chance
 
 _NEARLY_CHANCE, _STABLE = 0.2, 0.8  # of the way from chance to the same rows
+_LESS = 0.1  # of that way
 _FOLLOWS = 0.5  # share of a score's variance
 _MORE = 1.25  # a ratio that is worth a word, where its interval leaves out 1
 _COPIES = ("exact", "near")
@@ -38,20 +39,29 @@ def _sentence(marks: Sequence[Mark], selector: str) -> str:
 
 
 def _stability(marks: Sequence[Mark]) -> Iterator[str]:
-    """The least stable of what was varied."""
-    of_part = [mark for mark in marks if mark.part == STABILITY and mark.chance is not None]
-    if not of_part:
+    """Under other proxy seeds, or ranking seeds where nothing is learned; then what is less stable
+    than that.
+    """
+    by_name = {mark.name: mark for mark in marks if mark.part == STABILITY}
+    first = by_name.get("proxy seeds") or by_name.get("ranking seeds")
+    if first is None:
         return
-    worst = min(of_part, key=_kappa)
-    kappa = _kappa(worst)
+    kappa = _kappa(first)
     degree = (
         "nearly chance" if kappa < _NEARLY_CHANCE else "stable" if kappa > _STABLE else "in part"
     )
-    between = "of the pool with " if worst.name.endswith("left out") else "under other "
     yield (
-        f"its subsets {between}{worst.name} share {100 * worst.value:.0f} % of their rows "
-        f"({100 * (worst.chance or 0):.0f} % by chance): {degree}"
+        f"its subsets under other {first.name} share {100 * first.value:.0f} % of their rows "
+        f"({100 * (first.chance or 0):.0f} % by chance): {degree}"
     )
+    less = [mark for mark in by_name.values() if _kappa(mark) < kappa - _LESS]
+    if less:
+        how = {True: "with", False: "under"}
+        texts = [
+            f"{100 * mark.value:.0f} % {how[mark.name.endswith('left out')]} {mark.name}"
+            for mark in less
+        ]
+        yield f"they share {', '.join(texts)}"
 
 
 def _kappa(mark: Mark) -> float:

@@ -15,7 +15,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 from choices import CONF
+from jinja2 import nodes
 from omegaconf import OmegaConf
 from PIL import Image
 from test_engine import close, randomised
@@ -24,6 +26,7 @@ from tiny_families import TINY, Tiny, seeded
 from tiny_undescribed import UNDESCRIBED
 from toy import HARDWARE, Toy, record
 from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils import chat_template_utils as jinja_utils
 
 from xmas.attention.engine import Running, Scan
 from xmas.attention.feed import Material
@@ -380,6 +383,71 @@ def test_an_exported_folder_gives_the_same_answers_in_plain_transformers(
         )  # fmt: skip
         new = tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True).strip()
         assert new == answer
+
+
+SERVED = {  # by vLLM: its `vllm/model_executor/models/registry.py`, the multimodal models
+    "Gemma3ForConditionalGeneration", "Idefics3ForConditionalGeneration",
+    "InternVLForConditionalGeneration", "LlavaForConditionalGeneration",
+    "LlavaNextForConditionalGeneration",
+    "LlavaOnevisionForConditionalGeneration", "PaliGemmaForConditionalGeneration",
+    "Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration",
+    "Qwen3VLForConditionalGeneration", "SmolVLMForConditionalGeneration",
+}  # fmt: skip
+OF_VIDEOS = {  # transformers' `models/auto`; where torchvision is missing its mapping has none
+    "internvl": "InternVLVideoProcessor",
+    "llava_onevision": "LlavaOnevisionVideoProcessor",
+    "qwen2_5_vl": "Qwen2VLVideoProcessor",
+    "qwen2_vl": "Qwen2VLVideoProcessor",
+    "qwen3_vl": "Qwen3VLVideoProcessor",
+    "smolvlm": "SmolVLMVideoProcessor",
+}
+PENALTIES = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}  # vLLM's defaults
+
+
+def loops_over_content(template: str) -> bool:
+    """Whether a loop goes over `message['content']`: then vLLM and SGLang pass the parts of a
+    message, images among them where they are, and not one text with images in front.
+    """
+    tree = jinja_utils._compile_jinja_template(template).environment.parse(template)
+    accesses = [
+        node
+        for loop in tree.find_all(nodes.For)
+        for node in (loop.iter, *loop.iter.find_all((nodes.Getitem, nodes.Getattr)))
+    ]
+    return any(
+        (isinstance(node, nodes.Getitem) and getattr(node.arg, "value", None) == "content")
+        or (isinstance(node, nodes.Getattr) and node.attr == "content")
+        for node in accesses
+    )
+
+
+def test_an_exported_folder_has_what_vllm_reads(toy: Toy, family):
+    if isinstance(family_of(family.parts.model.config), OwnForward):
+        pytest.skip("its files are its own")
+    if not isinstance(family_of(family.parts.model.config), Exportable):
+        pytest.skip("it is not exported")
+    folder = toy.store.get(Export(family.target, dtype="float32"))
+
+    def read(name: str) -> dict:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+
+    assert set(read("config.json")["architectures"]) <= SERVED
+    assert read("config.json")["text_config"]["torch_dtype"] == "float32"
+    defaults = read("generation_config.json")
+    assert defaults["do_sample"] is False
+    assert not PENALTIES & set(defaults)
+    ends = family.parts.encoder(family.tiny.template).end
+    assert defaults["eos_token_id"] == ends
+    assert loops_over_content((folder / "chat_template.jinja").read_text(encoding="utf-8"))
+    processor = read("processor_config.json")["processor_class"]
+    assert hasattr(transformers, processor)
+    assert read("tokenizer_config.json")["processor_class"] == processor
+    images = read("preprocessor_config.json")["image_processor_type"]
+    assert hasattr(transformers, images)
+    theirs = getattr(transformers, processor)
+    if "video_processor" in theirs.get_attributes():  # else one is inferred from that of images
+        videos = read("video_preprocessor_config.json")["video_processor_type"]
+        assert videos == OF_VIDEOS[family.parts.model.config.model_type]
 
 
 def replaced(ids: list[int], part: list[int], by: list[int]) -> list[int]:

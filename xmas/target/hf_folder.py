@@ -27,7 +27,10 @@ from xmas.models.vlm import LoadedModel, runs_whole
 IMAGES = ("<image>", "<image_here>")  # the first that the tokenizer does not have
 PAD = "<pad>"
 VIDEO_FILE = "video_preprocessor_config.json"
-VIDEOS = ("size", "image_mean", "image_std", "max_image_size", "resample")  # as of images
+VIDEOS = (  # as of images
+    "size", "image_mean", "image_std", "max_image_size", "resample", "patch_size",
+    "temporal_patch_size", "merge_size",
+)  # fmt: skip
 DIFFERENT = "the processor's ids for a question are not those that a fit sees"
 
 

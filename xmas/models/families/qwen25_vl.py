@@ -70,6 +70,7 @@ class Qwen25Vl(QwenVl):
 
     model_type = "qwen2_5_vl"
     hub_class = "Qwen2_5_VLProcessor"
+    video_processor: ClassVar[str] = "Qwen2VLVideoProcessor"
     hub_names: ClassVar[Mapping[str, str]] = {
         "model.visual.": "visual.",
         "model.language_model.": "model.",

@@ -53,6 +53,7 @@ class Qwen2Vl(QwenVl):
 
     model_type = "qwen2_vl"
     hub_class = "Qwen2VLProcessor"
+    video_processor: ClassVar[str] = "Qwen2VLVideoProcessor"
     hub_names: ClassVar[Mapping[str, str]] = {
         "model.visual.": "visual.",
         "model.language_model.": "model.",

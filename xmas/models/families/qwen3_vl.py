@@ -86,6 +86,7 @@ class Qwen3Vl(QwenVl):
 
     model_type = "qwen3_vl"
     hub_class = "Qwen3VLProcessor"
+    video_processor: ClassVar[str] = "Qwen3VLVideoProcessor"  # or Qwen2-VL's would be inferred
     hub_names: ClassVar[Mapping[str, str]] = {"model.": "model.", "lm_head.": "lm_head."}
     full_size: ClassVar[Configs] = {
         "qwen3_vl_2b": qwen3_vl_2b,

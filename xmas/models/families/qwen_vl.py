@@ -129,9 +129,7 @@ class QwenVl:
     def hub_processor(
         self, config: Any, processor: "NativeImages", tokenizer: Any, image: str
     ) -> Any:
-        """transformers' own, of images and texts alone: its part for videos needs torchvision, and
-        takes its defaults where the folder is loaded.
-        """
+        """transformers' own, of images and texts alone: its part for videos needs torchvision."""
         import transformers
         from transformers.processing_utils import ProcessorMixin
 

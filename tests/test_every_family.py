@@ -31,23 +31,27 @@ from transformers.utils import chat_template_utils as jinja_utils
 from xmas.attention.engine import Running, Scan
 from xmas.attention.feed import Material
 from xmas.attention.metric import Spectra
+from xmas.attention.shards import Shards
 from xmas.cli.config import build
 from xmas.data.pool import Pool
 from xmas.data.turns import Turn, turn_of
 from xmas.evaluation.generation.generate import generate_answers
 from xmas.evaluation.protocol import Question
+from xmas.features.losses.token_statistics import answer_statistics
+from xmas.models import families
 from xmas.models.answer_loss import answer_loss
-from xmas.models.chat.batches import Loader
+from xmas.models.chat.batches import Loader, collate
 from xmas.models.chat.labels import IGNORED
 from xmas.models.chat.layout import FEATURE, text_around, tokens_of_row
 from xmas.models.chat.tokens import Tokenised, TokenTable
 from xmas.models.families import FAMILIES, Exportable, HasMarks, HasPositions, OwnForward, family_of
 from xmas.models.specs import HUB, unbuilt
-from xmas.models.vision_cache import FromFiles
+from xmas.models.vision_cache import FromFiles, features_of
 from xmas.models.vlm import (
     LoadedModel,
     embed,
     freeze_tower,
+    head_of,
     hidden_states,
     image_features,
     language_inputs,
@@ -55,6 +59,7 @@ from xmas.models.vlm import (
     load,
     runs_whole,
     tower_features,
+    vocabulary_of,
 )
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
@@ -333,9 +338,10 @@ def questions(family) -> list[Question]:
     return [*asked, Question(len(asked), "Say it twice.", None)]
 
 
-def answers(family, parts: LoadedModel, batch: int, out: Path) -> list[str]:
+def answers(family, parts: LoadedModel, batch: int, out: Path, *, count=None) -> list[str]:
+    asked = questions(family)[:count]
     generate_answers(
-        parts, parts.encoder(family.tiny.template), questions(family), max_new_tokens=NEW,
+        parts, parts.encoder(family.tiny.template), asked, max_new_tokens=NEW,
         batch=batch, out=out, model_id="tiny", label="test",
     )  # fmt: skip
     return [json.loads(line)["text"] for line in out.read_text().splitlines()]
@@ -454,6 +460,81 @@ def replaced(ids: list[int], part: list[int], by: list[int]) -> list[int]:
     """`ids` with the only place of `part` replaced."""
     (at,) = (at for at in range(len(ids)) if ids[at : at + len(part)] == part)
     return [*ids[:at], *by, *ids[at + len(part) :]]
+
+
+class OwnInputs:
+    """What a model's own forward takes of the images of a row, as a processor."""
+
+    def __init__(self, family: SimpleNamespace, model: torch.nn.Module) -> None:
+        self.family, self.model = family, model
+
+    def pictures(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        rgb = [image.convert("RGB") for image in images]
+        return self.family.tiny.inputs(self.model, self.family.parts.processor, rgb)
+
+    def pictures_of_rows(self, rows: list[list[Image.Image]]) -> dict[str, torch.Tensor]:
+        (images,) = rows  # pixels of several are padded as each processor does it
+        return self.pictures(images)
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+@torch.no_grad()
+def measured(family, peaked, processor, out: Path) -> SimpleNamespace:
+    """Trajectories of two snapshots, states and losses of each row alone, answers."""
+    model, parts, table = copy.deepcopy(peaked), family.parts, family.table
+    pad, tower = parts.tokenizer.pad_token_id, f"{family_of(model.config).tower}."
+    snapshots = {
+        step: {
+            name: weight.detach().clone()
+            for name, weight in of.named_parameters()
+            if not name.startswith(tower)
+        }
+        for step, of in ((3, peaked), (5, parts.model))
+    }
+    pictures = FromFiles(family.rows, processor)
+    material = Material(table, pictures, family.rows.shown, pad)
+    scan = Scan(model, material, Spectra(batch_tokens=1), Running())
+    shards = Shards(out / "shards", scan.plan.bounds, tuple(snapshots), 5)
+    scan.run(shards, tuple(snapshots), snapshots.get, label="test")
+    trajectories = np.full((len(table), len(snapshots), 5), np.nan, dtype=np.float32)
+    trajectories[scan.plan.order] = np.stack([shards.column(step) for step in snapshots], axis=1)
+    states, losses = [], []
+    for row in range(len(table)):
+        batch = collate(
+            [row], [table[row]], image_token=model.config.image_token_id, pad=pad, pictures=pictures
+        )
+        features, sizes = features_of(model, batch), batch.pictures.get("sizes")
+        states.append(hidden_states(model, batch.ids, batch.mask, features, sizes=sizes))
+        head, vocabulary = head_of(model), vocabulary_of(model)
+        losses.append(answer_statistics(head, states[-1], batch.labels, vocabulary=vocabulary)[0])
+    answering = LoadedModel(model, parts.tokenizer, processor)
+    vars(answering)["layout"] = parts.layout
+    texts = answers(family, answering, 1, out / "answers.jsonl", count=3)
+    return SimpleNamespace(trajectories=trajectories, states=states, losses=losses, texts=texts)
+
+
+@pytest.mark.usefixtures("readable")
+def test_a_described_family_computes_what_the_model_s_own_forward_does(
+    family, peaked, tmp_path, monkeypatch
+):
+    """Trajectories, states, losses and answers are the same as if nobody had described it."""
+    kind = peaked.config.model_type
+    if kind not in FAMILIES:
+        pytest.skip("nobody has described it")
+    fast = measured(family, peaked, family.parts.processor, tmp_path / "fast")
+    others = {name: other for name, other in FAMILIES.items() if name != kind}
+    monkeypatch.setattr(families, "FAMILIES", others)
+    whole = measured(family, peaked, OwnInputs(family, peaked), tmp_path / "whole")
+    assert runs_whole(peaked)
+    close(whole.trajectories, fast.trajectories, 1e-5)
+    assert not np.allclose(fast.trajectories[0, 0], fast.trajectories[0, 1], rtol=1e-2)
+    for own, ours in zip(whole.states, fast.states, strict=True):
+        torch.testing.assert_close(own, ours, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.cat(whole.losses), torch.cat(fast.losses), equal_nan=True)
+    assert whole.texts == fast.texts
+    assert len(set(fast.texts)) > 1
 
 
 EVERY_SIZE = [(kind, name) for kind, family in FAMILIES.items() for name in family.full_size]

@@ -78,16 +78,31 @@ class OwnProcessor:
             if isinstance(value, Tensor) and name not in OF_TEXT
         }
 
-    def tokens(self, sizes: Sequence[tuple[int, int]]) -> list[Int[np.ndarray, " image"]]:
+    def tokens(
+        self, sizes: Sequence[tuple[int, int]], image_token: int, types: Sequence[str] = ()
+    ) -> list[Int[np.ndarray, " image"]]:
         """The token ids of the images of a row, marks included, given their heights and widths.
 
-        Raises ValueError: the processor does not expand images where the text has them.
+        Args:
+            image_token: the model's id for a feature of an image.
+            types: names of types of tokens that the model takes.
+
+        Raises ValueError: the processor does not expand images where the text has them, or its
+            types are not 1 at the image tokens and 0 elsewhere.
         """
         mark = self.own.tokenizer.eos_token
         blank = [Image.new("RGB", (width, height)) for height, width in sizes]
         before, after = self.marks
         text = mark.join(["", *[before + self.placeholder + after] * len(sizes), ""])
-        ids = np.array(self._run([text], [blank])["input_ids"][0], dtype=np.int32)
+        inputs = self._run([text], [blank])
+        ids = np.array(inputs["input_ids"][0], dtype=np.int32)
+        for name in types:
+            if not np.array_equal(np.array(inputs[name][0]), ids == image_token):
+                raise ValueError(
+                    f"the {name} of {type(self.own).__name__} are not 1 at the image's tokens and "
+                    "0 elsewhere, so that they depend on where the answer starts; a file in "
+                    "xmas/models/families has to describe this family"
+                )
         marks = np.flatnonzero(ids == self.own.tokenizer.eos_token_id)
         if len(marks) != len(sizes) + 1:
             raise ValueError(
@@ -114,8 +129,10 @@ class OwnTokens:
 
     by_size = True
 
-    def __init__(self, processor: OwnProcessor, image_token: int, tokenizer: Any) -> None:
-        self._processor, self._image_token = processor, image_token
+    def __init__(
+        self, processor: OwnProcessor, image_token: int, tokenizer: Any, types: Sequence[str] = ()
+    ) -> None:
+        self._processor, self._image_token, self._types = processor, image_token, types
         self.literal = literal_of(tokenizer, image_token)
         self._of_sizes = functools.lru_cache(SIZES)(self._expanded)
 
@@ -140,7 +157,7 @@ class OwnTokens:
     def _expanded(
         self, sizes: tuple[tuple[int, int], ...]
     ) -> tuple[Int[np.ndarray, " image"], ...]:
-        images = self._processor.tokens(sizes)
+        images = self._processor.tokens(sizes, self._image_token, self._types)
         for size, ids in zip(sizes, images, strict=True):
             if not (ids == self._image_token).any():
                 raise ValueError(

@@ -1,12 +1,14 @@
 """A published vision-language model as a start point."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from xmas.models.families import HasMarks, family_of
+from xmas.models.families import HasMarks, OwnForward, Parts, family_of
+from xmas.models.hub import local_folder
 from xmas.models.shape import Shape
 from xmas.models.sources import Source, answer_greedily, tokenizer_of
 from xmas.models.specs import config_of
@@ -14,6 +16,23 @@ from xmas.models.start_point import StartPoint
 from xmas.models.tokenizer import TrainedTokenizer
 from xmas.models.vlm import LoadedModel
 from xmas.store import Store, volatile
+
+log = logging.getLogger(__name__)
+
+
+def path_of(family: Parts, name: str) -> str:
+    """How models of a family run, and what that costs."""
+    if isinstance(family, OwnForward):
+        return (
+            f"{name}: nobody described models of type {family.model_type}, so that rows run whole, "
+            "by the model's own forward and processor: the tower again for every row and snapshot, "
+            "no prefix shared; goal=estimate counts it, docs/add-a-model-family.md says how to "
+            "describe one"
+        )
+    return (
+        f"{name}: models of type {family.model_type} are described in xmas/models/families: tower "
+        "features once an image, prefixes shared"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +75,13 @@ class Published(StartPoint):
 
     def shape(self) -> Shape:
         config = _changed(config_of(self.source), self.config)
-        return family_of(config).shape(config, tiles=self.tiles)
+        family = family_of(config)
+        shape = family.shape(config, tiles=self.tiles)
+        folder = local_folder(self.source)
+        if not isinstance(family, OwnForward) or folder is None:
+            return shape
+        processor = family.processor(folder, self.images)
+        return family.seen(shape, processor, family.layout(config, processor, tokenizer_of(folder)))
 
     def compute(self, store: Store, out: Path) -> None:
         """Raises TypeError: the model is of no known family; ValueError: its files disagree."""
@@ -71,6 +96,7 @@ class Published(StartPoint):
         tokenizer = tokenizer_of(folder)
         processor = family.processor(folder, self.images)
         family.layout(config, processor, tokenizer)  # or it would fail after the weights
+        log.info("%s", path_of(family, self.source.name))
         model = AutoModelForImageTextToText.from_pretrained(
             folder, config=config, local_files_only=True, dtype=getattr(torch, self.dtype)
         )
@@ -89,6 +115,12 @@ class Published(StartPoint):
             tokenizer.add_special_tokens({"additional_special_tokens": [*family.marks.values()]})
             for field, name in family.marks.items():
                 setattr(config, field, tokenizer.convert_tokens_to_ids(name))
+        if isinstance(family, OwnForward):
+            raise ValueError(
+                f"{self.source.name}: nobody described models of type {config.model_type}, so that "
+                "nothing says how random weights of their size see images: set weights=published, "
+                "or describe the family (docs/add-a-model-family.md)"
+            )
         (out / "preprocessor_config.json").write_text("{}")
         processor = family.processor(out, self.images)
         with torch.random.fork_rng(devices=[]):

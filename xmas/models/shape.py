@@ -130,6 +130,11 @@ class Shape:
     whole: bool = False
 
     @property
+    def path(self) -> str:
+        """What an estimate says of passes that run whole; nothing of others."""
+        return ", by the model's own forward, the tower again each time" if self.whole else ""
+
+    @property
     def projector_parameters(self) -> int:
         """Weights and biases."""
         steps = zip(self.projector, self.projector[1:], strict=False)

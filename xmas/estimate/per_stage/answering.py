@@ -94,7 +94,7 @@ def answering(
         images=counts.pictured,
     )
     prompts = whole
-    if batch > 1 and counts.images:  # the tokens of an image are computed once
+    if batch > 1 and counts.images and not shape.whole:  # the tokens of an image are computed once
         prompts = whole.sharing(shape.image_tokens, counts.pictured / counts.images)
     steps = math.ceil(counts.questions / batch) * new
     decoding = Phase(
@@ -104,11 +104,13 @@ def answering(
         launching=steps * _launches(shape, precision, has_graphs) * assumed.launch,
     )
     passes, tower_passes = _passes(prompts, counts, batch)
-    prefill = flops.prefill(shape, prompts, towers=counts.images)
+    prefill = flops.prefill(
+        shape, prompts, towers=counts.pictured if shape.whole else counts.images
+    )
     kernels = passes * _launches(shape, precision, False)
     kernels += tower_passes * _TOWER_KERNELS * shape.tower.layers
     return Work(
-        what,
+        what + shape.path,
         flops=prefill + decoding.flops,
         bits=precision,
         traffic=passes * shape.decoder.parameters * precision / 8 + decoding.traffic,

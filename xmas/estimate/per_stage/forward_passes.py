@@ -44,13 +44,15 @@ def _(stage: Trajectories, context: Context) -> Work:
     load, text = scan_load(census, shape, proxy.max_length)
     per_image = census.pictured / max(1, census.images)
     shared = load.sharing(shape.image_tokens, max(1.0, per_image))
-    if load.tokens - shared.tokens >= _SHARED_FROM * load.tokens:
+    images = census.images  # for which pixels are read, and the connector runs
+    how = shape.path
+    if shape.whole:
+        images = census.pictured
+    elif load.tokens - shared.tokens >= _SHARED_FROM * load.tokens:
         load, how = shared, f", prefixes shared by {per_image:.2f} rows an image"
-    else:
-        how = ""
     passes = 1 if context.made(proxy) else steps
-    towers = 0 if proxy.cache_vision else passes * census.images
-    decoded = 0.0 if proxy.cache_vision else passes * census.images * census.decode
+    towers = 0 if proxy.cache_vision else (steps if shape.whole else passes) * images
+    decoded = 0.0 if proxy.cache_vision else passes * images * census.decode
     metric = census.scale * flops.spectra(text, shape.image_tokens)
     longest = int(census.lengths(shape.image_tokens, proxy.max_length).max())
     on_cpu = proxy.hardware.accelerator == "cpu"
@@ -62,7 +64,7 @@ def _(stage: Trajectories, context: Context) -> Work:
         + steps
         * (
             flops.scan(shape.decoder, load)
-            + flops.projector(shape, min(census.images, load.images))
+            + flops.projector(shape, min(images, load.images))
             + metric
         ),
         bits=precision,

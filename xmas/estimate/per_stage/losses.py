@@ -69,10 +69,12 @@ def _(stage: Answers, context: Context) -> Work:
     width = bits(stage.precision)
     longest = int(census.lengths(shape.image_tokens, tokens.max_length).max())
     stream = max(stage.how.batch_tokens, longest) * memory.block(shape.decoder)
+    again = steps if shape.whole else 1  # the tower's passes over an image
     return Work(
-        f"answers of {census.rows:,} rows at {steps} snapshots, and without images at the last",
+        f"answers of {census.rows:,} rows at {steps} snapshots, and without images at the last"
+        f"{shape.path}",
         flops=flops.forward(shape, with_images, towers=0) * steps
-        + flops.tower(shape.tower, towers * shape.tiles)
+        + flops.tower(shape.tower, again * towers * shape.tiles)
         + flops.forward(shape, blind, towers=0),
         bits=width,
         core_seconds=towers * census.decode,

@@ -135,6 +135,10 @@ class OwnForward(Parts, Protocol):
         """
         ...
 
+    def seen(self, shape: Shape, processor: Any, layout: Any) -> Shape:
+        """`shape` with what the processor makes of an image of usual size."""
+        ...
+
     def logits(
         self, model: Any, hidden: Float[Tensor, "tokens hidden"]
     ) -> Float[Tensor, "tokens vocabulary"]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
@@ -28,6 +29,7 @@ from xmas.models.own_processor import OwnProcessor, OwnTokens, own_processor
 from xmas.models.shape import Decoder, Shape, Tower
 
 TYPES = ("mm_token_type_ids", "token_type_ids")  # 1 at the tokens of images
+USUAL = (480, 640)  # height and width of an image, pixels
 _INSIDE = re.compile(r"merger|projector|connector|aligner|resampler")  # connectors inside a tower
 _OTHERS = re.compile(r"audio|speech|video|generation|vqmodel|talker")  # of other modalities
 _UNUSED = ("input_ids", "past_key_values", "use_cache", "return_dict", "cache_position")
@@ -90,7 +92,10 @@ class Undescribed:
         return own_processor(folder, changes)
 
     def layout(self, config: Any, processor: OwnProcessor, tokenizer: Any) -> OwnTokens:
-        return OwnTokens(processor, config.image_token_id, tokenizer)
+        """Raises ValueError: the processor does not work as the passes here need it; says why."""
+        layout = OwnTokens(processor, config.image_token_id, tokenizer, self.types)
+        layout.tokens(USUAL)
+        return layout
 
     def shape(self, config: Any, *, image_tokens: int | None = None, tiles: float = 1.0) -> Shape:
         """Counted, not read from the configuration: weights that all tokens are multiplied with are
@@ -99,6 +104,21 @@ class Undescribed:
         shape = _counted(self, config.to_json_string(), type(config))
         tokens = image_tokens or round(tiles * shape.image_tokens)
         return dataclasses.replace(shape, image_tokens=tokens, tiles=tiles)
+
+    def seen(self, shape: Shape, processor: OwnProcessor, layout: OwnTokens) -> Shape:
+        """`shape` with the tiles, patches and tokens of an image of `USUAL` size."""
+        pixels = _pixels(processor.pictures([Image.new("RGB", USUAL[::-1])]))
+        tiles, patches = 1, pixels[..., 0].numel()  # a line of numbers for each patch
+        if pixels.dim() > 3:
+            height, width = pixels.shape[-2:]
+            tiles = pixels.numel() // (3 * height * width)
+            patches = (height // shape.tower.patch) * (width // shape.tower.patch)
+        return dataclasses.replace(
+            shape,
+            tower=dataclasses.replace(shape.tower, patches=patches),
+            image_tokens=len(layout.tokens(USUAL)),
+            tiles=float(tiles),
+        )
 
 
 def _built(config: PreTrainedConfig) -> PreTrainedModel:
@@ -306,6 +326,11 @@ def _replaced(language: nn.Module, hidden: Tensor) -> Iterator[None]:
         yield
     finally:
         del language.forward
+
+
+def _pixels(pictures: Mapping[str, Tensor]) -> Tensor:
+    """The largest tensor of numbers that a processor makes of images."""
+    return max((one for one in pictures.values() if one.is_floating_point()), key=Tensor.numel)
 
 
 class _Reached(Exception):  # noqa: N818 - no error: the language model's inputs are there

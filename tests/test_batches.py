@@ -8,6 +8,7 @@ import pytest
 import torch
 from toy import Toy
 
+from xmas.models.chat.alike_order import alike_order
 from xmas.models.chat.batches import Loader, collate, micro_batches, modality_length_order
 from xmas.models.chat.labels import IGNORED, Tokens
 from xmas.models.chat.layout import FEATURE, Fixed
@@ -127,6 +128,63 @@ def test_micro_batches_are_of_one_kind_but_for_the_last_mega_batch():
         assert (np.diff(order[whole:]) > 0).all()  # the last mega-batch stands in row order
         mixed += bool(last)
     assert mixed > 100
+
+
+def test_alike_microbatches_have_every_row_once_and_one_kind_but_for_the_last_step():
+    other_orders = 0
+    for lengths, has_image, micro, world in random_rows(seed=5, cases=200):
+        images = np.where(has_image, lengths // 2, 0)
+        orders = [
+            alike_order(
+                lengths, images, has_image, micro=micro, world=world, tower=True,
+                rng=np.random.default_rng(seed),
+            )
+            for seed in (0, 0, 1)
+        ]  # fmt: skip
+        assert sorted(orders[0]) == list(range(len(lengths)))
+        assert orders[0].tolist() == orders[1].tolist()
+        other_orders += orders[0].tolist() != orders[2].tolist()
+        mega = micro * world
+        last = int(has_image.sum()) % mega + int((~has_image).sum()) % mega
+        for start in range(0, len(lengths) - last, micro):
+            assert len(set(has_image[orders[0][start : start + micro]])) == 1
+    assert other_orders > 100  # of 200; where rows fill less than a step, no seed matters
+
+
+def test_alike_microbatches_by_hand():
+    """Four steps of two microbatches of two rows: neighbours in length, in a step as well."""
+    lengths = np.array([7, 90, 31, 8, 88, 30, 60, 61, 9, 91, 33, 10, 92, 34, 62, 63])
+    images = np.zeros_like(lengths)
+    every = {"micro": 2, "world": 2, "rng": np.random.default_rng(4)}
+    order = alike_order(lengths, images, np.ones(16, dtype=bool), tower=False, **every)
+    steps = lengths[order].reshape(4, 2, 2).tolist()
+    assert sorted(steps) == [
+        [[10, 9], [8, 7]], [[34, 33], [31, 30]], [[63, 62], [61, 60]], [[92, 91], [90, 88]],
+    ]  # fmt: skip
+    assert steps != sorted(steps)
+    # The second microbatch pads less, but its images keep the tower busy.
+    images[[4, 1]] = 40
+    order = alike_order(lengths, images, np.ones(16, dtype=bool), tower=True, **every)
+    assert [[90, 88], [92, 91]] in lengths[order].reshape(4, 2, 2).tolist()
+
+
+def test_alike_microbatches_pad_little_where_lengths_differ_tenfold():
+    rng = np.random.default_rng(6)
+    lengths = rng.choice([130, 420, 1300], size=2048) + rng.integers(0, 90, 2048)
+    every = np.ones(2048, dtype=bool)
+    pads = {}
+    for name in ("alike", "balanced"):
+        ours = name == "alike"
+        options = {"micro": 8, "world": 16, "rng": np.random.default_rng(0)}
+        order = (
+            alike_order(lengths, lengths, every, tower=True, **options)
+            if ours
+            else modality_length_order(lengths, every, **options)
+        )
+        padded = 8 * lengths[order].reshape(-1, 8).max(axis=1).sum()
+        pads[name] = 1 - lengths.sum() / padded
+    assert pads["alike"] < 0.01
+    assert pads["balanced"] > 0.3
 
 
 def test_the_longest_rows_are_dealt_to_chunks_of_close_sums():

@@ -135,6 +135,16 @@ def test_muon_changes_the_keys_of_recipes_that_use_it_alone(demo):
     assert key(dataclasses.replace(pretrained, recipe=with_muon)) == "d28aee266fc6"
 
 
+def test_alike_microbatches_change_the_keys_of_recipes_that_use_them_alone(demo):
+    """`Recipe.grouping` came later: LLaVA's balanced microbatches are described as before."""
+    recipe = demo["proxy"].recipe
+    assert "grouping" not in describe(recipe)
+    alike = dataclasses.replace(recipe, grouping="alike")
+    assert describe(alike) == describe(recipe) | {"grouping": "alike"}
+    with pytest.raises(ValueError, match="grouping 'like' is none of balanced, alike"):
+        dataclasses.replace(recipe, grouping="like")
+
+
 @pytest.mark.parametrize("node", PASSES)
 def test_a_pass_in_float32_keeps_its_key(compose, node):
     """Since precisions follow those of fits; devices and ranks are in no key."""

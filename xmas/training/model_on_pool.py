@@ -202,6 +202,7 @@ def fit_on_pool(
         out=out,
         label=label,
         pad=loaded.tokenizer.pad_token_id,
+        tower=not stage.cache_vision,
         callbacks=callbacks,
         logger=logger,
     )

@@ -12,7 +12,7 @@ from xmas.estimate.flops import Load
 from xmas.estimate.work import Context, Work, work
 from xmas.models.adapters import Adapters, adapted_matrices, numbers_of
 from xmas.models.assembled import Assembled
-from xmas.models.chat.batches import micro_batches, modality_length_order
+from xmas.models.chat.batches import micro_batches
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.published import Published
 from xmas.models.shape import Shape, Tower, shape_of
@@ -20,6 +20,7 @@ from xmas.selection.subset import Subset, budget_of
 from xmas.target.export import Export
 from xmas.target.target import Target
 from xmas.training.fit import memory
+from xmas.training.fit.batch_plan import training_order
 from xmas.training.fit.memory import FitMemory
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.probe import schedule
@@ -63,11 +64,12 @@ def fit_work(
     """
     census = context.census(tokens)
     lengths = census.lengths(shape.image_tokens, tokens.max_length)
-    order = modality_length_order(
+    order = training_order(
         lengths,
+        lengths - census.text.astype(int),
         census.has_image,
-        micro=recipe.micro_batch,
-        world=recipe.batch // recipe.micro_batch,
+        recipe,
+        tower=not cached,
         rng=np.random.default_rng(0),
     )
     batches = micro_batches(order, recipe.micro_batch)

@@ -7,8 +7,9 @@ optimiser step has the same ones on any number of devices.
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
+from xmas.models.chat.alike_order import alike_order
 from xmas.models.chat.batches import micro_batches, modality_length_order
 from xmas.models.chat.tokens import TokenTable
 from xmas.training.fit.recipe import Recipe
@@ -34,11 +35,19 @@ class BatchPlan:
 
 
 def plan_batches(
-    table: TokenTable, rows: Int[np.ndarray, " rows"], recipe: Recipe, seed: int
+    table: TokenTable,
+    rows: Int[np.ndarray, " rows"],
+    recipe: Recipe,
+    seed: int,
+    *,
+    tower: bool = True,
 ) -> BatchPlan:
     """All microbatches of a fit on `rows` of a pool, epoch after epoch.
 
     One without an answer has weight zero.
+
+    Args:
+        tower: whether the vision tower runs in a step.
 
     Raises ValueError: `rows` is empty.
     """
@@ -47,11 +56,12 @@ def plan_batches(
     rng = np.random.default_rng(seed)
     batches = []
     for _ in range(recipe.epochs):
-        order = modality_length_order(
+        order = training_order(
             table.lengths[rows],
+            table.image_lengths[rows],
             table.image_at[rows] >= 0,
-            micro=recipe.micro_batch,
-            world=recipe.accumulated,
+            recipe,
+            tower=tower,
             rng=rng,
         )
         batches += micro_batches(rows[order], recipe.micro_batch)
@@ -62,6 +72,30 @@ def plan_batches(
     totals = [answers[start : start + recipe.accumulated].sum() for start in steps]
     totals = np.repeat(np.maximum(totals, 1), recipe.accumulated)[: len(answers)]
     return BatchPlan(batches, (answers * recipe.accumulated / totals).tolist())
+
+
+def training_order(
+    lengths: Int[np.ndarray, " rows"],
+    image_lengths: Int[np.ndarray, " rows"],
+    has_image: Bool[np.ndarray, " rows"],
+    recipe: Recipe,
+    *,
+    tower: bool,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " rows"]:
+    """Positions 0..rows-1 in the order of an epoch, by what `recipe.grouping` says.
+
+    Args:
+        lengths: tokens of the rows, images counted.
+        image_lengths: tokens of their images alone.
+        tower: whether the vision tower runs in a step.
+    """
+    micro, world = recipe.micro_batch, recipe.accumulated
+    if recipe.grouping == "alike":
+        return alike_order(
+            lengths, image_lengths, has_image, micro=micro, world=world, tower=tower, rng=rng
+        )
+    return modality_length_order(lengths, has_image, micro=micro, world=world, rng=rng)
 
 
 def answered(table: TokenTable, batch: Int[np.ndarray, " _"]) -> bool:

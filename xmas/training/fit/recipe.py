@@ -7,6 +7,7 @@ from typing import Any
 from xmas.store import volatile
 
 TOKEN_MEANS = ("micro_batch", "step")
+GROUPINGS = ("balanced", "alike")
 STRATEGIES = ("auto", "ddp", "fsdp2")
 QUANTISATIONS = ("nf4",)
 PRECISIONS = (
@@ -35,10 +36,14 @@ class Recipe:
     precision: Any = "bf16-mixed"  # Lightning's name, a str; a short one, as 32, is made long
     token_mean: str = "micro_batch"  # then their mean, LLaVA's; step: all tokens of a step
     muon_rate: float | None = volatile(None)  # Muon trains the inner matrices, at this peak rate
+    grouping: str = volatile("balanced")  # rows of a microbatch: balanced sums of lengths, LLaVA's;
+    # alike: of about equal length, for images that differ in size
 
     def __post_init__(self) -> None:
         if self.token_mean not in TOKEN_MEANS:
             raise ValueError(f"token_mean {self.token_mean!r} is none of {', '.join(TOKEN_MEANS)}")
+        if self.grouping not in GROUPINGS:
+            raise ValueError(f"grouping {self.grouping!r} is none of {', '.join(GROUPINGS)}")
         if self.batch % self.micro_batch:
             raise ValueError(
                 f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}; change one"
@@ -57,8 +62,9 @@ class Recipe:
             )
 
     def corrections(self) -> dict[str, Any]:
-        """Muon came later: recipes without it keep the keys of their results."""
-        return {} if self.muon_rate is None else {"muon_rate": self.muon_rate}
+        """These came later: recipes without them keep the keys of their results."""
+        muon = {} if self.muon_rate is None else {"muon_rate": self.muon_rate}
+        return muon | ({} if self.grouping == "balanced" else {"grouping": self.grouping})
 
     @property
     def accumulated(self) -> int:

@@ -45,6 +45,7 @@ def fit(
     out: Path,
     label: str,
     pad: int,
+    tower: bool = True,
     callbacks: Sequence[Callback] = (),
     logger: Logger | None = None,
 ) -> None:
@@ -59,6 +60,7 @@ def fit(
         rows: of the pool that `table` and `pictures` belong to.
         label: of the progress bar.
         pad: token id.
+        tower: whether the vision tower runs in a step: its features are not cached.
         callbacks: in addition to the loss curve, the progress bar, checks and checkpoints.
         logger: gets the loss curve, and what callbacks log.
 
@@ -72,7 +74,7 @@ def fit(
     strategy = strategy_of(hardware)
     rank, world = distributed.rank_and_world() if distributed.launched() else (0, 1)
     accumulate = microbatches_per_rank(recipe, world)
-    batch_plan = plan_batches(table, rows, recipe, seed)
+    batch_plan = plan_batches(table, rows, recipe, seed, tower=tower)
     check_rows(table, batch_plan)
     share = batch_plan.share(rank, world)
     config = unwrap(model).config

@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from xmas.store.progress import bar
+
 BLOCK_BYTES = 1 << 27  # of a block in float32
+Block = tuple[Int[np.ndarray, " block"], Float[np.ndarray, "block _"]]  # rows, and their values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Centred:
         Raises ValueError: no row has a value.
         """
         total, count = np.zeros(values.shape[1]), 0
-        for rows, block in _blocks(values):
+        for rows, block in _blocks(values, None, label="mean feature"):
             total += np.ones(len(rows), dtype=np.float32) @ block
             count += len(rows)
         if not count:
@@ -43,23 +46,32 @@ class Centred:
             )
         return cls(values, (total / count).astype(np.float32), count)
 
-    def __iter__(self) -> Iterator[tuple[Int[np.ndarray, " block"], Float[np.ndarray, "block _"]]]:
-        """Blocks: the numbers of rows that have values, and their values minus the mean."""
-        for rows, block in _blocks(self.values):
-            block -= self.mean
-            yield rows, block
+    def blocks(self, label: str) -> Iterator[Block]:
+        """The numbers of rows that have values, and their values minus the mean.
+
+        Args:
+            label: of the progress bar.
+        """
+        return _blocks(self.values, self.mean, label=label)
 
 
 def _blocks(
-    values: Float[np.ndarray, "rows width"],
-) -> Iterator[tuple[Int[np.ndarray, " block"], Float[np.ndarray, "block _"]]]:
-    """Blocks of float32 copies, and the numbers of their rows; rows of NaN are left out."""
+    values: Float[np.ndarray, "rows width"], mean: Float[np.ndarray, " width"] | None, *, label: str
+) -> Iterator[Block]:
+    """Blocks of float32 copies, minus `mean`, and the numbers of their rows; none of NaN.
+
+    By torch, whose casts and differences use all threads.
+    """
     size = max(1, BLOCK_BYTES // (4 * values.shape[1]))
-    for start in range(0, len(values), size):
-        part = np.array(values[start : start + size])
-        rows = np.flatnonzero(~np.isnan(part[:, 0]))
-        part = part if len(rows) == len(part) else part[rows]
-        yield start + rows, torch.from_numpy(part).float().numpy()  # faster than numpy's cast
+    with bar(total=len(values), label=label) as progress:
+        for start in range(0, len(values), size):
+            part = values[start : start + size]
+            rows = np.flatnonzero(~np.isnan(part[:, 0]))
+            block = torch.from_numpy(part[rows]).float()
+            if mean is not None:
+                block -= torch.from_numpy(mean)
+            yield start + rows, block.numpy()
+            progress.update(len(part))
 
 
 def mean_correlation(centred: Centred) -> Float[np.ndarray, " rows"]:
@@ -69,10 +81,10 @@ def mean_correlation(centred: Centred) -> Float[np.ndarray, " rows"]:
     mean: the sum over all pairs without the pairs. NaN where there is no other row.
     """
     total = np.zeros(centred.values.shape[1])
-    for _, block in centred:
+    for _, block in centred.blocks("sum of directions"):
         total += _inverse_lengths(block) @ block
     scores = np.full(len(centred.values), np.nan)
-    for rows, block in centred:
+    for rows, block in centred.blocks("correlations"):
         inverse = _inverse_lengths(block)
         scores[rows] = (block @ total.astype(np.float32)) * inverse - (inverse > 0)
     return scores / (centred.count - 1) if centred.count > 1 else np.full(len(scores), np.nan)
@@ -87,10 +99,11 @@ def leverage(centred: Centred, energy: float) -> tuple[Float[np.ndarray, " rows"
     variance is that of rounding are never counted. NaN where a row has no value.
     """
     width = centred.values.shape[1]
-    gram = np.zeros((width, width))
-    for _, block in centred:
-        gram += block.T @ block  # the same array twice lets BLAS compute one half only
-    variances, components = np.linalg.eigh(gram)
+    gram = torch.zeros(width, width, dtype=torch.float64)
+    for _, block in centred.blocks("gram matrix"):
+        # The same array twice lets BLAS compute one half only.
+        gram += torch.from_numpy(block.T @ block)
+    variances, components = np.linalg.eigh(gram.numpy())
     variances, components = variances[::-1].clip(min=0), components[:, ::-1]
     cumulated = np.cumsum(variances)
     k = int(np.searchsorted(cumulated, energy * cumulated[-1])) + 1
@@ -98,7 +111,7 @@ def leverage(centred: Centred, energy: float) -> tuple[Float[np.ndarray, " rows"
     whitening = (components[:, :k] / np.sqrt(variances[:k])).astype(np.float32)
     del gram, components
     scores = np.full(len(centred.values), np.nan)
-    for rows, block in centred:
+    for rows, block in centred.blocks("leverages"):
         left = block @ whitening
         scores[rows] = np.einsum("ij,ij->i", left, left)
     return scores, k

@@ -590,6 +590,7 @@ STARTS = [
     path
     for path in sorted((CONF / "start").glob("*.yaml"))
     if OmegaConf.load(path).get("drawn", "") is None  # may be random, and need not
+    and "source" in OmegaConf.load(path)  # of a whole model
 ]
 
 

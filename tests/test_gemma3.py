@@ -109,3 +109,31 @@ def test_a_shared_prefix_changes_nothing_where_no_row_is_as_long_as_a_window(toy
 def test_the_full_size_has_the_published_number_of_parameters():
     model = unbuilt(FAMILIES["gemma3"].full_size["gemma3_4b"]())
     assert sum(weight.numel() for weight in model.parameters()) == 4_300_079_472  # hub
+
+
+def test_paligemma_whose_answers_would_be_seen_by_the_tokens_before_them_is_refused():
+    """Its own forward, without types of tokens: the last token changes the hidden state before."""
+    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+
+    text = {
+        "model_type": "gemma2", "vocab_size": 40, "hidden_size": 12, "intermediate_size": 20,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 6,
+    }  # fmt: skip
+    vision = {
+        "model_type": "siglip_vision_model", "hidden_size": 12, "intermediate_size": 20,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4,
+    }  # fmt: skip
+    paligemma = PaliGemmaConfig(
+        text_config=text, vision_config=vision, image_token_index=39, projection_dim=12
+    )
+    with pytest.raises(TypeError, match=r"paligemma attends to a question in both directions"):
+        family_of(paligemma)
+    model = PaliGemmaForConditionalGeneration(paligemma).eval()
+    with torch.no_grad():
+        ends = [
+            model.model(
+                input_ids=torch.tensor([[5, 6, last]]), token_type_ids=torch.zeros(1, 3).long()
+            ).last_hidden_state[0, 0]
+            for last in (7, 8)
+        ]
+    assert not torch.allclose(*ends)

@@ -1,6 +1,7 @@
 """Families of vision-language models; all that is known of a family is in one file here.
 
-A file here defines `FAMILIES`, objects with the methods of `Family`; no list names them. A package
+A file here defines `FAMILIES`, objects with the methods of `Family`; no list names them. `REFUSED`
+of a file says why models of a type are none, though the generic path would run them. A package
 outside this repository adds its own by an entry point of the group `xmas.families`, which names a
 module with `FAMILIES`.
 """
@@ -52,7 +53,16 @@ def families() -> dict[str, Family]:
     return by_type
 
 
+def refused() -> dict[str, str]:
+    """Why models of some types are no family, by `model_type`."""
+    reasons: dict[str, str] = {}
+    for module in _modules():
+        reasons |= getattr(module, "REFUSED", {})
+    return reasons
+
+
 FAMILIES: Mapping[str, Family] = families()
+REFUSED: Mapping[str, str] = refused()
 
 
 def family_of(config: PreTrainedConfig) -> Parts:
@@ -62,6 +72,8 @@ def family_of(config: PreTrainedConfig) -> Parts:
     """
     if config.model_type in FAMILIES:
         return FAMILIES[config.model_type]
+    if config.model_type in REFUSED:
+        raise TypeError(f"{REFUSED[config.model_type]}; take a model of {sorted(FAMILIES)}")
     try:
         return parts_of(config)
     except TypeError as error:

@@ -38,9 +38,10 @@ NEW = 7  # tokens at most
 ENDING = 2.5  # weight of the end mark's row: some answers end early
 
 
-KINDS = ("toy", "stablelm", "gemma", "onevision", "idefics3", "qwen25_vl", "gemma3")
+KINDS = ("toy", "stablelm", "gemma", "onevision", "idefics3", "qwen25_vl", "qwen3_vl", "gemma3")
 DESCRIBED = {  # of the contract of families; Gemma's prompts are shorter than its windows
     "qwen25_vl": TINY["qwen2_5_vl"],
+    "qwen3_vl": TINY["qwen3_vl"],
     "gemma3": dataclasses.replace(TINY["gemma3"], write=functools.partial(gemma3, window=1000)),
 }
 

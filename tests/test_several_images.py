@@ -1,13 +1,17 @@
 """Rows of several images: transformers' own attention, whatever runs next to a row."""
 
+import functools
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from test_engine import close, randomised
+from tiny_families import TINY, seeded
 from toy import Toy, picture_name, turns
 
 from xmas.attention.engine import Running, Scan
@@ -15,7 +19,7 @@ from xmas.attention.feed import Material
 from xmas.attention.metric import Spectra
 from xmas.attention.spans import Spans
 from xmas.data.pool import Pool
-from xmas.models.chat.batches import Loader
+from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.families import family_of
 from xmas.models.vision_cache import FromFiles
@@ -48,12 +52,19 @@ def pool(toy: Toy, tmp_path_factory) -> Pool:
     return Pool(str(place), str(toy.folder / "images"))
 
 
-@pytest.fixture(scope="module", params=["onevision", "idefics3"])
+@pytest.fixture(scope="module", params=["onevision", "idefics3", "qwen2_5_vl", "qwen3_vl"])
 def held(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
-    """LLaVA-OneVision's and SmolVLM's architecture with peaked attention, and the pool's tokens."""
-    start = tiny.start(request.param, tmp_path_factory.mktemp("kind"))
+    """LLaVA-OneVision's, SmolVLM's and Qwen's architectures with peaked attention, and the pool's
+    tokens.
+    """
+    folder = tmp_path_factory.mktemp("kind")
+    is_qwen = "qwen" in request.param
+    start = (
+        seeded(TINY[request.param].write)(folder) if is_qwen else tiny.start(request.param, folder)
+    )
+    template = TINY[request.param].template if is_qwen else tiny.TEMPLATES[request.param]
     parts = load(toy.store.get(start))
-    tokens = Tokenised(pool, start.tokenizer, tiny.TEMPLATES[request.param], start.image, 1024)
+    tokens = Tokenised(pool, start.tokenizer, template, start.image, 1024)
     rows = pool.open(toy.store)
     tower = parts.model.get_submodule(family_of(parts.model.config).tower)
     frozen = {name: weight.clone() for name, weight in tower.state_dict().items()}
@@ -71,6 +82,27 @@ def scanned(
     return Scan(held.model, held.material, metric, Running(shared_from=shared_from)).once("test")
 
 
+def whole_pass(held: SimpleNamespace, batch: Batch) -> Callable[..., Any]:
+    """A pass over a batch: of the language model, or where that takes more than embeddings of the
+    model's own forward.
+    """
+    config, pictures = held.model.config, batch.pictures
+    if "qwen" not in config.model_type:
+        features = tower_features(held.model, pictures["pixels"])
+        embedded = embed(held.model, batch.ids, features, pictures.get("sizes"))
+        return functools.partial(language_model(held.model), inputs_embeds=embedded)
+    held.model.model.rope_deltas = None  # of an earlier call
+    return functools.partial(
+        held.model,
+        input_ids=batch.ids,
+        pixel_values=pictures["pixels"],
+        image_grid_thw=torch.nn.functional.pad(
+            pictures["sizes"] // config.vision_config.patch_size, (1, 0), value=1
+        ),
+        mm_token_type_ids=(batch.ids == config.image_token_id).int(),
+    )
+
+
 @torch.no_grad()
 def eager(held: SimpleNamespace, row: int, *, first_only: bool) -> np.ndarray:
     """Singular values by transformers' own maps of the row alone: text after the first image
@@ -82,14 +114,11 @@ def eager(held: SimpleNamespace, row: int, *, first_only: bool) -> np.ndarray:
         pictures=held.material.pictures,
     )  # fmt: skip
     batch = next(iter(loader))
-    features = tower_features(held.model, batch.pictures["pixels"])
     language = language_model(held.model)
     usual = language.config._attn_implementation
     language.set_attn_implementation("eager")
-    layers = language(
-        inputs_embeds=embed(held.model, batch.ids, features, batch.pictures.get("sizes")),
-        attention_mask=batch.mask.long(),
-        output_attentions=True,
+    layers = whole_pass(held, batch)(
+        attention_mask=batch.mask.long(), output_attentions=True
     ).attentions
     language.set_attn_implementation(usual)
     total = torch.stack(layers).double().mean(dim=2).sum(dim=0)[0]
@@ -109,7 +138,7 @@ def eager(held: SimpleNamespace, row: int, *, first_only: bool) -> np.ndarray:
 def test_several_images_of_a_row_are_one_tile_each_for_onevision(held):
     """transformers' own features of three images of a sample, of two, and of one."""
     if held.model.config.model_type != "llava_onevision":
-        pytest.skip("the other family cuts every image into tiles")
+        pytest.skip("other families have no tiles, or cut every image into them")
     rows, table, token = [0, 5, 4], held.material.table, held.model.config.image_token_id
     inputs = held.material.pictures(rows)
     counts = held.rows.shown.counts[rows].tolist()

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL as a target: its tokens, its positions and its fit equal transformers' own."""
+"""Qwen2.5-VL and Qwen3-VL: tokens, positions, deep features and fits are transformers' own."""
 
 import dataclasses
 
@@ -7,14 +7,17 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from test_activations import HALF, joined, outputs
 from test_llava15 import LINEAR
-from tiny_families import VISION, qwen25_vl, seeded
+from tiny_families import TINY, VISION, seeded
 from toy import HARDWARE, Toy, losses
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from xmas.cli.config import build
 from xmas.estimate import Estimate
+from xmas.features.activations import Activations
+from xmas.features.pooled import Windows
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.layout import FEATURE
@@ -25,20 +28,26 @@ from xmas.models.families.qwen_vl import NativeImages
 from xmas.models.published import Published
 from xmas.models.specs import FULL_SIZE, unbuilt
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import LoadedModel, hidden_states, load, positions_of, unwrap
+from xmas.models.vlm import LoadedModel, hidden_states, language_inputs, load, positions_of, unwrap
 from xmas.target.target import Target
 from xmas.training.fit.module import features_of
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.speed import configured
 from xmas.training.fit.trainables import Lora, trainable
+from xmas.training.proxy import Proxy
 
 SIZES = [(16, 16), (19, 37), (37, 19), (5, 61), (101, 103), (24, 23), (7, 7), (480, 640), (90, 29)]
 RECIPE = Recipe(rate=1e-2, projector_rate=1e-2, batch=8, micro_batch=4, precision="bf16-mixed")
 
 
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def kind(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def start(tmp_path_factory) -> Published:
-    return seeded(qwen25_vl)(tmp_path_factory.mktemp("qwen"))
+def start(kind, tmp_path_factory) -> Published:
+    return seeded(TINY[kind].write)(tmp_path_factory.mktemp("qwen"))
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +56,9 @@ def parts(toy: Toy, start) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def template(compose) -> Template:
-    return build(compose("target=qwen25_vl_3b").target).template
+def template(kind, compose) -> Template:
+    name = {"qwen2_5_vl": "qwen25_vl_3b", "qwen3_vl": "qwen3_vl_4b"}[kind]
+    return build(compose(f"target={name}").target).template
 
 
 @pytest.fixture(scope="module")
@@ -192,15 +202,55 @@ def test_without_the_three_axes_the_numbers_are_others(parts, batches):
     assert ours.shape == plain.shape
 
 
-def test_the_rendered_text_is_the_repository_s(parts, template):
+@torch.no_grad()
+def test_what_inner_layers_of_the_tower_add_matters(kind, parts, batches):
+    """Or hidden states would be transformers' with them left out on both sides."""
+    batch = batches["mixed"]
+    features, sizes = features_of(parts.model, batch), batch.pictures["sizes"]
+    arguments = language_inputs(parts.model, batch.ids, features, sizes).arguments
+    deep = arguments.pop("deepstack_visual_embeds", None)
+    assert (deep is not None) == (kind == "qwen3_vl")
+    if deep is None:
+        return
+    assert len(deep) == 2
+    del arguments["visual_pos_masks"]
+    without = parts.model.model.language_model(**arguments).last_hidden_state
+    whole = hidden_states(parts.model, batch.ids, batch.mask, features, sizes=sizes)
+    assert (whole - without)[batch.mask].abs().max() > 1e-2
+
+
+def test_activations_are_those_of_the_model_s_own_forward(toy: Toy, parts, target, batches):
+    """COINCIDE's features of rows with and without an image, in one batch."""
+    proxy = Proxy(
+        toy.pool, target.start, RECIPE, target.template, cache_vision=False, max_length=1024,
+        hardware=HARDWARE,
+    )  # fmt: skip
+    stage = Activations(proxy, step=0, layers=(0, 2), weights="float32")
+    batch = batches["mixed"]
+    windows = Windows.of(proxy.tokens().open(toy.store), released=False)
+    values = stage.features(parts, batch, windows)
+    positions = windows.positions(batch, parts.model.config.image_token_id).numpy()
+    parts.model.model.rope_deltas = None  # of an earlier call
+    layers = outputs(parts, (0, 2), **own_inputs(parts, batch))
+    for row, (image, text) in enumerate(positions):
+        means = []
+        for layer in layers:
+            spots = layer[row][image]
+            means.append(spots.mean(axis=0) if len(spots) else 0 * layer[row][0])
+            means.append(layer[row][text].mean(axis=0))
+        assert values[row] == pytest.approx(joined(means), abs=HALF)
+
+
+def test_the_rendered_text_is_the_repository_s(kind, parts, template):
     tokens = parts.encoder(template).conversation(
         [("What?", "A fig."), ("Sure?", "Yes.")], image=parts.layout.tokens((16, 16))
     )
     token = parts.model.config.image_token_id
     image_ids = np.where(tokens.image == FEATURE, token, tokens.image)
     ids = np.insert(tokens.ids, tokens.image_at, image_ids)
-    assert parts.tokenizer.decode(ids) == (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    assert parts.tokenizer.decode(ids) == ("" if kind == "qwen3_vl" else system) + (
+        "<|im_start|>user\n"
         "<|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>What?<|im_end|>\n"
         "<|im_start|>assistant\nA fig.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
         "<|im_start|>assistant\nYes.<|im_end|>\n"
@@ -211,14 +261,14 @@ def test_the_rendered_text_is_the_repository_s(parts, template):
 def test_lora_and_the_merger_train_and_the_rest_of_the_tower_does_not(toy, target, batches):
     model = trainable(load(toy.store.get(target.start)).model, target.lora, RECIPE.precision)
     batch = batches["mixed"]
-    features, sizes = features_of(model, batch), batch.pictures["sizes"]
     with torch.autocast("cpu", torch.bfloat16):
+        features, sizes = features_of(model, batch), batch.pictures["sizes"]
         answer_loss(model, batch.ids, batch.mask, batch.labels, features, sizes=sizes).backward()
     trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
     between = {name for name in trains if "merger" in name}
-    assert {name.rpartition("default.")[2] for name in between} == {
-        "ln_q.weight", "mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias",
-    }  # fmt: skip
+    merger = load(toy.store.get(target.start)).model.model.visual.merger
+    whole = {name for name, _ in merger.named_parameters()}
+    assert {name.rpartition("default.")[2] for name in between} == whole
     linear = {name.split(".lora_")[0].rpartition(".")[2] for name in trains - between}
     assert linear == set(LINEAR)
     assert len(trains - between) == 3 * 7 * 2
@@ -231,7 +281,7 @@ def test_lora_and_the_merger_train_and_the_rest_of_the_tower_does_not(toy, targe
     full = trainable(load(toy.store.get(target.start)).model, None, RECIPE.precision)
     frozen = {name for name, weight in full.named_parameters() if not weight.requires_grad}
     assert frozen
-    assert all("visual" in name and "merger" not in name for name in frozen)
+    assert all("visual" in name and "visual.merger" not in name for name in frozen)
 
 
 def test_a_fit_ends_well_and_is_merged(toy: Toy, target):
@@ -245,6 +295,7 @@ def test_a_fit_ends_well_and_is_merged(toy: Toy, target):
     assert sum("q_proj" in name for name in moved) == 3
 
 
+@pytest.mark.parametrize("kind", ["qwen2_5_vl"], indirect=True)
 def test_an_instruction_tuned_start_has_to_be_told(toy: Toy, target, compose):
     with pytest.raises(ValueError, match=r"target\.from_tuned=true"):
         toy.store.get(dataclasses.replace(target, from_tuned=False))
@@ -261,6 +312,7 @@ def test_it_is_built_at_full_size_without_weights(compose):
     assert {weight.device.type for weight in model.parameters()} == {"meta"}
 
 
+@pytest.mark.parametrize("kind", ["qwen2_5_vl"], indirect=True)
 def test_random_weights_are_estimated_and_built_without_any_file(
     toy: Toy, start, tmp_path, compose
 ):

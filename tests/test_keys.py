@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from choices import CHOICES, FILES, is_alone, place_of
+from choices import CHOICES, FILES, choice, is_alone, place_of
 from omegaconf import OmegaConf
 
 import xmas
@@ -204,8 +204,9 @@ def identities(value: Any, inside: bool = False) -> Iterator[type]:
 def bearing(dataclasses_of_xmas, compose) -> set[type]:
     """All stages of the package, and what the choices of the configuration put into stages."""
     places = {place_of(*each): each for each in CHOICES if not is_alone(*each)}
-    every = compose(*(f"+{group}@{place}={name}" for place, (group, name) in places.items()))
-    targets = [compose(f"target={name}") for group, name in CHOICES if group == "target"]
+    overrides = [f"+{group}@{place}={name}" for place, (group, name) in places.items()]
+    every = compose(*overrides, "every.proxy.auto_too.model=owner/name")
+    targets = [compose(*choice(group, name)) for group, name in CHOICES if group == "target"]
     found = {cls for cls in dataclasses_of_xmas if issubclass(cls, Stage) and hasattr(cls, "kind")}
     for cfg in (every, *targets):
         found |= set(identities(build(cfg)))

@@ -29,6 +29,8 @@ from xmas.models.published import Published
 from xmas.models.specs import FULL_SIZE, unbuilt
 from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import LoadedModel, hidden_states, language_inputs, load, positions_of, unwrap
+from xmas.results.notes import about_starts
+from xmas.store import describe
 from xmas.target.target import Target
 from xmas.training.fit.module import features_of
 from xmas.training.fit.recipe import Hardware, Recipe
@@ -325,3 +327,18 @@ def test_random_weights_are_estimated_and_built_without_any_file(
     parts = load(toy.store.get(random))
     assert parts.model.config.model_type == "qwen2_5_vl"
     assert len(parts.layout.tokens((16, 16))) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("qwen3_vl_8b", "starts from Qwen/Qwen3-VL-8B-Instruct, tuned on instructions already"),
+        ("qwen3_vl_tiny", "random weights of the shape of Qwen/Qwen3-VL-2B-Instruct"),
+        ("llava15_7b", None),
+    ],
+)
+def test_the_table_says_that_a_start_was_tuned_or_is_random(compose, name, note):
+    target = describe(build(compose(f"target={name}").target))
+    notes = list(about_starts([target, target]))
+    assert len(notes) == (note is not None)
+    assert all(note in text for text in notes)

@@ -1,6 +1,6 @@
 """The sentences below the tables: what the numbers are based on, and why some are missing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from statistics import fmean, stdev
 
 from xmas.results.arp import ALL, notes_on_averages, reasons
@@ -10,6 +10,7 @@ from xmas.results.leaderboard_rows import Row, not_nested, short
 from xmas.results.score_records import Settings
 from xmas.results.statistics.intervals import BASELINE
 from xmas.selection.small_models import REMARK, small_models
+from xmas.store.index import Config
 
 
 def about_scores(evidence: Evidence) -> list[str]:
@@ -31,6 +32,8 @@ def about_scores(evidence: Evidence) -> list[str]:
     ]
     notes += _about_other_seeds(leaderboard)
     notes += _about_small_models(evidence)
+    trainings = (training for line in evidence.lines for training in line.trainings)
+    notes += about_starts(training.target for training in trainings)
     if leaderboard.rows[0].selector == BASE:
         notes.append(
             "The reference is the start point before any training: no target was trained on the "
@@ -84,6 +87,26 @@ def _about_small_models(evidence: Evidence) -> Iterator[str]:
     choices = {choice for training in trainings for choice in small_models(training.target)}
     if choices:
         yield f"{', '.join(sorted(choices))}: {REMARK}; no evidence for or against a selector"
+
+
+def about_starts(targets: Iterable[Config]) -> Iterator[str]:
+    """Which targets start from weights that are tuned on instructions already, or random."""
+    starts = [(target.get("start", {}), target.get("from_tuned", False)) for target in targets]
+    random = {_name_of(start) for start, _ in starts if start.get("drawn")}
+    tuned = {_name_of(start) for start, is_tuned in starts if is_tuned} - random
+    if tuned:
+        yield (
+            f"The target starts from {', '.join(sorted(tuned))}, tuned on instructions already "
+            "(target.from_tuned=true): it may have seen rows of the pool, so that a score says "
+            "less of the subset"
+        )
+    if random:
+        yield f"The target starts from random weights of the shape of {', '.join(sorted(random))}"
+
+
+def _name_of(start: Config) -> str:
+    """The name on the hub of a start point, or its kind."""
+    return start.get("source", {}).get("hub") or start["type"]
 
 
 def _without_reference(leaderboard: Leaderboard) -> Iterator[str]:

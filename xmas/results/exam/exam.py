@@ -16,6 +16,7 @@ from xmas.data.pool import Pool
 from xmas.data.pool_sample import PoolSample
 from xmas.features.clustering.kmeans import kmeans
 from xmas.features.plain_vectors import PlainVectors
+from xmas.models.chat.tokens import Tokenised
 from xmas.models.start_point import StartPoint
 from xmas.results.exam.exam_grids import exam_grids
 from xmas.results.exam.examined import Examiner, Measured, places_of, subset_of
@@ -185,7 +186,7 @@ class Exam(Stage):
         stage = PlantedPool(self.examined_pool, self.planting, self.seeds[0])
         return json.loads((store.get(stage) / "planted.json").read_text())
 
-    def _tokens(self) -> Stage | None:
+    def _tokens(self) -> Tokenised | None:
         if self.counted is None:
             return None
         return on_pool(self.counted, self.pool, self.examined_pool).tokens()
@@ -196,7 +197,7 @@ class Exam(Stage):
         if tokens is None:
             lengths = np.load(store.get(Texts(pool)) / "characters.npy")
         else:
-            lengths = np.asarray(tokens.open(store).text_lengths)  # type: ignore[attr-defined]
+            lengths = tokens.open(store).text_lengths
         vectors = np.load(store.get(PlainVectors(pool)) / "values.npy")
         k = max(1, min(_MOST, len(vectors) // _ROWS_EACH))
         clusters = kmeans(vectors, k, seed=0, iterations=20, per_centroid=256)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from xmas.data.planted.planting import CLEAN, COPIES, KINDS
+from xmas.data.pool_sample import PoolSample
 from xmas.data.rows import Rows
 from xmas.results.exam.marks import (
     COVERAGE,
@@ -118,7 +119,7 @@ class Examiner:
             count=len(pairs),
         )
 
-    def _of_part(self, part, fraction: float, ranking: Ranking) -> Mark:
+    def _of_part(self, part: PoolSample, fraction: float, ranking: Ranking) -> Mark:
         """The share of rows in common with the part's own subset, among the part's rows."""
         whole = self.chosen(self.trials.plain, fraction)
         numbers = part.rows(self.store)

@@ -6,6 +6,7 @@ import io
 import math
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def as_csv(marks: Iterable[Mark]) -> str:
     return text.getvalue()
 
 
-def read(lines: Iterable[dict]) -> list[Mark]:
+def read(lines: Iterable[dict[str, Any]]) -> list[Mark]:
     """The marks of an `exam.json`."""
     return [
         Mark(**{**line, "value": float("nan") if line["value"] is None else line["value"]})

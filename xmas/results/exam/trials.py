@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from xmas.data.planted.planted_pool import PlantedPool
 from xmas.data.pool import Pool
@@ -74,7 +75,7 @@ def trials_of(
     learns = bool(fits_of(plain))
     varied = {"ranking seeds": [Ranking(pool, selector, seed) for seed in seeds]}
 
-    def ranked(others: Sequence) -> list[Ranking]:
+    def ranked(others: Sequence[Any]) -> list[Ranking]:
         return [Ranking(pool, other, seeds[0]) for other in others]
 
     if with_other_seeds(selector, 1) != selector:

@@ -7,7 +7,7 @@ selector does.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from xmas.data.pool import Pool
 from xmas.features.averaged import AveragedTrajectories
@@ -20,40 +20,34 @@ from xmas.store import Stage
 from xmas.store.planned_stages import planned_stages
 from xmas.training.proxy import Proxy
 
-T = TypeVar("T")
+Change = Callable[[Any], Any]
 
 
-def replaced(value: T, change: Callable[[Any], Any]) -> T:
+def replaced(value: Any, change: Change) -> Any:
     """A value with `change` applied to every dataclass in it, inner ones first.
 
     Pools are passed to `change` whole; nothing inside them is changed.
     """
-    parts: Any = value
-    if isinstance(parts, StartPoint):
+    if isinstance(value, StartPoint):
         return value
-    if isinstance(parts, dict):
-        return {name: replaced(part, change) for name, part in parts.items()}  # type: ignore
-    if isinstance(parts, list | tuple):
-        return type(parts)(replaced(part, change) for part in parts)  # type: ignore
-    if not dataclasses.is_dataclass(parts) or isinstance(parts, type):
+    if isinstance(value, dict):
+        return {name: replaced(part, change) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(replaced(part, change) for part in value)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
-    if not isinstance(parts, Pool):
-        fields = {
-            field.name: getattr(parts, field.name)
-            for field in dataclasses.fields(parts)
-            if field.init and not (isinstance(parts, ClipEmbeddings) and field.name == "clip")
-        }
+    if not isinstance(value, Pool):
         others = {
-            name: other
-            for name, part in fields.items()
-            if (other := replaced(part, change)) is not part and other != part
+            field.name: other
+            for field in dataclasses.fields(value)
+            if field.init and not (isinstance(value, ClipEmbeddings) and field.name == "clip")
+            if (other := replaced(part := getattr(value, field.name), change)) != part
         }
-        if others:
-            parts = dataclasses.replace(parts, **others)
-    return change(parts)
+        value = dataclasses.replace(value, **others) if others else value
+    return change(value)
 
 
-def on_pool(value: T, pool: Pool, other: Pool) -> T:
+def on_pool(value: Any, pool: Pool, other: Pool) -> Any:
     """The same on another pool."""
     return replaced(value, lambda part: other if isinstance(part, Pool) and part == pool else part)
 
@@ -64,14 +58,14 @@ def is_fit(part: Any) -> bool:
     return isinstance(part, Stage) and {"recipe", "seed"} <= names
 
 
-def with_fit_seed(value: T, seed: int) -> T:
+def with_fit_seed(value: Any, seed: int) -> Any:
     """The same with another seed of every fit: batches are in another order."""
     return replaced(
         value, lambda part: dataclasses.replace(part, seed=seed) if is_fit(part) else part
     )
 
 
-def with_other_seeds(value: T, shift: int) -> T:
+def with_other_seeds(value: Any, shift: int) -> Any:
     """The same with other seeds of what else is drawn at random: k-means, a classifier."""
 
     def change(part: Any) -> Any:
@@ -87,7 +81,7 @@ def with_other_seeds(value: T, shift: int) -> T:
     return replaced(value, change)
 
 
-def with_start(value: T, start: StartPoint) -> T:
+def with_start(value: Any, start: StartPoint) -> Any:
     """The same with the proxy fitted from another start point."""
     return replaced(
         value,
@@ -102,7 +96,7 @@ def fits_of(ranking: Ranking) -> list[Stage]:
     return [stage for stage in every if is_fit(stage) and not isinstance(stage, StartPoint)]
 
 
-def remedies_of(value: T, *, proxies: int) -> dict[str, Callable[[T, int], T]]:
+def remedies_of(value: Any, *, proxies: int) -> dict[str, Callable[[Any, int], Any]]:
     """What may make a selector that learns more stable, by name, where it changes anything.
 
     Each is a function of the selector and a seed, so that its stability can be measured too.
@@ -128,7 +122,7 @@ def remedies_of(value: T, *, proxies: int) -> dict[str, Callable[[T, int], T]]:
         other = "vector" if part.reduction != "vector" else "sum"
         return dataclasses.replace(part, reduction=other)
 
-    def averaged(seed: int) -> Callable[[Any], Any]:
+    def averaged(seed: int) -> Change:
         def change(part: Any) -> Any:
             if not isinstance(part, Trajectories) or isinstance(part, AveragedTrajectories):
                 return part
@@ -137,7 +131,7 @@ def remedies_of(value: T, *, proxies: int) -> dict[str, Callable[[T, int], T]]:
 
         return change
 
-    changes: dict[str, Callable[[T, int], T]] = {
+    changes: dict[str, Callable[[Any, int], Any]] = {
         "twice the snapshots": lambda one, seed: replaced(with_fit_seed(one, seed), snapshots),
         "twice the epochs": lambda one, seed: replaced(with_fit_seed(one, seed), longer),
         "another reduction": lambda one, seed: replaced(with_fit_seed(one, seed), reduction),

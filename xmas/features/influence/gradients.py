@@ -15,6 +15,8 @@ from xmas.features.influence.projection import Projected, Signs
 from xmas.features.influence.row_gradients import given_to, lora_layers, summed_losses
 from xmas.models.chat.batches import Batch
 from xmas.models.chat.labels import IGNORED
+from xmas.models.chat.own_template import OwnTemplate
+from xmas.models.chat.template import Template
 from xmas.models.device import device_for
 from xmas.models.precision import cast_parameters
 from xmas.models.vision_cache import features_of
@@ -27,6 +29,9 @@ from xmas.training.starts.unfitted import Unfitted
 @runtime_checkable
 class HasAdapter(SeesPool, Protocol):
     """A model that was fitted to a pool with LoRA: a target."""
+
+    @property
+    def template(self) -> Template | OwnTemplate: ...
 
     def adapted(self, store: Store) -> LoadedModel:
         """The fitted model with its adapter beside the weights, not merged; on the CPU."""

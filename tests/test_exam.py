@@ -202,12 +202,15 @@ def test_the_report_shows_the_exams_of_a_pool(exam, tmp_path):
     )
     page = Path(Report().make(store)).read_text(encoding="utf-8")
     assert "What selectors do with pool noise" in page
-    shown = page.split('id="exam-1"')[1]
+    section = page.split('id="exam-1"')[1]
     for title in ("Stability", "Planted rows: kept, by clean rows kept", "Orders alike"):
-        assert f"<h4>{title}</h4>" in shown
-    assert all(f">{name}</t" in shown for name in ("random", "again", "in_order"))
-    assert f"{mark.value:.2f} [{max(mark.low, 0):.2f} to {mark.high:.2f}]" in shown
-    assert "again at 20 %: " in page
+        assert f"<h4>{title}</h4>" in section
+    assert all(f">{name}</t" in section for name in ("random", "again", "in_order"))
+    assert f"{mark.value:.2f} [{max(mark.low, 0):.2f} to {mark.high:.2f}]" in section
+    lead = page.split('<p class="lead">')[1].split("</p>")[0]
+    for name in ("again", "in_order"):
+        assert f"{name} at 20 %: its subsets under other ranking seeds share " in lead
+    assert "in_order at 20 %: " in section
 
 
 def test_an_exam_is_labelled_by_its_selectors(exam):

@@ -2,7 +2,7 @@
 
     python experiments/exam/exam_record.py STORE SELECTOR[,SELECTOR...] [--overrides KEY=VALUE ...]
 
-Each is examined by a command of its own, so that one that fails stops no other; what the store has
+Each is examined by a separate command, so that one that fails stops no other; what the store has
 is not computed again, and the same command continues where it stopped, with a longer list too.
 Writes `exam.md`, `exam.csv` and `seconds.csv` next to this script, or into `--out`.
 """
@@ -43,16 +43,16 @@ def record(store: Path, names: Sequence[str], overrides: Sequence[str], out: Pat
     """Every exam, and the joint one of the selectors that could be examined."""
     pages = out / "pages"
     pages.mkdir(parents=True, exist_ok=True)
-    known = _read(out / "seconds.csv")
+    seconds_of = _read(out / "seconds.csv")
     examined = []
     for name in names:
         start = time.monotonic()
         status = examine(store, [name], overrides, pages)
         seconds = round(time.monotonic() - start)
-        known[name] = (status, max(seconds, known.get(name, (0, 0))[1]))
+        seconds_of[name] = (status, max(seconds, seconds_of.get(name, (0, 0))[1]))
         print(f"{name:20s} {'examined' if not status else 'failed':10s} {seconds:5d} s", flush=True)
         examined += [name] * (not status)
-        _write(out / "seconds.csv", known)
+        _write(out / "seconds.csv", seconds_of)
     if len(examined) < 2 or examine(store, examined, overrides, pages):
         sys.exit("no joint exam: see the logs in pages/")
     folder = Path((pages / "all.md").read_text().splitlines()[-1])
@@ -80,9 +80,9 @@ def _read(path: Path) -> dict[str, tuple[int, int]]:
         return {name: (int(status), int(of)) for name, status, of in csv.reader(file)}
 
 
-def _write(path: Path, known: dict[str, tuple[int, int]]) -> None:
+def _write(path: Path, seconds_of: dict[str, tuple[int, int]]) -> None:
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([name, *of] for name, of in known.items())
+        csv.writer(file).writerows([name, *of] for name, of in seconds_of.items())
 
 
 def tiny() -> None:
@@ -93,8 +93,9 @@ def tiny() -> None:
             noise = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(noise).save(f"{folder}/{row}.png")
             turns = [("human", f"<image>\nWhat is {row}?"), ("gpt", f"It is {row % 11}.")]
-            said = [{"from": role, "value": text} for role, text in turns]
-            records.append({"id": row, "image": f"{row}.png", "conversations": said})
+            conversation = [{"from": role, "value": text} for role, text in turns]
+            record_of_row = {"id": row, "image": f"{row}.png", "conversations": conversation}
+            records.append(record_of_row)
         Path(f"{folder}/pool.json").write_text(json.dumps(records))
         pool = Pool(f"{folder}/pool.json", folder)
         planting = Planting(inflated=0.0)
@@ -111,8 +112,8 @@ if __name__ == "__main__":
     parser.add_argument("--overrides", nargs="*", default=[])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--tiny", action="store_true", help="97 rows, to see that it runs")
-    asked = parser.parse_args()
-    if asked.tiny:
+    options = parser.parse_args()
+    if options.tiny:
         tiny()
     else:
-        record(asked.store, asked.selectors.split(","), asked.overrides, asked.out)
+        record(options.store, options.selectors.split(","), options.overrides, options.out)

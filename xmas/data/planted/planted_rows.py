@@ -28,11 +28,11 @@ class PlantedRows(Rows):
     def __init__(self, rows: Rows, plan: Plan, sentences: int, folder: Path) -> None:
         self.rows, self.plan, self.folder = rows, plan, folder
         self._sentences = sentences
-        shown, names = rows.shown, rows.picture_names
+        pictures, names = rows.shown, rows.picture_names
         self._number_of: dict[str, int] = {}
         of_rows = []
         for row in range(len(rows)):
-            numbers = shown[int(plan.pictures[row])].tolist()
+            numbers = pictures[int(plan.pictures[row])].tolist()
             of_row = [names[number] for number in numbers]
             if plan.variants[row] >= 0 and numbers:
                 of_row = [picture_file(row)]

@@ -219,5 +219,5 @@ def _orders(every: Mapping[str, Trials], store: Store) -> Iterator[Mark]:
 def page(record: Mapping) -> str:
     """The tables of an `exam.json`, and what they say in words."""
     marks = read(record["marks"])
-    said = "\n".join(f"- {sentence}" for sentence in sentences(marks))
-    return f"{markdown(exam_grids(marks))}\n## In words\n\n{said}\n"
+    lines = "\n".join(f"- {sentence}" for sentence in sentences(marks))
+    return f"{markdown(exam_grids(marks))}\n## In words\n\n{lines}\n"

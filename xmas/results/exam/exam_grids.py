@@ -45,6 +45,11 @@ _NOTES = {
 }
 
 
+_FIRST = (  # columns, before all others; the first line of an exam is what proxy seeds share
+    "proxy seeds", "ranking seeds", "other seeds", "start points", "R2 of the score",
+)  # fmt: skip
+
+
 def exam_grids(marks: Sequence[Mark]) -> Iterator[Grid]:
     """One table for every part that has marks."""
     parts = {
@@ -60,6 +65,7 @@ def exam_grids(marks: Sequence[Mark]) -> Iterator[Grid]:
         if not of_part:
             continue
         names = list(dict.fromkeys(mark.name for mark in of_part))
+        names.sort(key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
         chances = part in (STABILITY, REMEDY)
         has_budget = any(mark.budget is not None for mark in of_part)
         rows = []

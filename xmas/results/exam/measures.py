@@ -64,12 +64,12 @@ def copies_kept(groups: Int[np.ndarray, " pool"], chosen: Bool[np.ndarray, " poo
         return float("nan")
     names, of_row = np.unique(groups[members], return_inverse=True)
     sizes = np.bincount(of_row, minlength=len(names))
-    kept = np.bincount(of_row, weights=chosen[members], minlength=len(names))
+    counts = np.bincount(of_row, weights=chosen[members], minlength=len(names))
     several = sizes > 1
-    if not kept[several].sum():
+    if not counts[several].sum():
         return float("nan")
-    pairs = kept[several] * (kept[several] - 1) / (sizes[several] - 1)
-    return float(pairs.sum() / kept[several].sum())
+    pairs = counts[several] * (counts[several] - 1) / (sizes[several] - 1)
+    return float(pairs.sum() / counts[several].sum())
 
 
 def correlation(first: Float[np.ndarray, " rows"], second: Float[np.ndarray, " rows"]) -> float:
@@ -93,9 +93,9 @@ def groups_covered(
     a group of g rows is missed with about the probability (1 - share) ** g.
     """
     sizes = np.bincount(labels)
-    kept = np.bincount(labels, weights=chosen, minlength=len(sizes))[sizes > 0]
+    counts = np.bincount(labels, weights=chosen, minlength=len(sizes))[sizes > 0]
     missed = (1 - chosen.mean()) ** sizes[sizes > 0]
-    return float((kept > 0).mean()), float(1 - missed.mean())
+    return float((counts > 0).mean()), float(1 - missed.mean())
 
 
 def mix_moved(labels: Int[np.ndarray, " pool"], chosen: Bool[np.ndarray, " pool"]) -> float:

@@ -31,6 +31,19 @@ def sentences(marks: Sequence[Mark]) -> list[str]:
     ]
 
 
+def openings(marks: Sequence[Mark]) -> list[str]:
+    """How stable each selector is, at its smallest budget."""
+    lines = []
+    for selector in dict.fromkeys(mark.selector for mark in marks if mark.part == STABILITY):
+        of_selector = [
+            mark for mark in marks if (mark.selector, mark.part) == (selector, STABILITY)
+        ]
+        smallest = min(mark.budget or 1 for mark in of_selector)
+        shares = next(_stability([mark for mark in of_selector if mark.budget == smallest]), None)
+        lines += [f"{selector} at {100 * smallest:g} %: {shares}."] if shares else []
+    return lines
+
+
 def _sentence(marks: Sequence[Mark], selector: str) -> str:
     budgets = [mark.budget for mark in marks if mark.budget is not None]
     smallest = [mark for mark in marks if mark.budget in (None, min(budgets))]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from xmas.results.evidence import Evidence
 from xmas.results.exam.exam_grids import exam_grids
 from xmas.results.exam.marks import ORDER, Mark, read
-from xmas.results.exam.sentences import sentences
+from xmas.results.exam.sentences import openings, sentences
 from xmas.results.leaderboard import Leaderboard
 from xmas.results.report.html_table import html_table
 from xmas.results.report.svg import joined, tag, text
@@ -24,13 +24,13 @@ def tables(evidence: Evidence) -> str:
     """
     marks = marks_of(evidence)
     blocks = [tag("h4", text(grid.title)) + html_table(grid) for grid in exam_grids(marks)]
-    said = [tag("li", text(sentence)) for sentence in sentences(marks)]
-    return joined([*blocks, tag("ul", *said, class_="notes")])
+    lines = [tag("li", text(sentence)) for sentence in sentences(marks)]
+    return joined([*blocks, tag("ul", *lines, class_="notes")])
 
 
 def opening(evidence: Evidence) -> str:
-    """What an exam says, where nothing was chosen of the pool yet."""
-    return tag("p", joined(map(text, sentences(marks_of(evidence))), " "), class_="lead")
+    """How stable the selectors are, where nothing was chosen of the pool yet."""
+    return tag("p", joined(map(text, openings(marks_of(evidence))), " "), class_="lead")
 
 
 def marks_of(evidence: Evidence) -> list[Mark]:
@@ -54,11 +54,11 @@ def marks_of(evidence: Evidence) -> list[Mark]:
 
 def examined(index: ResultIndex, store: Store, others: Iterable[Evidence]) -> list[Evidence]:
     """The pools that have an exam alone, without rows of a leaderboard."""
-    seen = {digest(evidence.pool) for evidence in others}
+    pools = {digest(evidence.pool) for evidence in others}
     boards = []
     for result in _exams(index)[::-1]:
-        if _pool(result) not in seen:
-            seen.add(_pool(result))
+        if _pool(result) not in pools:
+            pools.add(_pool(result))
             name = str(result.meta.get("label", "")).rpartition("pool ")[2] or "of former results"
             board = Leaderboard(name, "", {}, (), ())
             boards.append(Evidence(board, (), (), index, store, result.config["pool"]))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from toy import MAX_LENGTH, TEMPLATE, TEXT_ONLY, Toy, turns
 from toy import build as build_toy
 
@@ -154,6 +155,9 @@ def test_a_source_is_named_without_a_plus(compose):
     ]
 
 
+OWN_TEMPLATES = ("template@target.template=own", "template@proxy.template=own")
+
+
 def test_every_empty_mapping_of_the_configuration_is_open(compose):
     cfg = compose()
     empty = {
@@ -162,5 +166,8 @@ def test_every_empty_mapping_of_the_configuration_is_open(compose):
         for name, node in cfg[group].items()
         if node == {}
     }
-    assert empty == set(OPEN)
+    models = compose("target=llava15_7b", "proxy=smolvlm_256m", *OWN_TEMPLATES)
+    others = {"target.lora.peft", "target.template.options", "proxy.template.options"}
+    assert all(OmegaConf.select(models, name) == {} for name in {*others, "exam.starts"})
+    assert empty | others | {"exam.starts"} == set(OPEN)
     assert isinstance(build(cfg.ranking), Ranking)

@@ -239,10 +239,10 @@ def test_no_two_types_have_the_name_of_one_in_a_key(dataclasses_of_xmas, bearing
 class LoraVariant(Lora):
     """`Lora` with a field that came later, as docs/add-a-target.md adds one."""
 
-    rank_stabilised: bool = volatile(False)
+    frozen_a: bool = volatile(False)
 
     def corrections(self) -> dict[str, Any]:
-        return {"rank_stabilised": True} if self.rank_stabilised else {}
+        return {"frozen_a": True} if self.frozen_a else {}
 
 
 def test_a_field_that_came_later_leaves_the_keys_of_its_default():
@@ -250,8 +250,8 @@ def test_a_field_that_came_later_leaves_the_keys_of_its_default():
     before = {rank: describe(Lora(rank)) for rank in (8, 16)}
     for rank, identity in described.items():
         assert identity | {"type": "Lora"} == before[rank]  # the test's class is named after itself
-    stabilised = describe(LoraVariant(8, rank_stabilised=True))
-    assert stabilised == described[8] | {"rank_stabilised": True}
+    stabilised = describe(LoraVariant(8, frozen_a=True))
+    assert stabilised == described[8] | {"frozen_a": True}
     assert digest(stabilised) not in {digest(identity) for identity in described.values()}
 
 

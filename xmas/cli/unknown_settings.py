@@ -21,7 +21,10 @@ _ALIKE = 0.75  # difflib's ratio from which an added key counts as misspelt: one
 
 # Mappings whose keys are the user's.
 OWN_KEYS = "own_keys"  # the resolver of such a mapping, whose keys Hydra does not read
-OPEN = ("subset.floors", "subset.caps", "doctor.sha256", "doctor.known", "exam.starts")
+OPEN = (
+    "subset.floors", "subset.caps", "doctor.sha256", "doctor.known", "exam.starts",
+    "target.lora.peft", "target.template.options", "proxy.template.options",
+)  # fmt: skip
 
 
 def with_own_keys(arguments: Sequence[str]) -> list[str]:

@@ -51,6 +51,7 @@ NEW = {  # came later; hashed under the name they have
     "Presel",
     "Prism",
     "QualityDiversity",
+    "Ratings",
     "Relevance",
     "Rewritten",
     "Scalselect",

@@ -11,6 +11,7 @@ from xmas.estimate.per_stage.clusters import of_dics, of_quality_diversity
 from xmas.estimate.per_stage.fits import chosen
 from xmas.estimate.per_stage.shallow import of_leverage
 from xmas.estimate.work import CORE, Context, Work, work
+from xmas.evaluation.judge.ratings import Ratings
 from xmas.evaluation.judge.reviews import Reviews
 from xmas.evaluation.rescore import Rescore
 from xmas.evaluation.scores import Scores
@@ -151,6 +152,16 @@ def _(stage: Reviews, context: Context) -> Work:
     questions = len(stage.asked)
     return Work(
         f"{questions:,} questions to a judge, at the judge's price", disk=4000.0 * questions
+    )
+
+
+@work.register
+def _(stage: Ratings, context: Context) -> Work:
+    census = context.census(stage.pool)
+    return Work(
+        f"{census.pictured:,.0f} rows to a judge, at the judge's price",
+        core_seconds=census.pictured * census.decode,
+        disk=200.0 * census.pictured,
     )
 
 

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -86,9 +86,15 @@ class Judge:
         Raises EndpointError, with the name of the request, when one has failed for good: replies to
         those in flight are yielded first, the others are not sent.
         """
+        return self.replies_to((name, lambda body=body: body) for name, body in requests.items())
+
+    def replies_to(
+        self, requests: Iterable[tuple[Name, Callable[[], dict[str, Any]]]]
+    ) -> Iterator[tuple[Name, Reply]]:
+        """As `replies`, of bodies that are made when they are sent: images are not kept."""
         self.check()
         label = f"judge {self.model}"
-        bodies = ((name, functools.partial(self._body, body)) for name, body in requests.items())
+        bodies = ((name, functools.partial(self._body, make)) for name, make in requests)
         for name, reply in concurrent_replies(
             self.endpoint, bodies, at_once=self.at_once, label=label
         ):
@@ -98,8 +104,8 @@ class Judge:
             else:
                 yield name, reply
 
-    def _body(self, body: dict[str, Any]) -> dict[str, Any]:
-        body = {"model": self.model, **body, **self.options}
+    def _body(self, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        body = {"model": self.model, **make(), **self.options}
         return {name: value for name, value in body.items() if value is not None}
 
 

@@ -65,7 +65,7 @@ def tagger(name: str) -> Any:
         ValueError: there is no such pipeline; says how to get it.
     """
     try:
-        import spacy
+        import spacy  # pyright: ignore[reportMissingImports]  # an extra
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "features.consistency.weights=pos needs spaCy: pip install 'xmas[pos]' and python -m "

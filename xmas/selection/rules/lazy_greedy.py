@@ -158,7 +158,7 @@ class _Greedy:
         return gains.double().cpu().numpy()
 
     def choose(self, position: int) -> None:
-        """Choose a point, whatever its gain; compares nothing."""
+        """Choose a point, also without the largest gain; compares nothing."""
         number = len(self.order)
         self.order.append(position)
         self._chosen[number] = self._points[position]

@@ -124,7 +124,7 @@ def qwen25_vl(folder: Path) -> Published:
 
 
 def qwen3_vl(folder: Path) -> Published:
-    """Features of two of the tower's layers behind two of three layers; a grid of 5 x 5 places."""
+    """Features of two of the tower's layers after two of three layers; a grid of 5 x 5 places."""
     rope = {
         "rope_type": "default",
         "rope_theta": 1e4,

@@ -30,7 +30,7 @@ def qwen25_vl_3b() -> Any:
 
 
 def qwen25_vl_7b() -> Any:
-    """The same tower and a Qwen2.5-7B with a head of its own.
+    """The same tower and a Qwen2.5-7B whose head is not its embedding.
 
     Source: Qwen/Qwen2.5-VL-7B-Instruct.
     """

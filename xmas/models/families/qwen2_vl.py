@@ -22,7 +22,7 @@ def qwen2_vl_2b() -> Any:
 
 
 def qwen2_vl_7b() -> Any:
-    """The same tower and a Qwen2-7B whose head is not its embedding. Source: Qwen/Qwen2-VL-7B-Instruct."""
+    """The same tower and a Qwen2-7B, its head untied. Source: Qwen/Qwen2-VL-7B-Instruct."""
     return _config(
         vocab_size=152064,
         hidden_size=3584,

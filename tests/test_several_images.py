@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,7 +44,12 @@ TOGETHER = {"batch_tokens": 10**6, "shared_from": 0.0}
 
 @pytest.fixture(scope="module")
 def pool(toy: Toy, tmp_path_factory) -> Pool:
-    place = tmp_path_factory.mktemp("several") / "pool.json"
+    return pool_in(tmp_path_factory.mktemp("several"), toy)
+
+
+def pool_in(folder: Path, toy: Toy) -> Pool:
+    """`ROWS`, over the toy's pictures."""
+    place = folder / "pool.json"
     records = [
         {"image": [picture_name(number) for number in pictures], "conversations": turns(*texts)}
         for pictures, texts in ROWS

@@ -46,7 +46,7 @@ class QwenVl:
         sizes: Int[Tensor, "images 2"] | None,
     ) -> Any:
         """Outputs of transformers' tower."""
-        grid = patch_grid(model.config, sizes)
+        grid = patch_grid(model.config, sizes).to(pixels.device)  # so are the positions of patches
         return model.model.visual(pixels, grid_thw=torch.nn.functional.pad(grid, (1, 0), value=1))
 
     def features(

@@ -320,7 +320,7 @@ def test_words_say_how_stable_it_is_and_what_raises_it():
     assert "more rows are shared with trajectories of 2 proxies (30 %)" in said
     assert "it keeps 0.98 (of clean rows 0.10)" in said
     assert "keeps fewer empty answers (0.20) than clean rows" in said
-    assert "does not tell padded answers (1.10) from clean rows" in said
+    assert "does not tell padded questions (1.10) from clean rows" in said
     assert "text length explains 97 % of its score" in said
 
 

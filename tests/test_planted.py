@@ -160,8 +160,10 @@ def test_answers_are_empty_or_one_token_or_padded(opened):
     for row in np.flatnonzero(plan.kinds == ONE_TOKEN).tolist():
         assert set(answers(rows, row)) == {"."}
     for row in np.flatnonzero(plan.kinds == PADDED).tolist():
-        *first, last = answers(own, row)
-        assert answers(rows, row) == [*first, f"{last} {FILLER} {FILLER} {FILLER}"]
+        (asked, answer), *others = own.conversation(row)
+        longer = f"{asked} {FILLER} {FILLER} {FILLER}"
+        assert rows.conversation(row) == [(longer, answer), *others]
+        assert rows.turns(row)[0].images == own.turns(row)[0].images
 
 
 def test_length_can_tell_the_noise(pool, store):
@@ -170,9 +172,8 @@ def test_length_can_tell_the_noise(pool, store):
     plan, rows = stage.plan(store), stage.as_pool().open(store)
     assert (plan.padded == np.isin(plan.kinds, (SWAPPED, WRONG_PICTURE))).all()
     assert not (plan.kinds == PADDED).any()
-    assert all(
-        answers(rows, row)[-1].endswith(FILLER) for row in np.flatnonzero(plan.padded).tolist()
-    )
+    questions = [rows.conversation(row)[0][0] for row in np.flatnonzero(plan.padded).tolist()]
+    assert all(question.endswith(FILLER) for question in questions)
 
 
 def test_a_seed_decides_and_is_part_of_the_identity(planted, pool, store, tmp_path):

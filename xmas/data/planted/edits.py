@@ -19,7 +19,7 @@ BEFORE = (  # the question, in a template
     "Tell me, please: ",
 )
 AFTER = ("", " Take your time.", " Thank you in advance.", " That is my question.", " I wonder.")
-FILLER = "This is all that has to be said here, and it is said in full."
+FILLER = "This is all that I have to say here, and I say it in full."
 ONE_TOKEN = "."
 _MARGIN = 0.05  # of a side that a crop removes, at most
 _QUALITY = 75  # of the JPEG
@@ -54,9 +54,14 @@ def answers_of(turns: Sequence[Turn]) -> list[str]:
 
 
 def padded(turns: Sequence[Turn], sentences: int) -> list[Turn]:
-    """The turns with this many sentences that say nothing after the last answer."""
-    answers = answers_of(turns)
-    return answered(turns, [*answers[:-1], " ".join([answers[-1], *[FILLER] * sentences])])
+    """The turns with this many sentences that ask nothing after the first question.
+
+    Not after the answer: what a model that has to learn them loses would not be their length.
+    """
+    number = next(at for at, turn in enumerate(turns) if turn.role == USER)
+    question = turns[number]
+    edited = replace(question, text=" ".join([question.text, *[FILLER] * sentences]))
+    return [*turns[:number], edited, *turns[number + 1 :]]
 
 
 def altered(image: Path | bytes, variant: int, max_pixels: int) -> bytes:

@@ -28,6 +28,7 @@ class PlantedPool(Stage):
     """
 
     kind: ClassVar[str] = "planted"
+    version: ClassVar[int] = 2  # questions are padded, not answers
 
     pool: Pool
     planting: Planting = dataclasses.field(default_factory=Planting)

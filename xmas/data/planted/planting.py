@@ -33,7 +33,7 @@ class Planting:
         wrong_picture: with the picture of another row of the same source.
         empty: with empty answers.
         one_token: whose answers are a full stop.
-        padded: with `sentences` after the answer that say nothing.
+        padded: with `sentences` after the question that ask nothing.
         sentences: of padded rows.
         length: which rows are padded: `random`, so that length says nothing of the truth; `noise`,
             every swapped row and every row with a wrong picture and no other, so that it does.
@@ -90,7 +90,7 @@ class Plan:
         pictures: whose picture it has.
         groups: of copies, the row that is copied, which is of the group itself; -1 without copies.
         variants: of near copies, which crop and which template; -1 for others.
-        padded: whether sentences are added to the last answer.
+        padded: whether sentences are added to the question.
         comparable: rows of which any could have been planted, the planted ones included.
     """
 

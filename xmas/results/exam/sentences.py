@@ -19,7 +19,7 @@ _OF_KIND = {
     "wrong_picture": "wrong pictures",
     "empty": "empty answers",
     "one_token": "one-token answers",
-    "padded": "padded answers",
+    "padded": "padded questions",
 }
 
 

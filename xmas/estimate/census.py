@@ -96,8 +96,9 @@ def _counted(
         sizes = _tokenised(tokens, examples, some, store)
         how = f"lengths from tokenising {of}"
     else:
-        own = tokens is None or isinstance(tokens.template, OwnTemplate)
-        template = Template() if own else tokens.template  # the tokenizer's is with the tokenizer
+        template = Template()  # in the place of the tokenizer's own, which is with the tokenizer
+        if tokens is not None and not isinstance(tokens.template, OwnTemplate):
+            template = tokens.template
         sizes = _letters(template, examples, some, assumed.letters)
         how = f"lengths from the characters of {of}, {assumed.letters:g} a token assumed"
     text, answers = np.array(sizes, dtype=float).T

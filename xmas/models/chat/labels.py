@@ -98,17 +98,20 @@ class Encoder:
         max_length: int = 2048,
     ) -> None:
         self.tokenizer = tokenizer
-        self.own: TokenizerTemplate | None = None
-        if isinstance(template, OwnTemplate):
-            self.own = template.of(tokenizer, literal, around)
-        self.template = self.own or template
+        self.template: TokenizerTemplate | Template | Plain = (
+            template.of(tokenizer, literal, around)
+            if isinstance(template, OwnTemplate)
+            else template
+        )
         self.literal = literal
         self.max_length = max_length
 
     @property
     def end(self) -> int:
         """The token at which an answer ends."""
-        return self.tokenizer.eos_token_id if self.own is None else self.own.end
+        if isinstance(self.template, TokenizerTemplate):
+            return self.template.end
+        return self.tokenizer.eos_token_id
 
     def conversation(
         self,
@@ -192,9 +195,9 @@ class Encoder:
         self, chunks: Sequence[str], images: Sequence[Int[np.ndarray, " _"]]
     ) -> list[TokenisedText]:
         """Ids and character offsets of every chunk."""
-        if self.own is None:
-            return [self._tokenise(chunk, first=not number) for number, chunk in enumerate(chunks)]
-        return self.own.tokenised(chunks, images)
+        if isinstance(self.template, TokenizerTemplate):
+            return self.template.tokenised(chunks, images)
+        return [self._tokenise(chunk, first=not number) for number, chunk in enumerate(chunks)]
 
     def _tokenise(self, chunk: str, *, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and character offsets of a chunk; the begin mark only on the first.

@@ -182,7 +182,7 @@ class TokenizerTemplate:
 
         variables = {**self.tokenizer.special_tokens_map, **self.options}
         try:
-            (text,), spans = render_jinja_template(
+            texts, spans = render_jinja_template(
                 [messages],
                 chat_template=self.text,
                 add_generation_prompt=prompt,
@@ -191,7 +191,8 @@ class TokenizerTemplate:
             )
         except jinja2.TemplateError as error:
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
-        return text, list(spans[0]) if spans else []
+        marks: Any = spans[0] if spans else []  # annotated as str by transformers
+        return texts[0], list(marks)
 
     def _takes_parts(self) -> bool:
         """Whether contents may be lists of parts, as processors pass them."""

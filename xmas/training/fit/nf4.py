@@ -53,7 +53,10 @@ def quantise(model: nn.Module, device: torch.device | str) -> nn.Module:
     They compute in the type that the weights have now. A layer at a time is moved, so the device
     never has the whole model in 16 bits.
     """
-    from bitsandbytes.nn import Linear4bit, Params4bit
+    from bitsandbytes.nn import (  # pyright: ignore[reportMissingImports]  # an extra
+        Linear4bit,
+        Params4bit,
+    )
 
     for parent, name, layer in _linear_layers(model):
         weight = layer.weight.detach()
@@ -95,7 +98,10 @@ def round_weights(
 
 def dequantised(weight: Tensor) -> Tensor:
     """A weight after it was stored in 4 bits, in its own type."""
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    from bitsandbytes.functional import (  # pyright: ignore[reportMissingImports]  # an extra
+        dequantize_4bit,
+        quantize_4bit,
+    )
 
     return dequantize_4bit(*quantize_4bit(weight, quant_type="nf4", compress_statistics=True))
 

@@ -42,15 +42,16 @@ def tokenise_whole(
                 if piece or first
                 else {"input_ids": [], "offset_mapping": []}
             )
-            for id_, (start, stop) in zip(
-                encoding["input_ids"], encoding["offset_mapping"], strict=True
+            ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+            cuts = [spot for spot, token_id in enumerate(ids) if token_id == token]
+            for number_of_image, (start, stop) in enumerate(
+                itertools.pairwise([-1, *cuts, len(ids)])
             ):
-                if id_ == token:
+                if number_of_image:
                     texts.append(([], []))
-                    continue
-                before = 0 if image is None else starts[len(texts) - 1]
-                texts[-1][0].append(id_)
-                texts[-1][1].append((place + start - before, place + stop - before))
+                shift = place - (0 if image is None else starts[len(texts) - 1])
+                texts[-1][0].extend(ids[start + 1 : stop])
+                texts[-1][1].extend((a + shift, b + shift) for a, b in offsets[start + 1 : stop])
             place += len(piece)
     return texts
 

@@ -12,7 +12,8 @@ from toy import MAX_LENGTH, ROWS, TEXT_ONLY, Toy
 from xmas.features.extractor import FeatureExtractor
 from xmas.features.last_layer import LastLayer
 from xmas.models.vlm import load
-from xmas.store import Store
+from xmas.store import Store, key
+from xmas.training.starts.unfitted import Unfitted
 
 HALF = 1e-3  # values are at most one, in float16
 
@@ -123,3 +124,28 @@ def fresh(toy: Toy, folder) -> Store:
         if kind.is_dir() and kind.name != "last_layer":
             (folder / kind.name).symlink_to(kind)
     return Store(str(folder))
+
+
+def test_states_as_they_are(toy):
+    """Of a start point alone, too; the key of unit vectors is that of before."""
+    plain, units = last_layer(toy, unit=False), last_layer(toy)
+    states = values_of(toy, plain).astype(np.float64)
+    norms = np.linalg.norm(states, axis=1, keepdims=True)
+    assert norms.min() > 2
+    assert states / norms == pytest.approx(values_of(toy, units), abs=HALF)
+    assert key(plain) != key(units)
+    proxy = toy.proxy
+    start = Unfitted(
+        toy.pool, toy.start, proxy.template, True, proxy.max_length, hardware=proxy.hardware
+    )
+    assert (values_of(toy, dataclasses.replace(plain, proxy=start)) == states).all()
+
+
+def test_states_that_do_not_fit_are_refused(toy, monkeypatch, tmp_path):
+    stage = last_layer(toy, unit=False)
+    large = np.full((1, 32), 1e5, dtype=np.float32)
+    monkeypatch.setattr(
+        LastLayer, "vectors", lambda self, parts, batch: large[[0] * len(batch.rows)]
+    )
+    with pytest.raises(FloatingPointError, match=r"rows \[.*\] are not finite"):
+        stage.compute(toy.store, tmp_path)

@@ -17,6 +17,7 @@ from xmas.features.losses.pos_weights import (
     weight_of,
     weights_of_tokens,
 )
+from xmas.store.feasible import check_all
 
 
 def test_weights_of_tags():
@@ -101,7 +102,7 @@ def test_an_answer_is_found_where_it_is_said(toy: Toy):
     assert len(located.weights([[], []])) == len(encoder.turns(turns, [image]).ids)
 
 
-def test_without_spacy_or_its_tagger_it_is_said_what_to_install(monkeypatch):
+def test_without_spacy_or_its_tagger_it_is_said_what_to_install(toy, monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'xmas\[pos\]' and python -m spacy"):
         tagger("en_core_web_sm")
@@ -112,6 +113,9 @@ def test_without_spacy_or_its_tagger_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", types.SimpleNamespace(load=load))
     with pytest.raises(ValueError, match=r"tagger=en_core_web_lg: .*spacy download en_core_web_lg"):
         tagger("en_core_web_lg")
+    stage = TokenWeights(toy.proxy.tokens(), "en_core_web_lg")
+    with pytest.raises(ValueError, match="tagger=en_core_web_lg"):  # before a model is loaded
+        check_all(stage, toy.store)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of click, in spaCy's own import

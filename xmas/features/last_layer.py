@@ -88,7 +88,8 @@ class LastLayer(Stage):
 
         def of(batch: Batch) -> Float[np.ndarray, "rows hidden"]:
             values = self.vectors(parts, batch)
-            extractor.check(batch, values)
+            with np.errstate(over="ignore"):  # states may be too large for what they are kept in
+                extractor.check(batch, values.astype(np.float16))
             return values
 
         extractor.fill(

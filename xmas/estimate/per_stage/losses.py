@@ -1,5 +1,7 @@
 """What losses cost, and the clusters and embeddings that are used with them."""
 
+import dataclasses
+
 import numpy as np
 
 from xmas.estimate import flops, memory
@@ -90,8 +92,8 @@ def _(stage: Answers, context: Context) -> Work:
 def _(stage: Consistency, context: Context) -> Work:
     """Answers with images and without, and questions from the image, with the answer and without.
 
-    The questions are as long as what they stand for: the rewritten rows have the same texts and a
-    few words more.
+    The rewritten rows have the same texts, questions labelled in the place of answers; the few
+    words that ask for them are left out.
     """
     model, tokens = stage.model, stage.model.tokens()
     census, shape = context.census(tokens), shape_of(model.start)
@@ -99,14 +101,16 @@ def _(stage: Consistency, context: Context) -> Work:
         answers_load(census, shape.image_tokens, tokens.max_length, images=images, text_only=False)
         for images in (True, False)
     )
+    asked = dataclasses.replace(seeing, answers=blind.tokens - blind.answers)
     towers = 0 if model.cache_vision else census.pictured
     width = bits(stage.precision)
     longest = int(census.lengths(shape.image_tokens, tokens.max_length).max())
     stream = max(stage.how.batch_tokens, longest) * memory.block(shape.decoder)
     return Work(
         f"answers and questions of {census.pictured:,.0f} rows with an image, four passes",
-        flops=3 * flops.forward(shape, seeing, towers=0)
+        flops=flops.forward(shape, seeing, towers=0)
         + flops.forward(shape, blind, towers=0)
+        + 2 * flops.forward(shape, asked, towers=0)
         + flops.tower(shape.tower, towers * shape.tiles),
         bits=width,
         core_seconds=towers * census.decode,

@@ -137,6 +137,10 @@ class TokenWeights(Stage):
     tokens: Tokenised
     tagger: str = "en_core_web_sm"
 
+    def check(self, store: Store) -> None:
+        """Raises ModuleNotFoundError or ValueError: spaCy or the tagger is missing."""
+        tagger(self.tagger)
+
     def compute(self, store: Store, out: Path) -> None:
         pipeline = tagger(self.tagger)
         examples = self.tokens.pool.open(store)

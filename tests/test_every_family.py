@@ -6,6 +6,7 @@ tower, so that it is peaked, and differs from head to head and from layer to lay
 """
 
 import copy
+import dataclasses
 import fnmatch
 import json
 import math
@@ -37,10 +38,12 @@ from xmas.data.pool import Pool
 from xmas.data.turns import Turn, turn_of
 from xmas.evaluation.generation.generate import generate_answers
 from xmas.evaluation.protocol import Question
+from xmas.features.activations import Activations, Windows
 from xmas.features.losses.token_statistics import answer_statistics
+from xmas.features.pooled import Means, halves, means_of
 from xmas.models import families
 from xmas.models.answer_loss import answer_loss
-from xmas.models.chat.batches import Loader, collate
+from xmas.models.chat.batches import Batch, Loader, collate
 from xmas.models.chat.labels import IGNORED
 from xmas.models.chat.layout import FEATURE, text_around, tokens_of_row
 from xmas.models.chat.tokens import Tokenised, TokenTable
@@ -69,6 +72,7 @@ from xmas.target.export import Export
 from xmas.target.target import Target
 from xmas.training.fit.recipe import Recipe
 from xmas.training.fit.trainables import Lora
+from xmas.training.proxy import Proxy
 
 ROWS = (0, 13, 26, 2, 3, 5, 8)  # of the toy's: three show one picture, one shows none
 TWO = len(ROWS)  # a row of two pictures of different sizes
@@ -211,29 +215,48 @@ def test_attention_does_not_depend_on_batch_mates(family, peaked):
         close(ways, alone, 1e-5)
 
 
-@torch.no_grad()
-def test_hidden_states_and_loss_of_a_padded_batch_are_those_of_its_rows_alone(family, peaked):
-    """In the model's own forward, with and without images; attention is peaked."""
-    table, token = family.table, peaked.config.image_token_id
-    rows = [ROWS.index(5), ROWS.index(3), TWO, ROWS.index(8)]
+def batch_of(family, model: torch.nn.Module, rows: list[int]) -> Batch:
     loader = Loader(
-        table, [np.array(rows)], image_token=token, pad=family.parts.tokenizer.pad_token_id,
+        family.table,
+        [np.array(rows)],
+        image_token=model.config.image_token_id,
+        pad=family.parts.tokenizer.pad_token_id,
         pictures=FromFiles(family.rows, family.parts.processor),
-    )  # fmt: skip
-    (batch,) = loader
-    sizes, features = batch.pictures.get("sizes"), image_features(peaked, batch.pictures)
-    sizes = None if runs_whole(peaked) else sizes
+    )
+    return next(iter(loader))
+
+
+@torch.no_grad()
+def test_a_padded_batch_has_what_the_model_s_own_forward_makes_of_each_row(family, peaked):
+    """Hidden states, loss and activations, with and without images; attention is peaked."""
+    rows = [ROWS.index(5), ROWS.index(3), TWO, ROWS.index(8)]
+    batch = batch_of(family, peaked, rows)
+    sizes = None if runs_whole(peaked) else batch.pictures.get("sizes")
+    features = image_features(peaked, batch.pictures)
     hidden = hidden_states(peaked, batch.ids, batch.mask, features, sizes=sizes)
     loss = answer_loss(peaked, batch.ids, batch.mask, batch.labels, features, sizes=sizes)
+    proxy = Proxy(
+        family.target.pool, family.start, RECIPE, family.tiny.template, cache_vision=False,
+        max_length=1024, hardware=HARDWARE,
+    )  # fmt: skip
+    activations = Activations(proxy, step=0, layers=(0, 2))
+    windows = Windows.of(family.table, released=False)
+    parts = dataclasses.replace(family.parts, model=peaked)
+    vectors = torch.from_numpy(activations.features(parts, batch, windows))
     total, count = 0.0, 0
     for line, row in enumerate(rows):
-        labels = torch.from_numpy(table[row].whole_labels())[None]
+        labels = torch.from_numpy(family.table[row].whole_labels())[None]
         inputs = own_inputs(family, peaked, row)
-        theirs = peaked.model(**inputs).last_hidden_state[0]
-        ours = hidden[line, : len(theirs)]
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        spots = windows.positions(batch_of(family, peaked, [row]), peaked.config.image_token_id)
+        with means_of(language_model(peaked), (0, 2), Means(spots)) as means:
+            peaked.model(**inputs)
+        vector = halves(torch.stack([means.layers[layer] for layer in (0, 2)], dim=1))
+        torch.testing.assert_close(vectors[line], vector[0], rtol=1e-4, atol=1e-5)
+        theirs = peaked(**inputs, labels=labels, output_hidden_states=True)
+        last = theirs.hidden_states[-1][0]
+        torch.testing.assert_close(hidden[line, : len(last)], last, rtol=1e-4, atol=1e-4)
         answers = int((labels[:, 1:] != IGNORED).sum())
-        total += float(peaked(**inputs, labels=labels).loss) * answers
+        total += float(theirs.loss) * answers
         count += answers
     assert float(loss) == pytest.approx(total / count, rel=1e-5)
 

@@ -178,23 +178,6 @@ def test_the_picture_changes_the_answer(parts, batches):
     assert (hidden - negated)[answered].abs().max() > 1e-3
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_an_image_has_as_many_tokens_as_the_model_has_features_for_it(kind, parts, size):
-    height, width = size
-    rng = np.random.default_rng(height * width)
-    image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-    image_inputs = own_inputs(kind, parts, [image])
-    theirs = torch.cat(list(parts.model.get_image_features(**image_inputs).pooler_output))
-    counted = int((parts.layout.tokens(size) == FEATURE).sum())
-    assert counted == len(theirs)
-    pictures = parts.processor.pictures([image])
-    features = tower_features(parts.model, pictures["pixels"])
-    ids = torch.full((1, counted), parts.model.config.image_token_id)
-    ours = embed(parts.model, ids, features, pictures.get("sizes"))
-    torch.testing.assert_close(ours[0], theirs, rtol=1e-5, atol=1e-5)
-
-
 def test_images_differ_in_length_where_they_differ_in_size(models):
     """Or the tests of lengths would be of constants."""
     for kind, loaded in models.items():

@@ -59,7 +59,7 @@ def test_rows_that_are_cut_behind_an_image_have_the_masks_of_whole_ones():
     for kind, mask in whole.masks().items():
         assert torch.equal(joined.masks()[kind], mask)
         assert torch.equal(after[kind], mask[:, :, 4:])
-    no_image = tail.none((2, 7)).joined_to(head.number)
+    no_image = tail.none(2, 7).joined_to(head.number)
     assert torch.equal(no_image.number[:, :4], whole.number[:, :4])
     assert (no_image.number[:, 4:] == -1).all()
 

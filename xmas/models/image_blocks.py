@@ -43,9 +43,9 @@ class ImageBlocks:
         number = (is_image & ~previous).cumsum(dim=1) - 1
         return cls(torch.where(is_image, number, NONE), config)
 
-    def none(self, shape: tuple[int, int]) -> "ImageBlocks":
-        """Rows of as many tokens without an image."""
-        return dataclasses.replace(self, number=self.number.new_full(shape, NONE))
+    def none(self, rows: int, length: int) -> "ImageBlocks":
+        """Rows of `length` tokens without an image."""
+        return dataclasses.replace(self, number=self.number.new_full((rows, length), NONE))
 
     def after(self, before: int) -> "ImageBlocks":
         """The same after cached tokens, none of which is of these images."""

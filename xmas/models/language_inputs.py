@@ -82,6 +82,7 @@ class LanguageInputs:
         embeddings = torch.cat([prefix.embeddings[which], own.embeddings], dim=1)
         blocks = prefix.blocks
         if blocks is not None:
-            later = blocks.none(own.embeddings.shape[:2]) if self.blocks is None else self.blocks
-            blocks = later.joined_to(blocks.number[which])
+            number, length = blocks.number[which], own.embeddings.shape[1]
+            later = blocks.none(len(number), length) if self.blocks is None else self.blocks
+            blocks = later.joined_to(number)
         return LanguageInputs(embeddings, positions, deep, deep_row, blocks)

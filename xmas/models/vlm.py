@@ -132,7 +132,16 @@ def freeze_tower(model: nn.Module) -> nn.Module:
     """`model`, all of it trainable but the vision tower: the base recipe of TinyLLaVA and of full
     LLaVA. A connector inside the tower, as Qwen's merger, is trainable.
     """
-    unwrap(model).requires_grad_(True)
+    inner = unwrap(model)
+    inner.requires_grad_(True)
+    if runs_whole(model):  # parts of other modalities next to these, which no row of a pool runs
+        inner.requires_grad_(False)
+        language_model(model).requires_grad_(True)
+        inner.get_output_embeddings().requires_grad_(True)
+        for name, parameter in inner.named_parameters():
+            if in_connector(model, name):
+                parameter.requires_grad_(True)
+        return model
     for name, parameter in tower(model).named_parameters():
         parameter.requires_grad_(in_connector(model, name))
     return model

@@ -119,6 +119,12 @@ def test_without_an_image_the_connector_has_gradients_of_zero(model):
     net.zero_grad(set_to_none=True)
 
 
+def test_packed_rows_are_refused(model):
+    batch = model.batch(3)
+    with pytest.raises(ValueError, match=f"{model.kind}, which run whole, .* hardware.packing=fal"):
+        hidden_states(model.parts.model, batch.ids, batch.mask, None, lengths=torch.tensor([9, 5]))
+
+
 def test_the_shape_is_counted(model):
     net, shape = model.parts.model, model.start.shape()
     assert shape.whole
@@ -199,7 +205,7 @@ def test_logits_are_those_of_the_model_s_own_forward():
     assert not torch.allclose(logits, net.lm_head(hidden), atol=0.1)
 
 
-def test_by_its_name_alone_it_goes_from_proxy_to_scores(toy: Toy, model, compose):
+def test_by_its_name_alone_it_goes_from_proxy_to_scores(toy: Toy, model, compose, caplog):
     """Proxy fit, trajectories, subset, target by LoRA and scores, from configs as they are."""
     if model.kind != "glm4v":
         pytest.skip("experiments/extraction/any_model.md has the other: a pass takes seconds")
@@ -211,7 +217,10 @@ def test_by_its_name_alone_it_goes_from_proxy_to_scores(toy: Toy, model, compose
         "proxy.recipe.precision=32-true", "proxy.max_length=512", "target.max_length=512",
     )  # fmt: skip
     scores = build(cfg.scores)
-    folder = toy.store.get(scores)
+    with caplog.at_level(logging.INFO, "xmas.training.fit.trainer"):
+        folder = toy.store.get(scores)
+    assert cfg.hardware.packing
+    assert "rows run whole, padded and not packed" in caplog.text
     trajectories = np.load(toy.store.get(build(cfg.features.trajectories)) / "values.npy")
     assert trajectories.shape[1:] == (2, 5)
     with_image = ~np.isnan(trajectories).any(axis=(1, 2))

@@ -349,6 +349,8 @@ def hidden_states(
         image_places: of the image tokens, see `embed`.
         lengths: of rows packed into one sequence (`xmas.models.chat.packing`).
     """
+    if lengths is not None:
+        refuse_whole(model, "hardware.packing=false")
     language = language_model(model)
     options = {} if lengths is None else varlen_attention.arguments(language, lengths)
     inputs = language_inputs(

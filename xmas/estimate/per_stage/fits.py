@@ -73,7 +73,8 @@ def fit_work(
         rng=np.random.default_rng(0),
     )
     batches = micro_batches(order, recipe.micro_batch)
-    widest = [lengths[batch] if hardware.packing else padded(lengths[batch]) for batch in batches]
+    packed = hardware.packing and not shape.whole
+    widest = [lengths[batch] if packed else padded(lengths[batch]) for batch in batches]
     widths = np.concatenate(widest).astype(float)
     load = Load(
         rows=len(widths),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from xmas.models import varlen_attention
-from xmas.models.vlm import language_model, refuse_whole
+from xmas.models.vlm import language_model
 from xmas.training.fit import liger
 from xmas.training.fit.recipe import Hardware
 from xmas.training.fit.recomputation import recompute
@@ -44,7 +44,6 @@ def configured(model: nn.Module, hardware: Hardware, precision: str = "32-true")
             )
         liger.check(language, hardware.accelerator)
     if hardware.packing:
-        refuse_whole(model, "hardware.packing=false")
         varlen_attention.prepare(language, compiled=hardware.compile is not None)
     blocks = list(language.layers)
     for block in blocks:

@@ -1,6 +1,7 @@
 """The one fit of a vision-language model: a laptop or eight GPUs, interrupted or not."""
 
 import contextlib
+import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from xmas.models.chat.packing import pack
 from xmas.models.chat.tokens import TokenTable
 from xmas.models.device import device_for
 from xmas.models.vision_cache import Pictures
-from xmas.models.vlm import unwrap
+from xmas.models.vlm import runs_whole, unwrap
 from xmas.store import distributed
 from xmas.store.checkpoint import saved_state
 from xmas.training.fit.batch_plan import microbatches_per_rank, plan_batches
@@ -31,6 +32,8 @@ from xmas.training.fit.recomputation import Recomputation
 from xmas.training.fit.sanity import FirstBatches, check_rows, memory_advice
 from xmas.training.fit.sharding import check_whole_matrices, strategy_of, unshard
 from xmas.training.fit.speed import configured
+
+log = logging.getLogger(__name__)
 
 
 def fit(
@@ -70,6 +73,9 @@ def fit(
         FloatingPointError: a loss is not finite; names the rows.
         MemoryError: names the settings to change.
     """
+    if hardware.packing and runs_whole(model):
+        log.info("%s: rows run whole, padded and not packed", label)
+        hardware = dataclasses.replace(hardware, packing=False)
     check_whole_matrices(recipe, hardware)
     strategy = strategy_of(hardware)
     rank, world = distributed.rank_and_world() if distributed.launched() else (0, 1)

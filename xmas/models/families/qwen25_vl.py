@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.vision_utils import get_vision_window_index
 
 from xmas.models.families.protocol import Configs
 from xmas.models.families.qwen_vl import QwenVl, token_grid
@@ -82,6 +83,12 @@ class Qwen25Vl(QwenVl):
         "Qwen/Qwen2.5-VL-7B-Instruct": qwen25_vl_7b,
     }
 
+    def indices(self, tower: Any, grid: Int[Tensor, "images 3"]) -> dict[str, Tensor]:
+        return super().indices(tower, grid) | {"window_index": _windows(tower, grid)[0]}
+
+    def ends(self, tower: Any, grid: Int[Tensor, "images 3"]) -> dict[str, Tensor]:
+        return {"cu_window_seqlens": _windows(tower, grid)[1]}
+
     def project(
         self,
         model: Any,
@@ -93,7 +100,7 @@ class Qwen25Vl(QwenVl):
         vision = model.config.vision_config
         side = vision.window_size // vision.patch_size // vision.spatial_merge_size
         order = window_order(token_grid(model.config, sizes), side)
-        return tokens[torch.from_numpy(np.argsort(order)).to(tokens.device)]
+        return tokens[torch.from_numpy(np.argsort(order)).to(tokens.device, non_blocking=True)]
 
     def shape(self, config: Any, *, image_tokens: int | None = None, tiles: float = 1.0) -> Shape:
         """The tower's gated layers (three matrices) count as plain ones (two) of one and a half
@@ -105,6 +112,15 @@ class Qwen25Vl(QwenVl):
             vision.depth, vision.hidden_size, feed_forward, 0, vision.patch_size, class_token=False
         )
         return self.shape_around(config, tower, image_tokens=image_tokens)
+
+
+def _windows(
+    tower: Any, grid: Int[Tensor, "images 3"]
+) -> tuple[Int[Tensor, " tokens"], Int[Tensor, " windows_1"]]:
+    """The tower's order of tokens, and the patches at which its windows end."""
+    return get_vision_window_index(
+        grid, tower.spatial_merge_size, tower.window_size, tower.patch_size
+    )
 
 
 def window_order(sizes: Int[Tensor, "images 2"], side: int) -> Int[np.ndarray, " tokens"]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
 from xmas.models.families.protocol import Configs
 from xmas.models.families.qwen_vl import QwenVl
@@ -98,6 +99,16 @@ class Qwen3Vl(QwenVl):
         "Qwen/Qwen3-VL-4B-Instruct": qwen3_vl_4b,
         "Qwen/Qwen3-VL-8B-Instruct": qwen3_vl_8b,
     }
+
+    def indices(self, tower: Any, grid: Int[Tensor, "images 3"]) -> dict[str, Tensor]:
+        places, weights = get_vision_interpolation_indices_and_weights(
+            grid,
+            tower.num_grid_per_side,
+            tower.interpolation_mode,
+            tower.interpolation_align_corners,
+            tower.spatial_merge_size,
+        )
+        return super().indices(tower, grid) | {"interp_indices": places, "interp_weights": weights}
 
     def features(
         self,

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
+from transformers.vision_utils import get_vision_position_ids
 
 from xmas.models.chat.layout import FEATURE, literal_of
 from xmas.models.shape import Decoder, Shape, Tower
@@ -45,9 +46,29 @@ class QwenVl:
         pixels: Float[Tensor, "patches numbers"],
         sizes: Int[Tensor, "images 2"] | None,
     ) -> Any:
-        """Outputs of transformers' tower."""
-        grid = patch_grid(model.config, sizes).to(pixels.device)  # so are the positions of patches
-        return model.model.visual(pixels, grid_thw=torch.nn.functional.pad(grid, (1, 0), value=1))
+        """Outputs of transformers' tower.
+
+        What follows from the sizes is computed on the host and copied, or every layer would wait
+        for the device to be told where an image ends.
+        """
+        tower = model.model.visual
+        grid = torch.nn.functional.pad(patch_grid(model.config, sizes), (1, 0), value=1)
+        if "flash" in (tower.config._attn_implementation or ""):  # its kernel takes all of it
+            return tower(pixels, grid_thw=grid.to(pixels.device))
+        grid = grid.cpu()
+        indices = {
+            name: tensor.to(pixels.device, non_blocking=True)
+            for name, tensor in self.indices(tower, grid).items()
+        }
+        return tower(pixels, grid_thw=grid, **indices, **self.ends(tower, grid))
+
+    def indices(self, tower: Any, grid: Int[Tensor, "images 3"]) -> dict[str, Tensor]:
+        """Arguments of the tower that are on its device."""
+        return {"position_ids": get_vision_position_ids(grid, tower.spatial_merge_size)}
+
+    def ends(self, tower: Any, grid: Int[Tensor, "images 3"]) -> dict[str, Tensor]:
+        """Arguments of the tower that its attention reads on the host, but for the images' ends."""
+        return {}
 
     def features(
         self,

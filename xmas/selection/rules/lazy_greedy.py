@@ -164,20 +164,23 @@ class _Greedy:
         self._chosen[number] = self._points[position]
         self._chosen_offsets[number] = self._offsets[position]
         self._at_choice[position] = self._bound[position]
-        self._bound[position] = -np.inf
+        self._bound[position].fill_(-np.inf)
 
     def _choose_from_front(self) -> None:
         """Choose from the front while its best beats every bound outside."""
         positions, points, base, gains = self._front
         limit, limit_position = self._limit
         while len(self.order) < self._count and len(positions):
-            best = int(gains.argmax())  # the first of equals, and positions ascend
-            gain, position = float(gains[best]), int(positions[best])
+            largest, index = gains.max(dim=0)  # the first of equals, and positions ascend
+            at = positions.index_select(0, index.reshape(1))[0]
+            numbers = [index.double(), largest.double(), at.double()]  # one wait for the device
+            best, gain, position = self._torch.stack(numbers).tolist()
+            best, position = int(best), int(position)
             if gain == -np.inf or (gain, -position) < (limit, -limit_position):
                 return
-            self._bound[position] = gain
+            self._bound[position].fill_(gain)  # an assignment would wait for a copy
             self.choose(position)
-            gains[best] = -np.inf
+            gains[best].fill_(-np.inf)
             closeness = points @ self._points[position] - self._offsets[position]
             self._torch.minimum(gains, base - closeness, out=gains)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 from test_labels import metaspace
+from toy import ROWS, Toy
 
 from xmas.cli.config import build
 from xmas.data.turns import ASSISTANT, SYSTEM, USER, Turn
@@ -21,8 +22,9 @@ from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.messages import message_of
 from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.template import Template
+from xmas.models.chat.tokens import Tokenised
 from xmas.models.vlm import load
-from xmas.store import Store, describe
+from xmas.store import Store, describe, key
 from xmas.target.hf_folder import describe as describe_folder
 
 PARTS = (
@@ -372,6 +374,20 @@ def test_a_space_mark_before_a_text_is_once_before_the_whole(legacy):
     assert labelled[begins:] == [bool(marked) for marked in encoded["assistant_masks"]]
 
 
+def test_a_begin_mark_is_the_tokenizer_s_or_the_template_s_and_never_both():
+    """As processors do, which have the tokenizer add its own unless the text starts with it."""
+    tokenizer = metaspace(False)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<|im_end|>"]})
+    counts = []
+    for text in (MARKED, "{{ bos_token }}" + MARKED):
+        tokenizer.chat_template = text
+        encoder = Encoder(tokenizer, OwnTemplate(), literal="<image>")
+        tokens = encoder.turns(CONVERSATIONS["text"], [])
+        counts.append(tokens.ids.tolist().count(tokenizer.bos_token_id))
+        assert tokens.ids[0] == tokenizer.bos_token_id
+    assert counts == [1, 1]
+
+
 EXPLICIT = {"qwen25_vl": "target=qwen25_vl_3b", "smolvlm": "proxy=smolvlm_256m"}
 
 
@@ -424,3 +440,27 @@ def test_a_language_model_s_template_is_exported_with_places_for_images(tmp_path
     text = (tmp_path / "out" / "chat_template.jinja").read_text()
     assert text.startswith('{%- set role = "assistant" -%}')
     assert text.endswith(TEXT_ALONE)
+
+
+def test_a_pool_has_the_tokens_of_the_explicit_template_row_by_row(toy: Toy, tmp_path):
+    start = tiny.start("smolvlm", tmp_path / "hub")
+    (tmp_path / "hub" / "chat_template.jinja").write_text(SMOLVLM)
+    store = Store(str(tmp_path / "store"))
+    tables = [
+        Tokenised(toy.pool, start.tokenizer, template, start.image, 1024).open(store)
+        for template in (OwnTemplate(), tiny.SMOL)
+    ]
+    assert len(tables[0]) == ROWS
+    for row in range(ROWS):
+        own, explicit = (table[row] for table in tables)
+        assert own.whole(0).tolist() == explicit.whole(0).tolist(), row
+        assert own.whole_labels().tolist() == explicit.whole_labels().tolist(), row
+
+
+def test_the_template_s_text_is_in_the_key_of_what_starts_there(tmp_path):
+    start = tiny.start("phi", tmp_path / "hub")
+    before = key(start)
+    (tmp_path / "hub" / "chat_template.jinja").write_text(MARKED)
+    with_template = key(start)
+    (tmp_path / "hub" / "chat_template.jinja").write_text(HALF_MARKED)
+    assert len({before, with_template, key(start)}) == 3

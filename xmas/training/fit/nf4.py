@@ -65,7 +65,6 @@ def quantise(model: nn.Module, device: torch.device | str) -> nn.Module:
             layer.out_features,
             bias=False,
             compute_dtype=weight.dtype,
-            quant_type="nf4",
             device="meta",
         )
         replacement.weight = Params4bit(

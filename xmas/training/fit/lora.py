@@ -48,6 +48,9 @@ class Lora:
     peft: Mapping[str, Any] = volatile(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "also", tuple(self.also))  # lists in YAML
+        if self.targets is not None and not isinstance(self.targets, str):
+            object.__setattr__(self, "targets", tuple(self.targets))
         for name in self.peft:
             if name not in OPTIONS:
                 raise ValueError(

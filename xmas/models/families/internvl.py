@@ -149,7 +149,7 @@ class InternVl:
             GotOcr2ImageProcessorPil,
         )
 
-        tiled: dict[str, Any] = {"crop_to_patches": True}  # what transformers' processor of InternVL sets
+        tiled: dict[str, Any] = {"crop_to_patches": True}  # as InternVL's processor sets it
         return StretchedTiles(
             GotOcr2ImageProcessorPil.from_pretrained(
                 folder, local_files_only=True, **(tiled | dict(changes))

@@ -50,7 +50,7 @@ def test_masks_are_those_of_transformers(implementation):
     assert not torch.equal(ours["full_attention"], ours["sliding_attention"])
 
 
-def test_rows_that_are_cut_behind_an_image_have_the_masks_of_whole_ones():
+def test_rows_that_are_cut_after_an_image_have_the_masks_of_whole_ones():
     """Cut at the fourth token: the second row's first image ends there, the first row's too."""
     whole = ImageBlocks.of(IMAGES, config())
     head, tail = (ImageBlocks.of(part, config()) for part in (IMAGES[:, :4], IMAGES[:, 4:]))

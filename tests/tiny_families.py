@@ -1,7 +1,7 @@
 """A tiny random model of every family; a family adds an entry to `TINY` for its contract.
 
-What an entry says besides its folder is how others do it: the inputs that the model's own forward
-takes, the chat template of its published folders, the weights that a step of LoRA changes.
+What an entry says in addition to its folder is how others do it: the inputs that the model's own
+forward takes, the chat template of its published folders, the weights that a step of LoRA changes.
 """
 
 import dataclasses
@@ -39,11 +39,11 @@ class Tiny:
         write: a model folder, its start point; `tiny.start` shows how weights are drawn.
         template: what the YAML of its published models configures.
         chat: the chat template of its published folders, answers inside `generation`.
-        inputs: what the model's own forward takes for the pictures of one row, besides ids and
+        inputs: what the model's own forward takes for the pictures of one row, next to ids and
             mask: of the model, its image processor (transformers' own) and the pictures.
         connector: patterns of the weights between tower and language model that LoRA trains in
             full; of the language model it changes `layers`.
-        of_ids: what the forward takes besides, from the configuration and the ids.
+        of_ids: what else the forward takes, from the configuration and the ids.
         layers: patterns of the language model's adapted weights.
         image: what `chat` renders for an image.
         scanned: the family's attention can be read.

@@ -1,4 +1,4 @@
-"""Idefics3, SmolVLM and SmolVLM2: an image cut into tiles, and the whole image as one more tile.
+"""Idefics3 and SmolVLM: an image cut into tiles, and the whole image as one more tile.
 
 Every tile gives the same number of tokens (its patches, neighbours folded together: "pixel
 shuffle"), after marks that name its row and column.
@@ -33,21 +33,21 @@ SIGLIP_B_512 = {
     "image_size": 512,
     "patch_size": 16,
 }
-SIGLIP_SO400M_384 = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
 
 
-def _smollm2(width: int, feed_forward: int, layers: int, heads: int, groups: int, **more: Any):
+def smollm2(
+    width: int,
+    feed_forward: int,
+    layers: int,
+    heads: int,
+    groups: int,
+    *,
+    positions: int = 8192,
+    theta: float = 1e5,
+) -> Any:
     """A SmolLM2 whose head is not its embedding."""
     from transformers import LlamaConfig
 
-    positions = {"max_position_embeddings": 8192, "theta": 100000.0} | more
     return LlamaConfig(
         vocab_size=49280,
         hidden_size=width,
@@ -56,9 +56,9 @@ def _smollm2(width: int, feed_forward: int, layers: int, heads: int, groups: int
         num_attention_heads=heads,
         num_key_value_heads=groups,
         head_dim=64,
-        max_position_embeddings=positions["max_position_embeddings"],
+        max_position_embeddings=positions,
         rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": positions["theta"]},
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
         pad_token_id=2,
     )
 
@@ -71,38 +71,10 @@ def smolvlm_256m() -> Any:
     from transformers import Idefics3Config
 
     return Idefics3Config(
-        text_config=_smollm2(576, 1536, 30, 9, 3),
+        text_config=smollm2(576, 1536, 30, 9, 3),
         vision_config=SIGLIP_B_512,
         scale_factor=4,
         image_token_id=49190,
-    )
-
-
-def smolvlm2_500m() -> Any:
-    """SigLIP-B/16-512, sixteen patches folded into a token, SmolLM2-360M.
-
-    Source: HuggingFaceTB/SmolVLM2-500M-Video-Instruct.
-    """
-    from transformers import SmolVLMConfig
-
-    return SmolVLMConfig(
-        text_config=_smollm2(960, 2560, 32, 15, 5),
-        vision_config=SIGLIP_B_512,
-        scale_factor=4,
-        image_token_id=49190,
-    )
-
-
-def smolvlm2_2b() -> Any:
-    """SigLIP-SO400M/14-384, nine patches folded into a token, SmolLM2-1.7B.
-
-    Source: HuggingFaceTB/SmolVLM2-2.2B-Instruct.
-    """
-    from transformers import SmolVLMConfig
-
-    text = _smollm2(2048, 8192, 24, 32, 32, max_position_embeddings=16384, theta=273768.0)
-    return SmolVLMConfig(
-        text_config=text, vision_config=SIGLIP_SO400M_384, scale_factor=3, image_token_id=49190
     )
 
 
@@ -178,17 +150,6 @@ class Idefics3:
             self.hub_class, (Idefics3Processor,), {"__module__": Idefics3Processor.__module__}
         )
         return kind(processor.own, tokenizer, image_seq_len=tokens)
-
-
-class SmolVlm(Idefics3):
-    """`SmolVLMForConditionalGeneration`: the same parts. SmolVLM-256M is an Idefics3, SmolVLM2 not.
-
-    transformers' own processor asks for packages that only videos need (torchvision, num2words), so
-    that of Idefics3 is written under its name: to images they do the same.
-    """
-
-    hub_class: ClassVar[str] = "SmolVLMProcessor"
-    video_processor: ClassVar[str] = "SmolVLMVideoProcessor"
 
 
 class TiledImages:
@@ -297,14 +258,5 @@ FAMILIES = (
         "Idefics3ImageProcessorPil",
         full_size={"smolvlm_256m": smolvlm_256m},
         hub_configs={"HuggingFaceTB/SmolVLM-256M-Instruct": smolvlm_256m},
-    ),
-    SmolVlm(
-        "smolvlm",
-        "SmolVLMImageProcessorPil",
-        full_size={"smolvlm2_500m": smolvlm2_500m, "smolvlm2_2b": smolvlm2_2b},
-        hub_configs={
-            "HuggingFaceTB/SmolVLM2-500M-Video-Instruct": smolvlm2_500m,
-            "HuggingFaceTB/SmolVLM2-2.2B-Instruct": smolvlm2_2b,
-        },
     ),
 )

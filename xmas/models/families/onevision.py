@@ -18,12 +18,18 @@ from xmas.models.families.protocol import Configs
 from xmas.models.without_video import without_video
 
 
-def onevision(width: int, feed_forward: int, layers: int, heads: int, groups: int, **more: Any):
-    """SigLIP-SO400M without its last layer and head, a Qwen2, up to nine tiles' features."""
+def _onevision(
+    width: int, feed_forward: int, layers: int, heads: int, groups: int, vocabulary: int, tied: bool
+) -> Any:
+    """SigLIP-SO400M without its last layer and head, a Qwen2, up to nine tiles' features.
+
+    Grids and aspect are transformers' defaults.
+    """
     from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
 
     return LlavaOnevisionConfig(
         text_config=Qwen2Config(
+            vocab_size=vocabulary,
             hidden_size=width,
             intermediate_size=feed_forward,
             num_hidden_layers=layers,
@@ -33,7 +39,7 @@ def onevision(width: int, feed_forward: int, layers: int, heads: int, groups: in
             rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             bos_token_id=151643,
             eos_token_id=151645,
-            **more,
+            tie_word_embeddings=tied,
         ),
         vision_config=SiglipVisionConfig(
             hidden_size=1152,
@@ -45,22 +51,21 @@ def onevision(width: int, feed_forward: int, layers: int, heads: int, groups: in
             vision_use_head=False,
         ),
         image_token_index=151646,
-        tie_word_embeddings=more["tie_word_embeddings"],
+        tie_word_embeddings=tied,
     )
 
 
 def llava_onevision_05b() -> Any:
-    """Source: llava-hf/llava-onevision-qwen2-0.5b-ov-hf; grids and aspect are transformers'
-    defaults.
+    """With Qwen2-0.5B, whose head is its embedding.
+
+    Source: llava-hf/llava-onevision-qwen2-0.5b-ov-hf.
     """
-    return onevision(896, 4864, 24, 14, 2, vocab_size=152000, tie_word_embeddings=True)
+    return _onevision(896, 4864, 24, 14, 2, 152000, tied=True)
 
 
 def llava_onevision_7b() -> Any:
-    """Source: llava-hf/llava-onevision-qwen2-7b-ov-hf; grids and aspect are transformers'
-    defaults.
-    """
-    return onevision(3584, 18944, 28, 28, 4, vocab_size=152128, tie_word_embeddings=False)
+    """With Qwen2-7B. Source: llava-hf/llava-onevision-qwen2-7b-ov-hf."""
+    return _onevision(3584, 18944, 28, 28, 4, 152128, tied=False)
 
 
 class Onevision(LlavaNext):

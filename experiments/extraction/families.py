@@ -90,8 +90,10 @@ def wider(config: Any, times: int, layers: int) -> torch.nn.Module:
     if getattr(text, "layer_types", None):
         text.layer_types = [text.layer_types[0]] * layers
     vision = config.vision_config
-    if hasattr(vision, "out_hidden_size"):
-        vision.out_hidden_size = text.hidden_size
+    widths = {"qwen2_vl": "hidden_size"}  # of the merger's outputs
+    merged = widths.get(config.model_type, "out_hidden_size")
+    if hasattr(vision, merged):
+        setattr(vision, merged, text.hidden_size)
     torch.manual_seed(SEED)
     return AutoModelForImageTextToText.from_config(config).eval()
 

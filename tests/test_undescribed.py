@@ -208,7 +208,7 @@ def test_logits_are_those_of_the_model_s_own_forward():
 def test_by_its_name_alone_it_goes_from_proxy_to_scores(toy: Toy, model, compose, caplog):
     """Proxy fit, trajectories, subset, target by LoRA and scores, from configs as they are."""
     if model.kind != "glm4v":
-        pytest.skip("experiments/extraction/any_model.md has the other: a pass takes seconds")
+        pytest.skip("experiments/extraction/README.md has the other: a pass takes seconds")
     own = [one for one in toy.overrides() if not one.startswith(("proxy=", "target=", "suite="))]
     names = [f"{group}.model={model.folder}" for group in ("proxy", "target")]
     cfg = compose(

@@ -8,15 +8,15 @@ a scan needs none. What differs between families of models is in `xmas.models.fa
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer
 
 from xmas.data.images.files import image_size
 from xmas.models import varlen_attention
@@ -26,21 +26,26 @@ from xmas.models.chat.own_template import OwnTemplate
 from xmas.models.chat.saved_tokenizer import pin
 from xmas.models.chat.template import Plain, Template
 from xmas.models.families import (
-    Family,
     Features,
     HasDeepFeatures,
     HasPositions,
     OwnForward,
-    Parts,
     WholeImages,
     family_of,
 )
 from xmas.models.image_blocks import ImageBlocks
 from xmas.models.language_inputs import LanguageInputs
+from xmas.models.model_parts import described_in, family_in
+from xmas.models.model_parts import freeze_tower as freeze_tower
+from xmas.models.model_parts import head_of as head_of
+from xmas.models.model_parts import in_connector as in_connector
+from xmas.models.model_parts import language_model as language_model
+from xmas.models.model_parts import refuse_whole as refuse_whole
+from xmas.models.model_parts import runs_whole as runs_whole
+from xmas.models.model_parts import tower as tower
+from xmas.models.model_parts import unwrap as unwrap
+from xmas.models.model_parts import vocabulary_of as vocabulary_of
 from xmas.models.tensor_bars import silence
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 silence()
 
@@ -103,88 +108,6 @@ def layout_of(folder: Path) -> Layout:
     return family.layout(config, family.processor(folder), tokenizer)
 
 
-def unwrap(model: nn.Module) -> Any:
-    """The vision-language model inside a peft wrapper, or `model` itself.
-
-    Raises TypeError: it is none of transformers, or of no known family.
-    """
-    wrapped = hasattr(model, "get_base_model")
-    inner = cast("PeftModel", model).get_base_model() if wrapped else model
-    if not isinstance(inner, PreTrainedModel):
-        raise TypeError(f"{type(inner).__name__} is no model of transformers")
-    family_of(inner.config)
-    return inner
-
-
-def language_model(model: nn.Module) -> PreTrainedModel:
-    """The language model without its head."""
-    inner = unwrap(model)
-    return inner.get_submodule(family_of(inner.config).language)
-
-
-def tower(model: nn.Module) -> nn.Module:
-    """The vision tower."""
-    inner = unwrap(model)
-    return inner.get_submodule(family_of(inner.config).tower)
-
-
-def freeze_tower(model: nn.Module) -> nn.Module:
-    """`model`, all of it trainable but the vision tower: the base recipe of TinyLLaVA and of full
-    LLaVA. A connector inside the tower, as Qwen's merger, is trainable.
-    """
-    inner = unwrap(model)
-    inner.requires_grad_(True)
-    if runs_whole(model):  # parts of other modalities next to these, which no row of a pool runs
-        inner.requires_grad_(False)
-        language_model(model).requires_grad_(True)
-        inner.get_output_embeddings().requires_grad_(True)
-        for name, parameter in inner.named_parameters():
-            if in_connector(model, name):
-                parameter.requires_grad_(True)
-        return model
-    for name, parameter in tower(model).named_parameters():
-        parameter.requires_grad_(in_connector(model, name))
-    return model
-
-
-def in_connector(model: nn.Module, name: str) -> bool:
-    """Whether a parameter, by its name, belongs to the connector."""
-    return any(f".{part}." in f".{name}." for part in _family(model).connector)
-
-
-def runs_whole(model: nn.Module) -> bool:
-    """Whether rows pass through the model's own forward, whole: nobody described its family."""
-    return isinstance(_family(model), OwnForward)
-
-
-def refuse_whole(model: nn.Module, instead: str) -> None:
-    """Raise ValueError for a model that runs whole; `instead`: the setting to use."""
-    if runs_whole(model):
-        raise ValueError(
-            f"nobody described models of type {unwrap(model).config.model_type}, which run whole, "
-            f"by their own forward: set {instead}, or describe the family "
-            "(docs/add-a-model-family.md)"
-        )
-
-
-def head_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """From last hidden states to logits."""
-    inner, family = unwrap(model), _family(model)
-    if not isinstance(family, OwnForward):
-        return inner.lm_head
-
-    def logits(hidden: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocabulary"]:
-        tokens = family.logits(inner, hidden.flatten(0, -2))
-        return tokens.unflatten(0, hidden.shape[:-1])
-
-    return logits
-
-
-def vocabulary_of(model: nn.Module) -> int:
-    """Logits of a token."""
-    return unwrap(model).get_output_embeddings().weight.shape[0]
-
-
 @torch.no_grad()
 def tower_features(
     model: nn.Module,
@@ -194,7 +117,7 @@ def tower_features(
     """The features of the frozen tower, the connector's input."""
     # Contiguous: in 16 bits a linear layer with a bias rounds once more where its input is not, as
     # patches after a class token are not in a batch, but those of a single image always are.
-    return _described(model).features(unwrap(model), pixels, sizes).contiguous()
+    return described_in(model).features(unwrap(model), pixels, sizes).contiguous()
 
 
 def image_features(
@@ -246,7 +169,7 @@ def embed(
     embedded = inner.get_input_embeddings()(ids.masked_fill(is_image, 0))
     if features is None:
         return _with_connector(model, embedded)
-    projected = _described(model).project(inner, features, sizes)
+    projected = described_in(model).project(inner, features, sizes)
     if image_places is None:
         image_places = is_image.flatten().nonzero()[:, 0]
     if len(image_places) != len(projected):
@@ -267,7 +190,7 @@ def embedded_inputs(
 ) -> LanguageInputs:
     """What the language model receives but for its positions; arguments as in `embed`."""
     embedded = embed(model, ids, features, sizes, image_places=image_places)
-    family, inner = _family(model), unwrap(model)
+    family, inner = family_in(model), unwrap(model)
     is_image = ids == inner.config.image_token_id
     if features is not None and isinstance(family, WholeImages):
         blocks = ImageBlocks.of(is_image, language_model(model).config)
@@ -297,7 +220,7 @@ def language_inputs(
             needs it: its masks are not always causal.
         counted: as in `positions_of`.
     """
-    if isinstance(family := _family(model), OwnForward):
+    if isinstance(family := family_in(model), OwnForward):
         assert not isinstance(features, Tensor)
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         own = family.language_arguments(unwrap(model), ids, mask, features or {})
@@ -321,7 +244,7 @@ def positions_of(
     Args:
         counted: the number of tokens before each in its row; None: each line is a row.
     """
-    family = _family(model)
+    family = family_in(model)
     if not isinstance(family, HasPositions):
         return None
     if counted is None:
@@ -381,13 +304,3 @@ def _with_connector(model: nn.Module, embedded: Tensor) -> Tensor:
     return embedded + 0.0 * sum(
         weight.sum() for name, weight in model.named_parameters() if in_connector(model, name)
     )
-
-
-def _family(model: nn.Module) -> Parts:
-    return family_of(unwrap(model).config)
-
-
-def _described(model: nn.Module) -> Family:
-    family = _family(model)
-    assert isinstance(family, Family), f"a {family.model_type} runs whole"
-    return family

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from xmas.models.counted_shape import counted_shape
 from xmas.models.own_processor import OwnProcessor, OwnTokens, own_processor
-from xmas.models.shape import Decoder, Shape, Tower
+from xmas.models.shape import Shape
 
 TYPES = ("mm_token_type_ids", "token_type_ids")  # 1 at the tokens of images
 USUAL = (480, 640)  # height and width of an image, pixels
@@ -98,9 +99,7 @@ class Undescribed:
         return layout
 
     def shape(self, config: Any, *, image_tokens: int | None = None, tiles: float = 1.0) -> Shape:
-        """Counted, not read from the configuration: weights that all tokens are multiplied with are
-        those of the blocks. A mixture of experts counts as if all of them ran.
-        """
+        """Counted on the built model, see `counted_shape`."""
         shape = _counted(self, config.to_json_string(), type(config))
         tokens = image_tokens or round(tiles * shape.image_tokens)
         return dataclasses.replace(shape, image_tokens=tokens, tiles=tiles)
@@ -130,57 +129,8 @@ def _built(config: PreTrainedConfig) -> PreTrainedModel:
 
 @functools.lru_cache
 def _counted(parts: Undescribed, config_json: str, kind: type[PreTrainedConfig]) -> Shape:
-    """The shape of a model without tiles, its image of 640 x 480 pixels or of the tower's size."""
-    config = kind.from_dict(json.loads(config_json))
-    model = _built(config)
-    text, vision = config.get_text_config(), config.vision_config
-    language, tower = (model.get_submodule(name) for name in (parts.language, parts.tower))
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    heads = text.num_attention_heads
-    decoder = Decoder(
-        layers=len(language.layers),
-        width=text.hidden_size,
-        heads=heads,
-        groups=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        feed_forward=0,
-        vocabulary=embedding.shape[0],
-        tied=head is embedding,
-    )
-    other = _matrices(language.layers) - decoder.linear
-    decoder = dataclasses.replace(
-        decoder, feed_forward=max(0, round(other / decoder.layers / 3 / decoder.width))
-    )
-    blocks = max(_lists(tower), key=len)
-    width = getattr(vision, "hidden_size", None) or vision.embed_dim
-    patch = _side(getattr(vision, "patch_size", 14))
-    side = getattr(vision, "image_size", None)
-    patches = (_side(side) // patch) ** 2 if side else (640 // patch) * (480 // patch)
-    inner = _matrices(blocks) / len(blocks) - 4 * width**2
-    seeing = Tower(len(blocks), width, max(0, round(inner / 2 / width)), patches, patch, False)
-    between = sum(
-        weight.numel()
-        for name, weight in model.named_parameters()
-        if any(f".{part}." in f".{name}." for part in parts.connector)
-    )
-    projector = (max(1, round(between / decoder.width) - 1), decoder.width)
-    count = sum(weight.numel() for weight in {id(one): one for one in model.parameters()}.values())
-    return Shape(decoder, seeing, projector, patches, counted=count, whole=True)
-
-
-def _matrices(blocks: nn.ModuleList) -> int:
-    return sum(weight.numel() for weight in blocks.parameters() if weight.dim() > 1)
-
-
-def _lists(tower: nn.Module) -> list[nn.ModuleList]:
-    """The lists of modules in a tower; one of them is its blocks."""
-    lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
-    return lists or [nn.ModuleList([tower])]
-
-
-def _side(pixels: Any) -> int:
-    """A side in pixels, which some configurations give as a pair."""
-    return pixels if isinstance(pixels, int) else int(pixels[0])
+    model = _built(kind.from_dict(json.loads(config_json)))
+    return counted_shape(model, parts.language, parts.tower, parts.connector)
 
 
 def parts_of(config: PreTrainedConfig) -> Undescribed:

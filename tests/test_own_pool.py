@@ -23,12 +23,13 @@ from xmas.cli.implied_choices import with_implied
 from xmas.features.clustering.cluster_count import ClusterCount
 from xmas.features.clustering.kmeans import Clusters
 from xmas.features.clustering.spherical import Spherical
-from xmas.models.hub import local_folder, why_absent
+from xmas.models.hub import NeedsWeights, local_folder, why_absent
 from xmas.models.sources import Source
 from xmas.results.table import Table
 from xmas.selection.small_models import small_models
 from xmas.selection.subset_files import manifest
 from xmas.store import Store, describe, key
+from xmas.store.planned_stages import planned_stages
 
 SCRIPT = CONF.parent / "experiments" / "own_pool" / "composed_values.py"
 spec = importlib.util.spec_from_file_location("composed_values", SCRIPT)
@@ -82,7 +83,9 @@ def test_the_table_in_the_record_is_that_of_now(compose):
 
 def test_every_number_of_clusters_is_bounded_but_one_s_own_is_as_given(compose):
     cfg = compose("pool=files", "clusters.clip.k=7")
-    counts = {name: build(node).k for name, node in cfg.clusters.items()}
+    clusters = {name: build(node) for name, node in cfg.clusters.items()}
+    assert clusters.pop("sources").share == 0.01  # of each source's rows
+    counts = {name: stage.k for name, stage in clusters.items()}
     assert counts.pop("clip") == 7
     assert {count.rows_each for count in counts.values()} == {39}
     assert len(counts) == 6
@@ -222,6 +225,18 @@ def test_a_published_proxy_that_takes_days_on_a_cpu_is_warned_of(
     proxy, cfg = proxy_on(toy, compose, "hardware=one_gpu")
     monkeypatch.setattr("xmas.cli.cpu_check.host_memory", lambda: 0.0)
     check_cpu(proxy, store, cfg, frozenset())
+
+
+def test_what_names_weights_names_sources(toy_selector, toy):
+    """`sources` of another meaning would stop every command at the look for weights."""
+    stages = {
+        repr(stage): stage
+        for name in SELECTORS
+        for stage in planned_stages(toy.subset(toy_selector(name)))
+    }
+    naming = [stage for stage in stages.values() if isinstance(stage, NeedsWeights)]
+    for stage in naming:
+        assert all(isinstance(source, Source) for source in stage.sources().values())
 
 
 def test_random_asks_for_no_weights(toy, server, tmp_path):

@@ -28,6 +28,7 @@ _KINDS = {  # the last part of a `_target_`, in the file's words
     "Target": "target",
     "Unfitted": "unfitted",
     "Clusters": "questions",
+    "Column": "column",
 }
 
 

@@ -44,14 +44,14 @@ class LossClusters(Stage):
     per_centroid: int | None = None
     seed: int = 1234
 
-    def sources(self, store: Store) -> np.ndarray:
+    def sources_of_rows(self, store: Store) -> np.ndarray:
         """(rows,) the name of every row's source, or "all" if all are clustered together."""
         sources = self.pool.open(store).sources
         return sources if self.per_source else np.full(len(sources), "all")
 
     def compute(self, store: Store, out: Path) -> None:
         losses = self.answers.losses(store).astype(np.float32)
-        sources = np.where(np.isnan(losses).any(axis=1), "", self.sources(store))
+        sources = np.where(np.isnan(losses).any(axis=1), "", self.sources_of_rows(store))
         labels = np.full(len(losses), -1, dtype=np.int64)
         for source in np.unique(sources[sources != ""]):
             rows = np.flatnonzero(sources == source)

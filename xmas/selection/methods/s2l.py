@@ -30,7 +30,7 @@ class S2l:
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
         labels = np.load(store.get(self.clusters) / "labels.npy")
         shuffled = rng.permutation(len(labels))
-        sources = self.clusters.sources(store)
+        sources = self.clusters.sources_of_rows(store)
         clustered = shuffled[labels[shuffled] >= 0]
         parts = [clustered[:0]]
         for source in np.unique(sources):

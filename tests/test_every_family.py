@@ -472,6 +472,9 @@ def test_an_exported_folder_has_what_vllm_reads(toy: Toy, family):
     processor = read("processor_config.json")["processor_class"]
     assert hasattr(transformers, processor)
     assert read("tokenizer_config.json")["processor_class"] == processor
+    named = {"internvl": "context_image_token", "gemma3": "boi_token"}
+    if (kind := family.parts.model.config.model_type) in named:  # their processors ask for them
+        assert getattr(AutoTokenizer.from_pretrained(folder), named[kind]) == family.tiny.image
     images = read("preprocessor_config.json")["image_processor_type"]
     assert hasattr(transformers, images)
     theirs = getattr(transformers, processor)

@@ -1,7 +1,9 @@
 """A saved tokenizer that reads texts as it did when it was saved."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 OWN = ("backend", "is_local", "local_files_only")  # of transformers 5, unknown to 4
 
@@ -19,3 +21,12 @@ def pin(folder: Path) -> None:
     config = {name: value for name, value in config.items() if name not in OWN}
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def name_tokens(tokenizer: Any, names: Mapping[str, str]) -> None:
+    """Give tokens the names by which transformers' processors ask a tokenizer for them; they are
+    saved with it. Names that it has already stay.
+    """
+    missing = {name: token for name, token in names.items() if not hasattr(tokenizer, name)}
+    if missing:
+        tokenizer._set_model_specific_special_tokens(missing)

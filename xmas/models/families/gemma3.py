@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from xmas.models.chat.layout import FEATURE, Around, literal_of
+from xmas.models.chat.saved_tokenizer import name_tokens
 from xmas.models.families.llava import Llava
 from xmas.models.families.protocol import Configs
 from xmas.models.shape import Decoder, Shape, Tower
@@ -135,7 +136,7 @@ class Gemma3:
             "boi_token": self.marks["boi_token_index"],
             "eoi_token": self.marks["eoi_token_index"],
         }
-        tokenizer._set_model_specific_special_tokens(names)
+        name_tokens(tokenizer, names)
         return Gemma3Processor(
             processor.own, tokenizer, image_seq_length=config.mm_tokens_per_image
         )

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from xmas.models.chat.layout import FEATURE, literal_of
+from xmas.models.chat.saved_tokenizer import name_tokens
 from xmas.models.families.protocol import Configs
 from xmas.models.shape import Decoder, Shape, Tower
 from xmas.models.without_video import without_video
@@ -196,11 +197,13 @@ class InternVl:
     ) -> Any:
         from transformers.models.internvl.processing_internvl import InternVLProcessor
 
-        tokens = self.marks | {"context_image_token_id": image}
-        for field, token in tokens.items():
-            setattr(tokenizer, field, tokenizer.convert_tokens_to_ids(token))
-            setattr(tokenizer, field.removesuffix("_id"), token)
-        tokenizer.video_token = "<video>"
+        names = {
+            "start_image_token": self.marks["start_image_token_id"],
+            "end_image_token": self.marks["end_image_token_id"],
+            "context_image_token": image,
+            "video_token": "<video>",
+        }
+        name_tokens(tokenizer, names)
         return without_video(
             InternVLProcessor, processor.own, tokenizer, image_seq_length=_folded(config)
         )

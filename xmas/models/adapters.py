@@ -54,15 +54,15 @@ class Adapters:
         Args:
             size: bytes of a number.
         """
-        kept = sum((size + 1) * inputs + size * self.rank for inputs, _ in self.matrices)
+        numbers = sum((size + 1) * inputs + size * self.rank for inputs, _ in self.matrices)
         if self.dora:
-            kept += sum(2 * size * outputs for _, outputs in self.matrices)
-        return kept
+            numbers += sum(2 * size * outputs for _, outputs in self.matrices)
+        return numbers
 
     def flops(self, tokens: float, microbatches: float, *, again: float) -> float:
         """Of a training pass: the thin matrices are used three times.
 
-        DoRA makes every update's matrix in a forward pass, whatever the tokens, for the norms of
+        DoRA makes every update's matrix once in a forward pass, for the norms of
         weights; where inputs have dropout it multiplies them with the weights once more, and their
         gradients.
 
@@ -72,11 +72,11 @@ class Adapters:
         passes = (3 + again) * 2.0 * self.thin * tokens
         if not self.dora:
             return passes
-        made = sum(
+        updates = sum(
             2.0 * inputs * self.rank * (inputs + outputs) for inputs, outputs in self.matrices
         )
-        twice = sum(inputs * outputs for inputs, outputs in self.matrices) if self.dropout else 0
-        return passes + (1 + again) * made * microbatches + (2 + again) * 2.0 * twice * tokens
+        weights = sum(inputs * outputs for inputs, outputs in self.matrices) if self.dropout else 0
+        return passes + (1 + again) * updates * microbatches + (2 + again) * 2.0 * weights * tokens
 
 
 def adapters_of(decoder: Decoder, rank: "int | Adapters | None") -> Adapters | None:

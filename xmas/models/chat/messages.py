@@ -7,21 +7,21 @@ from xmas.data.turns import Turn
 
 # For templates of language models, whose contents are text: where a picture is, LLaVA's words.
 AS_TEXT = """\
-{%- set turned = namespace(messages=[]) -%}
+{%- set texts = namespace(messages=[]) -%}
 {%- for message in messages -%}
-{%- set said = namespace(text='', opens=true) -%}
+{%- set turn = namespace(text='', opens=true) -%}
 {%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}{%- set said.text = said.text + IMAGE -%}
+{%- if part['type'] == 'image' -%}{%- set turn.text = turn.text + IMAGE -%}
 {%- else -%}
-{%- set first = said.text != '' and said.opens -%}
-{%- set said.text = said.text + ('\\n' if first else '') + part['text'] -%}
-{%- set said.opens = false -%}
+{%- set first = turn.text != '' and turn.opens -%}
+{%- set turn.text = turn.text + ('\\n' if first else '') + part['text'] -%}
+{%- set turn.opens = false -%}
 {%- endif -%}
 {%- endfor -%}
-{%- set written = [dict(role=message['role'], content=said.text)] -%}
-{%- set turned.messages = turned.messages + written -%}
+{%- set text_message = [dict(role=message['role'], content=turn.text)] -%}
+{%- set texts.messages = texts.messages + text_message -%}
 {%- endfor -%}
-{%- set messages = turned.messages -%}
+{%- set messages = texts.messages -%}
 """
 
 

@@ -131,7 +131,7 @@ class TokenizerTemplate:
         ends = self._ends(so_far[len(prompt) :])
         if not ends or so_far[len(prompt) + ends[-1][1] :].strip():
             raise ValueError(
-                "the chat template ends an answer without a token of its own: the fitted model "
+                "the chat template ends an answer without an end token: the fitted model "
                 f"would not learn to stop; {REMEDY}"
             )
         return len(prompt), len(prompt) + ends[-1][1]

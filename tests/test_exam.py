@@ -23,6 +23,8 @@ from xmas.features.clip.clip import ClipEmbeddings
 from xmas.features.clustering.spherical import Spherical
 from xmas.features.plain_vectors import PlainVectors
 from xmas.features.trajectories import Trajectories
+from xmas.models.hub import NeedsWeights
+from xmas.models.sources import Source
 from xmas.models.start_point import StartPoint
 from xmas.results.exam.exam import Exam
 from xmas.results.exam.marks import Mark, over_measurements, read
@@ -443,6 +445,12 @@ def test_the_goal_composes_with_every_selector(compose):
     assert build(compose(*EVERY_SELECTOR[:1]).exam).selectors == {"random": Random()}
     for name, trials in exam.trials().items():
         assert trials.plain.selector == exam.selectors[name]
+    # The command asks those that are made of published weights for them, and no other stage.
+    plain = [trials.plain for trials in exam.trials().values()]
+    stages = [stage for one in plain for stage in planned_stages(one)]
+    for stage in stages:
+        if isinstance(stage, NeedsWeights):
+            assert all(isinstance(source, Source) for source in stage.sources().values())
 
 
 def test_the_experiment_examines_selectors_of_every_kind(compose):

@@ -17,6 +17,9 @@ from toy import ROWS, Toy
 
 from xmas.cli.config import build
 from xmas.data.turns import ASSISTANT, SYSTEM, USER, Turn
+from xmas.estimate.assumed import Assumed
+from xmas.estimate.census import count
+from xmas.evaluation.generation import generate
 from xmas.models.chat.labels import Encoder, Tokens
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.messages import message_of
@@ -464,3 +467,26 @@ def test_the_template_s_text_is_in_the_key_of_what_starts_there(tmp_path):
     with_template = key(start)
     (tmp_path / "hub" / "chat_template.jinja").write_text(HALF_MARKED)
     assert len({before, with_template, key(start)}) == 3
+
+
+def test_answers_end_at_the_mark_of_the_template(tmp_path, monkeypatch):
+    """Which need not be the tokenizer's end token: Gemma's is another one."""
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(
+        generate, "decode_singly", lambda model, groups, **more: options.update(more) or iter(())
+    )
+    loaded = load(Store(str(tmp_path / "store")).get(tiny.start("phi", tmp_path / "hub")))
+    loaded.tokenizer.chat_template = MARKED
+    for template, end in ((OwnTemplate(), "<|im_end|>"), (tiny.PHI, loaded.tokenizer.eos_token)):
+        generate.generate_answers(
+            loaded, loaded.encoder(template), [], max_new_tokens=3, batch=1,
+            out=tmp_path / "answers.jsonl", model_id="m", label="l",
+        )  # fmt: skip
+        assert options["eos"] == loaded.tokenizer.convert_tokens_to_ids(end)
+
+
+def test_lengths_are_estimated_where_the_template_is_not_there_yet(toy: Toy):
+    tokens = Tokenised(toy.pool, "no/such/folder", OwnTemplate())
+    census = count(toy.pool, tokens, toy.store, Assumed())
+    assert census.rows == ROWS
+    assert "characters" in census.how

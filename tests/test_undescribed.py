@@ -14,9 +14,12 @@ from PIL import Image
 from tiny_families import seeded
 from tiny_undescribed import AYA_MARKS, UNDESCRIBED, tokenizer
 from toy import Toy
-from transformers import AutoConfig, AutoModelForImageTextToText, PaliGemmaConfig
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PaliGemmaConfig
 
+from xmas.attention.capture import attention_of
+from xmas.attention.metric import Spectra
 from xmas.cli.config import build
+from xmas.evaluation.generation.prefill import check_cached
 from xmas.models.chat.batches import collate
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.families.undescribed import parts_of
@@ -229,3 +232,28 @@ def test_by_its_name_alone_it_goes_from_proxy_to_scores(toy: Toy, model, compose
     assert (toy.store.get(scores.target) / "adapter" / "adapter_model.safetensors").exists()
     lines = json.loads((folder / "scores.json").read_text())
     assert lines
+
+
+@torch.no_grad()
+def test_of_layers_that_convolve_none_is_read_and_no_answer_is_asked():
+    """Lfm2's: attention of those that attend is that of eager; answers need another cache."""
+    config = AutoConfig.for_model(
+        "lfm2", vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2,
+        layer_types=["conv", "full_attention", "conv", "full_attention"],
+    )  # fmt: skip
+    torch.manual_seed(1)
+    net = AutoModel.from_config(config).eval()
+    spectra, ids = Spectra(), torch.arange(1, 12)[None]
+    image, text = torch.arange(2, 6)[None], torch.arange(6, 11)[None]
+    every = torch.ones_like(text, dtype=torch.bool)
+    collector = spectra.collector(net, text=text, text_mask=every, image=image)
+    with attention_of(net, collector):
+        net(input_ids=ids, use_cache=False)
+    assert collector.seen == [1, 3]
+    net.set_attn_implementation("eager")
+    layers = net(input_ids=ids, use_cache=False, output_attentions=True).attentions
+    maps = [layer.mean(dim=1) for layer in layers if layer is not None]
+    torch.testing.assert_close(collector.total, torch.stack(maps).sum(dim=0)[:, 6:, 2:6])
+    with pytest.raises(ValueError, match=r"other states than keys and values \(conv\).*endpoint"):
+        check_cached(config)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from xmas.attention.capture import CrossAttention, PrefixLines
 from xmas.attention.collector import COMBINATIONS, Collector, hooked
+from xmas.attention.prefix import attending
 from xmas.attention.released import JoinedHeads, Window
 from xmas.attention.spectrum import leading, lowrank
 from xmas.store import volatile
@@ -77,8 +78,11 @@ class Spectra:
         return self.mode == "released"
 
     def hooked(self, language: PreTrainedModel) -> tuple[int, ...]:
-        """The layers to read, ascending. Raises ValueError: the model does not have one of them."""
-        return hooked(self.layers, self.combine, language.config.num_hidden_layers)
+        """The layers to read, ascending; by default all that attend, in a model where others
+        convolve or recur. Raises ValueError: the model does not have one of them.
+        """
+        layers = attending(language.config) if self.layers is None else self.layers
+        return hooked(layers, self.combine, language.config.num_hidden_layers)
 
     def kept(
         self,

@@ -59,6 +59,17 @@ def branches(prefix: DynamicCache, which: Int[Tensor, " rows"]) -> Cache:
     return Cache(layers=[_Lent(cast("DynamicLayer", layer), which) for layer in prefix.layers])
 
 
+def attending(config: PreTrainedConfig) -> list[int] | None:
+    """The layers with softmax attention, from 0, where others have none; None: all have it."""
+    kinds = getattr(config, "layer_types", None) or []
+    layers = [
+        layer
+        for layer, kind in enumerate(kinds)
+        if kind.endswith("attention") and not kind.startswith("linear")
+    ]
+    return None if len(layers) == len(kinds) else layers
+
+
 def can_be_shared(config: PreTrainedConfig, longest: int) -> bool:
     """Whether rows of up to `longest` tokens may continue from a KV cache.
 

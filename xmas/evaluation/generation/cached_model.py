@@ -15,6 +15,7 @@ from xmas.evaluation.generation.prefill import (
     by_source,
     causal_mask,
     check_attention,
+    check_cached,
     device_of,
     embed_inputs,
     padded_position_ids,
@@ -38,6 +39,7 @@ class CachedLanguageModel:
     def __init__(self, model: nn.Module, longest: int) -> None:
         self._model = model
         self._language = language_model(model)
+        check_cached(self._language.config)
         check_attention(self._language.config, longest)
 
     def prefill(

@@ -15,6 +15,7 @@ from xmas.evaluation.generation.graphs import StepGraphs
 from xmas.evaluation.generation.kv_cache import SequenceCache
 from xmas.evaluation.generation.prefill import (
     SharedImage,
+    check_cached,
     checked_tokens,
     device_of,
     embed_inputs,
@@ -63,6 +64,7 @@ class _Decoder:
 
     def __init__(self, model: nn.Module, max_new_tokens: int, eos: int, graphs: bool) -> None:
         self._model, self._language = model, language_model(model)
+        check_cached(self._language.config)
         self._max_new_tokens, self._eos = max_new_tokens, eos
         self._device = device_of(model)
         self._graphs = StepGraphs(self._device, enabled=graphs and not runs_whole(model))

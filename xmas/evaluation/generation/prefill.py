@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from xmas.attention.prefix import can_be_shared
+from xmas.attention.prefix import attending, can_be_shared
 from xmas.evaluation.generation.answer_file import GenerationError
 from xmas.evaluation.generation.kv_cache import SlotCache
 from xmas.evaluation.generation.prompts import ImageInputs, Prompt
@@ -205,6 +205,17 @@ def checked_tokens(
 
 def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
+
+
+def check_cached(config: PreTrainedConfig) -> None:
+    """Raise ValueError for a model whose layers keep other states than keys and values."""
+    if attending(config) is not None:
+        others = sorted({kind for kind in config.layer_types if not kind.endswith("attention")})
+        raise ValueError(
+            f"layers of a {config.model_type} keep other states than keys and values "
+            f"({', '.join(others) or 'linear attention'}), so that it is not answered with here; "
+            "set generation=endpoint, a server that serves the exported folder"
+        )
 
 
 def check_attention(config: PreTrainedConfig, longest: int) -> None:

@@ -63,6 +63,12 @@ def test_the_presets_of_80_gb_fit_lora_of_7b_and_what_was_padded_is_refused(comp
     refuse(empty, seven_b(compose, "hardware=h100", *PLAIN, override))
 
 
+def test_lora_of_7b_fits_a_card_of_24_gb_with_4_bits_alone(compose, empty):
+    with pytest.raises(ValueError, match=r"\nwith another result: hardware\.quantise=nf4"):
+        refuse(empty, seven_b(compose, "hardware=rtx4090"))
+    refuse(empty, seven_b(compose, "hardware=rtx4090", "hardware.quantise=nf4"))
+
+
 def test_full_fine_tuning_of_7b_needs_shards(compose, empty):
     with pytest.raises(ValueError, match=r"in full.*\n  hardware=fsdp"):
         refuse(empty, seven_b(compose, "target/recipe=full", "hardware=h100"))

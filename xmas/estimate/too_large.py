@@ -10,6 +10,7 @@ from xmas.estimate.stage_estimates import estimated_work
 from xmas.estimate.work import Context, Work
 from xmas.models.chat.tokens import Tokenised
 from xmas.store import Stage, Store
+from xmas.target.target import Target
 from xmas.training.fit.recipe import Hardware
 from xmas.training.fit.sanity import with_the_same_loss
 from xmas.training.model_on_pool import FittedOnPool
@@ -32,7 +33,9 @@ def refuse_too_large(stages: Iterable[Stage], store: Store, assumed: Assumed) ->
 
 
 def described(stage: Stage, work: Work, hardware: Hardware) -> str:
-    """What a stage needs, what its device has, and the settings that change no result."""
+    """What a stage needs, what its device has, and the settings that lower it, those that change no
+    result first.
+    """
     name = hardware.device.name if hardware.device is not None else "device"
     line = (
         f"{stage.kind} ({work.what}) needs {work.device / 1e9:.0f} GB, by the estimate, and a "
@@ -44,4 +47,7 @@ def described(stage: Stage, work: Work, hardware: Hardware) -> str:
         share = 1.0 if hardware.checkpointing is None else hardware.checkpointing
         with_share = dataclasses.replace(hardware, checkpointing=share)
         steps = with_the_same_loss(stage.recipe, with_share) + steps
-    return f"{line}; with the same result:\n" + "\n".join(f"  {step}" for step in steps)
+    advice = f"{line}; with the same result:\n" + "\n".join(f"  {step}" for step in steps)
+    if isinstance(stage, Target) and stage.lora is not None and hardware.quantise is None:
+        advice += "\nwith another result: hardware.quantise=nf4, frozen weights in 4 bits"
+    return advice

@@ -22,7 +22,8 @@ _NOTES = {
         "N % left out: the subset of the rest of the pool, compared with that of the whole, among "
         "the rows that both had to choose from",
         "Ranking seeds move what the selector draws itself; other seeds those of k-means and "
-        "classifiers; proxy seeds the order of batches in a fit",
+        "classifiers; proxy seeds the order of batches in a fit, and nothing else: what a selector "
+        "draws itself is the same",
     ],
     PLANTED: [
         "Share kept of planted rows / share kept of clean rows: 1.00, it does not tell them apart; "

@@ -24,7 +24,8 @@ def counted_shape(
     config: Any = model.config
     text, vision = config.get_text_config(), config.vision_config
     layers: Any = model.get_submodule(language).layers
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    embedding: Any = model.get_input_embeddings().weight
+    head: Any = model.get_output_embeddings()
     heads = text.num_attention_heads
     decoder = Decoder(
         layers=len(layers),
@@ -34,7 +35,7 @@ def counted_shape(
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         feed_forward=0,
         vocabulary=embedding.shape[0],
-        tied=head is embedding,
+        tied=head.weight is embedding,
     )
     other = _matrices(layers) - decoder.linear
     decoder = dataclasses.replace(

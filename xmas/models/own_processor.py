@@ -180,7 +180,7 @@ def own_processor(folder: Path, changes: Mapping[str, Any] = MappingProxyType({}
         ValueError: the folder has no processor for images and text.
     """
     from transformers import AutoProcessor, PreTrainedConfig
-    from transformers.utils import is_torchvision_available
+    from transformers.utils.import_utils import is_torchvision_available
 
     try:
         own = AutoProcessor.from_pretrained(folder, local_files_only=True)
@@ -214,7 +214,7 @@ def _without_videos(folder: Path, error: Exception) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    kind = PROCESSOR_MAPPING.get(type(config), None)
+    kind: Any = PROCESSOR_MAPPING.get(type(config), None)
     missing = ImportError(
         f"the processor of a {config.model_type} needs torchvision, which is not installed: "
         f"pip install 'xmas[torchvision]', the build for this torch; transformers says: {error}"

@@ -106,7 +106,7 @@ class Undescribed:
 
     def seen(self, shape: Shape, processor: OwnProcessor, layout: OwnTokens) -> Shape:
         """`shape` with the tiles, patches and tokens of an image of `USUAL` size."""
-        pixels = _pixels(processor.pictures([Image.new("RGB", USUAL[::-1])]))
+        pixels = _pixels(processor.pictures([Image.new("RGB", (USUAL[1], USUAL[0]))]))
         tiles, patches = 1, pixels[..., 0].numel()  # a line of numbers for each patch
         if pixels.dim() > 3:
             height, width = pixels.shape[-2:]
@@ -195,7 +195,7 @@ def _parts_of(config: PreTrainedConfig) -> Undescribed:
 
 def _language(model: PreTrainedModel, kind: str) -> PreTrainedModel:
     """The language model without its head. Raises TypeError: it has no list of blocks."""
-    language = model.get_decoder()
+    language: Any = model.get_decoder()
     if not hasattr(language, "layers") and language is not model:
         language = language.base_model  # of a language model with its head
     if not hasattr(language, "layers"):

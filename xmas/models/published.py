@@ -115,6 +115,8 @@ class Published(StartPoint):
             tokenizer.add_special_tokens({"additional_special_tokens": [*family.marks.values()]})
             for field, name in family.marks.items():
                 setattr(config, field, tokenizer.convert_tokens_to_ids(name))
+        elif config.image_token_id >= len(tokenizer):
+            config.image_token_id = len(tokenizer)  # the first that no text can name
         if isinstance(family, OwnForward):
             raise ValueError(
                 f"{self.source.name}: nobody described models of type {config.model_type}, so that "

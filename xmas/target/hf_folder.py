@@ -26,6 +26,7 @@ from xmas.models.vlm import LoadedModel, runs_whole
 
 IMAGES = ("<image>", "<image_here>")  # the first that the tokenizer does not have
 PAD = "<pad>"
+UNCUT = 1 << 20  # tokens of a conversation that is compared
 VIDEO_FILE = "video_preprocessor_config.json"
 VIDEOS = (  # as of images
     "size", "image_mean", "image_std", "max_image_size", "resample", "patch_size",
@@ -219,7 +220,7 @@ def _has_same_ids(
 ) -> bool:
     count = sum(len(turn.images) for turn in turns)
     images = tokens_of_row(loaded.layout, [(8, 5)] * count)
-    tokens = loaded.encoder(template).turns(turns, images)
+    tokens = loaded.encoder(template, max_length=UNCUT).turns(turns, images)
     fitted_ids = tokens.whole(loaded.model.config.image_token_id)
     text = processor.apply_chat_template(
         [message_of(turn) for turn in turns],

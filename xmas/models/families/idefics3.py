@@ -91,6 +91,11 @@ class Idefics3:
     connector: tuple[str, ...] = ("connector",)
     hub_names: ClassVar[Mapping[str, str]] = {"model.": "model.", "lm_head.": "lm_head."}
     hub_class: ClassVar[str] = "Idefics3Processor"
+    marks: ClassVar[dict[str, str]] = {
+        "image_token_id": "<image>",
+        "fake_image_token_id": "<fake_token_around_image>",
+        "end_of_utterance_token_id": "<end_of_utterance>",
+    }
 
     def features(
         self,
@@ -139,6 +144,9 @@ class Idefics3:
         return Shape.of(
             config, image_tokens=image_tokens, tiles=tiles, folded=config.scale_factor**2, linears=1
         )
+
+    def chat_image(self, image: str) -> str:
+        return image  # transformers' processor puts tiles and marks in its place
 
     def hub_processor(
         self, config: Any, processor: "TiledImages", tokenizer: Any, image: str

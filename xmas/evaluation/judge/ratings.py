@@ -64,7 +64,7 @@ class Ratings(Stage):
             raise ValueError(f"ratings.tries={self.tries}: expected 1 or more")
 
     def inputs(self) -> list[Stage]:
-        return nearest_stages(self.pool)
+        return [*nearest_stages(self.pool)]
 
     def check(self, store: Store) -> None:
         """Raises EndpointError: the judge cannot be asked."""

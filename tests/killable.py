@@ -45,6 +45,7 @@ from xmas.cli.config import folder
 from xmas.data.held_out import HoldOut
 from xmas.evaluation import answer_losses
 from xmas.evaluation.benchmarks.heldout import HeldOutLikelihood
+from xmas.evaluation.generation import answer_file
 from xmas.evaluation.generation import generate as generating
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.protocol import Question, Scored
@@ -245,7 +246,7 @@ DEATHS: dict[str, Callable[[int], None]] = {
     "centroids": lambda call: die_writing(checkpoint, call),
     "adapter": lambda call: die_at(PeftModel, "save_pretrained", call),
     "question": lambda call: die_at(generating, "answer_line", call),
-    "answers": lambda call: die_writing(generating, call),
+    "answers": lambda call: die_writing(answer_file, call),
     "progress bar": lambda call: die_at(Bar, "show", call),
 }
 

@@ -10,6 +10,7 @@ GOALS = {
     "table": "every score in the store, with mean and spread",
     "report": "the same and more as one HTML page",
     "dashboard": "the same as a W&B workspace",
+    "ratings": "a judge's rating of every row with an image",
     "rescore": "the score of an answers file from elsewhere",
     "submission": "the file for an evaluation server",
     "export": "the target as a Hugging Face folder",

@@ -13,6 +13,7 @@ import inspect
 import itertools
 import json
 import re
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -134,22 +135,25 @@ def _counted(parts: Undescribed, config_json: str, kind: type[PreTrainedConfig])
 
 
 def parts_of(config: PreTrainedConfig) -> Undescribed:
-    """The parts of a model, from its class alone: built without weights, looked at once a type.
+    """The parts of a model, from its configuration alone: built without weights, looked at once.
 
     Raises TypeError: the model does not work as a pass here needs it; says why.
     """
-    kind = config.model_type
-    if kind not in _PARTS:
-        _PARTS[kind] = _parts_of(config)
-    return _PARTS[kind]
+    known, parts = _PARTS.get(id(config), (None, None))
+    if known is None or known() is not config or parts is None:
+        parts = _parts_of(type(config), config.to_json_string())
+        _PARTS[id(config)] = weakref.ref(config), parts
+    return parts
 
 
-_PARTS: dict[str, Undescribed] = {}
+_PARTS: dict[int, tuple[weakref.ref, Undescribed]] = {}  # of configurations in use, by their ids
 
 
-def _parts_of(config: PreTrainedConfig) -> Undescribed:
+@functools.lru_cache
+def _parts_of(type_of_config: type[PreTrainedConfig], config_json: str) -> Undescribed:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+    config = type_of_config.from_dict(json.loads(config_json))
     kind = config.model_type
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise TypeError(f"a {kind} is no AutoModelForImageTextToText of transformers")

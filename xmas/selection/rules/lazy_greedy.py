@@ -120,7 +120,9 @@ class _Greedy:
     ) -> None:
         import torch
 
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        from xmas.models.device import device_for  # loads torch
+
+        device = device_for("auto")
         self._torch = torch
         self._points = torch.as_tensor(np.asarray(points, dtype=np.float32), device=device)
         self._base = torch.as_tensor(base, dtype=torch.float32, device=device)

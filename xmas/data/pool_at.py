@@ -1,4 +1,4 @@
-"""A small pool by one path: a file with its images beside it, or a folder with both."""
+"""A small pool by one path: a file in a folder with its images, or that folder."""
 
 from pathlib import Path
 

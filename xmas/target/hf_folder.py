@@ -97,7 +97,7 @@ def without_start(tokenizer: Any) -> str:
 
     The chat template writes it instead: vLLM tokenises a rendered conversation without special
     tokens, as `apply_chat_template` of a tokenizer does, and transformers' processors with them. So
-    one start mark is left on each of these ways, and none in front of a text that is no chat.
+    one start mark is left on each of these ways, and none before a text that is no chat.
 
     Source: vLLM, `add_special_tokens` of its chat completions, False by default.
     """

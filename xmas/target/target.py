@@ -225,7 +225,7 @@ class Target(ModelOnPool, Stage):
         return loaded
 
     def adapted(self, store: Store) -> LoadedModel:
-        """The fine-tuned model, its adapter beside the weights and trainable; on the CPU.
+        """The fine-tuned model, its adapter not merged and trainable; on the CPU.
 
         Raises ValueError: it trained in full.
         """

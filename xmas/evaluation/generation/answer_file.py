@@ -1,6 +1,6 @@
 """The file of a benchmark's answers: lines in LLaVA's format, kept as they are made.
 
-Every process appends lines to a part of its own, in the order in which answers are finished. When
+Every process appends lines to its part, in the order in which answers are finished. When
 all are there, one process sorts them into the order of the questions. A killed run therefore
 resumes from the lines on disk, whichever process wrote them.
 """

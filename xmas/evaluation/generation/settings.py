@@ -113,7 +113,7 @@ class Generation:
 
 
 def checked_precision(precision: Any) -> str:
-    """The name of a torch dtype. Raises ValueError: there is none."""
+    """The name of a torch dtype. Raises ValueError: torch has no such type."""
     name = _SHORT.get(str(precision), precision)
     if name not in PRECISIONS:
         raise ValueError(

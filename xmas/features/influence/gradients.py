@@ -34,7 +34,7 @@ class HasAdapter(SeesPool, Protocol):
     def template(self) -> Template | OwnTemplate: ...
 
     def adapted(self, store: Store) -> LoadedModel:
-        """The fitted model with its adapter beside the weights, not merged; on the CPU."""
+        """The fitted model with its adapter, not merged; on the CPU."""
         ...
 
 
@@ -44,7 +44,7 @@ class Gradients(Stage):
 
     Writes `values.npy` (rows, width) float16; NaN of a row without an answer token. The loss is the
     mean cross-entropy of the row's answer tokens; dropout is off; the connector, which trains in
-    full beside LoRA, is left out. A row's gradient is its own in a batch too, and the signs that
+    full too, is left out. A row's gradient is its own in a batch too, and the signs that
     project it depend on nothing but `seed` and its place.
 
     Source: LESS (arXiv 2402.04333); of images ICONS (arXiv 2501.00654), whose warm-up has 500

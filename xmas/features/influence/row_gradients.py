@@ -23,7 +23,7 @@ Take = Callable[[int, Float[Tensor, "rows out in"]], None]
 def lora_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     """The two linear layers of every LoRA update, by name; all their weights train, nothing else.
 
-    Raises ValueError: there is none, or the updates have more than these weights (DoRA).
+    Raises ValueError: the model has no LoRA, or updates with more than these weights (DoRA).
     """
     from peft.tuners.lora import LoraLayer
 

@@ -161,7 +161,7 @@ class HasPositions(Protocol):
 
         Args:
             counted: the number of tokens before each in its row, of which a line may have several.
-            sizes: height and width of each image in `ids`; None: there is none.
+            sizes: height and width of each image in `ids`; None without images.
         """
         ...
 

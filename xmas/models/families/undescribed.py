@@ -135,7 +135,7 @@ def _counted(parts: Undescribed, config_json: str, kind: type[PreTrainedConfig])
 
 
 def parts_of(config: PreTrainedConfig) -> Undescribed:
-    """The parts of a model, from its configuration alone: built without weights, looked at once.
+    """The parts of a model, from its configuration alone: built without weights, once.
 
     Raises TypeError: the model does not work as a pass here needs it; says why.
     """

@@ -1,4 +1,4 @@
-"""MAGIC: rows whose answers need and look at the image, spread over the neurons they activate."""
+"""MAGIC: rows whose answers need and attend to the image, spread over the neurons they activate."""
 
 import dataclasses
 import math

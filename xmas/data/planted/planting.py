@@ -16,7 +16,7 @@ KINDS = (  # of a row, by number; the first two are the pool's own rows as they 
     "one_token", "padded",
 )  # fmt: skip
 CLEAN, ORIGINAL, EXACT, NEAR, INFLATED, SWAPPED, WRONG_PICTURE, EMPTY, ONE_TOKEN, PADDED = range(10)
-COPIES, NOISE = (EXACT, NEAR), (SWAPPED, WRONG_PICTURE, EMPTY, ONE_TOKEN)
+COPIES = EXACT, NEAR
 LENGTHS = ("random", "noise")
 
 

@@ -211,6 +211,16 @@ def test_a_target_set_is_known_by_its_content(toy: Toy, gradients, tmp_path):
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_faulty_examples_are_left_out_where_the_pool_leaves_faulty_rows_out(toy, gradients):
+    skipping = dataclasses.replace(toy.pool, invalid="skip")
+    ranking = dataclasses.replace(gradients.model.subset.ranking, pool=skipping)
+    subset = dataclasses.replace(gradients.model.subset, ranking=ranking)
+    model = dataclasses.replace(gradients.model, subset=subset)
+    for of, skips in ((gradients, False), (dataclasses.replace(gradients, model=model), True)):
+        for selector in (Influence(of, f"{toy.tasks}/colours"), Icons(of, toy.tasks)):
+            assert all((pool.valid_rows is not None) == skips for pool in selector.pools().values())
+
+
 def test_several_tasks_vote_and_mean_ranks_break_ties():
     scores = np.array([[0.9, 0.1], [0.8, 0.8], [0.1, 0.9], [0.2, 0.7], [np.nan, 1.0], [0.7, 0.0]])
     # a share of 0.4 of five rows: 0 and 1 for the first task, 2 and 1 for the second

@@ -10,7 +10,7 @@ from xmas.data.tables.shards import SUFFIXES
 ANNOTATIONS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst")
 
 
-def pool_at(path: str, name: str, setting: str) -> Pool:
+def pool_at(path: str, name: str, setting: str, invalid: str = "error") -> Pool:
     """The pool at a path, in any format that a reader knows.
 
     Args:
@@ -18,6 +18,7 @@ def pool_at(path: str, name: str, setting: str) -> Pool:
             or what `Pool.path` takes: Parquet or Arrow, a dataset of the hub.
         name: of the pool.
         setting: what gives the path, for messages.
+        invalid: what to do about malformed rows, as `Pool.invalid`.
 
     Raises PoolError: nothing is there, or a folder with no or several annotation files.
     """
@@ -37,8 +38,8 @@ def pool_at(path: str, name: str, setting: str) -> Pool:
             )
         place = files[0]
     if place.is_file() and place.name.endswith(ANNOTATIONS):
-        return Pool(str(place), str(place.parent), name=name)
-    return Pool(path=str(place), name=name)
+        return Pool(str(place), str(place.parent), name=name, invalid=invalid)
+    return Pool(path=str(place), name=name, invalid=invalid)
 
 
 def _has(folder: Path, suffix: str) -> bool:

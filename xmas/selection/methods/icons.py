@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from xmas.data.pool import Pool
-from xmas.data.pool_at import pool_at
 from xmas.data.rows import PoolError
 from xmas.selection.methods.influence import UNSET, Influence
 
@@ -37,4 +36,4 @@ class Icons(Influence):
                 f"selector.toward={self.toward}: expected a folder with a folder of validation "
                 "rows for each benchmark; for one set of your own examples use selector=influence"
             )
-        return {task.name: pool_at(str(task), task.name, "selector.toward") for task in tasks}
+        return {task.name: self.pool_of(task.name, str(task)) for task in tasks}

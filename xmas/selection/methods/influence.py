@@ -73,7 +73,12 @@ class Influence:
         if self.toward == UNSET:
             return {}
         tasks = {"own": self.toward} if isinstance(self.toward, str) else self.toward
-        return {task: pool_at(path, task, "selector.toward") for task, path in tasks.items()}
+        return {task: self.pool_of(task, path) for task, path in tasks.items()}
+
+    def pool_of(self, task: str, path: str) -> Pool:
+        """The rows at a path; faulty ones are left out where the ranked pool leaves them out."""
+        skips = self.gradients.model.pool.valid_rows is not None
+        return pool_at(path, task, "selector.toward", "skip" if skips else "error")
 
     def targets(self) -> dict[str, Gradients]:
         """The gradients of each task's rows, under the same model."""
@@ -94,7 +99,7 @@ class Influence:
                 f"selector.by_source has {', '.join(unknown)}; the tasks are {', '.join(pools)}"
             )
         for task, examples in pools.items():
-            if not len(rows := examples.open(store)):
+            if examples.at_hand(store) and not len(rows := examples.open(store)):
                 raise ValueError(f"{rows.annotations}: the target set {task} has no rows; add some")
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:

@@ -25,6 +25,7 @@ HELP_ALONE = {  # why they do not run here; `--help` has imported all that they 
     "gpu/first_hour.py": "a minute of a core; `tests/emulated/test_gpu_scripts.py` runs it whole",
     "gpu/several_cards.py": "starts ranks; `tests/emulated/test_cards.py` runs it whole",
     "influence/one_source.py": "fits and ranks the demo's pool for every source: minutes",
+    "influence/packed.py": "gradients of the demo's whole pool, twice: minutes",
     "reliability/disk_images.py": "mounts file systems; runs under `slow`, as root",
     "reliability/full_disk.py": "mounts file systems; runs under `slow`, as root",
     "study/study.py": "fits targets for every selector, budget and seed: hours",

@@ -11,16 +11,24 @@ import torch
 from torch.nn.functional import cross_entropy
 from toy import RECIPE, Toy, declared, picture_name, recorded, write_rows
 
+from xmas.attention.plan import length_batches, packed_batches
 from xmas.cli.validation_audit import audit_what_saw_validation
 from xmas.evaluation.protocol import Question, Scored
 from xmas.features.influence.gradients import Gradients
 from xmas.features.influence.projection import Projected, Signs
-from xmas.features.influence.row_gradients import given_to, lora_layers
+from xmas.features.influence.row_gradients import (
+    given_to,
+    lora_layers,
+    rows_of_answers,
+    summed_losses,
+)
 from xmas.features.influence.signs import signs, splitmix64, stream_of
-from xmas.models.chat.batches import Loader
+from xmas.models import varlen_attention
+from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import IGNORED
+from xmas.models.chat.packing import pack
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import hidden_states, unwrap
+from xmas.models.vlm import head_of, hidden_states, language_model, unwrap
 from xmas.results.audit import Audit
 from xmas.selection.methods.icons import Icons
 from xmas.selection.methods.influence import Influence
@@ -73,9 +81,11 @@ def gradients(warm) -> Gradients:
     return Gradients(warm, width=WIDTH, batch_tokens=512, mark_rows=11)
 
 
-def test_gradients_in_a_batch_are_those_of_autograd_row_by_row(toy: Toy, warm):
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_gradients_in_a_batch_are_those_of_autograd_row_by_row(toy: Toy, warm, precision):
+    """Of rows padded to one length, and of rows packed end to end: only rounding differs."""
     parts = warm.adapted(toy.store)
-    model = parts.model.eval()
+    model = parts.model.eval().to(precision)
     layers = lora_layers(model)
     assert len(layers) == 2 * 2 * 7  # two matrices, two blocks of seven linear layers
     table = warm.tokens().open(toy.store)
@@ -87,17 +97,42 @@ def test_gradients_in_a_batch_are_those_of_autograd_row_by_row(toy: Toy, warm):
         pad=parts.tokenizer.pad_token_id,
         pictures=warm.pictures(toy.store, parts),
     )
-    together, *alone = loader
-    taken: dict[int, torch.Tensor] = {}
-    with given_to(lambda number, gradient: taken.update({number: gradient}), layers):
-        loss_of_rows(model, together).sum().backward()
+    padded, *alone = (in_precision(batch, precision) for batch in loader)
+    assert len(set(padded.mask.sum(dim=1).tolist())) > 3
+    language = language_model(model)
+    gradients = [of_rows(model, layers, padded)]
+    varlen_attention.prepare(language)
+    gradients.append(of_rows(model, layers, pack(padded)))
+    language.set_attn_implementation("sdpa")
+    exact = {"rtol": 1e-4, "atol": 1e-7} if precision == torch.float32 else {"rtol": 1e-9,
+             "atol": 1e-13}  # fmt: skip
     for row, batch in enumerate(alone):
         model.zero_grad(set_to_none=True)
         loss_of_rows(model, batch).sum().backward()
         for number, (name, layer) in enumerate(layers):
-            torch.testing.assert_close(
-                taken[number][row], layer.weight.grad, rtol=1e-4, atol=1e-7, msg=name
-            )
+            for taken in gradients:
+                torch.testing.assert_close(
+                    taken[number][row], layer.weight.grad, **exact, msg=f"{name} of row {row}"
+                )
+
+
+def in_precision(batch: Batch, precision: torch.dtype) -> Batch:
+    pictures = {name: tensor.to(precision) for name, tensor in batch.pictures.items()}
+    return dataclasses.replace(batch, pictures=pictures)
+
+
+def of_rows(model, layers, batch: Batch) -> dict[int, torch.Tensor]:
+    """The gradients of the rows of a batch in every layer, by its number."""
+    taken: dict[int, torch.Tensor] = {}
+    rows = rows_of_answers(batch.labels, batch.lengths)
+    with given_to(lambda number, gradient: taken.update({number: gradient}), layers, batch.lengths):
+        hidden = hidden_states(
+            model, batch.ids, batch.mask, features_of(model, batch), lengths=batch.lengths
+        )
+        summed_losses(
+            head_of(model), hidden, batch.labels, rows, vocabulary=3000, chunk_bytes=70_000
+        ).backward()
+    return taken
 
 
 def loss_of_rows(model, batch) -> torch.Tensor:
@@ -137,6 +172,28 @@ def test_values_are_the_projected_gradients_at_length_one(toy: Toy, warm, gradie
             whole += gradient @ matrix.double().numpy()
         whole /= np.linalg.norm(whole)
         np.testing.assert_allclose(values[int(batch.rows[0])], whole, atol=2e-3)
+
+
+def test_a_packed_pass_has_the_values_and_the_key_of_a_padded_one(toy: Toy, gradients, tmp_path):
+    packed = dataclasses.replace(gradients, packing=True)
+    assert key(packed) == key(gradients)
+    packed.compute(toy.store, tmp_path)
+    values, padded = (
+        np.load(folder / "values.npy") for folder in (tmp_path, toy.store.get(gradients))
+    )
+    np.testing.assert_allclose(values, padded, rtol=2e-3, atol=2e-4)  # float16
+    lengths = gradients.seen.tokens().open(toy.store).lengths
+    batches = packed_batches(lengths, 512)
+    assert sorted(np.concatenate(batches)) == list(range(41))
+    assert max(lengths[rows].sum() for rows in batches) <= 512
+    assert len(batches) < len(length_batches(lengths, 0, 512))
+
+
+def test_packed_batches_by_hand():
+    lengths = np.array([7, 2, 11, 5, 3])
+    batches = packed_batches(lengths, 10)  # 2 + 3 + 5 = 10; 7; 11 alone is above it
+    assert [rows.tolist() for rows in batches] == [[1, 4, 3], [0], [2]]
+    assert packed_batches(lengths[:0], 10) == []
 
 
 def test_signs_that_are_made_again_for_every_batch_give_the_same_sums():

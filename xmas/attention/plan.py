@@ -114,6 +114,21 @@ def length_batches(
     return [*batches, by_length[first:]] if len(by_length) else []
 
 
+def packed_batches(lengths: Int[np.ndarray, " rows"], tokens: int) -> list[Int[np.ndarray, " _"]]:
+    """Positions in order of length, in batches of at most `tokens` tokens, at least one row: of
+    rows that are packed, so that nothing is padded.
+    """
+    by_length = np.argsort(lengths, kind="stable")
+    batches, first, total = [], 0, 0
+    for stop, position in enumerate(by_length):
+        length = int(lengths[position])
+        if stop > first and total + length > tokens:
+            batches.append(by_length[first:stop])
+            first, total = stop, 0
+        total += length
+    return [*batches, by_length[first:]] if len(by_length) else []
+
+
 def plan(
     spans: Spans,
     measured: Bool[np.ndarray, " rows"],

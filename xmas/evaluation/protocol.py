@@ -117,6 +117,18 @@ class Judged(Protocol):
         ...
 
 
+@runtime_checkable
+class Referenced(Protocol):
+    """A benchmark whose right answers are known, to learn from; see `ValidationRows`."""
+
+    def references(self, store: Store) -> list[str | None]:
+        """The answer to every question of `asked`, in its order; None: there is no single one.
+
+        Raises AnswerError: the truth of a question is missing, doubled or unknown.
+        """
+        ...
+
+
 class AnswerError(ValueError):
     """Answers, questions and truth do not match; the message names the first that does not."""
 

@@ -10,6 +10,7 @@ Sources: LLaVA, `llava/eval/m4c_evaluator.py`; GT-Vision-Lab/VQA, `vqaEvaluation
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
@@ -73,6 +74,22 @@ def vqa_answer(text: str) -> str:
     numbers = (_NUMBERS.get(word, word) for word in words)
     words = [word for word in numbers if word not in _ARTICLES]
     return " ".join(_CONTRACTIONS.get(word, word) for word in words)
+
+
+def most_common(answers: Sequence[str]) -> str | None:
+    """The answer that more annotators gave than any other, as most of them wrote it; None: several
+    were given equally often. Compared are answers as normalised for evaluation servers.
+
+    >>> most_common(["2", "two", "three", "a few", "two"]), most_common(["red", "blue"])
+    ('two', None)
+    """
+    spellings: dict[str, Counter[str]] = {}
+    for text in answers:
+        spellings.setdefault(evalai_answer(text), Counter())[text] += 1
+    ranked = sorted(spellings.values(), key=Counter.total, reverse=True)
+    if len(ranked) > 1 and ranked[0].total() == ranked[1].total():
+        return None
+    return ranked[0].most_common(1)[0][0]
 
 
 def agreement(prediction: str, answers: Sequence[str]) -> float:

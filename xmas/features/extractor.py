@@ -135,6 +135,7 @@ def fill(
     mark_rows: int,
     workers: int,
     of: Callable[[Batch], Float[np.ndarray, "rows width"]],
+    change: Callable[[Batch], Batch] | None = None,
 ) -> None:
     """Fill `out/values.npy`, (rows, width) float16, with `of` every batch; ranks share them.
 
@@ -151,6 +152,7 @@ def fill(
         mark_rows=mark_rows,
         workers=workers,
         of=lambda batch: {"values": of(batch)},
+        change=change,
     )
 
 
@@ -174,6 +176,7 @@ def fill_arrays(
     mark_rows: int,
     workers: int,
     of: Callable[[Batch], Mapping[str, Shaped[np.ndarray, "rows _"]]],
+    change: Callable[[Batch], Batch] | None = None,
 ) -> None:
     """Fill `out/<name>.npy` for every name of `columns` in one pass; ranks share the batches.
 
@@ -185,6 +188,7 @@ def fill_arrays(
         workers: processes that load batches.
         of: the lines of a batch in every array; the batch is on the model's device, pixels and
             tower features in the model's precision.
+        change: applied to every batch where it is loaded, such as `pack`.
     """
     of_part = _grouped(batches, mark_rows)
     rows_of_part = [np.concatenate(batches_of_part) for batches_of_part in of_part]
@@ -200,6 +204,7 @@ def fill_arrays(
         pad=parts.tokenizer.pad_token_id,
         pictures=pictures,
         workers=workers,
+        change=change,
     )
     loaded = iter(loader)
     total = max(array.rows(array.own) for array in arrays.values())

@@ -119,32 +119,40 @@ def arguments(language: PreTrainedModel, lengths: Int[Tensor, " rows"]) -> dict[
     return masks | {"position_ids": positions(lengths)[None].to(language.device, non_blocking=True)}
 
 
-def prepare(language: PreTrainedModel, *, compiled: bool = False) -> None:
-    """Have `language` keep packed rows apart. Raises ValueError: it cannot; says why."""
+def prepare(
+    language: PreTrainedModel, *, compiled: bool = False, setting: str = "hardware.packing"
+) -> None:
+    """Have `language` keep packed rows apart.
+
+    Args:
+        setting: what asks for it, for messages.
+
+    Raises ValueError: it cannot; says why.
+    """
     if compiled and getattr(language.config, "attention_dropout", 0.0):
         raise ValueError(
             f"packed attention with attention_dropout {language.config.attention_dropout}, as this "
             f"{language.config.model_type} has, is not compiled; set hardware.compile=null or "
-            "hardware.packing=false"
+            f"{setting}=false"
         )
     windows = {"sliding_attention", "chunked_attention", "linear_attention"}
     unsupported = windows & set(getattr(language.config, "layer_types", None) or ())
     if unsupported:
         raise ValueError(
             f"a {language.config.model_type} with {unsupported.pop()} cannot be packed; set "
-            "hardware.packing=false"
+            f"{setting}=false"
         )
     if language.config.model_type in _MASK_ONLY and "flash" in _kind(language):
         raise ValueError(
             f"the layers of a {language.config.model_type} do not pass to {_kind(language)} "
-            "where packed rows end; set hardware.attention=sdpa or hardware.packing=false"
+            f"where packed rows end; set hardware.attention=sdpa or {setting}=false"
         )
     if _kind(language) == "sdpa":
         language.set_attn_implementation(NAME)
     if _kind(language) != NAME and "flash" not in _kind(language):
         raise ValueError(
             f"attention {_kind(language)!r} does not keep packed rows apart; set "
-            "hardware.packing=false, or hardware.attention to sdpa or flash_attention_2"
+            f"{setting}=false, or hardware.attention to sdpa or flash_attention_2"
         )
 
 

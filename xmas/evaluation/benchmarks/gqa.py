@@ -84,6 +84,10 @@ class Gqa:
             ),
         )
 
+    def references(self, store: Store) -> list[str | None]:
+        """The answer to every question of `asked`. Raises AnswerError: one has no truth."""
+        return [truth["answer"] for truth in self._truth(store).values()]
+
     def _rows(self, store: Store, *keys: str) -> dict[str, dict[str, Any]]:
         """The questions, each at least with its id and `keys`; scoring needs the id alone."""
         path = store.find(self.questions)
@@ -102,16 +106,21 @@ class Gqa:
         """(right, types) by question, in the order of the question file."""
         rows = self._rows(store)
         texts = join(rows, answer_lines(answers, self.name), _key, benchmark=self.name)
+        return {
+            name: (gqa_answer(texts[name]) == question["answer"], question.get("types", {}))
+            for name, question in self._truth(store).items()
+        }
+
+    def _truth(self, store: Store) -> dict[str, dict[str, Any]]:
+        """The annotation of every question, in the order of the question file."""
         path = store.find(self.annotations)
-        truth = json_object(path)
-        correct = {}
-        for name in rows:
-            if name not in truth:
+        content = json_object(path)
+        truth = {}
+        for name in self._rows(store):
+            if name not in content:
                 raise AnswerError(f"{path}: no truth for question {name!r}")
-            question = with_keys(truth[name], ("answer",), f"{path}: question {name!r}")
-            right = gqa_answer(texts[name]) == question["answer"]
-            correct[name] = right, question.get("types", {})
-        return correct
+            truth[name] = with_keys(content[name], ("answer",), f"{path}: question {name!r}")
+        return truth
 
 
 def gqa_answer(text: str) -> str:

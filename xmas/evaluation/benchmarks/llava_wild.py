@@ -146,10 +146,7 @@ class LlavaWild:
         """
         rows = self._rows(store)
         texts = join(rows, answer_lines(answers, self.name), _id, benchmark=self.name)
-        path = store.find(self.annotations)
-        references = by_key(json_lines(path, "question_id", "text"), _id, path)
-        if missing := [name for name in rows if name not in references]:
-            raise AnswerError(f"{path}: no reference for question {missing[0]!r}")
+        references = self._references(store, rows)
         path = store.find(self.contexts)
         contexts = by_key(json_lines(path, "image", "caption"), lambda row: row["image"], path)
         rules = self._rules(store, _members(rows))
@@ -167,6 +164,18 @@ class LlavaWild:
                 rule=rules[row["category"]]["prompt"],
             )
         return prompts
+
+    def references(self, store: Store) -> list[str | None]:
+        """The reference's answer to every question of `asked`. Raises AnswerError: one has none."""
+        rows = self._rows(store)
+        return [reference["text"] for reference in self._references(store, rows).values()]
+
+    def _references(self, store: Store, rows: dict[Any, dict[str, Any]]) -> dict[Any, Any]:
+        path = store.find(self.annotations)
+        references = by_key(json_lines(path, "question_id", "text"), _id, path)
+        if missing := [name for name in rows if name not in references]:
+            raise AnswerError(f"{path}: no reference for question {missing[0]!r}")
+        return {name: references[name] for name in rows}
 
     def _rows(self, store: Store) -> dict[Any, dict[str, Any]]:
         path = store.find(self.questions)

@@ -136,6 +136,10 @@ class MMBench:
         outcomes = Outcomes.mean(hits, pictures=pictures_of(of_question))
         return Scored(100 * fmean(hits.values()), len(hits), detail, outcomes)
 
+    def references(self, store: Store) -> list[str | None]:
+        """The right letter for every question of `asked`. Raises AnswerError: as `score`."""
+        return list(self._truth(store, self._rows(store, _SCORED)).values())
+
     def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
         """The upload file, an xlsx: every row with its answer, unchanged.
 

@@ -88,16 +88,10 @@ class Mme:
         rows = self._rows(store)
         lines = answer_lines(answers, self.name, keys=("prompt",))
         texts = join(rows, lines, lambda line: _key(line, "prompt"), benchmark=self.name)
-        truth = _truth(store.find(self.annotations), sorted({task for task, _, _ in rows}))
         rights: dict[str, dict[str, list[bool]]] = {}
-        for name in rows:
-            task, image, question = name
-            if name not in truth:
-                raise AnswerError(
-                    f"{store.find(self.annotations)}: no truth for {task}, {image}: {question!r}"
-                )
-            right = mme_answer(texts[name]) == truth[name]
-            rights.setdefault(task, {}).setdefault(image, []).append(right)
+        for name, answer in self._answers(store, rows).items():
+            right = mme_answer(texts[name]) == answer
+            rights.setdefault(name[0], {}).setdefault(name[1], []).append(right)
         parts = {task: _points(task, images) for task, images in sorted(rights.items())}
         if absent := [task for task in self.tasks if task not in parts]:
             raise AnswerError(f"mme: no question for {', '.join(absent)}; set tasks to those asked")
@@ -109,6 +103,19 @@ class Mme:
             detail=parts,
             outcomes=_outcomes({task: rights[task] for task in self.tasks}),
         )
+
+    def references(self, store: Store) -> list[str | None]:
+        """For every question of `asked` yes or no, lower case. Raises AnswerError: as `score`."""
+        return list(self._answers(store, self._rows(store)).values())
+
+    def _answers(self, store: Store, rows: dict[Key, dict[str, Any]]) -> dict[Key, str]:
+        """The right answer to every question."""
+        path = store.find(self.annotations)
+        truth = _truth(path, sorted({task for task, _, _ in rows}))
+        for task, image, question in rows:
+            if (task, image, question) not in truth:
+                raise AnswerError(f"{path}: no truth for {task}, {image}: {question!r}")
+        return {name: truth[name] for name in rows}
 
     def _rows(self, store: Store, *keys: str) -> dict[Key, dict[str, Any]]:
         """The questions, each at least with id, text and `keys`: scoring needs no image."""

@@ -154,6 +154,13 @@ class MMVet:
             prompts[name] = f"{start}\n{row['question']} | {reference_answer} | {texts[name]} | "
         return prompts
 
+    def references(self, store: Store) -> list[str | None]:
+        """The expected answer to every question of `asked`; None where it has several parts,
+        joined by <AND> or <OR>.
+        """
+        answers = [row["answer"] for row in self._truth(store).values()]
+        return [None if "<AND>" in text or "<OR>" in text else text for text in answers]
+
     def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
         """Write `mmvet.json`, which MM-Vet's own evaluator grades, into `out`.
 

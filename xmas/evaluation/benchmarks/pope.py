@@ -69,19 +69,29 @@ class Pope:
         """
         rows = self._rows(store)
         texts = join(rows, answer_lines(answers, self.name), _id, benchmark=self.name)
-        labels = self._labels(store, sorted({row["category"] for row in rows.values()}))
-        pairs: dict[str, list[tuple[bool, bool]]] = {category: [] for category in labels}
+        categories = sorted({row["category"] for row in rows.values()})
+        pairs: dict[str, list[tuple[bool, bool]]] = {category: [] for category in categories}
         units = {}
-        for name, row in rows.items():
-            truth = _label(row, labels[row["category"]], store.find(self.annotations))
-            claim = pope_answer(texts[name]) == "yes"
-            pairs[row["category"]].append((claim, truth))
-            units[name] = {row["category"]: (2 * (claim and truth), claim + truth)}
+        for name, truth in self._truth(store, rows).items():
+            claim, category = pope_answer(texts[name]) == "yes", rows[name]["category"]
+            pairs[category].append((claim, truth))
+            units[name] = {category: (2 * (claim and truth), claim + truth)}
         detail = {category: measures(of_category) for category, of_category in pairs.items()}
-        weights = dict.fromkeys(labels, 100 / len(labels))
+        weights = dict.fromkeys(categories, 100 / len(categories))
         f1 = fmean(metrics["f1"] for metrics in detail.values())
         outcomes = Outcomes.of(units, weights, pictures=pictures_of(rows))
         return Scored(f1, len(rows), detail, outcomes)
+
+    def references(self, store: Store) -> list[str | None]:
+        """For every question of `asked` yes or no, lower case. Raises AnswerError: as `score`."""
+        truth = self._truth(store, self._rows(store))
+        return ["yes" if present else "no" for present in truth.values()]
+
+    def _truth(self, store: Store, rows: dict[int, dict[str, Any]]) -> dict[int, bool]:
+        """Whether the object of every question is in its image."""
+        labels = self._labels(store, sorted({row["category"] for row in rows.values()}))
+        folder = store.find(self.annotations)
+        return {name: _label(row, labels[row["category"]], folder) for name, row in rows.items()}
 
     def _rows(self, store: Store) -> dict[int, dict[str, Any]]:
         path = store.find(self.questions)

@@ -103,6 +103,20 @@ class Sqa:
         detail["failed"] = unreadable
         return Scored(100 * fmean(values.values()), len(values), detail, Outcomes.mean(values))
 
+    def references(self, store: Store) -> list[str | None]:
+        """The letter of the right choice for every question of `asked`.
+
+        Raises AnswerError: a question is no problem of the split.
+        """
+        rows, path = self._rows(store), store.find(self.annotations)
+        problems = json_object(path)
+        self._check_ids(set(rows), problems, store)
+        keys = ("choices", "answer")
+        answers = {
+            name: with_keys(problems[name], keys, f"{path}: problem {name}") for name in rows
+        }
+        return [LETTERS[problem["answer"]] for problem in answers.values()]
+
     def _rows(self, store: Store, *keys: str) -> dict[str, dict[str, Any]]:
         """The questions, each at least with its id and `keys`: scoring needs no more than the id,
         and whether there is an image.

@@ -14,6 +14,7 @@ ten annotators of min(1, n / 3), where n of the other nine agree.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from xmas.evaluation.facts import LLAVA_EVAL, Facts
 from xmas.evaluation.json_files import answer_lines, by_key, image_below, json_lines, json_rows
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
-from xmas.evaluation.vqa_accuracy import agreement, evalai_answer
+from xmas.evaluation.vqa_accuracy import agreement, evalai_answer, most_common
 from xmas.store import Made, Store, content, volatile
 
 _OCR = "\nReference OCR token: "
@@ -83,19 +84,31 @@ class TextVqa:
         for number, line in enumerate(lines, start=1):
             self._check(line["prompt"], f"{self.name}: answer line {number}")
         texts = join(rows, lines, lambda line: _key(line, "prompt"), benchmark=self.name)
-        path = store.find(self.annotations)
-        annotated = json_rows(path, "data", "image_id", "question", "answers")
-        truth = by_key(annotated, lambda row: (row["image_id"], row["question"].lower()), path)
         values: dict[Key, float] = {}
-        for name in rows:
-            if name not in truth:
-                raise AnswerError(f"{path}: no truth for {name[1]!r} on {name[0]}")
-            by_people = [evalai_answer(answer) for answer in truth[name]["answers"]]
-            if len(by_people) != _ANNOTATORS:
-                raise AnswerError(f"{path}: {name} has {len(by_people)} answers, expected 10")
+        for name, answers_of_people in self._truth(store, rows).items():
+            by_people = [evalai_answer(answer) for answer in answers_of_people]
             values[name] = agreement(evalai_answer(texts[name]), by_people)
         outcomes = Outcomes.mean(values, pictures={name: name[0] for name in values})
         return Scored(outcomes.score(), len(values), {}, outcomes)
+
+    def references(self, store: Store) -> list[str | None]:
+        """What most annotators answered to every question of `asked`; None: no answer leads.
+
+        Raises AnswerError: as `score`.
+        """
+        return [most_common(given) for given in self._truth(store, self._rows(store)).values()]
+
+    def _truth(self, store: Store, rows: Iterable[Key]) -> dict[Key, list[str]]:
+        """The ten annotators' answers to every question."""
+        path = store.find(self.annotations)
+        annotated = json_rows(path, "data", "image_id", "question", "answers")
+        truth = by_key(annotated, lambda row: (row["image_id"], row["question"].lower()), path)
+        for name in rows:
+            if name not in truth:
+                raise AnswerError(f"{path}: no truth for {name[1]!r} on {name[0]}")
+            if (count := len(truth[name]["answers"])) != _ANNOTATORS:
+                raise AnswerError(f"{path}: {name} has {count} answers, expected 10")
+        return {name: truth[name]["answers"] for name in rows}
 
     def _rows(self, store: Store, *keys: str) -> dict[Key, dict[str, Any]]:
         """The questions, each at least with id, text and `keys`: scoring needs no image."""

@@ -23,7 +23,7 @@ from xmas.evaluation.facts import LLAVA_EVAL, Facts
 from xmas.evaluation.json_files import answer_lines, by_key, image_below, json_lines, json_rows
 from xmas.evaluation.outcomes import Outcomes
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
-from xmas.evaluation.vqa_accuracy import agreement, evalai_answer
+from xmas.evaluation.vqa_accuracy import agreement, evalai_answer, most_common
 from xmas.store import Made, Store, content, volatile
 from xmas.store.label import file_name
 
@@ -124,20 +124,12 @@ class VizWizVal:
             raise AnswerError(f"vizwiz_val: {self.split} is a test split; benchmark=vizwiz asks it")
         rows = _rows(store.find(self.questions), self.count)
         texts = _texts(rows, answers, self.name)
-        path = store.find(self.annotations)
-        truth = by_key(json_rows(path, None, "image", "answers"), lambda row: row["image"], path)
+        truth = self._truth(store, rows)
         values: dict[str, float] = {}
         kinds: dict[str, list[float]] = {}
         unanswerable: list[tuple[bool, bool]] = []  # according to the model, and to most annotators
-        for name, row in rows.items():
-            if row["image"] not in truth:
-                raise AnswerError(f"{path}: no truth for {row['image']}")
-            annotated = truth[row["image"]]
+        for name, annotated in truth.items():
             by_people = [evalai_answer(entry["answer"]) for entry in annotated["answers"]]
-            if len(by_people) != _ANNOTATORS:
-                raise AnswerError(
-                    f"{path}: {row['image']} has {len(by_people)} answers, expected 10"
-                )
             answer = evalai_answer(texts[name])
             values[name] = agreement(answer, by_people)
             kinds.setdefault(annotated.get("answer_type", "unknown"), []).append(values[name])
@@ -149,6 +141,31 @@ class VizWizVal:
             "unanswerable": 100 * fmean(truth for _, truth in unanswerable),
         }
         return Scored(100 * fmean(values.values()), len(values), detail, Outcomes.mean(values))
+
+    def references(self, store: Store) -> list[str | None]:
+        """What most annotators answered to every question of `asked`; None: no answer leads.
+
+        Raises AnswerError: as `score`.
+        """
+        truth = self._truth(store, _rows(store.find(self.questions), self.count))
+        return [
+            most_common([entry["answer"] for entry in annotated["answers"]])
+            for annotated in truth.values()
+        ]
+
+    def _truth(self, store: Store, rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The annotation of every question, with ten annotators' answers."""
+        path = store.find(self.annotations)
+        annotated = json_rows(path, None, "image", "answers")
+        by_image = by_key(annotated, lambda row: row["image"], path)
+        truth = {}
+        for name, row in rows.items():
+            if row["image"] not in by_image:
+                raise AnswerError(f"{path}: no truth for {row['image']}")
+            truth[name] = by_image[row["image"]]
+            if (count := len(truth[name]["answers"])) != _ANNOTATORS:
+                raise AnswerError(f"{path}: {row['image']} has {count} answers, expected 10")
+        return truth
 
 
 def _rows(path: Path, count: int | None, *keys: str) -> dict[str, dict[str, Any]]:

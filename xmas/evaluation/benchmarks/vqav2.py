@@ -36,7 +36,7 @@ from xmas.evaluation.json_files import (
 )
 from xmas.evaluation.outcomes import Outcomes, pictures_of
 from xmas.evaluation.protocol import SHORT, AnswerError, Question, Scored, expect, join
-from xmas.evaluation.vqa_accuracy import agreement, evalai_answer, vqa_answer
+from xmas.evaluation.vqa_accuracy import agreement, evalai_answer, most_common, vqa_answer
 from xmas.store import Made, Store, content, volatile
 from xmas.store.label import file_name
 
@@ -151,19 +151,11 @@ class VqaV2Val:
             )
         rows = self._kept(store)
         texts = join(rows, answer_lines(answers, self.name), _key, benchmark=self.name)
-        path = store.find(self.annotations)
-        keys = ("question_id", "answers", "question_type", "answer_type")
-        truth = by_key(json_rows(path, "annotations", *keys), _key, path)
+        truth = self._truth(store, rows, "question_type", "answer_type")
         values: dict[int, float] = {}
         kinds: dict[str, dict[str, list[float]]] = {"answer_type": {}, "question_type": {}}
         for name in rows:
-            if name not in truth:
-                raise AnswerError(f"{path}: no truth for question {name}")
             by_people = [entry["answer"] for entry in truth[name]["answers"]]
-            if len(by_people) != _ANNOTATORS:
-                raise AnswerError(
-                    f"{path}: question {name} has {len(by_people)} answers, expected 10"
-                )
             values[name] = accuracy(evalai_answer(texts[name]), by_people)
             for sort, of_sort in kinds.items():
                 of_sort.setdefault(truth[name][sort], []).append(values[name])
@@ -173,6 +165,31 @@ class VqaV2Val:
         }
         outcomes = Outcomes.mean(values, pictures=pictures_of(rows))
         return Scored(100 * fmean(values.values()), len(values), detail, outcomes)
+
+    def references(self, store: Store) -> list[str | None]:
+        """What most annotators answered to every question of `asked`; None: no answer leads.
+
+        Raises AnswerError: as `score`.
+        """
+        truth = self._truth(store, self._kept(store))
+        return [
+            most_common([entry["answer"] for entry in annotated["answers"]])
+            for annotated in truth.values()
+        ]
+
+    def _truth(
+        self, store: Store, rows: dict[int, dict[str, Any]], *keys: str
+    ) -> dict[int, dict[str, Any]]:
+        """The annotation of every question, with ten annotators' answers and `keys`."""
+        path = store.find(self.annotations)
+        annotated = json_rows(path, "annotations", "question_id", "answers", *keys)
+        by_id = by_key(annotated, _key, path)
+        for name in rows:
+            if name not in by_id:
+                raise AnswerError(f"{path}: no truth for question {name}")
+            if (count := len(by_id[name]["answers"])) != _ANNOTATORS:
+                raise AnswerError(f"{path}: question {name} has {count} answers, expected 10")
+        return {name: by_id[name] for name in rows}
 
     def _kept(self, store: Store, *keys: str) -> dict[int, dict[str, Any]]:
         """The questions about kept images, each at least with its id and `keys`."""

@@ -50,8 +50,8 @@ class Projected:
         self.sums: Float[Tensor, "rows width"] = torch.zeros((rows, matrix.width), device=device)
 
     def add(self, number: int, gradients: Float[Tensor, "rows out in"]) -> None:
-        """Add the gradients of layer `number`."""
-        flat = gradients.flatten(1)
+        """Add the gradients of layer `number`, in float32."""
+        flat = gradients.flatten(1).float()
         for start in range(0, flat.shape[1], BLOCK):
             block = flat[:, start : start + BLOCK]
             rows = range(start, start + block.shape[1])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from server import Server
-from test_resume import KILLED, done, results
+from test_resume import KILLED, SELDOM, done, results
 from toy import HARDWARE, RECIPE, ROWS, Toy, losses, shared
 
 from xmas.store import Store, distributed
@@ -20,8 +20,6 @@ from xmas.training.fit.sharding import strategy_of
 from xmas.training.proxy import Proxy
 from xmas.training.starts.first_stage import FirstStage
 from xmas.training.starts.pretrained import Pretrained
-
-SELDOM = 600.0  # seconds between checkpoints: none is written
 
 
 @pytest.fixture(scope="module")

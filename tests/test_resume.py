@@ -1,6 +1,8 @@
 """`kill -9` anywhere: the next attempt goes on and ends with the same files, bit for bit."""
 
 import csv
+import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -14,9 +16,8 @@ import pytest
 from server import Server
 from toy import Toy, losses, shared
 
-MICRO_BATCHES = 22  # of a fit in `killable`: two a step, a checkpoint behind every step
-TOKEN_BATCHES = 8  # of the toy's rows, a mark behind every seven rows or more
-READ = 25  # batches of a pass over the toy's answers, with images and without
+SELDOM = 600.0  # seconds between checkpoints: none is written
+MICROBATCHES = 22  # of a proxy's fit in `killable`: two a step, a checkpoint after every step
 QUESTIONS = 20
 KILLED = -signal.SIGKILL
 TIMES = {"meta.json", "scan_seconds.json"}
@@ -63,17 +64,29 @@ def results(root: Path, job: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def whole(toy: Toy, server: Server, empty) -> Callable[[str], dict[str, str]]:
-    """The files of a job that nothing interrupted, made once."""
-    made: dict[str, dict[str, str]] = {}
+def uninterrupted(toy: Toy, server: Server, empty) -> Callable[[str], Path]:
+    """The store of a job that nothing interrupted, made once."""
 
+    @functools.cache
+    def of(job: str) -> Path:
+        if job == "proxy":
+            return of("trajectories")  # which have fitted one
+        root = empty(job)
+        assert server.run(toy, root, job) == 0, (root / "said.log").read_text()
+        return root
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def whole(uninterrupted) -> Callable[[str], dict[str, str]]:
+    """The files of a job that nothing interrupted."""
+
+    @functools.cache
     def of(job: str) -> dict[str, str]:
-        if job not in made:
-            root = empty(job)
-            assert server.run(toy, root, job) == 0, (root / "said.log").read_text()
-            made[job] = results(root, job)
-            assert len(made[job]) >= 3
-        return made[job]
+        made = results(uninterrupted(job), job)
+        assert len(made) >= 3
+        return made
 
     return of
 
@@ -92,34 +105,111 @@ def goes_on(server, toy, root, job, whole, seconds: float = 0) -> None:
     assert results(root, job) == whole(job)
 
 
-FITS = [
-    ("proxy", "training step", 7),
-    ("proxy", "training step", 8),  # between two micro-batches of a step
-    ("proxy", "checkpoint", 7),
-    ("proxy", "snapshot", 2),  # its step is in the checkpoint already
-    ("proxy", "snapshot's file", 2),
-    ("proxy", "end of the fit", 1),
-    ("trajectories", "scan", 7),  # within a shard of the first step
-    ("trajectories", "shard", 5),  # between the values of a shard and their mark
-    ("trajectories", "shard", 6),  # before the mark is on disk
-    ("trajectories", "seconds of a scan", 2),
-    ("trajectories", "merge", 1),
-    ("trajectories", "description", 1),
-    ("trajectories", "parts", 1),  # the result is whole, its parts are still there
-    ("target", "training step", 11),
-    ("target", "checkpoint", 5),
-    ("target", "end of the fit", 1),
-]
+@dataclasses.dataclass(frozen=True)
+class Kills:
+    """Where each attempt at a job is killed: in which call of what, and the work done by then.
+
+    Work is what `log` counts, of all attempts together.
+
+    Args:
+        uninterrupted: the work of a run that nothing interrupts.
+        work: that of all these attempts and the one that ends.
+    """
+
+    log: str
+    uninterrupted: int
+    places: list[tuple[str, int, int]]
+    work: int
 
 
-@pytest.mark.parametrize(("job", "where", "call"), FITS)
-def test_a_fit_that_was_killed_goes_on(toy, server, empty, whole, job, where, call):
-    root = empty(job)
-    assert server.run(toy, root, job, dies=(where, call)) == KILLED
-    before = done(root, "steps")
-    goes_on(server, toy, root, job, whole)
-    assert done(root, "steps") <= MICRO_BATCHES + 4  # what stood in no checkpoint
-    assert before > 0
+KILLS = {
+    "proxy": Kills(
+        "steps",
+        MICROBATCHES,
+        [
+            ("training step", 7, 6),
+            ("training step", 2, 7),  # between two microbatches of a step
+            ("snapshot", 1, 13),  # its step is in the checkpoint already
+            ("snapshot's file", 1, 13),
+            ("checkpoint", 3, 19),
+        ],
+        25,
+    ),
+    "trajectories": Kills(
+        "steps",
+        MICROBATCHES,
+        [
+            ("scan", 2, 2),  # within the first snapshot
+            ("shard", 1, 2),  # between the values of a shard and their mark
+            ("shard", 2, 2),  # before the mark is on disk
+            ("seconds of a scan", 2, 12),
+            ("end of the fit", 1, 22),
+            ("merge", 1, 22),
+            ("description", 1, 22),
+            ("parts", 1, 22),  # the result is whole, its parts are still there
+        ],
+        22,
+    ),
+    "target": Kills(
+        "steps",
+        12,
+        [
+            ("adapter", 1, 0),  # of the rehearsal
+            ("parts", 2, 4),  # a checkpoint is there, the former one still is
+            ("checkpoint", 3, 10),
+            ("training step", 3, 12),
+            ("end of the fit", 1, 14),
+            ("adapter", 2, 14),  # between the fit and the adapter there is nothing to go on from
+        ],
+        14,
+    ),
+    "answers": Kills(
+        "read",
+        25,
+        [
+            ("batch of answers", 1, 0),
+            ("batch of answers", 9, 8),  # within a shard
+            ("shard", 3, 12),  # between the values of a shard and their mark
+            ("shard", 2, 14),  # before the mark is on disk
+            ("batch of answers", 12, 25),  # of the pass without images
+            ("values of answers", 1, 29),
+            ("parts", 1, 29),  # the result is whole, its parts are still there
+        ],
+        29,
+    ),
+    "clusters": Kills(
+        "looks",
+        8,
+        [
+            ("batch of activations", 1, 0),
+            ("batch of activations", 5, 4),
+            ("mark of activations", 1, 6),
+            ("pass of k-means", 3, 10),
+            ("centroids", 1, 10),
+        ],
+        10,
+    ),
+    # One question at a time, so that no answer depends on where the run was killed.
+    "score": Kills(
+        "answered", QUESTIONS, [("answers", 1, 0), ("question", 1, 0), ("question", 14, 13)], 20
+    ),
+}
+
+
+@pytest.mark.parametrize("job", KILLS)
+def test_what_is_killed_in_one_place_after_another_goes_on(
+    toy, server, empty, whole, uninterrupted, job
+):
+    """With a checkpoint after every step; no attempt repeats more than is in none."""
+    root, kills = empty(job), KILLS[job]
+    for where, call, work in kills.places:
+        assert server.run(toy, root, job, dies=(where, call)) == KILLED, where
+        assert not any((root / job).glob("[!.]*")), where
+        assert done(root, kills.log) == work, where
+    # Half a checkpoint is no part of a proxy that ends before its next one is due.
+    goes_on(server, toy, root, job, whole, seconds=SELDOM if job == "proxy" else 0)
+    assert done(root, kills.log) == kills.work
+    assert done(uninterrupted(job), kills.log) == kills.uninterrupted
 
 
 @pytest.mark.parametrize(("job", "seed"), [("proxy", 1), ("trajectories", 2), ("target", 3)])
@@ -129,7 +219,7 @@ def test_a_fit_that_was_killed_from_outside_twice_goes_on(toy, server, empty, wh
     for low, high in ((3, 8), (11, 14)):
         killed_from_outside(server, toy, root, job, "steps", rng.randint(low, high), rng)
     goes_on(server, toy, root, job, whole)
-    assert done(root, "steps") <= MICRO_BATCHES + 8
+    assert done(root, "steps") <= MICROBATCHES + 8
 
 
 def killed_from_outside(server, toy, root, job, log, at: int, rng: random.Random) -> None:
@@ -145,52 +235,28 @@ def killed_from_outside(server, toy, root, job, log, at: int, rng: random.Random
 
 def test_a_process_killed_while_it_draws_a_progress_bar_blocks_no_other(toy, server, empty):
     """Nothing that bars of several processes share, as tqdm's lock, stays held."""
-    root = empty("proxy")
-    assert server.run(toy, root, "proxy", dies=("progress bar", 1)) == KILLED
-    assert server.run(toy, root, "proxy") == 0, (root / "said.log").read_text()
-
-
-def test_a_target_killed_behind_its_fit_is_made_again(toy, server, empty, whole):
-    """Between the fit and the adapter there is nothing to go on from."""
-    root = empty("target")
-    assert server.run(toy, root, "target", dies=("adapter", 1)) == KILLED
-    goes_on(server, toy, root, "target", whole)
-
-
-def test_half_a_checkpoint_is_no_part_of_a_result(toy, server, empty, whole):
-    """Where the attempt that goes on ends before its next checkpoint is due."""
-    root = empty("proxy")
-    assert server.run(toy, root, "proxy", dies=("checkpoint", 8)) == KILLED
-    goes_on(server, toy, root, "proxy", whole, seconds=600)
+    root = empty("clusters")
+    assert server.run(toy, root, "clusters", dies=("progress bar", 1)) == KILLED
+    assert server.run(toy, root, "clusters") == 0, (root / "said.log").read_text()
 
 
 def test_without_a_checkpoint_a_fit_starts_again(toy, server, empty, whole):
     root = empty("trajectories")
     dies = ("training step", 16)
-    assert server.run(toy, root, "trajectories", dies=dies, seconds=600) == KILLED
-    goes_on(server, toy, root, "trajectories", whole, seconds=600)
-    assert done(root, "steps") > MICRO_BATCHES + 12
-
-
-@pytest.mark.parametrize(("where", "call"), [("question", 1), ("question", 14), ("answers", 1)])
-def test_answers_that_were_killed_go_on(toy, server, empty, whole, where, call):
-    """One at a time, so that no answer depends on where the run was killed."""
-    root = empty("score")
-    assert server.run(toy, root, "score", dies=(where, call)) == KILLED
-    goes_on(server, toy, root, "score", whole)
-    assert done(root, "answered") <= QUESTIONS + 1
+    assert server.run(toy, root, "trajectories", dies=dies, seconds=SELDOM) == KILLED
+    goes_on(server, toy, root, "trajectories", whole, seconds=SELDOM)
+    assert done(root, "steps") > MICROBATCHES + 12
 
 
 @pytest.mark.parametrize("call", [2, 11, 19])
-def test_answers_in_batches_that_were_killed_go_on(toy, server, empty, call):
+def test_answers_in_batches_that_were_killed_go_on(toy, server, empty, uninterrupted, call):
     """Then who shares the batch with whom has changed, and rounding may turn a token."""
-    root, other = empty("score"), empty("score")
+    root = empty("score")
     assert server.run(toy, root, "batched score", dies=("question", call)) == KILLED
     before = done(root, "answered")
-    for folder in (root, other):
-        assert server.run(toy, folder, "batched score") == 0, (folder / "said.log").read_text()
+    assert server.run(toy, root, "batched score") == 0, (root / "said.log").read_text()
     assert done(root, "answered") - before == QUESTIONS - (call - 1)  # none that stood there
-    resumed, whole = answers(root), answers(other)
+    resumed, whole = answers(root), answers(uninterrupted("batched score"))
     assert [line["question_id"] for line in resumed] == list(range(QUESTIONS))
     assert [line["question_id"] for line in whole] == list(range(QUESTIONS))
     changed = sum(a["text"] != b["text"] for a, b in zip(resumed, whole, strict=True))
@@ -199,14 +265,13 @@ def test_answers_in_batches_that_were_killed_go_on(toy, server, empty, call):
 
 
 @pytest.mark.parametrize("job", ["score", "batched score"])
-def test_two_ranks_give_the_answers_of_one(toy, server, empty, job):
+def test_two_ranks_give_the_answers_of_one(toy, server, empty, uninterrupted, job):
     """Each its share; one of them puts the file together."""
-    root, other = empty("score"), empty("score")
+    root = empty("score")
     assert server.run(toy, root, job, ranks=2) == 0, (root / "said.log").read_text()
     assert done(root, "answered") == QUESTIONS
-    assert server.run(toy, other, job) == 0
     (two,) = root.glob("score/.*/answers.jsonl")
-    (one,) = other.glob("score/*/answers.jsonl")
+    (one,) = uninterrupted(job).glob("score/[!.]*/answers.jsonl")
     assert two.read_bytes() == one.read_bytes()
     assert not list(root.glob("score/*/*.partial"))
 
@@ -224,27 +289,6 @@ def answers(root: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("where", "call"),
-    [
-        ("batch of answers", 1),
-        ("batch of answers", 9),  # within a shard
-        ("shard", 7),  # between the values of a shard and their mark
-        ("shard", 8),  # before the mark is on disk
-        ("batch of answers", READ - 2),  # of the pass without images
-        ("values of answers", 1),
-        ("parts", 1),  # the result is whole, its parts are still there
-    ],
-)
-def test_a_pass_over_the_answers_that_was_killed_goes_on(toy, server, empty, whole, where, call):
-    root = empty("answers")
-    assert server.run(toy, root, "answers", dies=(where, call)) == KILLED
-    before = done(root, "read")
-    goes_on(server, toy, root, "answers", whole)
-    assert READ <= done(root, "read") <= READ + 5  # a shard's batches at most are run again
-    assert before <= READ
-
-
 @pytest.mark.parametrize("seed", [4, 5])
 def test_answers_that_were_killed_from_outside_go_on(toy, server, empty, whole, seed):
     rng = random.Random(seed)
@@ -254,37 +298,7 @@ def test_answers_that_were_killed_from_outside_go_on(toy, server, empty, whole, 
     assert done(root, "answered") <= QUESTIONS + 1
 
 
-LOOKS = [
-    ("batch of activations", 1),
-    ("batch of activations", 5),
-    ("mark of activations", 2),
-    ("pass of k-means", 3),
-    ("centroids", 2),
-]
-
-
-@pytest.mark.parametrize(("where", "call"), LOOKS)
-def test_activations_and_their_clusters_that_were_killed_go_on(
-    toy, server, empty, whole, where, call
-):
-    root = empty("clusters")
-    assert server.run(toy, root, "clusters", dies=(where, call)) == KILLED
-    before = done(root, "looks")
-    goes_on(server, toy, root, "clusters", whole)
-    again = done(root, "looks") - before
-    assert again == 0 if where in ("pass of k-means", "centroids") else again > 0
-    assert before + again <= TOKEN_BATCHES + 2  # what stood behind no mark
-
-
-def test_uninterrupted_runs_are_the_same_bit_for_bit(toy, server, empty, whole):
-    """Otherwise the comparisons above would be of nothing."""
-    for job in ("trajectories", "clusters", "target", "answers", "score"):
-        root = empty(job)
-        assert server.run(toy, root, job) == 0
-        assert results(root, job) == whole(job)
-        if job == "answers":
-            assert done(root, "read") == READ
-    assert done(root, "answered") == QUESTIONS
+def test_what_is_compared_are_all_files_of_a_result(whole):
     files = set(whole("trajectories"))
     assert {"proxy/loss.csv", "proxy/steps/11/trained.safetensors"} <= files
     assert {"trajectories/values.npy", "trajectories/reasons.npy"} <= files

@@ -72,7 +72,10 @@ class FitModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         number = self.microbatch(batch_idx)
-        torch.manual_seed(hash((self.seed, number, 0)) % 2**63)  # the same on any rank
+        seed = hash((self.seed, number, 0)) % 2**63  # the same on any rank
+        # On a CPU, `torch.manual_seed` formats a traceback for each kind of absent accelerator.
+        seeded = torch.default_generator if self.device.type == "cpu" else torch
+        seeded.manual_seed(seed)
 
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss of a microbatch."""

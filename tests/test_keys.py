@@ -37,6 +37,7 @@ NEW = {  # came later; hashed under the name they have
     "Dics",
     "Exam",
     "Gradients",
+    "GuardedCover",
     "HeldOutLikelihood",
     "HeldOutMatch",
     "HeldOutSplit",

@@ -20,6 +20,7 @@ from xmas.features.losses.questions import QuestionEmbeddings
 from xmas.features.shallow import Shallow
 from xmas.features.trajectories import Trajectories
 from xmas.selection.methods.dics import Dics, split
+from xmas.selection.methods.guarded_cover import GuardedCover
 from xmas.selection.methods.quality_diversity import QualityDiversity
 from xmas.store import Stage
 
@@ -148,3 +149,15 @@ def of_quality_diversity(selector: QualityDiversity, context: Context) -> float:
     points, dimensions = size
     width = min(dimensions, selector.project or dimensions)
     return of_greedy(points, selector.greedy * points, width)
+
+
+def of_guarded_cover(selector: GuardedCover, context: Context) -> float:
+    """FLOPs of its farthest-point order, as if all sources were one, at most; none for a feature of
+    unknown size.
+    """
+    size = None if selector.features is None else numbers(selector.features, context)
+    if size is None:
+        return 0.0
+    points, dimensions = size
+    points *= 1 - max(selector.guard or 0.0, selector.necessity or 0.0)  # may be the same rows
+    return of_greedy(points, points, min(dimensions, selector.project or dimensions))

@@ -7,7 +7,7 @@ from xmas.demo.pool import DemoPool
 from xmas.estimate import flops
 from xmas.estimate.assumed import demo_files
 from xmas.estimate.per_stage.activations import of_mmd
-from xmas.estimate.per_stage.clusters import of_dics, of_quality_diversity
+from xmas.estimate.per_stage.clusters import of_dics, of_guarded_cover, of_quality_diversity
 from xmas.estimate.per_stage.fits import chosen
 from xmas.estimate.per_stage.shallow import of_leverage
 from xmas.estimate.work import CORE, Context, Work, work
@@ -22,6 +22,7 @@ from xmas.models.checked_images import CheckedImages
 from xmas.models.tokenizer import TrainedTokenizer
 from xmas.selection.methods.coincide import Coincide
 from xmas.selection.methods.dics import Dics
+from xmas.selection.methods.guarded_cover import GuardedCover
 from xmas.selection.methods.length import Length
 from xmas.selection.methods.quality_diversity import QualityDiversity
 from xmas.selection.methods.scalselect import Scalselect
@@ -115,6 +116,8 @@ def _(stage: Ranking, context: Context) -> Work:
         seconds = of_leverage(selector, context.census(stage.pool).pictured) / CORE
     elif isinstance(selector, QualityDiversity):
         seconds = of_quality_diversity(selector, context) / CORE
+    elif isinstance(selector, GuardedCover):
+        seconds = of_guarded_cover(selector, context) / CORE
     return Work(
         f"{name_of(selector)} ranks {rows:,} rows",
         core_seconds=seconds,

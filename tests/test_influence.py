@@ -31,12 +31,12 @@ from xmas.models.vision_cache import features_of
 from xmas.models.vlm import head_of, hidden_states, language_model, unwrap
 from xmas.results.audit import Audit
 from xmas.selection.methods.icons import Icons
-from xmas.selection.methods.influence import Influence
+from xmas.selection.methods.influence import Influence, means
 from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.selection.rules.votes import by_votes
 from xmas.selection.subset import Subset
-from xmas.store import Store, key
+from xmas.store import Store, describe, key
 from xmas.training.fit.trainables import Lora
 
 WIDTH = 71
@@ -259,6 +259,38 @@ def test_with_a_ridge_shared_directions_count_less(toy: Toy, gradients, tmp_path
     assert plain.order.tolist() != ranked.order.tolist()
     with pytest.raises(ValueError, match=r"selector\.ridge=0: expected a positive fraction"):
         Influence(gradients, toward, ridge=0)
+
+
+def test_a_row_counts_for_the_examples_nearest_to_it(toy: Toy, gradients, tmp_path):
+    rows = [0, 13, 26, 3, 7]
+    toward = target_set(toy, tmp_path / "mine", rows)
+    ranking = Ranking(toy.pool, Influence(gradients, toward, nearest=2))
+    ranked = Ranking.read(toy.store.get(ranking))
+    values = np.load(toy.store.get(gradients) / "values.npy").astype(np.float64)
+    expected = [np.mean(sorted(value @ values[row] for row in rows)[-2:]) for value in values]
+    np.testing.assert_allclose(ranked.scores, expected, atol=2e-3)
+    every, more = (Influence(gradients, toward, nearest=count) for count in (None, 99))
+    assert key(Ranking(toy.pool, more)) != key(Ranking(toy.pool, every))
+    of_every, of_more = (
+        Ranking.read(toy.store.get(Ranking(toy.pool, of))).scores for of in (every, more)
+    )
+    np.testing.assert_allclose(of_more, of_every, atol=1e-5)
+    assert "nearest" not in describe(every)
+    with pytest.raises(ValueError, match=r"selector\.nearest=0: expected a number of examples"):
+        Influence(gradients, toward, nearest=0)
+
+
+def test_the_nearest_of_each_part_by_hand():
+    values = np.array([[1, 0], [0.6, 0.8], [np.nan, np.nan]], dtype=np.float16)
+    directions = np.array([[1, 0], [0, 1], [-1, 0], [0.6, 0.8], [0.8, 0.6]], dtype=np.float32)
+    # products of row 0: 1, 0, -1 | 0.6, 0.8; of row 1: 0.6, 0.8, -0.6 | 1, 0.96
+    np.testing.assert_allclose(
+        means(values, directions, [3, 2], 2),
+        [[0.5, 0.7], [0.7, 0.98], [np.nan, np.nan]],
+        atol=1e-3,
+    )
+    np.testing.assert_allclose(means(values, directions, [3, 2], None)[:2, 0], [0, 0.8 / 3],
+                               atol=1e-3)  # fmt: skip
 
 
 def test_a_target_set_is_known_by_its_content(toy: Toy, gradients, tmp_path):

@@ -11,15 +11,19 @@ FOLDER keeps the store; what it has is not computed again.
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+from omegaconf import DictConfig
 
-from xmas import Store
+from xmas import Ranking, Store
 from xmas.cli.config import build, folder
-from xmas.data.pool import Pool
+
+RULES = {  # settings of the selector
+    "mean": ["selector.ridge=null", "selector.nearest=null"],
+    "ridge 0.1": ["selector.nearest=null"],
+    "ridge 0.1, nearest 5": [],  # the default
+}
 
 
 def main() -> None:
@@ -30,11 +34,14 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    store = options.folder / "store"
-    pool, embeddings = demo(store, options.start)
-    rows = pool.open(Store(str(store)))
-    vectors = unit(np.load(embeddings / "values.npy").astype(np.float32))
-    print(f"| source | rows | influence | ridge 0.1 | embedding |\n|---|{'---:|' * 4}")
+    store = Store(str(options.folder / "store"))
+    settings = [f"start={options.start}", f"features.gradients.width={options.width}"]
+    cfg = composed(*settings)
+    pool = build(cfg.pool)
+    rows = pool.open(store)
+    vectors = unit(np.load(store.get(build(cfg.features.last_layer)) / "values.npy"))
+    print(f"| source | rows | {' | '.join([*RULES, 'embedding'])} |\n|---|{'---:|' * 5}")
+    table = []
     for number, source in enumerate(sorted(set(rows.sources.tolist()))):
         of_source = np.flatnonzero(rows.sources == source)
         rng = np.random.default_rng([options.seed, number])
@@ -42,36 +49,27 @@ def main() -> None:
         toward = written(rows, examples, options.folder / f"{source}_{options.seed}")
         others = np.setdiff1d(np.arange(len(rows)), examples)
         scores = [
-            ranking(
-                xmas(
-                    store, "experiment=demo", f"start={options.start}", "selector=influence",
-                    f"selector.toward={toward}", f"selector.ridge={ridge}",
-                    f"features.gradients.width={options.width}",
-                )
-            )
-            for ridge in ("null", "0.1")
-        ]  # fmt: skip
+            ranking(store, *settings, f"selector.toward={toward}", *rule) for rule in RULES.values()
+        ]
         scores.append(vectors @ np.nanmean(vectors[examples], axis=0))
         belongs = rows.sources[others] == source
-        areas = [f"{area(of_rows[others], belongs):.3f}" for of_rows in scores]
-        print(f"| {source} | {len(of_source):,} | {' | '.join(areas)} |", flush=True)
+        table.append([area(of_rows[others], belongs) for of_rows in scores])
+        line = " | ".join(f"{of_rule:.3f}" for of_rule in table[-1])
+        print(f"| {source} | {len(of_source):,} | {line} |", flush=True)
+    print(f"| mean | | {' | '.join(f'{mean:.3f}' for mean in np.mean(table, axis=0))} |")
 
 
-def demo(store: Path, start: str) -> tuple[Pool, Path]:
-    """The demo's pool, and the folder of its rows' embeddings."""
+def composed(*overrides: str) -> DictConfig:
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(folder(), version_base="1.3"):
-        cfg = compose("config", ["experiment=demo", f"start={start}", "features.last_layer.step=0"])
-        pool, features = build(cfg.pool), build(cfg.features.last_layer)
-    return pool, Store(str(store)).get(features)
+        return compose("config", ["experiment=demo", "features.last_layer.step=0", *overrides])
 
 
-def xmas(store: Path, *overrides: str) -> Path:
-    """Run the command; the folder of the subset it makes."""
-    command = [sys.executable, "-m", "xmas", f"store.root={store}", *overrides]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return Path(done.stdout.splitlines()[0])
+def ranking(store: Store, *overrides: str) -> np.ndarray:
+    """The score of every row of the pool, as `xmas selector=influence` ranks them."""
+    stage = build(composed("selector=influence", *overrides).ranking)
+    return Ranking.read(store.get(stage)).scores
 
 
 def written(rows, examples: np.ndarray, toward: Path) -> Path:
@@ -87,14 +85,8 @@ def written(rows, examples: np.ndarray, toward: Path) -> Path:
     return toward
 
 
-def ranking(subset: Path) -> np.ndarray:
-    """The score of every row of the pool."""
-    import pyarrow.parquet as parquet
-
-    return parquet.read_table(subset / "ranking.parquet")["score"].to_numpy()
-
-
 def unit(vectors: np.ndarray) -> np.ndarray:
+    vectors = vectors.astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

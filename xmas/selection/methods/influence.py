@@ -25,6 +25,10 @@ class Influence:
     at a model that was fitted to a sample of the pool. Of several tasks each votes for its best
     `share`, see `by_votes`.
 
+    Examples of one task may ask for different things: where their gradients point apart, their mean
+    is near none of them. With `nearest` a row's score is the mean over the few examples to which
+    its cosine is largest.
+
     Text-only rows have gradients too and are ranked among the others. The subset knows its target
     set: scored on it, or on what it was drawn from, it says nothing about other tasks.
 
@@ -32,9 +36,11 @@ class Influence:
     less: the target set's mean is multiplied with the inverse of the second moments of the pool's
     gradients, as influence functions have it and TRAK in the projected space.
 
-    Source: LESS (arXiv 2402.04333), ICONS (arXiv 2501.00654), both without `ridge`; TRAK (arXiv
-    2303.14186). See `Gradients`. Deviation: one model after its warm-up, where LESS adds those of
-    several epochs.
+    Source: LESS (arXiv 2402.04333), ICONS (arXiv 2501.00654), both without `ridge` and `nearest`;
+    TRAK (arXiv 2303.14186). See `Gradients`. LESS takes the largest of several sub-tasks' means:
+    with `nearest` 1 every example is one. Ivison et al. (arXiv 2503.01807) let every example choose
+    its best rows in turns, which its release calls `max` next to `mean`; the mean of several is
+    ours. Deviation: one model after its warm-up, where LESS adds those of several epochs.
 
     Args:
         gradients: of the pool's rows.
@@ -43,6 +49,7 @@ class Influence:
         share: of the rows that a task votes for.
         ridge: added to the second moments before they are inverted, as a fraction of their largest
             eigenvalue; None: no inverse, all directions count the same.
+        nearest: examples whose mean is a row's score, all where there are fewer; None: all.
         by_source: tasks whose score is the largest of their sources', not the mean of all rows'.
     """
 
@@ -53,6 +60,7 @@ class Influence:
     share: float = 0.2
     ridge: float | None = None
     by_source: list[str] = dataclasses.field(default_factory=list)
+    nearest: int | None = volatile(None)
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -61,10 +69,18 @@ class Influence:
             raise ValueError(
                 f"selector.ridge={self.ridge}: expected a positive fraction, such as 0.1, or null"
             )
+        if self.nearest is not None and self.nearest < 1:
+            raise ValueError(
+                f"selector.nearest={self.nearest}: expected a number of examples, such as 5, or "
+                "null for all"
+            )
 
     def corrections(self) -> dict[str, Any]:
-        """The content of the target sets, wherever they are."""
-        return {"toward": {task: describe(pool) for task, pool in self.pools().items()}}
+        """The content of the target sets, wherever they are. `nearest` came later: scores that are
+        means over all examples keep their keys.
+        """
+        toward = {task: describe(pool) for task, pool in self.pools().items()}
+        return {"toward": toward} | ({} if self.nearest is None else {"nearest": self.nearest})
 
     def pools(self) -> dict[str, Pool]:
         """The target set of each task, none where none is given. Raises PoolError: one is not
@@ -106,21 +122,21 @@ class Influence:
         """Raises ValueError: there is no target set, or no row of one has an answer."""
         self._refuse_none()
         values = np.load(store.get(self.gradients) / "values.npy", mmap_mode="r")
-        directions, tasks = [], []
+        parts, names = [], []
         for task, gradients in self.targets().items():
-            means = self._directions(task, gradients, store)
-            directions.append(means)
-            tasks += [task] * len(means)
-        towards = np.concatenate(directions)
+            of_task = self._parts(task, gradients, store)
+            parts += of_task
+            names += [task] * len(of_task)
+        towards = np.concatenate(parts)
         if self.ridge is not None:
             towards = np.linalg.solve(moments(values, self.ridge), towards.T).T.astype(np.float32)
-        cosines = _products(values, towards)
-        names = list(dict.fromkeys(tasks))
-        columns = [[at for at, task in enumerate(tasks) if task == name] for name in names]
-        scores = np.stack([cosines[:, column].max(axis=1) for column in columns], axis=1)
+        of_parts = means(values, towards, [len(part) for part in parts], self.nearest)
+        tasks = list(dict.fromkeys(names))
+        columns = [[at for at, name in enumerate(names) if name == task] for task in tasks]
+        scores = np.stack([of_parts[:, column].max(axis=1) for column in columns], axis=1)
         order, votes = by_votes(scores, self.share)
         has = np.isfinite(scores).all(axis=1)
-        row_scores = np.where(has, scores[:, 0] if len(names) == 1 else votes, np.nan)
+        row_scores = np.where(has, scores[:, 0] if len(tasks) == 1 else votes, np.nan)
         return Ranked(order, row_scores, np.full(len(values), -1))
 
     def _refuse_none(self) -> None:
@@ -130,10 +146,10 @@ class Influence:
                 "conversations or a folder with one and its images, e.g. selector.toward=DIR"
             )
 
-    def _directions(
+    def _parts(
         self, task: str, gradients: Gradients, store: Store
-    ) -> Float[np.ndarray, "parts width"]:
-        """The mean of the task's unit gradients, or of each of its sources'."""
+    ) -> list[Float[np.ndarray, "examples width"]]:
+        """The task's unit gradients, or each of its sources'; where all count, their mean alone."""
         values = np.load(store.get(gradients) / "values.npy").astype(np.float32)
         assert gradients.pool is not None
         rows = gradients.pool.open(store)
@@ -141,8 +157,10 @@ class Influence:
         if not answered.any():
             raise ValueError(f"{rows.annotations}: no row of the target set has an answer; add one")
         source = rows.index.source[:] if task in self.by_source else np.zeros(len(values), int)
-        parts = np.unique(source[answered])
-        return np.stack([values[answered & (source == part)].mean(axis=0) for part in parts])
+        parts = [values[answered & (source == name)] for name in np.unique(source[answered])]
+        if self.nearest is None:
+            return [part.mean(axis=0, keepdims=True) for part in parts]
+        return parts
 
 
 def moments(
@@ -161,12 +179,31 @@ def moments(
     return total + ridge * np.linalg.eigvalsh(total)[-1] * np.eye(len(total))
 
 
-def _products(
-    values: Float[np.ndarray, "rows width"], directions: Float[np.ndarray, "parts width"]
+def means(
+    values: Float[np.ndarray, "rows width"],
+    directions: Float[np.ndarray, "examples width"],
+    sizes: list[int],
+    nearest: int | None,
 ) -> Float[np.ndarray, "rows parts"]:
-    """The inner products of rows on disk with a few vectors, float64."""
-    blocks = [
-        values[start : start + BLOCK].astype(np.float32) @ directions.T
-        for start in range(0, len(values), BLOCK)
-    ]
-    return np.concatenate(blocks).astype(np.float64)
+    """The mean inner product of rows on disk with consecutive parts of the directions, float64.
+
+    Args:
+        sizes: of the parts.
+        nearest: the largest products alone, this many; None: all of a part.
+    """
+    ends = np.cumsum(sizes)[:-1]
+    blocks = []
+    for start in range(0, len(values), BLOCK):
+        products = values[start : start + BLOCK].astype(np.float32) @ directions.T
+        parts = np.split(products.astype(np.float64), ends, axis=1)
+        blocks.append(np.stack([_largest(part, nearest).mean(axis=1) for part in parts], axis=1))
+    return np.concatenate(blocks)
+
+
+def _largest(
+    products: Float[np.ndarray, "rows examples"], count: int | None
+) -> Float[np.ndarray, "rows _"]:
+    """The largest products of every row, in any order, all where there are no more."""
+    if count is None or count >= products.shape[1]:
+        return products
+    return np.partition(products, -count, axis=1)[:, -count:]

@@ -3,11 +3,12 @@
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from xmas.cli.config import folder
 
@@ -56,20 +57,19 @@ def targets(node: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str
     All values are resolved. What an interpolation gives is entered where it stands, not here too.
     """
     for name in node if isinstance(node, DictConfig) else range(len(node)):
-        held = None if is_missing(node, name) else node[name]
-        if OmegaConf.is_config(held) and not OmegaConf.is_interpolation(node, name):
-            yield from targets(held, f"{path}.{name}".lstrip("."))
+        inner = value_of(node, name)
+        if OmegaConf.is_config(inner) and not OmegaConf.is_interpolation(node, name):
+            yield from targets(inner, f"{path}.{name}".lstrip("."))
     if isinstance(node, DictConfig) and "_target_" in node:
         yield path, node
 
 
-def is_missing(node: DictConfig | ListConfig, name: str | int) -> bool:
-    """Whether a value has to come from the command line, or is that of another one which has to."""
+def value_of(node: DictConfig | ListConfig, name: str | int) -> Any:
+    """A value, resolved; None where it, or the one that it is taken from, has yet to be given."""
     try:
-        _ = None if OmegaConf.is_missing(node, name) else node[name]
-    except InterpolationToMissingValueError:
-        return True
-    return OmegaConf.is_missing(node, name)
+        return node[name]
+    except (MissingMandatoryValue, InterpolationToMissingValueError):
+        return None
 
 
 def bind(cfg: DictConfig) -> list[str]:

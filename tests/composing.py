@@ -1,10 +1,12 @@
 """Hydra's compositions of the package's configuration, at a fraction of their seconds.
 
-Most of the time of one goes into reading the same files again, into maps for interpolations in
-lists of defaults that have none, and into setting the parents of all nodes after every merged file.
+Most of the time of one goes into reading and placing the same files again, into parsing the same
+interpolations, into maps for those in lists of defaults that have none, and into setting the
+parents of all nodes after every merged file.
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import pickle
@@ -12,6 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import hydra
+import omegaconf.base
+import omegaconf.grammar_parser
+from hydra import version
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
@@ -25,33 +30,67 @@ from omegaconf.base import Box
 
 from xmas.cli.config import folder
 
+INSTALLED = ("main", "hydra")  # who provides files that no test writes: this package and Hydra
+_embedded: dict[tuple[str, str, str], bytes] = {}
+
 
 class ParsedOnce(ConfigRepository):
-    """Hydra's, but the package's files are parsed once a session, not once a composition."""
+    """Hydra's, but files that are installed are parsed once a session, not once a composition."""
 
     parsed: ClassVar[dict[str, bytes]] = {}
 
     def load_config(self, config_path: str) -> Any:
         source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if source is None or source.provider != "main":  # files that a test writes
+        if source is None or source.provider not in INSTALLED:
             return super().load_config(config_path)
         file = f"{source.path}/{config_path}"
         if file not in self.parsed:
-            self.parsed[file] = pickle.dumps(super().load_config(config_path))
+            parsed = super().load_config(config_path)
+            self.parsed[file] = pickle.dumps(parsed and dataclasses.replace(parsed, path=file))
         return pickle.loads(self.parsed[file])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ParsedOnce":
+        """Each composition has a copy, in which it may put other sources but changes none."""
+        return copy.copy(self)
+
+
+def parse_interpolations_once() -> None:
+    """Keep what the grammar makes of a text, which nothing changes."""
+    omegaconf.base.parse = functools.lru_cache(maxsize=4096)(omegaconf.grammar_parser.parse)
+
+
+def _placed(result: ConfigResult, package: str) -> bytes:
+    """The nodes of a file at their place in a configuration, pickled."""
+    cfg = OmegaConf.create(flags={"no_deepcopy_set_nodes": True})
+    OmegaConf.update(cfg, package, pickle.loads(pickle.dumps(result.config)), merge=False)
+    return pickle.dumps(cfg)
+
+
+def embed_once(result: ConfigResult, package_override: str | None) -> ConfigResult:
+    """Hydra's `_embed_result_config`; a file that is installed is placed once a session."""
+    package = result.header["package"] if package_override is None else package_override
+    if not package:
+        return result
+    if result.provider not in INSTALLED:
+        return dataclasses.replace(result, config=pickle.loads(_placed(result, package)))
+    place = result.provider, result.path, package
+    if place not in _embedded:
+        _embedded[place] = _placed(result, package)
+    return dataclasses.replace(result, config=pickle.loads(_embedded[place]))
 
 
 @contextlib.contextmanager
 def quick_merges() -> Iterator[None]:
-    """Build no map that nothing reads, set the parents of nodes once, after all merges, and copy a
-    file's nodes by pickle."""
-    interpolation_map = defaults_list._create_interpolation_map
+    """Build no map that nothing reads, set the parents of nodes once, after all merges, place a
+    file's nodes once, and compare Hydra's own versions once."""
+    interpolation_map, at_least = defaults_list._create_interpolation_map, version.base_at_least
     merge, re_parent = ConfigLoaderImpl._compose_config_from_defaults_list, Box._re_parent
     embed = ConfigLoaderImpl._embed_result_config
 
     def map_if_read(overrides: Any, defaults: list, self_added: bool) -> DictConfig | None:
+        """Of the choices of groups alone: no file refers to another by its place in a list."""
         read = any(not each.is_self() and each.is_interpolation() for each in defaults)
-        return interpolation_map(overrides, defaults, self_added) if read else None
+        return OmegaConf.create(overrides.known_choices) if read else None
 
     def merge_all(self: ConfigLoaderImpl, *given: Any, **options: Any) -> DictConfig:
         Box._re_parent = lambda self: None
@@ -62,20 +101,14 @@ def quick_merges() -> Iterator[None]:
         cfg._re_parent()
         return cfg
 
-    def embed_copy(result: ConfigResult, package_override: str | None) -> ConfigResult:
-        package = result.header["package"] if package_override is None else package_override
-        if not package:
-            return result
-        cfg = OmegaConf.create(flags={"no_deepcopy_set_nodes": True})
-        OmegaConf.update(cfg, package, pickle.loads(pickle.dumps(result.config)), merge=False)
-        return dataclasses.replace(result, config=cfg)
-
+    version.base_at_least = functools.cache(at_least)
     defaults_list._create_interpolation_map = map_if_read
-    ConfigLoaderImpl._embed_result_config = staticmethod(embed_copy)
+    ConfigLoaderImpl._embed_result_config = staticmethod(embed_once)
     ConfigLoaderImpl._compose_config_from_defaults_list = merge_all
     try:
         yield
     finally:
+        version.base_at_least = at_least
         defaults_list._create_interpolation_map = interpolation_map
         ConfigLoaderImpl._compose_config_from_defaults_list = merge
         ConfigLoaderImpl._embed_result_config = staticmethod(embed)
@@ -84,6 +117,7 @@ def quick_merges() -> Iterator[None]:
 @contextlib.contextmanager
 def compositions() -> Iterator[Callable[..., DictConfig]]:
     """A function of overrides that gives the configuration, as the fixture `compose` says it."""
+    parse_interpolations_once()
     with hydra.initialize_config_dir(folder(), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         loader.repository = ParsedOnce(loader.config_search_path)

@@ -30,7 +30,7 @@ import numpy as np
 import pandas  # noqa: F401  # imported by pyarrow where rows are written
 import pyarrow.parquet  # noqa: F401
 import torch
-from composing import ParsedOnce, quick_merges
+from composing import ParsedOnce, parse_interpolations_once, quick_merges
 from hydra._internal import config_loader_impl
 from peft import PeftModel
 from safetensors.torch import save_file
@@ -346,6 +346,7 @@ def parse_configuration() -> None:
     """The package's files are parsed here, once for all commands, and merged as tests do it."""
     config_loader_impl.ConfigRepository = ParsedOnce
     quick_merges().__enter__()
+    parse_interpolations_once()
     with hydra.initialize_config_dir(folder(), version_base="1.3"):
         hydra.compose("config", return_hydra_config=True)
 

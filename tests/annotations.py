@@ -54,7 +54,7 @@ def _function(function: Callable) -> Callable:
     for name, hint in function.__annotations__.items():
         if isinstance(hint, str) and not _can_be_resolved(hint, function):
             function.__annotations__[name] = Any
-    typed, hints = _typed(function), repr(function.__annotations__)
+    typed, hints = _typed(function), " ".join(map(repr, function.__annotations__.values()))
     if "jaxtyping" not in hints:
         return typed
     signature = inspect.signature(function) if "{" in hints else None  # an axis of `k` values

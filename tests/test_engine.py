@@ -55,7 +55,7 @@ def material(toy: Toy, parts: LoadedModel) -> Material:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scanned(parts, material, tmp_path_factory):
     """Scans of the toy with given options, of the model as it is or of given snapshots."""
 
@@ -74,6 +74,17 @@ def scanned(parts, material, tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def values(scanned) -> np.ndarray:
+    """Of the model as it is; what other ways to scan are compared with."""
+    return scanned()
+
+
+@pytest.fixture(scope="module")
+def half_values(scanned) -> np.ndarray:
+    return scanned(weights="bfloat16")
+
+
 def close(found: np.ndarray, wanted: np.ndarray, rtol: float) -> None:
     """Relative to a row's largest value: the smallest are differences of large sums."""
     scale = wanted[..., :1]
@@ -81,8 +92,7 @@ def close(found: np.ndarray, wanted: np.ndarray, rtol: float) -> None:
     np.testing.assert_allclose(found / scale, wanted / scale, rtol=rtol, atol=rtol / 10)
 
 
-def test_only_text_only_rows_have_no_values(scanned):
-    values = scanned()
+def test_only_text_only_rows_have_no_values(values):
     assert values.shape == (ROWS, 5)
     assert tuple(np.flatnonzero(np.isnan(values).any(axis=1))) == TEXT_ONLY
     assert tuple(np.flatnonzero(np.isnan(values).all(axis=1))) == TEXT_ONLY
@@ -106,18 +116,19 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_a_row_s_values_do_not_depend_on_its_batch_mates(scanned, options):
-    values = scanned()
+def test_a_row_s_values_do_not_depend_on_its_batch_mates(scanned, values, options):
     assert np.nanstd(values[:, 0]) > 0.05
     close(scanned(**options), values, 1e-5)
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_nor_do_they_in_half_precision(scanned, options):
-    values = scanned(weights="bfloat16")
-    assert values.dtype == np.float32
-    close(scanned(weights="bfloat16", **options), values, 1e-3)
-    assert not np.allclose(values, scanned(), rtol=1e-3, equal_nan=True)
+def test_nor_do_they_in_half_precision(scanned, half_values, options):
+    close(scanned(weights="bfloat16", **options), half_values, 1e-3)
+
+
+def test_half_precision_has_other_values(values, half_values):
+    assert half_values.dtype == np.float32
+    assert not np.allclose(half_values, values, rtol=1e-3, equal_nan=True)
 
 
 def test_prefixes_are_shared_in_the_toy(parts, material):
@@ -129,9 +140,8 @@ def test_prefixes_are_shared_in_the_toy(parts, material):
     assert max(np.bincount(unit.which).max() for unit in units) > 2
 
 
-def test_a_scan_is_the_svd_of_transformers_attention(toy, parts, scanned):
+def test_a_scan_is_the_svd_of_transformers_attention(toy, parts, values):
     """Every row alone through the whole LLaVA, eager, in float64's SVD."""
-    values = scanned()
     table, llava = toy.proxy.tokens().open(toy.store), parts.model
     examples = toy.pool.open()
     token = llava.config.image_token_id
@@ -153,14 +163,13 @@ def test_a_scan_is_the_svd_of_transformers_attention(toy, parts, scanned):
     language.set_attn_implementation(before)
 
 
-def test_layers_and_k_are_what_was_asked_for(scanned):
-    both = scanned()
+def test_layers_and_k_are_what_was_asked_for(scanned, values):
     first, second = scanned(layers=(0,)), scanned(layers=(1,))
     assert not np.allclose(first, second, equal_nan=True)
-    assert np.allclose(scanned(layers=[0, 1]), both, equal_nan=True)
-    assert np.array_equal(scanned(k=3), both[:, :3], equal_nan=True)
+    assert np.allclose(scanned(layers=[0, 1]), values, equal_nan=True)
+    assert np.array_equal(scanned(k=3), values[:, :3], equal_nan=True)
     wide = scanned(k=19)  # more than image columns
-    np.testing.assert_allclose(wide[:, :5], both, rtol=1e-6)
+    np.testing.assert_allclose(wide[:, :5], values, rtol=1e-6)
     assert not np.delete(wide, TEXT_ONLY, axis=0)[:, 16:].any()
 
 
@@ -265,14 +274,13 @@ def test_a_scan_leaves_the_model_as_it_was(parts, scanned):
     parts.model.eval()
 
 
-def test_a_scan_of_a_model_compiled_for_a_fit_traces_nothing(parts, scanned):
-    expected = scanned()
+def test_a_scan_of_a_model_compiled_for_a_fit_traces_nothing(parts, scanned, values):
     blocks = parts.model.model.language_model.layers
     counters.clear()
     with configured(parts.model, Hardware(compile="eager", packing=True)):
         compiled = [block._compiled_call_impl for block in blocks]
         assert all(compiled)
-        assert np.array_equal(scanned(), expected, equal_nan=True)
+        assert np.array_equal(scanned(), values, equal_nan=True)
         assert [block._compiled_call_impl for block in blocks] == compiled
     assert not counters["frames"]
 

@@ -513,9 +513,7 @@ class OwnInputs:
 
 
 @torch.no_grad()
-def measured(
-    family, peaked, processor, out: Path, *, batch_tokens: int = 1
-) -> SimpleNamespace:
+def measured(family, peaked, processor, out: Path, *, batch_tokens: int = 1) -> SimpleNamespace:
     """Trajectories of two snapshots, states and losses of each row alone, answers."""
     model, parts, table = copy.deepcopy(peaked), family.parts, family.table
     pad, tower = parts.tokenizer.pad_token_id, f"{family_of(model.config).tower}."
@@ -557,9 +555,7 @@ def test_a_described_family_computes_what_the_model_s_own_forward_does(
     kind = peaked.config.model_type
     if kind not in FAMILIES:
         pytest.skip("nobody has described it")
-    fast = measured(
-        family, peaked, family.parts.processor, tmp_path / "fast", batch_tokens=10**6
-    )
+    fast = measured(family, peaked, family.parts.processor, tmp_path / "fast", batch_tokens=10**6)
     others = {name: other for name, other in FAMILIES.items() if name != kind}
     monkeypatch.setattr(families, "FAMILIES", others)
     whole = measured(family, peaked, OwnInputs(family, peaked), tmp_path / "whole")

@@ -12,14 +12,22 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 WAITS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique")
 Call = tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]
 
 
 def tensors(*values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    """Those in what an operator takes or gives: lists, tuples and dictionaries, no other trees."""
+    leaves: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            leaves.append(value)
+        elif isinstance(value, list | tuple):
+            leaves += tensors(*value)
+        elif isinstance(value, dict):
+            leaves += tensors(*value.values())
+    return leaves
 
 
 def address(tensor: Tensor) -> int:
@@ -43,10 +51,11 @@ class RecordedGraph(TorchDispatchMode):
         places |= {torch.device(kwargs["device"]).type} if kwargs.get("device") else set()
         if name in WAITS or (len(places) > 1 and "copy" in name):
             raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
-        given = list(zip(func._schema.arguments, args, strict=False))
-        given += [(one, kwargs[one.name]) for one in func._schema.arguments if one.name in kwargs]
-        for argument, value in given:
+        for number, argument in enumerate(
+            func._schema.arguments if func._schema.is_mutable else ()
+        ):
             if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[number] if number < len(args) else kwargs.get(argument.name)
                 for tensor in tensors(value):
                     self._save(tensor)
         results = func(*args, **kwargs)

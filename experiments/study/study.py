@@ -1,6 +1,7 @@
 """Every selector on the demo, at two budgets and five seeds, each seed with a proxy of its own.
 
     python experiments/study/study.py STORE [--seeds 0 1 2 3 4] [--selectors NAME,NAME,...]
+    python experiments/study/study.py STORE --switches      # the parts of guarded_cover
 
 A seed is that of the ranking, of the target and of the proxy; the demo's start point, its CLIP and
 OFA's classifier have one each. The jobs of a seed are one multirun; what the store has is not
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 CONTROLS = "random stratified length random_in_clusters random_text_share".split()
+SWITCHES = "guard=null necessity=null coverage=false mix=false".split()  # of guarded_cover
 PUBLISHED = """xmas coincide ofa clip_score semdedup d2 typiclust el2n aum perplexity learnability
 s2l necessity prism scalselect magic dics presel self_sup""".split()
 
@@ -21,14 +23,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--selectors", default=",".join([*CONTROLS, *PUBLISHED]))
+    parser.add_argument("--selectors", default=",".join([*CONTROLS, *PUBLISHED, "guarded_cover"]))
+    parser.add_argument(
+        "--switches", action="store_true", help="guarded_cover, a part off each time"
+    )
     options = parser.parse_args()
+    sweep = (
+        "-m goal=scores subset.fraction=0.1,0.3 proxy.seed=${seed} reference.seeds=[0,1,2]".split()
+    )
+    if options.switches:
+        seeds = ",".join(map(str, options.seeds))
+        for switch in SWITCHES:
+            xmas(
+                options.store, *sweep, f"seed={seeds}",
+                "selector=guarded_cover", f"selector.{switch}",
+            )  # fmt: skip
+        return
     for seed in options.seeds:
-        xmas(
-            options.store, "-m", "goal=scores", f"selector={options.selectors}",
-            "subset.fraction=0.1,0.3", f"seed={seed}", "proxy.seed=${seed}",
-            "reference.seeds=[0,1,2]",
-        )  # fmt: skip
+        xmas(options.store, *sweep, f"seed={seed}", f"selector={options.selectors}")
 
 
 def xmas(store: Path, *arguments: str) -> None:

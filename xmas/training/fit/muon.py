@@ -1,11 +1,16 @@
 """Muon for the matrices inside a model, AdamW for the rest, as one optimiser."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
+
+TOGETHER = 1 << 24  # elements that are orthogonalised in one product: more gain nothing
 
 
 def inner_matrices(model: nn.Module) -> list[Tensor]:
@@ -27,6 +32,82 @@ def inner_matrices(model: nn.Module) -> list[Tensor]:
         and module.weight.requires_grad
         and id(module.weight) not in outer
     ]
+
+
+class BatchedMuon(Muon):
+    """torch's Muon with the matrices of a shape, or of its transpose, in one batched product.
+
+    The steps and the state are the same; only the order of sums in bfloat16 differs. For the small
+    matrices of the demo a step takes half the time.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights: list[Tensor] = []
+            gradients: list[Tensor] = []
+            momenta: list[Tensor] = []
+            self._init_group(group, weights, gradients, momenta)
+            if not weights:
+                continue
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            ahead = momenta
+            if group["nesterov"]:
+                ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            for places in _alike(ahead):
+                updates = orthogonalised(
+                    [ahead[place] for place in places],
+                    group["ns_coefficients"],
+                    steps=group["ns_steps"],
+                    eps=group["eps"],
+                )
+                for place, update in zip(places, updates, strict=True):
+                    rows, columns = update.shape
+                    rate = group["lr"] * math.sqrt(max(1, rows / columns))
+                    weights[place].add_(update, alpha=-rate)
+        return loss
+
+
+def _alike(matrices: Sequence[Tensor]) -> Iterator[list[int]]:
+    """The places of matrices with the same two sides, at most `TOGETHER` elements at a time."""
+    places = defaultdict(list)
+    for place, matrix in enumerate(matrices):
+        places[*sorted(matrix.shape), matrix.device].append(place)
+    for (rows, columns, _), same in places.items():
+        size = max(1, TOGETHER // (rows * columns))
+        for start in range(0, len(same), size):
+            yield same[start : start + size]
+
+
+def orthogonalised(
+    matrices: Sequence[Float[Tensor, "rows columns"]],
+    coefficients: tuple[float, float, float],
+    *,
+    steps: int,
+    eps: float,
+) -> list[Float[Tensor, "rows columns"]]:
+    """Each matrix with its singular values moved to about one, in bfloat16.
+
+    Args:
+        matrices: all of one shape or its transpose.
+        coefficients: of the quintic polynomial of a Newton-Schulz step.
+        eps: least Frobenius norm.
+    """
+    a, b, c = coefficients
+    tall = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
+    pairs = zip(matrices, tall, strict=True)
+    batch = torch.stack([matrix.T if is_tall else matrix for matrix, is_tall in pairs]).bfloat16()
+    batch /= torch.linalg.matrix_norm(batch, keepdim=True).clamp_min(eps)
+    for _ in range(steps):
+        gram = batch @ batch.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        batch = torch.baddbmm(batch, polynomial, batch, beta=a)
+    return [matrix.T if is_tall else matrix for matrix, is_tall in zip(batch, tall, strict=True)]
 
 
 class MuonAndAdamW(Optimizer):
@@ -101,6 +182,6 @@ def muon_and_adamw(
     ]
     weight_decay = adamw.get("weight_decay", 0.0)
     return MuonAndAdamW(
-        Muon(matrices, lr=muon_rate, weight_decay=weight_decay, momentum=0.95),
+        BatchedMuon(matrices, lr=muon_rate, weight_decay=weight_decay, momentum=0.95),
         AdamW([group for group in others if group["params"]], **adamw),
     )

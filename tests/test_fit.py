@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric import connector
+from torch import nn
 from toy import HARDWARE, RECIPE, ROWS, TEXT_ONLY, Toy, losses
 from transformers import AttentionInterface
 
@@ -21,6 +22,7 @@ from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import IGNORED
 from xmas.models.chat.packing import pack, positions
 from xmas.models.chat.tokens import TokenTable
+from xmas.models.cpu_matmul import by_onednn
 from xmas.models.vision_cache import features_of
 from xmas.models.vlm import LoadedModel, freeze_tower, hidden_states, language_model, load, tower
 from xmas.store import describe, digest
@@ -167,6 +169,39 @@ def test_a_batch_is_packed_by_hand():
     turned = pack(dataclasses.replace(batch, **{name: getattr(batch, name).flip(0) for name in
         ("ids", "mask", "labels", "image_start")}))  # fmt: skip
     assert turned.image_start.tolist() == [-1, 3]
+    filled = pack(batch, multiple=5, pad=8)
+    assert filled.ids.tolist() == [[1, 9, 9, 5, 6, 2, 3, 8, 8, 8]]
+    assert filled.labels.tolist() == [[*packed.labels[0].tolist(), *[IGNORED] * 3]]
+    assert filled.lengths.tolist() == [5, 2, 3]
+    assert filled.mask.shape == (1, 10)
+    assert filled.mask.all()
+    assert filled.image_start.tolist() == [1, -1]
+    assert pack(batch, multiple=7, pad=8).ids.tolist() == packed.ids.tolist()
+
+
+@pytest.mark.parametrize(("groups", "scale"), [(6, None), (2, 0.3)])
+def test_attention_by_mkl_is_torch_s_with_its_gradients(groups, scale):
+    """Compared with the mathematics of it, also where heads share keys."""
+    rng = torch.Generator().manual_seed(0)
+    whole = [
+        torch.randn(3, heads, 11, 8, generator=rng, requires_grad=True)
+        for heads in (6, groups, groups)
+    ]
+    weights = torch.randn(3, 11, 6, 8, generator=rng)
+    query, key, value = whole
+    with by_onednn():
+        by_mkl = varlen_attention._causal(nn.Module(), query, key, value, scaling=scale)
+        by_mkl_gradients = torch.autograd.grad((by_mkl * weights).sum(), whole)
+    logits = (
+        query @ key.repeat_interleave(6 // groups, 1).mT * (8**-0.5 if scale is None else scale)
+    )
+    shares = logits.masked_fill(torch.ones(11, 11).triu(1).bool(), -torch.inf).softmax(-1)
+    plain = (shares @ value.repeat_interleave(6 // groups, 1)).transpose(1, 2)
+    torch.testing.assert_close(by_mkl, plain, rtol=1e-5, atol=1e-5)
+    for one, other in zip(
+        by_mkl_gradients, torch.autograd.grad((plain * weights).sum(), whole), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
@@ -208,10 +243,10 @@ def test_rows_in_one_call_have_the_gradients_of_a_call_each(
     freeze_tower(parts.model)
     batch = pack(batch_of(toy, table, parts, [0, 3, 2, 16]))
     calls, gradients = [], []
-    attend = varlen_attention.sdpa_attention_forward
+    attend = varlen_attention._causal
     monkeypatch.setattr(
         varlen_attention,
-        "sdpa_attention_forward",
+        "_causal",
         lambda *given, **more: calls.append(given[1].shape) or
         attend(*given, **more),
     )  # fmt: skip

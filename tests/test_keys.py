@@ -68,8 +68,8 @@ NEW = {  # came later; hashed under the name they have
 PINNED = (
     "selector=xmas", "start=captions", "demo_pool.rows=8000", "demo_pool.captions=20000",
     "demo_pool.facts=2000", "demo_pool.claims=3000", "demo_pool.choices=4000",
-    "demo_pool.reviews=5000", "demo_pool.concepts=150", "proxy.recipe.rate=1e-3",
-    "proxy.recipe.projector_rate=1e-3", "target.recipe.rate=8e-4",
+    "demo_pool.reviews=5000", "demo_pool.concepts=150", "proxy.snapshots=7",
+    "proxy.recipe.rate=1e-3", "proxy.recipe.projector_rate=1e-3", "target.recipe.rate=8e-4",
     "target.recipe.projector_rate=8e-4",
 )  # fmt: skip
 DEMO = {

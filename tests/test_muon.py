@@ -22,7 +22,7 @@ from xmas.models.vlm import freeze_tower, load
 from xmas.store import describe
 from xmas.training.fit.callbacks import Checkpoints
 from xmas.training.fit.module import FitModule
-from xmas.training.fit.muon import MuonAndAdamW, inner_matrices, muon_and_adamw
+from xmas.training.fit.muon import BatchedMuon, MuonAndAdamW, inner_matrices, muon_and_adamw
 from xmas.training.fit.recipe import Recipe
 from xmas.training.fit.trainables import Lora, with_lora
 from xmas.training.fit.trainer import fit
@@ -156,6 +156,28 @@ def test_a_step_is_one_of_torch_s_muon_and_one_of_its_adamw():
     assert equal(model, apart)
     moved = zip(model.parameters(), small().parameters(), strict=True)
     assert not any(torch.equal(*pair) for pair in moved)
+
+
+def test_matrices_of_a_shape_and_its_transpose_step_as_torch_s_muon(monkeypatch):
+    """Together, and in parts where there are too many elements for one product."""
+    monkeypatch.setattr("xmas.training.fit.muon.TOGETHER", 150)
+    rng = torch.Generator().manual_seed(3)
+    shapes = [(5, 7), (7, 5), (5, 7), (7, 7), (5, 7), (7, 5)]  # four, then one, of 35 elements
+    pairs = []
+    for shape in shapes:
+        weight = torch.randn(shape, generator=rng)
+        pairs.append((nn.Parameter(weight.clone()), nn.Parameter(weight)))
+    together, apart = (list(side) for side in zip(*pairs, strict=True))
+    settings: Any = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9}
+    optimisers = [BatchedMuon(together, **settings), Muon(apart, **settings)]
+    for _ in range(3):
+        for one, other in pairs:
+            one.grad = torch.randn(one.shape, generator=rng)
+            other.grad = one.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=0, atol=3 * 0.02 * 2**-6)  # bfloat16
 
 
 def test_a_closure_gives_its_loss_and_gradients():

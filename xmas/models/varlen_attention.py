@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from xmas.models import cpu_attention
 from xmas.models.chat.packing import positions
 
 NAME = "xmas_packed"
@@ -67,11 +68,7 @@ def _in_a_call_each(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], **rest: Any
 ) -> Tensor:
     rows = zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
-    outputs = [
-        sdpa_attention_forward(module, queries, keys, values, None, **rest)[0]
-        for queries, keys, values in rows
-    ]
-    return torch.cat(outputs, dim=1)
+    return torch.cat([_causal(module, *row, **rest) for row in rows], dim=1)
 
 
 def _in_one_call(
@@ -89,8 +86,17 @@ def _in_one_call(
         return rows.transpose(1, 2)
 
     batch = batched(query), batched(key), batched(value)
-    outputs, _ = sdpa_attention_forward(module, *batch, attention_mask=None, **rest)
+    outputs = _causal(module, *batch, **rest)
     return outputs.flatten(0, 1).index_select(0, place)[None]
+
+
+def _causal(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **rest: Any) -> Tensor:
+    """Causal attention of rows of one length: (rows, length, heads, width)."""
+    if cpu_attention.takes(query, value) and not rest.get("dropout"):
+        fewer = query.shape[1] // key.shape[1]
+        key, value = repeat_kv(key, fewer), repeat_kv(value, fewer)
+        return cpu_attention.causal(query, key, value, rest.get("scaling")).transpose(1, 2)
+    return sdpa_attention_forward(module, query, key, value, None, **rest)[0]
 
 
 AttentionInterface.register(NAME, attend)

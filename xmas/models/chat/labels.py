@@ -62,8 +62,11 @@ class Tokens:
         """A value for every text token, with those of the images' tokens put where they belong."""
         if not self.places:
             return text
-        spots = np.repeat(self.places, [len(image) for image in images])
-        return np.insert(text, spots, np.concatenate(images))
+        ends = (*self.places, len(text))
+        pieces: list[Shaped[np.ndarray, " _"]] = [text[: ends[0]]]
+        for image, (start, end) in zip(images, itertools.pairwise(ends), strict=True):
+            pieces += [image, text[start:end]]
+        return np.concatenate(pieces)
 
     def whole(self, image_token: int) -> Int[np.ndarray, " length"]:
         """The ids with those of the images put in, `image_token` for every feature."""

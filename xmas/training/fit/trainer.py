@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from torch import nn
 from xmas.models.chat.batches import Loader
 from xmas.models.chat.packing import pack
 from xmas.models.chat.tokens import TokenTable
+from xmas.models.cpu_matmul import by_onednn
 from xmas.models.device import device_for
 from xmas.models.vision_cache import Pictures
 from xmas.models.vlm import runs_whole, unwrap
@@ -34,6 +36,10 @@ from xmas.training.fit.sharding import check_whole_matrices, strategy_of, unshar
 from xmas.training.fit.speed import configured
 
 log = logging.getLogger(__name__)
+
+# Tokens that the length of a packed line is a multiple of on a CPU: oneDNN compiles its products
+# for each length, in 0.7 ms, and random lengths would be compiled in every step.
+ALIGNED = 64
 
 
 def fit(
@@ -83,6 +89,7 @@ def fit(
     batch_plan = plan_batches(table, rows, recipe, seed, tower=tower)
     check_rows(table, batch_plan)
     share = batch_plan.share(rank, world)
+    multiple = ALIGNED if device_for(hardware.accelerator).type == "cpu" else 1
     config = unwrap(model).config
     loader = Loader(
         table,
@@ -93,7 +100,7 @@ def fit(
         workers=hardware.workers,
         prefetch=hardware.prefetch,
         weights=share.weights,
-        change=pack if hardware.packing else None,
+        change=functools.partial(pack, multiple=multiple, pad=pad) if hardware.packing else None,
         world=world,
     )
     state = distributed.from_rank_0(lambda: saved_state(out))
@@ -103,6 +110,7 @@ def fit(
     distributed.end_group_at_exit()
     with (
         _known_warnings(),
+        by_onednn() if hardware.packing else contextlib.nullcontext(),
         _own_randomness(device_for(hardware.accelerator)),
         configured(model, hardware, recipe.precision),
         memory_advice(recipe, hardware),

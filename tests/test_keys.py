@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from choices import CHOICES, FILES, choice, is_alone, place_of
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import xmas
 from xmas.cli.config import build
@@ -202,6 +202,15 @@ def identities(value: Any, inside: bool = False) -> Iterator[type]:
                 yield from identities(getattr(value, field.name), inside)
 
 
+def built_of_its_own(cfg: DictConfig, root: DictConfig) -> list[Any]:
+    """What the nodes describe that a choice has written otherwise than the root.
+
+    Types elsewhere in the configuration are the root's, or come from these nodes by interpolation.
+    """
+    own, common = (OmegaConf.to_container(each, resolve=False) for each in (cfg, root))
+    return [build(cfg[name]) for name in own if own[name] != common[name]]
+
+
 @pytest.fixture(scope="module")
 def bearing(dataclasses_of_xmas, compose) -> set[type]:
     """All stages of the package, and what the choices of the configuration put into stages."""
@@ -210,8 +219,8 @@ def bearing(dataclasses_of_xmas, compose) -> set[type]:
     every = compose(*overrides, "every.proxy.auto_too.model=owner/name")
     targets = [compose(*choice(group, name)) for group, name in CHOICES if group == "target"]
     found = {cls for cls in dataclasses_of_xmas if issubclass(cls, Stage) and hasattr(cls, "kind")}
-    for cfg in (every, *targets):
-        found |= set(identities(build(cfg)))
+    for built in (build(every), *(built_of_its_own(cfg, compose()) for cfg in targets)):
+        found |= set(identities(built))
     own_pool = compose("pool=files", *FILES)
     found |= set(identities(build(own_pool.clusters)))
     for group in ("selector", "start", "template"):  # the root holds one of them

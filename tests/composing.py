@@ -17,7 +17,7 @@ import hydra
 import omegaconf.base
 import omegaconf.grammar_parser
 from hydra import version
-from hydra._internal import defaults_list
+from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
@@ -112,6 +112,15 @@ def quick_merges() -> Iterator[None]:
         defaults_list._create_interpolation_map = interpolation_map
         ConfigLoaderImpl._compose_config_from_defaults_list = merge
         ConfigLoaderImpl._embed_result_config = staticmethod(embed)
+
+
+def quick_commands() -> None:
+    """Have all commands of this process compose like tests; the package's files are parsed here."""
+    config_loader_impl.ConfigRepository = ParsedOnce
+    quick_merges().__enter__()
+    parse_interpolations_once()
+    with hydra.initialize_config_dir(folder(), version_base="1.3"):
+        hydra.compose("config", return_hydra_config=True)
 
 
 @contextlib.contextmanager

@@ -25,13 +25,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import antlr4  # noqa: F401  # imported by a fit
-import hydra
 import numpy as np
 import pandas  # noqa: F401  # imported by pyarrow where rows are written
 import pyarrow.parquet  # noqa: F401
 import torch
-from composing import ParsedOnce, parse_interpolations_once, quick_merges
-from hydra._internal import config_loader_impl
+from composing import quick_commands
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
@@ -41,7 +39,6 @@ from tqdm import tqdm
 from xmas.attention import shards
 from xmas.attention.engine import Scan
 from xmas.cli.command import main
-from xmas.cli.config import folder
 from xmas.data.held_out import HoldOut
 from xmas.evaluation import answer_losses
 from xmas.evaluation.benchmarks.heldout import HeldOutLikelihood
@@ -342,22 +339,13 @@ def warm(given: dict[str, Any]) -> None:
     commit()
 
 
-def parse_configuration() -> None:
-    """The package's files are parsed here, once for all commands, and merged as tests do it."""
-    config_loader_impl.ConfigRepository = ParsedOnce
-    quick_merges().__enter__()
-    parse_interpolations_once()
-    with hydra.initialize_config_dir(folder(), version_base="1.3"):
-        hydra.compose("config", return_hydra_config=True)
-
-
 def serve() -> None:
     torch.set_num_threads(1)  # threads would not survive the fork
     tqdm.monitor_interval = 0  # nor would its thread
     os.fsync = lambda descriptor: None  # what a killed process wrote is there without it
     # All forks share the lock of tqdm: a process killed while it held it would block the rest.
     tqdm.set_lock(threading.RLock())
-    parse_configuration()
+    quick_commands()
     gc.freeze()  # or a fork's first collection copies the pages of all that was imported
     gc.set_threshold(50_000, 20, 20)
     warmed = False

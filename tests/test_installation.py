@@ -1,5 +1,6 @@
 """One way to install for each need: what runs no model needs no torch; the rest says what to do."""
 
+import os
 import re
 import subprocess
 import sys
@@ -15,17 +16,20 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 CODE = """
-import json, os, sys
+import json, sys
 absent, commands = json.load(sys.stdin)
 sys.modules |= dict.fromkeys(absent)  # importing them fails as if they were not installed
+from composing import quick_commands
 from xmas.cli.command import main
+quick_commands()
 for arguments in commands:
-    if os.fork():
-        print("STATUS", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
-        continue
     sys.argv = ["xmas", *arguments]
-    main()
-    break
+    try:
+        status = main() or 0
+    except SystemExit as ended:
+        print(ended.code, file=sys.stderr)
+        status = 1
+    print("STATUS", status, flush=True)
 """
 
 
@@ -66,6 +70,7 @@ def without_models(toy, tmp_path_factory):
         [sys.executable, "-c", CODE],
         input=json.dumps([sorted(OF_EXTRAS - {"faiss"}), [*commands.values()]]),
         capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
     )  # fmt: skip
     statuses = re.findall(r"^STATUS (\d+)", ended.stdout, re.MULTILINE)
     return dict(zip(commands, map(int, statuses), strict=True)), ended.stdout + ended.stderr

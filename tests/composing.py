@@ -32,6 +32,7 @@ from xmas.cli.config import folder
 
 INSTALLED = ("main", "hydra")  # who provides files that no test writes: this package and Hydra
 _embedded: dict[tuple[str, str, str], bytes] = {}
+_until_the_end = contextlib.ExitStack()
 
 
 class ParsedOnce(ConfigRepository):
@@ -117,7 +118,7 @@ def quick_merges() -> Iterator[None]:
 def quick_commands() -> None:
     """Have all commands of this process compose like tests; the package's files are parsed here."""
     config_loader_impl.ConfigRepository = ParsedOnce
-    quick_merges().__enter__()
+    _until_the_end.enter_context(quick_merges())  # which a name holds, or it would end at once
     parse_interpolations_once()
     with hydra.initialize_config_dir(folder(), version_base="1.3"):
         hydra.compose("config", return_hydra_config=True)

@@ -181,9 +181,9 @@ def test_floors_and_caps_are_kept_to_by_the_best_rows_and_subsets_stay_nested(po
 def test_tokens_are_the_longest_beginning_that_does_not_exceed_them(policy):
     rng = np.random.default_rng(4)
     checked = 0
-    for order, has_image, sources in pools(seed=6, cases=60):
-        given = {"has_image": has_image, "sources": sources, "text_only": policy}
-        lengths = rng.integers(1, 17, size=len(order))
+    for order, has_image, _ in pools(seed=6, cases=60):
+        given = {"has_image": has_image, "text_only": policy}
+        lengths = rng.integers(1, 8, size=len(order))
         before = np.zeros(0, dtype=np.int64)
         feasible = {}
         for budget in range(1, len(order) + 1):
@@ -196,7 +196,7 @@ def test_tokens_are_the_longest_beginning_that_does_not_exceed_them(policy):
             rows = cut(order, tokens, **given, lengths=lengths)
             best = max(budget for budget, total in spent.items() if total <= tokens)
             assert rows.tolist() == feasible[best].tolist()
-            assert tokens - lengths[rows].sum() < 17  # short by less than a row
+            assert tokens - lengths[rows].sum() < 7  # short by less than a row
             assert np.isin(before, rows).all()
             before, checked = rows, checked + 1
     assert checked > 3000

@@ -10,6 +10,7 @@ start them; the id is the last one's, and when one fails the others are killed.
 import dataclasses
 import faulthandler
 import gc
+import importlib.util
 import json
 import os
 import runpy
@@ -260,6 +261,8 @@ def command(given: dict[str, Any]) -> int:
     sys.argv = [script or "xmas", *given["command"]]
     try:
         if script is None:
+            # As of `python -m xmas`: processes that it starts do not import this module.
+            sys.modules["__main__"].__spec__ = importlib.util.find_spec("xmas.__main__")
             main()
         else:
             sys.path.insert(0, str(Path(script).parent))  # as Python does

@@ -43,16 +43,6 @@ def swept(marks: Path, toy: Toy, *arguments: str) -> list[str]:
     return ["-m", "--config-dir", str(marks.parent), *given, *arguments]
 
 
-def sweep(marks: Path, toy: Toy, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "xmas", *swept(marks, toy, *arguments)],
-        cwd=marks.parent,
-        env=os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-
-
 def marked(marks: Path, what: str) -> int:
     return len(list(marks.glob(f"{what}-*")))
 
@@ -61,15 +51,17 @@ def logs(marks: Path) -> str:
     return "\n".join(path.read_text() for path in (marks.parent / "store/logs").glob("*.log"))
 
 
-def test_jobs_that_start_together_survive_one_that_is_killed_and_one_that_fails(toy, marks):
+def test_jobs_that_start_together_survive_one_that_is_killed_and_one_that_fails(toy, server, marks):
     """Seed 3 fails at once; of the others, the one that computes what all share is killed."""
     (marks / "deadly").touch()
-    arguments = [
+    arguments = swept(
+        marks,
+        toy,
         *("seed=0,1,2", "selector.fails=false,true", "subset.rows=20"),
         *("hydra/launcher=processes", "hydra.launcher.n_jobs=6"),
         "hydra.launcher.devices=[0,1,2,3,4,5]",
-    ]
-    ended = sweep(marks, toy, *arguments)
+    )
+    ended = server.command(*arguments, cwd=marks.parent)
     assert ended.returncode == 1, ended.stderr
     assert marked(marks, "started") == 2  # the dead one's lock was taken over
     assert marked(marks, "finished") == 1
@@ -85,7 +77,7 @@ def test_jobs_that_start_together_survive_one_that_is_killed_and_one_that_fails(
     assert len(list((marks.parent / "store/subset").glob("[!.]*"))) == 2
 
     (marks / "mended").touch()
-    again = sweep(marks, toy, *arguments)
+    again = server.command(*arguments, cwd=marks.parent)
     assert again.returncode == 0, again.stderr
     assert marked(marks, "finished") == 1
     assert len(list((marks.parent / "store/subset").glob("[!.]*"))) == 6
@@ -94,13 +86,14 @@ def test_jobs_that_start_together_survive_one_that_is_killed_and_one_that_fails(
     assert len(devices) > 1
 
 
-def test_each_shared_stage_is_computed_once_by_four_jobs_that_start_together(toy, marks):
-    ended = sweep(
+def test_each_shared_stage_is_computed_once_by_four_jobs_that_start_together(toy, server, marks):
+    arguments = swept(
         marks,
         toy,
         *("selector=random,length", "subset.fraction=0.2,0.5", "seed=0,1"),
         *("hydra/launcher=processes", "hydra.launcher.n_jobs=4"),
     )
+    ended = server.command(*arguments, cwd=marks.parent)
     assert ended.returncode == 0, ended.stderr
     made = Counter(re.findall(r"(\w+) +([0-9a-f]{12}) (?:computing|resumed)", logs(marks)))
     assert set(made.values()) == {1}
@@ -109,19 +102,15 @@ def test_each_shared_stage_is_computed_once_by_four_jobs_that_start_together(toy
     assert {key for _, key in made} == finished
 
 
-def test_what_is_forced_is_computed_anew_once_by_jobs_that_share_it(toy, marks):
+def test_what_is_forced_is_computed_anew_once_by_jobs_that_share_it(toy, server, tmp_path):
     toy.store.get(toy.subset().ranking)
     record = toy.store.path(toy.subset().ranking) / "meta.json"
     before = record.read_text()
-    ended = subprocess.run(
-        [sys.executable, "-m", "xmas", "-m", *toy.overrides(), f"store.root={toy.store.root}"]
-        + ["selector=random", "force=ranking", "subset.rows=5,6,7"]
-        + ["hydra/launcher=processes", "hydra.launcher.n_jobs=3"],
-        cwd=marks.parent,
-        env=os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
+    ended = server.command(
+        *("-m", *toy.overrides(), f"store.root={toy.store.root}"),
+        *("selector=random", "force=ranking", "subset.rows=5,6,7"),
+        *("hydra/launcher=processes", "hydra.launcher.n_jobs=3"),
+        cwd=tmp_path,
     )
     assert ended.returncode == 0, ended.stderr
     texts = [path.read_text() for path in (Path(toy.store.root) / "logs").glob("*.log")]
@@ -143,13 +132,24 @@ def test_a_failed_job_leaves_the_later_ones_running_in_one_process_too(toy, serv
     assert len(json.loads((Path(made) / "rows.json").read_text())) == 10
 
 
+def torchrun_of_two(marks: Path, toy: Toy, *arguments: str) -> subprocess.CompletedProcess:
+    given = swept(marks, toy, *arguments, "hardware.devices=2", "hardware.strategy=ddp")
+    return subprocess.run(
+        [sys.executable, "-m", "xmas", *given],
+        cwd=marks.parent,
+        env=os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.mark.slow
 def test_a_job_that_needs_two_devices_is_started_by_torchrun(toy, marks):
-    ended = sweep(marks, toy, "subset.rows=10", "hardware.devices=2", "hardware.strategy=ddp")
+    ended = torchrun_of_two(marks, toy, "subset.rows=10")
     assert ended.returncode == 0, ended.stderr + logs(marks)
     assert {path.name for path in marks.glob("rank-*")} == {"rank-0"}  # what one makes alone
     assert marked(marks, "finished") == 1
-    failed = sweep(marks, toy, "selector.fails=true", "hardware.devices=2", "hardware.strategy=ddp")
+    failed = torchrun_of_two(marks, toy, "selector.fails=true")
     assert failed.returncode == 1
     assert "torchrun ended with status 1" in failed.stderr
     (named,) = re.findall(r"log: (.*)", failed.stderr)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 CONTROLS = "random stratified length random_in_clusters random_text_share".split()
+POOL = "demo_pool.rows=4000 proxy.snapshots=7".split()  # the demo's is shorter since
 SWITCHES = "guard=null necessity=null coverage=false mix=false".split()  # of guarded_cover
 PUBLISHED = """xmas coincide ofa clip_score semdedup d2 typiclust el2n aum perplexity learnability
 s2l necessity prism scalselect magic dics presel self_sup""".split()
@@ -35,12 +36,12 @@ def main() -> None:
         seeds = ",".join(map(str, options.seeds))
         for switch in SWITCHES:
             xmas(
-                options.store, *sweep, f"seed={seeds}",
+                options.store, *sweep, *POOL, f"seed={seeds}",
                 "selector=guarded_cover", f"selector.{switch}",
             )  # fmt: skip
         return
     for seed in options.seeds:
-        xmas(options.store, *sweep, f"seed={seed}", f"selector={options.selectors}")
+        xmas(options.store, *sweep, *POOL, f"seed={seed}", f"selector={options.selectors}")
 
 
 def xmas(store: Path, *arguments: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from toy import picture_name
 
 from xmas.evaluation.benchmarks.gqa import Gqa
 from xmas.evaluation.benchmarks.mmbench import CHINESE, MMBench
@@ -25,6 +26,13 @@ from xmas.evaluation.benchmarks.vqav2 import VqaV2Val
 from xmas.evaluation.protocol import LETTER, SHORT, Benchmark
 
 WORDS = "red blue a dog two 3 yes no Coca-Cola unanswerable on the left 10,000 don't know".split()
+ASKED = {  # question, answer and picture of the toy, by id
+    "a1": ("What is this?", "crimson disc", 0),
+    "a2": ("Is it navy?", "no", 5),
+    "a3": ("Which shape?", "box", 5),
+    "a4": ("How many?", "3", 7),
+    "a5": ("Is it gold?", "yes", 0),
+}
 NOT_SHUFFLED = ("vqav2_val",)  # too large for the quick tests
 
 
@@ -72,6 +80,20 @@ def _answers(folder: Path, rows: list[dict[str, Any]], rng: np.random.Generator,
             for row, place in zip(rows, texts, strict=True)
         ),
     )
+
+
+def small_gqa(folder: Path, images: Path) -> Gqa:
+    """A GQA of five questions about the toy's pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {"question_id": name, "text": text + SHORT, "image": picture_name(picture)}
+        for name, (text, _, picture) in ASKED.items()
+    ]
+    (folder / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    truth = {name: {"answer": answer} for name, (_, answer, _) in ASKED.items()}
+    (folder / "truth.json").write_text(json.dumps(truth))
+    files = str(folder / "asked.jsonl"), str(folder / "truth.json"), str(images)
+    return Gqa(*files, count=None)
 
 
 def gqa(folder: Path, rng: np.random.Generator) -> Given:

@@ -8,12 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from official import ASKED, small_gqa
 from torch.nn.functional import cross_entropy
 from toy import RECIPE, Toy, declared, picture_name, recorded, write_rows
 
 from xmas.attention.plan import length_batches, packed_batches
 from xmas.cli.validation_audit import audit_what_saw_validation
+from xmas.evaluation.benchmarks.gqa import Gqa
 from xmas.evaluation.protocol import Question, Scored
+from xmas.evaluation.validation_rows import ValidationSets
 from xmas.features.influence.gradients import Gradients
 from xmas.features.influence.projection import Projected, Signs
 from xmas.features.influence.row_gradients import (
@@ -338,6 +341,36 @@ def test_icons_takes_a_folder_a_task_and_says_that_it_saw_them(toy: Toy, gradien
     order, votes = by_votes(np.stack([values @ values[5], np.max(means, axis=0)], axis=1), 0.3)
     assert ranked.scores.tolist() == votes.tolist()
     assert ranked.order.tolist() == order.tolist()
+
+
+def test_icons_ranks_towards_rows_of_benchmarks_and_says_which_are_scored(
+    toy: Toy, gradients, compose, caplog, tmp_path
+):
+    benchmark = small_gqa(tmp_path / "gqa", toy.folder / "images")
+    selector = Icons(gradients, validation=ValidationSets({"gqa": benchmark}, rows={"gqa": 3}))
+    assert selector.saw_validation
+    selector.check(toy.pool, toy.store)
+    ranking = Ranking(toy.pool, selector)
+    ranked = Ranking.read(toy.store.get(ranking))
+    assert declared(ranking) == recorded(toy.store, ranking)
+    records = json.loads(
+        (toy.store.get(selector.pools()["gqa"].annotations.stage) / "rows.json").read_text()
+    )
+    by_hand = [
+        {**record, "image": picture_name(ASKED[record["id"]][2])} for record in records
+    ]  # as a user would have written the folder
+    write_rows(tmp_path / "tasks" / "gqa", by_hand)
+    folder = Ranking(toy.pool, Icons(gradients, str(tmp_path / "tasks")))
+    assert key(folder) != key(ranking)
+    np.testing.assert_allclose(ranked.scores, Ranking.read(toy.store.get(folder)).scores, atol=1e-6)
+    cfg = compose(*toy.overrides(), "suite=none", "+suite.gqa._target_=" + f"{Gqa.__module__}.Gqa",
+        *(f"+suite.gqa.{name}={getattr(benchmark, name)}"
+          for name in ("questions", "annotations", "images")), "+suite.gqa.count=null")  # fmt: skip
+    with caplog.at_level("INFO", "xmas"):
+        audit_what_saw_validation(Subset(ranking, rows=17), toy.store, cfg, frozenset())
+    assert "3 of the 5 questions of gqa were validation rows: its score is no test" in caplog.text
+    with pytest.raises(ValueError, match="selector=icons has no benchmarks"):
+        Icons(gradients, validation=ValidationSets()).check(toy.pool, toy.store)
 
 
 @pytest.mark.parametrize(

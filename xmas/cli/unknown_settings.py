@@ -22,8 +22,9 @@ _ALIKE = 0.75  # difflib's ratio from which an added key counts as misspelt: one
 # Mappings whose keys are the user's.
 OWN_KEYS = "own_keys"  # the resolver of such a mapping, whose keys Hydra does not read
 OPEN = (
-    "subset.floors", "subset.caps", "doctor.sha256", "doctor.known", "exam.starts",
-    "target.lora.peft", "target.template.options", "proxy.template.options",
+    "subset.floors", "subset.caps", "validation.rows", "validation.files", "doctor.sha256",
+    "doctor.known", "exam.starts", "target.lora.peft", "target.template.options",
+    "proxy.template.options",
 )  # fmt: skip
 
 

@@ -1,12 +1,15 @@
 """What was chosen with validation rows of benchmarks is audited by itself.
 
 Such a subset may have been chosen for showing a benchmark's images, and its scores look better for
-it; so the command compares the pool's images with those of the suite without being asked.
+it; so the command compares the pool's images with those of the suite without being asked. Where the
+very questions of the suite were the validation rows, it says how many.
 """
 
 import dataclasses
+import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -16,6 +19,8 @@ from xmas.store import Stage, Store, key
 from xmas.store.planned_stages import planned_stages
 
 if TYPE_CHECKING:
+    from xmas.data.pool import Pool
+    from xmas.evaluation.protocol import Benchmark
     from xmas.results.audit import Audit
     from xmas.selection.subset import Subset
 
@@ -34,8 +39,45 @@ def audit_what_saw_validation(
             log.warning("no images were compared; name the benchmarks, e.g. suite=ten")
             continue
         audit: Audit = build(cfg.audit, allowed)
+        pools: dict[str, Pool] = getattr(subset.ranking.selector, "pools", dict)()
+        for name, count, number in scored_questions(pools.values(), audit.suite, store):
+            log.warning(
+                "%d of the %d questions of %s were validation rows: its score is no test; rank "
+                "towards files that are not scored, validation.files.%s={questions: FILE, ...}",
+                *(count, number, name, name),
+            )
         for line in dataclasses.replace(audit, subset=subset).make(store).splitlines():
             log.info("audit: %s", line)
+
+
+def scored_questions(
+    pools: "Iterable[Pool]", suite: "dict[str, Benchmark]", store: Store
+) -> Iterator[tuple[str, int, int]]:
+    """Benchmarks of which questions are among the rows of some pools: name, how many, of how many.
+
+    The same question has the same prompt and the same image file.
+    """
+    images_of: dict[str, set[str]] = {}  # digests by prompt
+    for pool in pools:
+        rows = pool.open(store)
+        for row in range(len(rows)):
+            prompt = next((question for question, _ in rows.conversation(row)), "").strip()
+            digests = {_digest(image) for image in rows.images_of(row)} or {""}
+            images_of.setdefault(prompt, set()).update(digests)
+    for name, benchmark in suite.items():
+        questions = benchmark.asked(store)
+        count = sum(
+            ("" if question.image is None else _digest(question.image))
+            in images_of[question.prompt.strip()]
+            for question in questions
+            if question.prompt.strip() in images_of
+        )
+        if count:
+            yield name, count, len(questions)
+
+
+def _digest(image: Path | bytes) -> str:
+    return hashlib.sha256(image if isinstance(image, bytes) else image.read_bytes()).hexdigest()
 
 
 def _subsets(goal: Stage) -> "Iterator[Subset]":

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from xmas.data.pool import Pool
 from xmas.demo.pool import DemoPool
 from xmas.demo.pretraining import IN_WORDS
+from xmas.evaluation.validation_rows import ValidationRows
 from xmas.store import Made
 
 DRAWING = 0.0004  # seconds of a core to read a drawing of the demo, measured
@@ -74,6 +75,18 @@ def supposed(pool: Pool, assumed: Assumed) -> Census:
     if isinstance(annotations, Made) and isinstance(annotations.stage, DemoPool):
         how = "not drawn yet: rows as configured, lengths as measured at default sizes"
         return _census(pool.name, demo_files(annotations.stage)[annotations.name], how)
+    if isinstance(annotations, Made) and isinstance(annotations.stage, ValidationRows):
+        rows = annotations.stage.rows
+        how = "not drawn yet: as many rows as configured, each with an image; lengths assumed"
+        drawn = dataclasses.replace(
+            assumed,
+            rows=rows,
+            images=rows,
+            with_image=1.0,
+            text=assumed.question + assumed.answer,
+            answers=assumed.answer / (assumed.question + assumed.answer),
+        )
+        return _census(pool.name, drawn, how)
     missing = annotations.name if isinstance(annotations, Made) else annotations
     how = f"{missing} is not there: rows, images and lengths are all assumed"
     return _census(pool.name, assumed, how)

@@ -64,6 +64,11 @@ class Facts:
     unit: Callable[[str | int], str] = str
     stratum: Callable[[str], str] = lambda unit: ""
 
+    @property
+    def stratified(self) -> bool:
+        """Whether there is more than one stratum."""
+        return self.stratum is not Facts.stratum
+
 
 def facts_of(benchmark: object) -> Facts:
     """The facts of a benchmark or of its class; the defaults where it has none."""

@@ -16,6 +16,7 @@ from xmas.evaluation.judge.reviews import Reviews
 from xmas.evaluation.rescore import Rescore
 from xmas.evaluation.scores import Scores
 from xmas.evaluation.submission import Submission
+from xmas.evaluation.validation_rows import ValidationRows
 from xmas.features.clustering.cluster_count import clusters_of
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.checked_images import CheckedImages
@@ -53,6 +54,11 @@ def _(stage: DemoPool, context: Context) -> Work:
 def _(stage: DemoBench, context: Context) -> Work:
     images = stage.questions * sum(spec.scale for spec in WRITERS.values())
     return Work("benchmark files", core_seconds=_DRAW * images, disk=_DRAWN * images)
+
+
+@work.register
+def _(stage: ValidationRows, context: Context) -> Work:
+    return Work(f"{stage.rows:,} rows of {stage.benchmark.name} as a pool", disk=1e5 * stage.rows)
 
 
 @work.register

@@ -11,7 +11,7 @@ from xmas.data.pool_at import pool_at
 from xmas.features.influence.gradients import Gradients
 from xmas.selection.protocol import Ranked
 from xmas.selection.rules.votes import by_votes
-from xmas.store import Stage, Store, describe, volatile
+from xmas.store import Stage, Store, describe, nearest_stages, volatile
 
 UNSET = "???"  # what configurations leave open
 BLOCK = 1 << 14  # rows of the feature that are in memory at a time
@@ -82,6 +82,11 @@ class Influence:
         toward = {task: describe(pool) for task, pool in self.pools().items()}
         return {"toward": toward} | ({} if self.nearest is None else {"nearest": self.nearest})
 
+    @property
+    def sub_tasks(self) -> list[str]:
+        """The tasks whose score is the largest of their sources'."""
+        return self.by_source
+
     def pools(self) -> dict[str, Pool]:
         """The target set of each task, none where none is given. Raises PoolError: one is not
         there.
@@ -104,7 +109,9 @@ class Influence:
         }
 
     def inputs(self) -> list[Stage]:
-        return [self.gradients, *self.targets().values()]
+        targets = self.targets().values()  # whose pools are opened, which stages may make
+        opened = [stage for gradients in targets for stage in nearest_stages(gradients.pool)]
+        return [self.gradients, *targets, *opened]
 
     def check(self, pool: Pool, store: Store) -> None:
         """Raises ValueError: there is no target set, one is empty, or `by_source` names no task."""
@@ -156,7 +163,7 @@ class Influence:
         answered = np.isfinite(values).all(axis=1)
         if not answered.any():
             raise ValueError(f"{rows.annotations}: no row of the target set has an answer; add one")
-        source = rows.index.source[:] if task in self.by_source else np.zeros(len(values), int)
+        source = rows.index.source[:] if task in self.sub_tasks else np.zeros(len(values), int)
         parts = [values[answered & (source == name)] for name in np.unique(source[answered])]
         if self.nearest is None:
             return [part.mean(axis=0, keepdims=True) for part in parts]

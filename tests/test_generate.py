@@ -1,6 +1,7 @@
 """Answers: in the order of the questions, in LLaVA's format, the same wherever resumed."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,25 +55,38 @@ def questions(tmp_path_factory) -> list[Question]:
     return asked
 
 
-@pytest.fixture
-def ask(toy: Toy, parts: LoadedModel, questions, tmp_path: Path):
+@pytest.fixture(scope="module")
+def asking(toy: Toy, parts: LoadedModel, questions):
     """Answers the questions into a file and gives its lines."""
 
-    def run(name: str = "answers.jsonl", *, asked=questions, batch=4, tokens=6, **options):
+    def run(out: Path, *, asked=questions, batch=4, tokens=6, **options):
         generate_answers(
             parts,
             parts.encoder(toy.proxy.template),
             asked,
             max_new_tokens=tokens,
             batch=batch,
-            out=tmp_path / name,
+            out=out,
             model_id="toy",
             label="test",
             **options,
         )
-        return json_lines(tmp_path / name)
+        return json_lines(out)
 
     return run
+
+
+@pytest.fixture
+def ask(asking, tmp_path: Path):
+    """`asking`, by the name of the file."""
+    return lambda name="answers.jsonl", **options: asking(tmp_path / name, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(asking, tmp_path_factory):
+    """The lines of an attempt that nothing interrupted, by the size of a batch."""
+    folder = tmp_path_factory.mktemp("whole")
+    return functools.cache(lambda batch: asking(folder / f"{batch}.jsonl", batch=batch))
 
 
 def test_answers_stand_in_the_order_of_the_questions_in_llava_s_format(ask, questions, tmp_path):
@@ -154,9 +168,9 @@ def stop_after(monkeypatch, answers: int) -> None:
 @pytest.mark.parametrize("answers", [0, 1, 7])
 @pytest.mark.parametrize("torn", [b"", b'{"position": 3, "li', '{"position": 3, "é'.encode()[:-1]])
 def test_an_interrupted_attempt_asks_only_what_it_lacks(
-    ask, monkeypatch, tmp_path, batch, answers, torn
+    ask, whole, monkeypatch, tmp_path, batch, answers, torn
 ):
-    whole = ask("whole.jsonl", batch=batch)
+    expected = whole(batch)
     with monkeypatch.context() as patched:
         stop_after(patched, answers)
         with pytest.raises(Stopped):
@@ -171,14 +185,14 @@ def test_an_interrupted_attempt_asks_only_what_it_lacks(
     monkeypatch.setattr(
         module, "answer_line", lambda one, *rest: answered.append(one) or original(one, *rest)
     )
-    assert ask(batch=batch) == whole
+    assert ask(batch=batch) == expected
     assert len(answered) == QUESTIONS - answers
     assert not partial.exists()
 
 
-def test_what_other_ranks_left_counts(ask, monkeypatch, tmp_path):
+def test_what_other_ranks_left_counts(ask, whole, monkeypatch, tmp_path):
     """A run may go on with fewer processes than it had."""
-    whole = ask("whole.jsonl")
+    expected = whole(4)
     with monkeypatch.context() as patched:
         stop_after(patched, 5)
         with pytest.raises(Stopped):
@@ -187,7 +201,7 @@ def test_what_other_ranks_left_counts(ask, monkeypatch, tmp_path):
     with (tmp_path / "answers.jsonl.3.partial").open("ab") as file:
         file.write(b'{"position": 9, "li')
     stop_after(monkeypatch, QUESTIONS - 5)
-    assert ask() == whole
+    assert ask() == expected
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -132,8 +132,12 @@ class Slow:
         return ids
 
 
-def test_ids_are_those_of_sentencepiece(folder, tokenizer):
-    slow = Slow(folder)
+@pytest.fixture(scope="module")
+def slow(folder) -> Slow:
+    return Slow(folder)
+
+
+def test_ids_are_those_of_sentencepiece(slow, tokenizer):
     texts = [*TRAPS, *sentences(600, 2)]
     assert sum("</s>" in text for text in texts) > 50
     for text in texts:
@@ -149,9 +153,8 @@ def test_two_spaces_do_not_become_one_piece_before_a_word(tokenizer):
 
 @pytest.mark.parametrize("text", ["x{}y", "\n{}x", "{}", "x{}"])
 @pytest.mark.parametrize("character", [" ", "\t", "-", "=", "a", "\n ", ". "])
-def test_long_runs_are_split_from_the_left(folder, tokenizer, text, character):
+def test_long_runs_are_split_from_the_left(slow, tokenizer, text, character):
     """All pieces of white space have one score: 17 spaces are 16 and 1, not 14 and 3."""
-    slow = Slow(folder)
     for count in (*range(1, 40), 63, 64, 65, 83):
         run = text.format(character * count)
         assert tokenizer.encode(run, add_special_tokens=False) == slow(run), count
@@ -165,9 +168,8 @@ def test_a_saved_tokenizer_gives_the_same_ids(tokenizer, tmp_path):
         assert saved(text).input_ids == tokenizer(text).input_ids
 
 
-def test_labels_of_conversations_are_those_of_sentencepiece(folder, tokenizer):
+def test_labels_of_conversations_are_those_of_sentencepiece(slow, tokenizer):
     """LLaVA: BOS, then the texts before and after the picture, each tokenised from its start."""
-    slow = Slow(folder)
     encoder = Encoder(tokenizer, Template(system=VICUNA_SYSTEM))
     rng = random.Random(4)
     texts = [text.replace("</s>", "").strip() for text in sentences(900, 5)]

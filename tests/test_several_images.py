@@ -78,7 +78,7 @@ def held(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
     tower.load_state_dict(frozen)
     pictures = FromFiles(rows, parts.processor)
     material = Material(tokens.open(toy.store), pictures, rows.shown, parts.tokenizer.pad_token_id)
-    return SimpleNamespace(model=parts.model, material=material, rows=rows)
+    return SimpleNamespace(model=parts.model, material=material, rows=rows, maps={})
 
 
 def scanned(
@@ -110,10 +110,10 @@ def whole_pass(held: SimpleNamespace, batch: Batch) -> Callable[..., Any]:
 
 
 @torch.no_grad()
-def eager(held: SimpleNamespace, row: int, *, first_only: bool) -> np.ndarray:
-    """Singular values by transformers' own maps of the row alone: text after the first image
-    against the features of all images, or of the first.
-    """
+def eager_map(held: SimpleNamespace, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The row's ids and transformers' own map of it alone, mean over heads, summed over layers."""
+    if row in held.maps:
+        return held.maps[row]
     table, token = held.material.table, held.model.config.image_token_id
     loader = Loader(
         table, [np.array([row])], image_token=token, pad=held.material.pad,
@@ -127,15 +127,23 @@ def eager(held: SimpleNamespace, row: int, *, first_only: bool) -> np.ndarray:
         attention_mask=batch.mask.long(), output_attentions=True
     ).attentions
     language.set_attn_implementation(usual)
-    total = torch.stack(layers).double().mean(dim=2).sum(dim=0)[0]
-    tokens = table[row]
+    held.maps[row] = batch.ids[0], torch.stack(layers).double().mean(dim=2).sum(dim=0)[0]
+    return held.maps[row]
+
+
+def eager(held: SimpleNamespace, row: int, *, first_only: bool) -> np.ndarray:
+    """Singular values by transformers' own maps of the row alone: text after the first image
+    against the features of all images, or of the first.
+    """
+    ids, total = eager_map(held, row)
+    tokens = held.material.table[row]
     spans, at = [], 0  # of the images, in the whole row
     for place, image in zip(tokens.places, tokens.images, strict=True):
         spans.append(range(place + at, place + at + len(image)))
         at += len(image)
     inside = {position for span in spans for position in span}
     text = [at for at in range(spans[0].start, len(tokens)) if at not in inside]
-    spots = np.flatnonzero(batch.ids[0] == token)
+    spots = np.flatnonzero(ids == held.model.config.image_token_id)
     spots = spots[spots < spans[0].stop] if first_only else spots
     return torch.linalg.svdvals(total[text][:, spots])[:5].numpy()
 

@@ -64,11 +64,15 @@ def main() -> None:
 
 
 def narrow(config: Any) -> None:
-    """Two thin layers in place of the tower's and the language model's own; images as they are."""
+    """Two thin layers in place of the tower's and the language model's own, and few words; images
+    as they are.
+    """
     for part in (config.text_config, config.vision_config):
         part.num_hidden_layers, part.num_attention_heads = 2, 2
         part.hidden_size, part.intermediate_size = 32, 48
     config.text_config.num_key_value_heads = 2
+    config.image_token_id, config.text_config.vocab_size = 61, 67
+    config.text_config.pad_token_id = 0
 
 
 def measure(

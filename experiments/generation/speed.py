@@ -208,7 +208,7 @@ def measure(
 ) -> dict[str, Any]:
     size = sizes(args.model)
     never = len(model.lm_head.weight)
-    new, eos = (128, never) if name == "long" else (16, EOS)
+    new, eos = (args.tokens, never) if name == "long" else (16, EOS)
     count = (args.long or size.long) if name == "long" else (args.short or size.short)
     groups = questions_of(size.config, count, per_image, args.seed)
     tried = ways(model, groups, args.batches, new, eos)
@@ -280,6 +280,7 @@ def main() -> None:
     )
     parser.add_argument("--long", type=int, help="questions; default by the model")
     parser.add_argument("--short", type=int, help="questions; default by the model")
+    parser.add_argument("--tokens", type=int, default=128, help="of a long answer")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--warm", action="store_true", help="a few questions before the clock runs")
@@ -288,6 +289,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.tiny:
         args.long, args.short, args.batches, args.per_image = 2, 3, [2], [2]
+        args.tokens = 19
     torch.set_num_threads(args.threads)
     model = build(args)
     found = measured(model, args)

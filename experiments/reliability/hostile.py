@@ -11,8 +11,8 @@ import csv
 import dataclasses
 import html.parser
 import importlib
-import itertools
 import io
+import itertools
 import json
 import os
 import pkgutil

@@ -115,13 +115,17 @@ def quick_merges() -> Iterator[None]:
         ConfigLoaderImpl._embed_result_config = staticmethod(embed)
 
 
-def quick_commands() -> None:
-    """Have all commands of this process compose like tests; the package's files are parsed here."""
+def quick_commands(*overrides: str) -> None:
+    """Have all commands of this process and its forks compose like tests do.
+
+    Files that the demo has are parsed here, and those of `overrides`.
+    """
     config_loader_impl.ConfigRepository = ParsedOnce
     _until_the_end.enter_context(quick_merges())  # which a name holds, or it would end at once
     parse_interpolations_once()
     with hydra.initialize_config_dir(folder(), version_base="1.3"):
-        hydra.compose("config", return_hydra_config=True)
+        for choices in ([], list(overrides)):
+            hydra.compose("config", choices, return_hydra_config=True)
 
 
 @contextlib.contextmanager

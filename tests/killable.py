@@ -34,9 +34,11 @@ from composing import quick_commands
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
-from toy import RECIPE, Toy, picture_name
+from toy import OVERRIDES, RECIPE, Toy, picture_name
 from tqdm import tqdm
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+import xmas.estimate  # noqa: F401  # imported by commands that make stages
 from xmas.attention import shards
 from xmas.attention.engine import Scan
 from xmas.cli.command import main
@@ -334,10 +336,9 @@ def compute(store: Store, wanted: Stage, draft: Path, rank: int, count: int, roo
     torch.distributed.destroy_process_group()
 
 
-def warm(given: dict[str, Any]) -> None:
+def warm() -> None:
     """What every process would do again: tables of transformers, versions, the commit."""
-    toy = Toy(Path(given["folder"]), Store(given["root"]))
-    load(toy.store.get(toy.start))
+    get_checkpoint_conversion_mapping("llava")
     versions()
     commit()
 
@@ -348,14 +349,16 @@ def serve() -> None:
     os.fsync = lambda descriptor: None  # what a killed process wrote is there without it
     # All forks share the lock of tqdm: a process killed while it held it would block the rest.
     tqdm.set_lock(threading.RLock())
-    quick_commands()
+    quick_commands(*OVERRIDES)
+    warm()
     gc.freeze()  # or a fork's first collection copies the pages of all that was imported
     gc.set_threshold(50_000, 20, 20)
     warmed = False
     for line in sys.stdin:
         given = json.loads(line)
         if not warmed and "job" in given:
-            warm(given)
+            toy = Toy(Path(given["folder"]), Store(given["root"]))
+            load(toy.store.get(toy.start))
             gc.freeze()
             warmed = True
         world = given.get("world", 1)

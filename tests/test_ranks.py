@@ -256,7 +256,7 @@ def test_ranks_share_the_rows_held_out(toy, server, tmp_path_factory):
 
 @pytest.mark.parametrize(("job", "call"), [("target", 4), ("target", 5), ("proxy", 8)])
 def test_ranks_that_were_killed_go_on(toy, server, run, tmp_path, job, call):
-    whole = run(job, world=2)
+    whole = run(job, world=2, hardware={"strategy": "ddp"})  # which auto is
     shared(toy, tmp_path)
     assert server.run(toy, tmp_path, job, dies=("training step", call), world=2) == KILLED
     before = done(tmp_path, "steps")

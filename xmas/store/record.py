@@ -14,7 +14,7 @@ from xmas.store.computation import Computation
 from xmas.store.integrity import META, record_files, sealed
 from xmas.store.label import label
 from xmas.store.provenance import command, commit, now, versions, worked_on
-from xmas.store.stage import ChangedFileError, Stage, describe, digest, key
+from xmas.store.stage import ChangedFileError, Stage, describe, digest
 
 ANNOUNCED = "stage.json"  # in a draft: what it will be
 
@@ -33,7 +33,7 @@ def recorded(stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
         computation.resume()
     try:
         with computation.run():
-            _note_identity(stage, draft)
+            _note_identity(stage, draft, result_key)
             yield
     except BaseException:
         text = traceback.format_exc()
@@ -64,9 +64,9 @@ def recorded(stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
     Chain.note(computation.name, computation.seconds)
 
 
-def _note_identity(stage: Stage, draft: Path) -> None:
+def _note_identity(stage: Stage, draft: Path, result_key: str) -> None:
     """Note in a draft what it will be: its `meta.json` is written when it is complete."""
-    identity = {"kind": stage.kind, "key": key(stage), "label": label(stage)}
+    identity = {"kind": stage.kind, "key": result_key, "label": label(stage)}
     identity["config"] = describe(stage)
     text = json.dumps(identity, indent=2)
     write_atomically(draft / ANNOUNCED, lambda path: path.write_text(text))

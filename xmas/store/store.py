@@ -49,12 +49,12 @@ def _name(stage: Stage) -> str:
     return f"{stage.kind}/{key(stage)}"
 
 
-def _log_event(stage: Stage, event: str) -> None:
-    log.info("%-14s %s %s", stage.kind, key(stage), event)
+def _log_event(draft: Path, event: str) -> None:
+    log.info("%-14s %s %s", draft.parent.name, draft.name[1:], event)
 
 
-def _log_waiting(stage: Stage, draft: Path) -> None:
-    _log_event(stage, f"waits for another process: {Computation.process(draft)}")
+def _log_waiting(draft: Path) -> None:
+    _log_event(draft, f"waits for another process: {Computation.process(draft)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +95,9 @@ class Store:
         """
         if Computation.running is not None:
             Computation.running.ask(_name(stage))
-        folder = self.path(stage)
         if not distributed.launched():
             return self._get_alone(stage)
+        folder = self.path(stage)
         if str(folder) in _AGREED and folder.exists():
             return folder
         if not distributed.leads():
@@ -128,7 +128,7 @@ class Store:
             check_writable(folder.parent, result=folder.name)
             make_folder(folder.parent)
             draft = folder.with_name(f".{folder.name}")
-            waiting = functools.partial(_log_waiting, stage, draft)
+            waiting = functools.partial(_log_waiting, draft)
             with alone(draft, kind=self.locks, waiting=waiting):
                 restore(draft, folder, whole=META)
                 if self._is_finished(stage, folder):
@@ -136,7 +136,7 @@ class Store:
                 self._make(stage, draft, hashes)
                 publish(draft, folder)
                 by_name.link(folder, label(stage))
-        _log_event(stage, f"done      {folder}")
+        _log_event(draft, f"done      {folder}")
         _LOGGED.add(str(folder))
         if self.run_logger is not None:
             self.run_logger.enter(folder)
@@ -153,7 +153,7 @@ class Store:
             sync(draft)
         else:
             make_folder(draft)
-        _log_event(stage, "resumed" if has_draft else "computing")
+        _log_event(draft, "resumed" if has_draft else "computing")
         try:
             with recorded(stage, draft, resumed=has_draft), stage.scope():
                 self._compute(stage, draft)

@@ -4,6 +4,7 @@ A module has the function of `Writer`, and may have those of `Registered` and `E
 its format needs is imported inside `write`.
 """
 
+import functools
 import importlib
 import logging
 import pkgutil
@@ -72,6 +73,7 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+@functools.cache  # a subset asks for each of its forms several times
 def writer_of(name: str) -> Writer:
     """The writer called `name`. Raises ValueError: no such format."""
     if name not in names():

@@ -30,12 +30,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", default="influence_runs", type=Path)
     parser.add_argument("--start", default="demo")
+    parser.add_argument("--rows", type=int, default=4000, help="of the demo's pool")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--examples", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     store = Store(str(options.folder / "store"))
-    settings = [f"start={options.start}", f"features.gradients.width={options.width}"]
+    settings = [f"start={options.start}", f"demo_pool.rows={options.rows}"]
+    settings.append(f"features.gradients.width={options.width}")
     cfg = composed(*settings)
     pool = build(cfg.pool)
     rows = pool.open(store)

@@ -25,11 +25,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", default="influence_runs", type=Path)
     parser.add_argument("--start", default="demo")
+    parser.add_argument("--rows", type=int, default=4000, help="of the demo's pool")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--times", type=int, default=1)
     options = parser.parse_args()
     store = Store(str(options.folder / "store"))
-    gradients = gradients_of(options.start, options.width)
+    gradients = gradients_of(
+        f"start={options.start}",
+        f"demo_pool.rows={options.rows}",
+        f"features.gradients.width={options.width}",
+    )
     lengths = np.asarray(gradients.seen.tokens().open(store).lengths)
     padded = length_batches(lengths, 0, gradients.batch_tokens)
     packed = packed_batches(lengths, gradients.batch_tokens)
@@ -48,13 +53,12 @@ def main() -> None:
     print(f"largest value {largest:.2f}, largest difference {apart:.1e}")
 
 
-def gradients_of(start: str, width: int) -> Gradients:
+def gradients_of(*overrides: str) -> Gradients:
     """The stage that `selector=influence` has on the demo."""
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(folder(), version_base="1.3"):
-        overrides = ["experiment=demo", f"start={start}", f"features.gradients.width={width}"]
-        return build(compose("config", overrides).features.gradients)
+        return build(compose("config", ["experiment=demo", *overrides]).features.gradients)
 
 
 def computed(gradients: Gradients, packing: bool, store: Store) -> tuple[np.ndarray, float]:

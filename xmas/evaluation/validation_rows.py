@@ -146,8 +146,8 @@ class ValidationSets:
 
     def _names(self) -> list[str]:
         names = list(self.suite) if self.only is None else self.only
-        for setting, given in (("only", names), ("files", self.files)):
-            if unknown := [name for name in given if name not in self.suite]:
+        for setting, keys in (("only", names), ("files", self.files)):
+            if unknown := [name for name in keys if name not in self.suite]:
                 raise ValueError(
                     f"validation.{setting} has {', '.join(unknown)}; the suite has "
                     f"{', '.join(self.suite) or 'no benchmark: name one, e.g. suite=ten'}"
@@ -155,21 +155,22 @@ class ValidationSets:
         return names
 
     def _rows_of(self, name: str) -> ValidationRows:
-        benchmark, own = self.suite[name], self.files.get(name, {})
-        if not isinstance(benchmark, Referenced):
+        benchmark: Any = self.suite[name]  # a dataclass too, which no type says at once
+        files = self.files.get(name, {})
+        if not isinstance(self.suite[name], Referenced):
             others = [other for other in self.suite if isinstance(self.suite[other], Referenced)]
             raise ValueError(
                 f"{name}: the right answers of its questions are not public, or not texts; leave "
                 f"it out: validation.only=[{','.join(others)}]"
             )
         fields = {field.name for field in dataclasses.fields(benchmark)}
-        if unknown := sorted({*own} - fields):
+        if unknown := sorted({*files} - fields):
             raise ValueError(
                 f"validation.files.{name} has {', '.join(unknown)}; its fields are "
                 f"{', '.join(sorted(fields))}"
             )
         return ValidationRows(
-            dataclasses.replace(benchmark, **own),
+            dataclasses.replace(benchmark, **files),
             self.rows.get(benchmark.name, self.others),
             self.seed,
         )

@@ -184,11 +184,11 @@ def test_replayed_steps_of_a_batch_give_what_transformers_generates(
 ):
     """Also where the cache grows or shrinks meanwhile, which moves its tensors."""
     captured = captured_on("cpu", monkeypatch)
-    batch = batch_of(parts, groups, 5, refill=0.0, cache_growth=2)
+    batch = batch_of(parts, groups, 5, refill=0.0, cache_growth=5)
     for _ in range(3):  # until every length was seen before
         given = load_images(groups, image_reader(parts), 0)
         assert answers(batch.answers(given)) == expected
-    assert sum(graph.replays for graph in captured) > len(captured) > 1
+    assert sum(graph.replays for graph in captured) > len(captured) > 2
 
 
 @torch.no_grad()

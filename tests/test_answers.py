@@ -11,9 +11,10 @@ import tiny
 import torch
 from PIL import Image
 from test_families import TILED, own_inputs
-from toy import ROWS, TEXT_ONLY, Toy, declared, recorded, shared
+from toy import ROWS, TEXT_ONLY, Toy, declared, record, recorded, shared
 from transformers import AutoTokenizer
 
+from xmas.data.pool import Pool
 from xmas.features.losses.answer_scorer import AnswerScorer, ScorerSettings, WithoutImages
 from xmas.features.losses.answers import COLUMNS, Answers
 from xmas.features.losses.token_statistics import STATISTICS, answer_statistics, token_statistics
@@ -298,8 +299,18 @@ def test_a_pass_leaves_the_model_as_it_was(toy, parts, tmp_path):
 # Against transformers, and models of every family.
 
 
+TAKEN = (0, 3, 8, 10, 40)  # of the toy's rows: one of several turns, two without an image
+
+
+@pytest.fixture(scope="module")
+def pool(toy: Toy, tmp_path_factory) -> Pool:
+    place = tmp_path_factory.mktemp("few") / "pool.json"
+    place.write_text(json.dumps([record(row) for row in TAKEN]))
+    return Pool(str(place), str(toy.folder / "images"))
+
+
 @torch.no_grad()
-def theirs(toy: Toy, kind: str, parts: LoadedModel, held, row: int | None) -> list[float]:
+def theirs(pool: Pool, kind: str, parts: LoadedModel, held, row: int | None) -> list[float]:
     """Loss, EL2N and margin out of the model's own forward on one row; no row: without an image."""
     ids, labels = held.ids.astype(np.int64), np.where(held.labelled, held.ids, IGNORED)
     shown = {}
@@ -307,7 +318,7 @@ def theirs(toy: Toy, kind: str, parts: LoadedModel, held, row: int | None) -> li
         image = np.where(held.image == FEATURE, parts.model.config.image_token_id, held.image)
         ids = np.insert(ids, held.image_at, image)
         labels = np.insert(labels, held.image_at, np.full(len(image), IGNORED))
-        picture = Image.open(toy.pool.open(toy.store).images_of(row)[0]).convert("RGB")
+        picture = Image.open(pool.open().images_of(row)[0]).convert("RGB")
         shown = own_inputs(kind, parts, [picture])
     given, wanted = torch.from_numpy(ids)[None], torch.from_numpy(labels).long()[None]
     said = parts.model(input_ids=given, labels=wanted, **shown)
@@ -320,24 +331,23 @@ def theirs(toy: Toy, kind: str, parts: LoadedModel, held, row: int | None) -> li
 
 
 @pytest.mark.parametrize("kind", ["stablelm", "phi", *TILED])
-def test_statistics_equal_those_of_transformers(toy, tmp_path, kind):
+def test_statistics_equal_those_of_transformers(pool, tmp_path, kind):
     """Of whole stages, with models whose heads are their own and images of any number of tokens."""
     start = tiny.start(kind, tmp_path / "start")
     template = tiny.TEMPLATES.get(kind, tiny.PHI)
-    model = Unfitted(toy.pool, start, template, max_length=1024)
+    model = Unfitted(pool, start, template, max_length=1024)
     store = Store(str(tmp_path / "store"))
     answers = Answers(model, ScorerSettings(batch_tokens=600))
     values = np.load(store.get(answers) / "values.npy")
     assert recorded(store, answers) == declared(answers)
     parts = load(store.get(start))
     table = model.tokens().open(store)
-    rows = [0, 3, 8, 10, 40]
-    assert {row in TEXT_ONLY for row in rows} == {True, False}
-    for row in rows:
+    assert {row in TEXT_ONLY for row in TAKEN} == {True, False}
+    for row, of_toy in enumerate(TAKEN):
         held = table[row]
-        with_image = theirs(toy, kind, parts, held, None if row in TEXT_ONLY else row)
+        with_image = theirs(pool, kind, parts, held, None if of_toy in TEXT_ONLY else row)
         np.testing.assert_allclose(values[row, :3], with_image, rtol=1e-4, atol=1e-5)
-        blind = theirs(toy, kind, parts, held, None)
+        blind = theirs(pool, kind, parts, held, None)
         assert column(values, "blind_loss")[row] == pytest.approx(blind[0], rel=1e-4)
 
 

@@ -1,5 +1,6 @@
 """The choices of every configuration group, and how a test takes them."""
 
+import functools
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,13 +73,19 @@ def value_of(node: DictConfig | ListConfig, name: str | int) -> Any:
         return None
 
 
+@functools.cache
+def signature_of(target: str) -> inspect.Signature:
+    """That of what a dotted path names, which many configurations name."""
+    return inspect.signature(get_method(target))
+
+
 def bind(cfg: DictConfig) -> list[str]:
     """The places of all targets; fails where one does not take the values of its node."""
     found = dict(targets(cfg))
     for place, node in found.items():
         given = {name: None for name in node if not name.startswith("_")}
         try:
-            inspect.signature(get_method(node["_target_"])).bind(**given)
+            signature_of(node["_target_"]).bind(**given)
         except TypeError as error:
             pytest.fail(f"{place}: {node['_target_']}: {error}")
     return [*found]

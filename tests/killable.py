@@ -10,10 +10,8 @@ start them; the id is the last one's, and when one fails the others are killed.
 import dataclasses
 import faulthandler
 import gc
-import importlib.util
 import json
 import os
-import runpy
 import shutil
 import signal
 import socket
@@ -30,6 +28,7 @@ import numpy as np
 import pandas  # noqa: F401  # imported by pyarrow where rows are written
 import pyarrow.parquet  # noqa: F401
 import torch
+from commands import command
 from composing import quick_commands
 from peft import PeftModel
 from safetensors.torch import save_file
@@ -41,7 +40,6 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 import xmas.estimate  # noqa: F401  # imported by commands that make stages
 from xmas.attention import shards
 from xmas.attention.engine import Scan
-from xmas.cli.command import main
 from xmas.data.held_out import HoldOut
 from xmas.evaluation import answer_losses
 from xmas.evaluation.benchmarks.heldout import HeldOutLikelihood
@@ -251,34 +249,6 @@ DEATHS: dict[str, Callable[[int], None]] = {
 }
 
 
-def command(given: dict[str, Any]) -> int:
-    """`xmas`, or a script, with these arguments; what it says goes into files. The exit status."""
-    for number, name in enumerate(("out", "err"), start=1):
-        os.dup2(os.open(Path(given["root"]) / name, os.O_WRONLY | os.O_CREAT), number)
-    os.chdir(given["cwd"])
-    if given["dies"] is not None:
-        where, call = given["dies"]
-        DEATHS[where](call)
-    script = given.get("script")
-    sys.argv = [script or "xmas", *given["command"]]
-    try:
-        if script is None:
-            # As of `python -m xmas`: processes that it starts do not import this module.
-            sys.modules["__main__"].__spec__ = importlib.util.find_spec("xmas.__main__")
-            main()
-        else:
-            sys.path.insert(0, str(Path(script).parent))  # as Python does
-            runpy.run_path(script, run_name="__main__")
-    except SystemExit as ended:  # a text is said on the way out
-        if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
-            return 1
-        return ended.code or 0
-    finally:
-        sys.stdout.flush()
-    return 0
-
-
 def work(given: dict[str, Any]) -> None:
     root = Path(given["root"])
     log = os.open(root / "said.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -390,6 +360,9 @@ def started(line: str, rank: int, world: int, port: int) -> int:
     try:
         given = json.loads(line)
         if "command" in given:
+            if given["dies"] is not None:
+                where, call = given["dies"]
+                DEATHS[where](call)
             code = command(given)
         else:
             work(given)

@@ -1,4 +1,4 @@
-"""What starts `killable` and talks to it."""
+"""What starts `killable` or `commands` and talks to it."""
 
 import json
 import os
@@ -16,10 +16,10 @@ HERE = Path(__file__).parent
 class Server:
     """Runs jobs and commands in forked processes; a started job can be killed from outside."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = "killable") -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
         self.process = subprocess.Popen(
-            [sys.executable, HERE / "killable.py"],
+            [sys.executable, HERE / f"{program}.py"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
 

@@ -426,8 +426,8 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
         ("goal=subsets", "xmas: goal=subsets names nothing that can be made; did you mean subset?"),
     ],
 )
-def test_a_mistake_on_the_command_line_ends_in_one_line(argument, message, tmp_path):
-    ended = run(argument, "seed=1", cwd=tmp_path)
+def test_a_mistake_on_the_command_line_ends_in_one_line(argument, message, server, tmp_path):
+    ended = server.command(argument, "seed=1", cwd=tmp_path)
     assert ended.returncode == 1
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr

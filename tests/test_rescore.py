@@ -6,12 +6,12 @@ import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import official
 import pytest
+from server import Server
 
 from xmas.evaluation.json_files import json_lines
 from xmas.evaluation.protocol import AnswerError, Benchmark, Scored
@@ -137,7 +137,9 @@ def test_the_score_is_one_line_of_json(pope, tmp_path):
     assert not (folder / "run.json").exists()  # tables of targets leave it out
 
 
-def test_a_file_that_changed_is_scored_again_even_at_the_same_size_and_time(pope, tmp_path):
+def test_a_file_that_changed_is_scored_again_even_at_the_same_size_and_time(
+    pope, commands, tmp_path
+):
     store, path = Store(str(tmp_path / "store")), tmp_path / "answers.jsonl"
     lines = pope.answers.read_text().splitlines(keepends=True)
     path.write_text("".join(lines))
@@ -146,7 +148,7 @@ def test_a_file_that_changed_is_scored_again_even_at_the_same_size_and_time(pope
     swapped = "".join(line.replace('"Yes"', '"Si!"') for line in lines)  # still counts as yes
     path.write_text(swapped.replace('"No"', '"Ye"'))
     os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))
-    ended = command(pope, path, store)  # another process: this one remembers the hash
+    ended = command(commands, pope, path, store)  # another process: this one remembers the hash
     assert json.loads(ended.stdout.splitlines()[-1])["score"] != first["score"]
 
 
@@ -167,28 +169,32 @@ def test_other_labels_are_another_result(tmp_path):
     assert made(of, store)["score"] != before
 
 
-def command(of: official.Given, answers: Path, store: Store):
+@pytest.fixture(scope="module")
+def commands():
+    running = Server("commands")
+    yield running
+    running.close()
+
+
+def command(
+    commands: Server, of: official.Given, answers: Path, store: Store
+) -> subprocess.CompletedProcess:
     benchmark: Benchmark = of.benchmark
     overrides = [
         f"benchmark.{field.name}={getattr(benchmark, field.name)}"
         for field in dataclasses.fields(benchmark)
         if field.name in ("questions", "annotations", "splits")
     ]
-    code = (
-        "import atexit, sys; from xmas.cli.command import main; sys.argv[0] = 'xmas'\n"
-        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); main()"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, "goal=rescore", f"benchmark={benchmark.name}",
-         f"rescore.answers={answers}", f"store.root={store.root}", *overrides],
-        capture_output=True, text=True, timeout=120, cwd=Path(store.root).parent,
+    return commands.command(
+        "goal=rescore", f"benchmark={benchmark.name}", f"rescore.answers={answers}",
+        f"store.root={store.root}", *overrides, cwd=Path(store.root).parent,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["pope", "vizwiz_val", "sqa", "mmbench"])
-def test_the_command_prints_it_last_and_loads_no_torch(name, tmp_path):
+def test_the_command_prints_it_last_and_loads_no_torch(name, commands, tmp_path):
     of = given(name, tmp_path)
-    ended = command(of, of.answers, Store(str(tmp_path / "store")))
+    ended = command(commands, of, of.answers, Store(str(tmp_path / "store")))
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found["benchmark"] == name
@@ -196,10 +202,10 @@ def test_the_command_prints_it_last_and_loads_no_torch(name, tmp_path):
     assert ended.stderr.splitlines()[-1] == "False"
 
 
-def test_the_command_names_what_is_wrong_in_one_line(pope, tmp_path):
+def test_the_command_names_what_is_wrong_in_one_line(pope, commands, tmp_path):
     short = tmp_path / "short.jsonl"
     short.write_text("".join(pope.answers.read_text().splitlines(keepends=True)[:-1]))
-    ended = command(pope, short, Store(str(tmp_path / "store")))
+    ended = command(commands, pope, short, Store(str(tmp_path / "store")))
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert "xmas: pope: 1 of 8910 questions have no answer, the first is 20002910" in ended.stderr

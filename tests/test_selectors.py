@@ -200,7 +200,7 @@ def shared(toy: Toy, folder: Path, fresh: int) -> Store:
     """A store with all that the toy's has, but rankings and subsets."""
     root = folder / str(fresh)
     root.mkdir()
-    for kind in Path(toy.store.root).iterdir():
+    for kind in Path(toy.store.root).glob("*"):  # which may not be there yet
         if kind.name not in ("ranking", "subset"):
             (root / kind.name).symlink_to(kind)
     return Store(str(root))

@@ -54,9 +54,7 @@ class Batch:
     image_length: Int[Tensor, " rows"]  # up to the end of the last image, 0 without one
     pictures: dict[str, Tensor]  # "features" from the cache, or "pixels"; {} without images
     weight: float = 1.0  # of its loss among the microbatches of an optimiser step
-    lengths: Int[Tensor, " packed"] | None = (
-        None  # of rows packed into one line, and of what fills it
-    )
+    lengths: Int[Tensor, " packed"] | None = None  # of rows packed in one line, and its fill
     places: Places | None = None  # where a loader has found them
 
     def to(self, device: torch.device) -> "Batch":

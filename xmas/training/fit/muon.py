@@ -54,11 +54,12 @@ class BatchedMuon(Muon):
             self._init_group(group, weights, gradients, momenta)
             if not weights:
                 continue
-            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             ahead = momenta
+            for momentum, gradient in zip(momenta, gradients, strict=True):
+                momentum.lerp_(gradient, 1 - group["momentum"])
             if group["nesterov"]:
-                ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                pairs = zip(gradients, momenta, strict=True)
+                ahead = [gradient.lerp(momentum, group["momentum"]) for gradient, momentum in pairs]
             for places in _alike(ahead):
                 updates = orthogonalised(
                     [ahead[place] for place in places],
@@ -68,6 +69,7 @@ class BatchedMuon(Muon):
                 )
                 for place, update in zip(places, updates, strict=True):
                     rows, columns = update.shape
+                    weights[place].mul_(1 - group["lr"] * group["weight_decay"])
                     rate = group["lr"] * math.sqrt(max(1, rows / columns))
                     weights[place].add_(update, alpha=-rate)
         return loss

@@ -300,6 +300,15 @@ def test_rows_with_other_settings_are_labelled_with_what_differs(store, filled):
     assert labels == ["full", "random", "xmas [k=1000]", "xmas [k=500]"]
 
 
+def test_what_most_rows_of_a_selector_share_is_not_in_their_labels(store, filled):
+    """A selector whose parts are switched off one after the other."""
+    for switch in ({"k": 1000.0, "coverage": 0.0}, {"k": 500.0}):
+        filled("xmas", "gqa", 30, settings=switch)
+        filled("xmas", "mme", 750, settings=switch)
+    labels = [row.label for row in leaderboards(runs(store))[0].rows]
+    assert sorted(labels[2:]) == ["xmas", "xmas [coverage=0]", "xmas [k=500]"]
+
+
 def test_two_scores_for_one_place_are_refused(store, filled):
     filled("xmas", "gqa", 30, seed=1)
     with pytest.raises(TableError, match=r"xmas, budget 0.2, seed 1 has two scores on gqa: "):

@@ -8,12 +8,14 @@ favour or punish it. A server's answers and local ones are never in one table, o
 Controls with shuffled images are left out, and benchmarks that have no question here, such as short
 answers in a pool without any: these are scores of nothing.
 
-Runs that share selector, budget and seed but not their settings are rows of their own. A seed is
-not a setting, but of trainings with one seed those whose proxies have different ones.
+Runs that share selector, budget and seed but not their settings are rows of their own, labelled
+with what is theirs: what more than half of them have is not named. A seed is not a setting, but of
+trainings with one seed those whose proxies have different ones.
 """
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -81,9 +83,9 @@ def _leaderboard(runs_of_group: list[Run]) -> Leaderboard:
         subsets, lambda run: (run.unit, run.budget > 1, run.budget, run.selector)
     ):
         variants = _grouped(alike, lambda run: run.settings)
-        shared = set.intersection(*(set(variant[0].settings) for variant in variants))
+        counts = Counter(setting for variant in variants for setting in variant[0].settings)
         for variant in variants:
-            own = tuple(setting for setting in variant[0].settings if setting not in shared)
+            own = _telling(variant[0].settings, counts, len(variants))
             for seeds, of_seeds in _by_crossed_seeds(variant):
                 rows.append(row_of(of_seeds, own + seeds, benchmarks, means))
     return Leaderboard(
@@ -98,6 +100,14 @@ def _leaderboard(runs_of_group: list[Run]) -> Leaderboard:
             if not run.num and run.benchmark not in benchmarks
         },
     )
+
+
+def _telling(settings: Settings, counts: Counter[tuple[str, Any]], variants: int) -> Settings:
+    """The settings that tell one variant from the others: not those of more than half of them,
+    where another has something else; those nearest to the root first.
+    """
+    own = [setting for setting in settings if 2 * counts[setting] <= variants]
+    return tuple(sorted(own, key=lambda setting: setting[0].count(".")))
 
 
 def _by_crossed_seeds(variant: list[Run]) -> list[tuple[Settings, list[Run]]]:

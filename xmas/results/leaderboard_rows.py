@@ -28,7 +28,7 @@ class Row:
     """One selector at one budget over its seeds; `scores` and `relative` by benchmark."""
 
     selector: str
-    settings: Settings  # those that differ between rows of this selector and budget
+    settings: Settings  # that tell it from others of its selector and budget
     budget: float
     rows: tuple[int, ...]  # trained on: one number, or several where seeds differ
     seeds: tuple[int, ...]

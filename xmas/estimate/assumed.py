@@ -78,7 +78,7 @@ def supposed(pool: Pool, assumed: Assumed) -> Census:
     if isinstance(annotations, Made) and isinstance(annotations.stage, ValidationRows):
         rows = annotations.stage.rows
         how = "not drawn yet: as many rows as configured, each with an image; lengths assumed"
-        drawn = dataclasses.replace(
+        sample = dataclasses.replace(
             assumed,
             rows=rows,
             images=rows,
@@ -86,7 +86,7 @@ def supposed(pool: Pool, assumed: Assumed) -> Census:
             text=assumed.question + assumed.answer,
             answers=assumed.answer / (assumed.question + assumed.answer),
         )
-        return _census(pool.name, drawn, how)
+        return _census(pool.name, sample, how)
     missing = annotations.name if isinstance(annotations, Made) else annotations
     how = f"{missing} is not there: rows, images and lengths are all assumed"
     return _census(pool.name, assumed, how)

@@ -81,10 +81,10 @@ class ValidationRows(Stage):
         records = []
         for question, answer in (answered[place] for place in places):
             stratum = facts.stratum(facts.unit(question.question_id))
-            shown = {} if question.image is None else {"image": images.name_of(question.image)}
+            picture = {} if question.image is None else {"image": images.name_of(question.image)}
             prompt = question.prompt if question.image is None else f"<image>\n{question.prompt}"
             turns = [{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}]
-            record = {"id": question.question_id, "source": stratum or name, **shown}
+            record = {"id": question.question_id, "source": stratum or name, **picture}
             records.append(record | {"conversations": turns})
         (out / FILE).write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
 

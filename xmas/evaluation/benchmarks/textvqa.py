@@ -96,7 +96,7 @@ class TextVqa:
 
         Raises AnswerError: as `score`.
         """
-        return [most_common(given) for given in self._truth(store, self._rows(store)).values()]
+        return [most_common(answers) for answers in self._truth(store, self._rows(store)).values()]
 
     def _truth(self, store: Store, rows: Iterable[Key]) -> dict[Key, list[str]]:
         """The ten annotators' answers to every question."""

@@ -79,7 +79,7 @@ class GuardedCover:
 
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
         examples = pool.open(store)
-        shuffled = rng.permutation(len(examples))  # first: whatever the switches, the same
+        shuffled = rng.permutation(len(examples))  # first: the same with every switch
         fit, need = (
             None if scorer is None else scorer.rank(pool, rng, store).scores
             for scorer in (self.fit, self.need)

@@ -358,12 +358,12 @@ def test_a_step_of_lora_changes_the_connector_and_the_linear_layers_alone(family
 
 
 def questions(family) -> list[Question]:
+    """Of three images one question, two and three, then one without an image."""
     texts = ["What is drawn?", "Which colour?", "Sure?"]
-    shown = [(row, text) for row in (0, 3, 4) for text in texts[: row % 3 + 1]]
-    asked = [
-        Question(number, text, Path(family.rows.images_of(row)[0]))
-        for number, (row, text) in enumerate(shown)
-    ]
+    of_rows = map(family.rows.images_of, range(len(family.rows)))
+    images = list(dict.fromkeys(images[0] for images in of_rows if images))[:3]
+    pairs = [(image, text) for place, image in enumerate(images) for text in texts[: place + 1]]
+    asked = [Question(number, text, Path(image)) for number, (image, text) in enumerate(pairs)]
     return [*asked, Question(len(asked), "Say it twice.", None)]
 
 

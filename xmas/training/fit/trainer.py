@@ -89,7 +89,8 @@ def fit(
     batch_plan = plan_batches(table, rows, recipe, seed, tower=tower)
     check_rows(table, batch_plan)
     share = batch_plan.share(rank, world)
-    multiple = ALIGNED if device_for(hardware.accelerator).type == "cpu" else 1
+    on_cpu = device_for(hardware.accelerator).type == "cpu"
+    multiple = ALIGNED if on_cpu else 1
     config = unwrap(model).config
     loader = Loader(
         table,
@@ -110,7 +111,7 @@ def fit(
     distributed.end_group_at_exit()
     with (
         _known_warnings(),
-        by_onednn() if hardware.packing else contextlib.nullcontext(),
+        by_onednn() if on_cpu and hardware.packing else contextlib.nullcontext(),
         _own_randomness(device_for(hardware.accelerator)),
         configured(model, hardware, recipe.precision),
         memory_advice(recipe, hardware),

@@ -313,6 +313,17 @@ def test_faulty_examples_are_left_out_where_the_pool_leaves_faulty_rows_out(toy,
             assert all((pool.valid_rows is not None) == skips for pool in selector.pools().values())
 
 
+def test_a_faulty_example_is_named_before_the_pass_over_the_pool(toy: Toy, gradients, tmp_path):
+    """The pass takes hours on a large pool: here none of the pool has a gradient when it ends."""
+    examples = target_set(toy, tmp_path / "examples", [1, 2])
+    for image in (tmp_path / "examples").rglob("*.png"):
+        image.unlink()
+    unseen = dataclasses.replace(gradients, seed=gradients.seed + 1)
+    with pytest.raises(ValueError, match=r"examples.*missing"):
+        Influence(unseen, examples).rank(toy.pool, np.random.default_rng(0), toy.store)
+    assert not toy.store.path(unseen).exists()
+
+
 def test_several_tasks_vote_and_mean_ranks_break_ties():
     scores = np.array([[0.9, 0.1], [0.8, 0.8], [0.1, 0.9], [0.2, 0.7], [np.nan, 1.0], [0.7, 0.0]])
     # a share of 0.4 of five rows: 0 and 1 for the first task, 2 and 1 for the second

@@ -128,12 +128,13 @@ class Influence:
     def rank(self, pool: Pool, rng: np.random.Generator, store: Store) -> Ranked:
         """Raises ValueError: there is no target set, or no row of one has an answer."""
         self._refuse_none()
-        values = np.load(store.get(self.gradients) / "values.npy", mmap_mode="r")
         parts, names = [], []
         for task, gradients in self.targets().items():
             of_task = self._parts(task, gradients, store)
             parts += of_task
             names += [task] * len(of_task)
+        # After the examples: what is wrong with one ends the command before the pass over the pool.
+        values = np.load(store.get(self.gradients) / "values.npy", mmap_mode="r")
         towards = np.concatenate(parts)
         if self.ridge is not None:
             towards = np.linalg.solve(moments(values, self.ridge), towards.T).T.astype(np.float32)

@@ -66,3 +66,8 @@ def test_torch_computes_with_the_threads_of_the_command():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert ended.stdout.split() == ["1", "1000"]
+
+
+def test_no_plugin_loads_numpy_before_conftest_has_set_its_threads(pytestconfig):
+    """jaxtyping's did: each worker multiplied with as many threads as there are cores."""
+    assert not pytestconfig.pluginmanager.has_plugin("jaxtyping")

@@ -14,7 +14,7 @@ from typing import Any
 
 from composing import quick_commands
 
-from xmas.cli.command import main
+import xmas.cli.command  # noqa: F401  # once, not in every fork
 
 
 def command(given: dict[str, Any]) -> int:
@@ -25,8 +25,8 @@ def command(given: dict[str, Any]) -> int:
     script = given.get("script")
     sys.argv = [script or "xmas", *given["command"]]
     try:
-        if script is None:
-            main()
+        if script is None:  # as `python -m xmas`: processes of a multirun import no main program
+            runpy.run_module("xmas", run_name="__main__", alter_sys=True)
         else:
             sys.path.insert(0, str(Path(script).parent))  # as Python does
             runpy.run_path(script, run_name="__main__")

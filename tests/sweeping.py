@@ -14,6 +14,15 @@ from xmas.selection.protocol import Ranked
 from xmas.store import Stage, Store, volatile
 
 
+def until_another_waits(logs: Path) -> None:
+    """Return when a job has logged that it waits; after a minute in any case."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not any(
+        "waits for another process" in log.read_text() for log in logs.glob("*.log")
+    ):
+        time.sleep(0.01)
+
+
 @dataclasses.dataclass(frozen=True)
 class Shared(Stage):
     """What all jobs need. Where `deadly` is there, who computes it first is killed on the way."""
@@ -25,8 +34,8 @@ class Shared(Stage):
     def compute(self, store: Store, out: Path) -> None:
         marks = Path(self.marks)
         (marks / f"started-{os.getpid()}").touch()
-        time.sleep(0.5)  # the others are waiting by now
         if (marks / "deadly").exists():
+            until_another_waits(Path(store.root) / "logs")
             (marks / "deadly").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         (marks / f"finished-{os.getpid()}").touch()

@@ -45,6 +45,8 @@ def loaded(toy, tmp_path_factory):
         "benchmarks": "from xmas.evaluation.facts import known; assert len(known()) > 9",
         "doctor": "import xmas.doctor.benchmarks, xmas.doctor.files, xmas.doctor.machine",
         "report": "import xmas.results.report.page",
+        "jobs": "import importlib; from xmas.cli.sweep import processes; "
+        "[importlib.import_module(name) for name in processes.imported_once([])]",
         "last": "import this",
     }
     command = {
@@ -65,7 +67,7 @@ def loaded(toy, tmp_path_factory):
 
 
 def test_nothing_heavy_is_loaded_for_what_needs_none_of_it(loaded):
-    assert len(loaded) == 14
+    assert len(loaded) == 15
     for step, modules in loaded.items():
         assert not modules & HEAVY, step
     assert "hydra" not in loaded["report"]

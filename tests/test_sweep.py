@@ -1,7 +1,10 @@
 """Multiruns: what is shared is made once, who fails or dies is named, the same command goes on."""
 
+import dataclasses
+import importlib
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -13,8 +16,9 @@ from omegaconf import OmegaConf
 from toy import Toy
 
 from xmas.cli.config import folder
-from xmas.cli.sweep import torchrun
+from xmas.cli.sweep import next_to_torch, torchrun
 from xmas.cli.sweep.job import Job, Outcome, log_name
+from xmas.cli.sweep.processes import imported_once
 from xmas.cli.sweep.summary import SweepError, follow
 
 HERE = Path(__file__).parent
@@ -90,14 +94,14 @@ def test_each_shared_stage_is_computed_once_by_four_jobs_that_start_together(toy
     arguments = swept(
         marks,
         toy,
-        *("selector=random,length", "subset.fraction=0.2,0.5", "seed=0,1"),
+        *("selector=random,sweeping", "subset.fraction=0.2,0.5", "seed=0,1"),
         *("hydra/launcher=processes", "hydra.launcher.n_jobs=4"),
     )
     ended = server.command(*arguments, cwd=marks.parent)
     assert ended.returncode == 0, ended.stderr
     made = Counter(re.findall(r"(\w+) +([0-9a-f]{12}) (?:computing|resumed)", logs(marks)))
     assert set(made.values()) == {1}
-    assert Counter(kind for kind, _ in made) >= Counter(subset=8, ranking=4, tokens=1)
+    assert Counter(kind for kind, _ in made) >= Counter(subset=8, ranking=4, shared=1)
     finished = {path.parent.name for path in (marks.parent / "store").glob("*/[!.]*/meta.json")}
     assert {key for _, key in made} == finished
 
@@ -118,6 +122,22 @@ def test_what_is_forced_is_computed_anew_once_by_jobs_that_share_it(toy, server,
     assert len(jobs) == 3
     assert "".join(jobs).count(f"{record.parent.name} computing") == 1
     assert record.read_text() != before
+
+
+def test_before_jobs_are_forked_what_their_goals_name_is_imported_and_no_torch_for_random(compose):
+    def imported(*overrides: str) -> set[str]:
+        cfg = compose(*overrides, hydra_node=True)
+        return {*imported_once([dataclasses.replace(job(0), config=pickle.dumps(cfg))] * 2)}
+
+    alone, of_random, of_length = imported("goal=proxi"), imported(), imported("selector=length")
+    assert of_random - alone >= {"xmas.selection.methods.random", "xmas.selection.subset"}
+    assert of_length - alone >= {"xmas.selection.methods.length", "xmas.training.proxy"}
+    assert not any(name.startswith("xmas.training") for name in of_random)
+    assert not imported("selector._target_=os.system") & {"os"}
+    for name in of_random | of_length:  # the server says nothing of one that does not exist
+        importlib.import_module(name)
+    assert next_to_torch.xmas.estimate
+    assert next_to_torch.xmas.evaluation.scores
 
 
 def test_a_failed_job_leaves_the_later_ones_running_in_one_process_too(toy, server, marks):

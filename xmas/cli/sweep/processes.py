@@ -7,6 +7,7 @@ code, but those of joblib and of the standard library abort all jobs when one pr
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,19 +16,23 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from xmas.cli.config import goal_node
+from xmas.cli.config_error import ConfigError
 from xmas.cli.sweep.job import Job, Outcome, run_elsewhere
+from xmas.cli.targets import OWN, targets, within
 from xmas.cli.threads import share_cores
 
-_IMPORTED = [  # once, not in every job; what is not installed is left out
+_IN_EVERY_JOB = (
     "xmas.cli.command",
-    "xmas.evaluation.scores",  # and with it torch; GPUs are left alone
-    "xmas.estimate",  # of the time left
     "pandas",  # imported by pyarrow where a subset's ranking is written
     "pyarrow.parquet",
-]
+)
 
 
 def outcomes(
@@ -42,7 +47,7 @@ def outcomes(
     """
     share_cores(len(gpus))
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(_IMPORTED)
+    processes.set_forkserver_preload(imported_once(jobs))
     free: SimpleQueue[str | None] = SimpleQueue()
     for visible in gpus:
         free.put(visible)
@@ -75,6 +80,29 @@ def outcomes(
                 future.cancel()
             for process in list(running):
                 process.terminate()
+
+
+def imported_once(jobs: Sequence[Job]) -> list[str]:
+    """Modules to import once, before jobs are forked; those that are not installed are left out.
+
+    Of xmas, those of the classes that the goals name: where no model is among them, no torch.
+    """
+    configs: list[DictConfig] = [pickle.loads(job.config) for job in jobs]
+    by_choices = {f"{cfg.get('goal')} {cfg.hydra.runtime.choices}": cfg for cfg in configs}
+    modules = {
+        str(name).rpartition(".")[0]
+        for cfg in by_choices.values()
+        for _, name in targets(_goal(cfg))
+        if within(str(name), {OWN})  # no other package before the job has checked that it may
+    }
+    return [*_IN_EVERY_JOB, *sorted(modules), "xmas.cli.sweep.next_to_torch"]
+
+
+def _goal(cfg: DictConfig) -> Any:
+    try:
+        return OmegaConf.to_container(goal_node(cfg), resolve=True)
+    except (ConfigError, OmegaConfBaseException):
+        return {}  # the job itself says what is wrong with it
 
 
 def _child(job: Job, context: HydraContext, visible: str | None, send: Connection) -> None:

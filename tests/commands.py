@@ -14,7 +14,8 @@ from typing import Any
 
 from composing import quick_commands
 
-import xmas.cli.command  # noqa: F401  # once, not in every fork
+import xmas.cli.command  # once, not in every fork
+import xmas.evaluation.rescore  # noqa: F401  # with numpy, the same
 
 
 def command(given: dict[str, Any]) -> int:

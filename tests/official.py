@@ -202,7 +202,7 @@ def sqa(folder: Path, rng: np.random.Generator) -> Given:
         problems[name] = {
             "question": f"Which is {number}?", "choices": choices, "answer": number % 2,
             "hint": "", "subject": "natural science", "grade": "grade4", "split": "test",
-            "lecture": "A lecture. " * 60, "solution": "",
+            "lecture": "A lecture. " * 7, "solution": "",
         }  # fmt: skip
         turn = {"from": "human", "value": f"Which is {number}?\nA. one\nB. other\n<image>"}
         image = {"image": f"{name}/image.png"} if pictured else {}

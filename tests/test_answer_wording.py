@@ -111,6 +111,15 @@ def test_a_line_that_is_no_json_or_no_object_is_named(tmp_path):
         json_lines(path, "question_id")
 
 
+def test_spaces_around_the_object_of_a_line_are_allowed_and_nothing_else(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text('  {"question_id": 1} \t\n \n{"question_id": 2}')
+    assert json_lines(path, "question_id") == [{"question_id": 1}, {"question_id": 2}]
+    path.write_text('{"question_id": 1}\n{"question_id": 2},\n')
+    with pytest.raises(AnswerError, match="line 2 is not JSON: Extra data"):
+        json_lines(path, "question_id")
+
+
 def test_rows_that_share_a_key_and_empty_files_are_refused(tmp_path):
     rows = [{"question_id": 1}, {"question_id": 1}]
     with pytest.raises(AnswerError, match="1 is in the file twice"):

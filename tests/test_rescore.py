@@ -1,7 +1,9 @@
 """Scores of answer files from elsewhere: by content, complete, in any order, and as a command."""
 
+import contextlib
 import csv
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -26,8 +28,30 @@ NAMES = [
 ]
 
 
-def given(name: str, folder: Path) -> official.Given:
-    return getattr(official, name)(folder, np.random.default_rng(0))
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A function of a benchmark's name that gives its files, written once; read-only, but for what
+    `with_texts` restores.
+    """
+
+    @functools.cache
+    def written(name: str) -> official.Given:
+        return getattr(official, name)(tmp_path_factory.mktemp(name), np.random.default_rng(0))
+
+    return written
+
+
+@contextlib.contextmanager
+def with_texts(texts: dict[Path, str]):
+    """Files that have other texts within the block."""
+    before = {path: path.read_bytes() for path in texts}
+    try:
+        for path, text in texts.items():
+            path.write_text(text)
+        yield
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
 
 
 def changed(path: Path, change) -> str:
@@ -78,9 +102,9 @@ def with_used_alone(path: Path, name: str) -> str:
     return json.dumps({"questions": [cut(row) for row in content["questions"]]})
 
 
-def shuffled(rows: list) -> list:
+def shuffled(rows: list, seed: int) -> list:
     rows = list(rows)
-    random.Random(1).shuffle(rows)
+    random.Random(seed).shuffle(rows)
     return rows
 
 
@@ -90,33 +114,33 @@ def plain(scored: Scored) -> tuple:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_at_official_size_order_means_nothing_and_one_line_less_is_refused(name, tmp_path):
-    store, of = Store(str(tmp_path / "store")), given(name, tmp_path)
+def test_at_official_size_order_means_nothing_and_one_line_less_is_refused(name, given, tmp_path):
+    store, of = Store(str(tmp_path / "store")), given(name)
     answers = json_lines(of.answers)
     scored = of.benchmark.score(answers, store)
     assert scored.score > 0
-    told = plain(scored)
-    assert plain(of.benchmark.score(shuffled(answers), store)) == told
+    files = of.files[:3]  # MME has fifteen, all alike but the first
+    each_in_its_own_order = {
+        file: changed(file, functools.partial(shuffled, seed=seed))
+        for seed, file in enumerate(files, start=1)
+    }
+    with with_texts(each_in_its_own_order):
+        assert plain(of.benchmark.score(shuffled(answers, 0), store)) == plain(scored)
+    with with_texts({files[0]: with_used_alone(files[0], name)}):
+        assert of.benchmark.score(answers, store).score == scored.score  # without unused columns
     with pytest.raises(AnswerError, match="have no answer"):
         of.benchmark.score(answers[1:], store)
-    questions = of.files[0].read_text()
-    of.files[0].write_text(with_used_alone(of.files[0], name))
-    assert of.benchmark.score(answers, store).score == scored.score  # without unused columns
-    of.files[0].write_text(questions)
-    for file in of.files[:3]:  # MME has fifteen, all alike but the first
-        before = file.read_text()
-        file.write_text(changed(file, shuffled))
-        assert plain(of.benchmark.score(answers, store)) == told, file
-        file.write_text(before)
-        file.write_text(changed(file, lambda rows: rows[1:]))
-        with pytest.raises(AnswerError):
+    for file in files:
+        with (
+            with_texts({file: changed(file, lambda rows: rows[1:])}),
+            pytest.raises(AnswerError),
+        ):
             of.benchmark.score(answers, store)
-        file.write_text(before)
 
 
 @pytest.fixture(scope="module")
-def pope(tmp_path_factory) -> official.Given:
-    return given("pope", tmp_path_factory.mktemp("pope"))
+def pope(given) -> official.Given:
+    return given("pope")
 
 
 def made(of: official.Given, store: Store, answers: Path | None = None) -> dict:
@@ -159,14 +183,12 @@ def test_the_same_content_elsewhere_is_the_same_result(pope, tmp_path):
     assert len(store.results("rescore")) == 1
 
 
-def test_other_labels_are_another_result(tmp_path):
-    store, of = Store(str(tmp_path / "store")), given("pope", tmp_path)
-    before = made(of, store)["score"]
-    labels = of.files[1]
-    labels.write_text(
-        labels.read_text().replace('"yes"', '"?"').replace('"no"', '"yes"').replace('"?"', '"no"')
-    )
-    assert made(of, store)["score"] != before
+def test_other_labels_are_another_result(pope, tmp_path):
+    store, labels = Store(str(tmp_path / "store")), pope.files[1]
+    before = made(pope, store)["score"]
+    swapped = labels.read_text().replace('"yes"', '"?"').replace('"no"', '"yes"')
+    with with_texts({labels: swapped.replace('"?"', '"no"')}):
+        assert made(pope, store)["score"] != before
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +214,8 @@ def command(
 
 
 @pytest.mark.parametrize("name", ["pope", "vizwiz_val", "sqa", "mmbench"])
-def test_the_command_prints_it_last_and_loads_no_torch(name, commands, tmp_path):
-    of = given(name, tmp_path)
+def test_the_command_prints_it_last_and_loads_no_torch(name, given, commands, tmp_path):
+    of = given(name)
     ended = command(commands, of, of.answers, Store(str(tmp_path / "store")))
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
@@ -227,11 +249,19 @@ def test_what_is_not_said_is_asked_for(goal, message, pope, tmp_path):
         dataclasses.replace(goal, benchmark=pope.benchmark).make(store)
 
 
-def test_a_submission_is_a_file_by_the_content_of_the_answers(tmp_path):
+def test_a_submission_is_a_file_by_the_content_of_the_answers(given, tmp_path):
     pytest.importorskip("openpyxl", reason="openpyxl is in the extra `dev`")
-    store, of = Store(str(tmp_path / "store")), given("mmbench", tmp_path)
+    store, of = Store(str(tmp_path / "store")), given("mmbench")
     with pytest.raises(ValueError, match=r"submission.answers=FILE"):
         Submission(of.benchmark).make(store)
-    path = Path(Submission(of.benchmark, str(of.answers)).make(store))
+    (questions,) = of.files  # of which the sheet gets the first eleven, as the answers
+    with with_texts(
+        {
+            file: "".join(file.read_text().splitlines(keepends=True)[:lines])
+            for file, lines in ((questions, 12), (of.answers, 11))
+        }
+    ):
+        few = dataclasses.replace(of.benchmark, count=None)
+        path = Path(Submission(few, str(of.answers)).make(store))
     assert path.name == "mmbench_dev_20230712.xlsx"
     assert path.parent.parent == tmp_path / "store" / "submission"

@@ -18,7 +18,7 @@ together; where a benchmark says nothing of pictures, each unit is on its own.
 import dataclasses
 import hashlib
 import zipfile
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,8 @@ class Outcomes:
             values: by question, in the order of the question file.
             pictures: what each question shows, by question; see `pictures_of`.
         """
-        units = {key: {"": (value, 1)} for key, value in values.items()}
-        return cls.of(units, {"": scale}, pictures=pictures)
+        gains = np.array([*values.values()], float).reshape(-1, 1)
+        return cls._of_units(values, gains, np.ones_like(gains), [scale], pictures=pictures)
 
     @classmethod
     def of(
@@ -100,17 +100,28 @@ class Outcomes:
         for row, parts in enumerate(units.values()):
             for term, (gain, count) in parts.items():
                 gains[row, column[term]], counts[row, column[term]] = gain, count
+        return cls._of_units(units, gains, counts, [*weights.values()], link, pictures=pictures)
+
+    @classmethod
+    def _of_units(
+        cls,
+        units: Collection[Any],
+        gained: Float[np.ndarray, "units terms"],
+        counted: Float[np.ndarray, "units terms"],
+        weights: Sequence[float],
+        link: str = "identity",
+        *,
+        pictures: Mapping[Any, Hashable] | None,
+    ) -> "Outcomes":
+        """The outcomes of the units that have these keys, pictures numbered as they come."""
         names = ["\t".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in units]
-        numbers: dict[Hashable, int] = {}
-        shown = [numbers.setdefault(pictures[key], len(numbers)) for key in units if pictures]
-        return cls(
-            np.array(names),
-            gains,
-            counts,
-            np.array(list(weights.values()), float),
-            link,
-            np.array(shown, dtype=np.int64) if pictures else None,
-        )
+        shown = None
+        if pictures:
+            of_units = [pictures[key] for key in units]
+            numbers = {picture: number for number, picture in enumerate(dict.fromkeys(of_units))}
+            shown = np.array([numbers[picture] for picture in of_units], dtype=np.int64)
+        weight = np.array(weights, float)
+        return cls(np.array(names), gained, counted, weight, link, shown)
 
     def score(self) -> float:
         """The headline number."""

@@ -16,6 +16,7 @@ from xmas.store import Store
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
+PLAIN_IDS = (str, int)  # types of most ids; `check_key` decides about all others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,12 +164,14 @@ def join(
     {'b': 'no', 'a': 'yes'}
     """
     keys = dict.fromkeys(expected)
-    of_text = {str(name): name for name in keys if isinstance(name, int | str)}
+    of_text: dict[str, Hashable] = {}
     texts: dict[Hashable, str] = {}
     for number, line in enumerate(answers, start=1):
         name = key_of(line)
-        check_key(name, f"{benchmark}: line {number}")
+        if type(name) not in PLAIN_IDS:
+            check_key(name, f"{benchmark}: line {number}")
         if name not in keys and isinstance(name, int | str):
+            of_text = of_text or {str(key): key for key in keys if isinstance(key, int | str)}
             name = of_text.get(str(name), name)
         if name not in keys:
             raise AnswerError(f"{benchmark}: line {number} answers {name!r}, which was not asked")

@@ -28,14 +28,17 @@ def read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
             if absent := [name for name in columns if name not in (reader.fieldnames or ())]:
                 raise AnswerError(f"{path}: no column {', '.join(absent)}")
             for row in reader:
-                where = f"{path}: line {reader.line_num}"
-                if short := [name for name, cell in row.items() if cell is None]:
-                    raise AnswerError(f"{where}: no {short[0]}, the line is cut short")
-                if None in row:
-                    raise AnswerError(f"{where}: more cells than columns")
-                if not row["index"].isdecimal():
-                    raise AnswerError(f"{where}: index {row['index']!r} is not a number")
-                yield row
+                if None in row.values():
+                    short = next(name for name, cell in row.items() if cell is None)
+                    fault = f"no {short}, the line is cut short"
+                elif None in row:
+                    fault = "more cells than columns"
+                elif not row["index"].isdecimal():
+                    fault = f"index {row['index']!r} is not a number"
+                else:
+                    yield row
+                    continue
+                raise AnswerError(f"{path}: line {reader.line_num}: {fault}")
     except UnicodeDecodeError as error:
         raise not_utf_8(path, error) from error
     finally:

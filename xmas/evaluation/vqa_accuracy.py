@@ -97,6 +97,6 @@ def agreement(prediction: str, answers: Sequence[str]) -> float:
 
     If one of ten annotators gave the prediction, it is 0.3; two, 0.6; three, 0.9; four or more, 1.
     """
-    same = sum(answer == prediction for answer in answers)
+    same = answers.count(prediction)
     own, rest = min(1.0, (same - 1) / 3), min(1.0, same / 3)
     return (same * own + (len(answers) - same) * rest) / len(answers) if same else 0.0

@@ -11,6 +11,7 @@ plausibility, grounding and consistency are not computed: GQA 1.2 lacks the file
 """
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -64,29 +65,29 @@ class Gqa:
 
     def score(self, answers: list[dict[str, Any]], store: Store) -> Scored:
         """Accuracy. Raises AnswerError: an answer or its truth is missing, doubled or unknown."""
-        correct = self._correct(answers, store)
+        rows = self._rows(store)
+        texts = join(rows, answer_lines(answers, self.name), _key, benchmark=self.name)
+        correct: dict[str, bool] = {}
+        of_types: dict[tuple[str | None, str | None], list[bool]] = {}
+        for name, question in self._truth(store, rows).items():
+            correct[name] = gqa_answer(texts[name]) == question["answer"]
+            types = question.get("types", {})
+            both = types.get("structural"), types.get("semantic")
+            of_types.setdefault(both, []).append(correct[name])
         kinds: dict[str, list[bool]] = {}
-        for right, types in correct.values():
-            if "structural" in types:
-                kinds.setdefault("open" if types["structural"] == "query" else "binary", []).append(
-                    right
-                )
-            for sort in ("structural", "semantic"):
-                if sort in types:
-                    kinds.setdefault(f"{sort}: {types[sort]}", []).append(right)
+        for (structural, semantic), rights in of_types.items():
+            for kind in _kinds(structural, semantic):
+                kinds.setdefault(kind, []).extend(rights)
         return Scored(
-            score=100 * fmean(right for right, _ in correct.values()),
+            score=100 * fmean(correct.values()),
             num=len(correct),
             detail={kind: 100 * fmean(kinds[kind]) for kind in sorted(kinds)},
-            outcomes=Outcomes.mean(
-                {name: right for name, (right, _) in correct.items()},
-                pictures=pictures_of(self._rows(store)),
-            ),
+            outcomes=Outcomes.mean(correct, pictures=pictures_of(rows)),
         )
 
     def references(self, store: Store) -> list[str | None]:
         """The answer to every question of `asked`. Raises AnswerError: one has no truth."""
-        return [truth["answer"] for truth in self._truth(store).values()]
+        return [truth["answer"] for truth in self._truth(store, self._rows(store)).values()]
 
     def _rows(self, store: Store, *keys: str) -> dict[str, dict[str, Any]]:
         """The questions, each at least with its id and `keys`; scoring needs the id alone."""
@@ -100,26 +101,17 @@ class Gqa:
         )
         return by_key(rows, _key, path)
 
-    def _correct(
-        self, answers: list[dict[str, Any]], store: Store
-    ) -> dict[str, tuple[bool, dict[str, str]]]:
-        """(right, types) by question, in the order of the question file."""
-        rows = self._rows(store)
-        texts = join(rows, answer_lines(answers, self.name), _key, benchmark=self.name)
-        return {
-            name: (gqa_answer(texts[name]) == question["answer"], question.get("types", {}))
-            for name, question in self._truth(store).items()
-        }
-
-    def _truth(self, store: Store) -> dict[str, dict[str, Any]]:
-        """The annotation of every question, in the order of the question file."""
+    def _truth(self, store: Store, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The annotations of these questions, in their order."""
         path = store.find(self.annotations)
         content = json_object(path)
         truth = {}
-        for name in self._rows(store):
+        for name in names:
             if name not in content:
                 raise AnswerError(f"{path}: no truth for question {name!r}")
-            truth[name] = with_keys(content[name], ("answer",), f"{path}: question {name!r}")
+            if not isinstance(content[name], dict) or "answer" not in content[name]:
+                with_keys(content[name], ("answer",), f"{path}: question {name!r}")
+            truth[name] = content[name]
         return truth
 
 
@@ -129,6 +121,15 @@ def gqa_answer(text: str) -> str:
     Source: LLaVA, `scripts/convert_gqa_for_eval.py`.
     """
     return text.rstrip(".").lower()
+
+
+def _kinds(structural: str | None, semantic: str | None) -> Iterator[str]:
+    """The groups of the detail that have the questions of these types."""
+    if structural is not None:
+        yield "open" if structural == "query" else "binary"
+        yield f"structural: {structural}"
+    if semantic is not None:
+        yield f"semantic: {semantic}"
 
 
 def _key(row: dict[str, Any]) -> str:

@@ -44,6 +44,7 @@ _ASKED = ("index", "question", "hint", *_LETTERS, "image")
 _NOT_UPLOADED = ("hint", "category", "source", "image", "comment", "l2-category")
 _PREDICTION = 6  # columns before that of the predictions
 _ROTATION = 1_000_000  # between the indices of two orders of one question
+_Rows = dict[int, dict[str, str]]  # cells by column, or options by letter, of every index
 _TSV = "https://download.openmmlab.com/mmclassification/datasets/mmbench/mmbench_{split}.tsv"
 
 
@@ -117,8 +118,9 @@ class MMBench:
         Raises AnswerError: an answer is missing, doubled or unknown.
         """
         rows = self._rows(store, _SCORED)
-        truth = self._truth(store, rows)
-        letters = self._picked(answers, rows)
+        options = _options_of_all(rows)
+        truth = self._truth(store, rows, options)
+        letters = self._picked(answers, options)
         right = {index: letters[index] == truth[index] for index in rows}
         hits = _circular(right)
         detail: dict[str, Any] = {
@@ -138,7 +140,8 @@ class MMBench:
 
     def references(self, store: Store) -> list[str | None]:
         """The right letter for every question of `asked`. Raises AnswerError: as `score`."""
-        return list(self._truth(store, self._rows(store, _SCORED)).values())
+        rows = self._rows(store, _SCORED)
+        return list(self._truth(store, rows, _options_of_all(rows)).values())
 
     def submit(self, answers: list[dict[str, Any]], store: Store, out: Path) -> Path:
         """The upload file, an xlsx: every row with its answer, unchanged.
@@ -158,16 +161,16 @@ class MMBench:
         write_sheet(file, columns, cells)
         return file
 
-    def _picked(
-        self, answers: list[dict[str, Any]], rows: dict[int, dict[str, str]]
-    ) -> dict[int, str | None]:
+    def _picked(self, answers: list[dict[str, Any]], options: _Rows) -> dict[int, str | None]:
         """The letter chosen in every row, None where the answer matches no option."""
         lines = answer_lines(answers, self.name)
-        texts = join(rows, lines, lambda line: line["question_id"], benchmark=self.name)
-        options = {index: _options(row) for index, row in rows.items()}
-        return {name: option_letter(texts[name], options[name], self.matching) for name in rows}
+        texts = join(options, lines, lambda line: line["question_id"], benchmark=self.name)
+        return {
+            index: option_letter(texts[index], of_row, self.matching)
+            for index, of_row in options.items()
+        }
 
-    def _rows(self, store: Store, columns: tuple[str, ...]) -> dict[int, dict[str, str]]:
+    def _rows(self, store: Store, columns: tuple[str, ...]) -> _Rows:
         """The rows by index. Raises AnswerError: one of `columns` is missing."""
         path = store.find(self.questions)
         rows = by_key(read_tsv(path, columns), lambda row: int(row["index"]), path)
@@ -179,7 +182,7 @@ class MMBench:
         )
         return rows
 
-    def _truth(self, store: Store, rows: dict[int, dict[str, str]]) -> dict[int, str]:
+    def _truth(self, store: Store, rows: _Rows, options: _Rows) -> dict[int, str]:
         """The correct letter of every row. Raises AnswerError: it is missing or not an option."""
         path = store.find(self.annotations)
         answers = rows
@@ -187,14 +190,14 @@ class MMBench:
             answer_rows = read_tsv(path, ("index", "answer"))
             answers = by_key(answer_rows, lambda row: int(row["index"]), path)
         truth = {}
-        for index, row in rows.items():
+        for index, of_row in options.items():
             if index not in answers:
                 raise AnswerError(f"{path}: no answer to {index}")
             truth[index] = answers[index]["answer"].strip()
-            if truth[index] not in _options(row):
+            if truth[index] not in of_row:
                 raise AnswerError(
                     f"{path}: index {index}: answer {truth[index]!r} is none of the options "
-                    f"{', '.join(_options(row))}"
+                    f"{', '.join(of_row)}"
                 )
         return truth
 
@@ -237,6 +240,10 @@ def _circular(right: dict[int, bool]) -> dict[int, bool]:
     for index, hit in right.items():
         hits[index % _ROTATION] = hits.get(index % _ROTATION, True) and hit
     return hits
+
+
+def _options_of_all(rows: _Rows) -> _Rows:
+    return {index: _options(row) for index, row in rows.items()}
 
 
 def _options(row: dict[str, str]) -> dict[str, str]:

@@ -120,7 +120,7 @@ class Pope:
                     advice="another release; take output/coco of the POPE repository at commit "
                     "e3e39262, as LLaVA did",
                 )
-            labels[category] = by_key(rows, _place, path)
+            labels[category] = by_key(rows, _label_key, path)
         return labels
 
 
@@ -152,21 +152,30 @@ def _id(row: dict[str, Any]) -> int | str:
     return row["question_id"]
 
 
-def _place(row: dict[str, Any]) -> tuple[int, str]:
+def _label_key(row: dict[str, Any]) -> tuple[int, str]:
     return row["question_id"] % _CATEGORY_STEP, row["image"]
 
 
 def _label(asked: dict[str, Any], labels: dict[Any, dict[str, Any]], folder: Path) -> bool:
     """Whether the object is there. Raises AnswerError: no label, or one for another question."""
-    where = f"{folder}: {asked['category']}, question {asked['question_id']} on {asked['image']}"
-    row = labels.get(_place(asked))
+    row = labels.get(_label_key(asked))
     if row is None:
-        raise AnswerError(f"{where} has no label")
-    if _wording(row["text"]) != _wording(asked["text"]):
-        raise AnswerError(f"{where}: asked is {asked['text']!r}, the label is for {row['text']!r}")
+        raise AnswerError(f"{_named(asked, folder)} has no label")
+    question = asked["text"].removesuffix(SHORT)
+    if row["text"] != question and _wording(row["text"]) != _wording(question):
+        raise AnswerError(
+            f"{_named(asked, folder)}: asked is {asked['text']!r}, the label is for {row['text']!r}"
+        )
     if row["label"] not in ("yes", "no"):
-        raise AnswerError(f"{where}: label {row['label']!r}, expected 'yes' or 'no'")
+        raise AnswerError(
+            f"{_named(asked, folder)}: label {row['label']!r}, expected 'yes' or 'no'"
+        )
     return row["label"] == "yes"
+
+
+def _named(asked: dict[str, Any], folder: Path) -> str:
+    """Which question an error is about."""
+    return f"{folder}: {asked['category']}, question {asked['question_id']} on {asked['image']}"
 
 
 def _wording(text: str) -> list[str]:

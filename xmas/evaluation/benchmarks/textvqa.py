@@ -82,7 +82,8 @@ class TextVqa:
         rows = self._rows(store)
         lines = answer_lines(answers, self.name, keys=("prompt",))
         for number, line in enumerate(lines, start=1):
-            self._check(line["prompt"], f"{self.name}: answer line {number}")
+            if (_OCR in line["prompt"]) != self.has_ocr:
+                raise self._of_the_other(f"{self.name}: answer line {number}")
         texts = join(rows, lines, lambda line: _key(line, "prompt"), benchmark=self.name)
         values: dict[Key, float] = {}
         for name, answers_of_people in self._truth(store, rows).items():
@@ -120,17 +121,16 @@ class TextVqa:
         advice = "take LLaVA's llava_textvqa_val_v051_ocr.jsonl, or set count=null"
         expect(len(rows), self.count, what=f"{path}: questions", advice=advice)
         for row in rows:
-            self._check(row["text"], f"{path}: {row['question_id']}")
+            if (_OCR in row["text"]) != self.has_ocr:
+                raise self._of_the_other(f"{path}: {row['question_id']}")
         return by_key(rows, lambda row: _key(row, "text"), path)
 
-    def _check(self, prompt: str, where: str) -> None:
-        if (_OCR in prompt) != self.has_ocr:
-            content = "has no OCR tokens" if self.has_ocr else "has OCR tokens"
-            benchmark = "textvqa_noocr" if self.has_ocr else "textvqa"
-            raise AnswerError(
-                f"{where}: the prompt {content}; that is {benchmark}"
-                + (", or set `ocr` to the file with the tokens" if self.has_ocr else "")
-            )
+    def _of_the_other(self, where: str) -> AnswerError:
+        """The error for a prompt of the other of the two benchmarks."""
+        content = "has no OCR tokens" if self.has_ocr else "has OCR tokens"
+        benchmark = "textvqa_noocr" if self.has_ocr else "textvqa"
+        remedy = ", or set `ocr` to the file with the tokens" if self.has_ocr else ""
+        return AnswerError(f"{where}: the prompt {content}; that is {benchmark}{remedy}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,6 +51,33 @@ def checked(definition: Any) -> Any:
 def _function(function: Callable) -> Callable:
     if hasattr(function, "__wrapped__") or not function.__annotations__:
         return function  # written in the dataclass, and so checked before; or nothing is said
+    if "<locals>" in function.__qualname__ or inspect.isgeneratorfunction(function):
+        return _with_checks(function)  # torch and contextlib ask at once whether one is a generator
+    later = types.FunctionType(_build.__code__, function.__globals__)
+    later.__kwdefaults__ = {"_of": functools.partial(_become, later, function)}
+    return functools.update_wrapper(later, function)
+
+
+def _build(*args: Any, _of: Callable[[], Callable], **options: Any) -> Any:
+    """What a function of a module is until its first call: half of them are never called.
+
+    Its code is run with the globals of other modules, so it names nothing but its arguments.
+    """
+    return _of()(*args, **options)
+
+
+def _become(later: types.FunctionType, function: Callable) -> Callable:
+    """Turn it into the function with checks, whose calls then cost nothing more."""
+    checks = _with_checks(function)
+    if checks is function:
+        later.__kwdefaults__ = {"_of": lambda: function}
+    else:
+        later.__kwdefaults__ = checks.__kwdefaults__
+        later.__code__ = checks.__code__
+    return checks
+
+
+def _with_checks(function: Callable) -> Callable:
     for name, hint in function.__annotations__.items():
         if isinstance(hint, str) and not _can_be_resolved(hint, function):
             function.__annotations__[name] = Any
@@ -58,16 +85,26 @@ def _function(function: Callable) -> Callable:
     if "jaxtyping" not in hints:
         return typed
     signature = inspect.signature(function) if "{" in hints else None  # an axis of `k` values
+    values = functools.partial(_bound, signature) if signature else None
+    scoped = types.FunctionType(_scoped.__code__, function.__globals__)
+    scoped.__kwdefaults__ = _scoped.__kwdefaults__ | {"_typed": typed, "_values": values}
+    return functools.update_wrapper(scoped, function)
 
-    @functools.wraps(function)
-    def scoped(*args: Any, **options: Any) -> Any:
-        push_shape_memo(_bound(signature, args, options) if signature else {})
-        try:
-            return typed(*args, **options)
-        finally:
-            pop_shape_memo()
 
-    return scoped
+def _scoped(
+    *args: Any,
+    _typed: Callable,
+    _values: Callable | None,
+    _push: Callable = push_shape_memo,
+    _pop: Callable = pop_shape_memo,
+    **options: Any,
+) -> Any:
+    """The names of axes hold for this call. Like `_build` it names nothing but its arguments."""
+    _push(_values(args, options) if _values else {})
+    try:
+        return _typed(*args, **options)
+    finally:
+        _pop()
 
 
 def _can_be_resolved(hint: str, function: Callable) -> bool:

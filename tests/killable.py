@@ -5,8 +5,12 @@ Jobs, and commands as a user types them, come as lines of JSON on standard input
 answer is a line with its process id when it starts and a line with its exit status when it ends,
 minus the signal that killed it. A job of several ranks is that many processes, as torchrun would
 start them; the id is the last one's, and when one fails the others are killed.
+
+A command has a process of its own. Jobs of as many ranks follow each other in the same processes
+until one fails or is killed: a fork copies the pages it touches, a third of the cost of a fit.
 """
 
+import contextlib
 import dataclasses
 import faulthandler
 import gc
@@ -20,8 +24,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import antlr4  # noqa: F401  # imported by a fit
 import numpy as np
@@ -73,6 +79,7 @@ from xmas.training.proxy import Proxy
 
 HANGS = 800  # seconds; a job that takes longer says where it hangs and ends, before pytest does
 LONG = dataclasses.replace(RECIPE, epochs=2)  # 22 micro-batches in twos: 11 optimiser steps
+PATCHES = contextlib.ExitStack()  # of the job that runs; undone when it ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +143,15 @@ def stage(toy: Toy, given: dict[str, Any]) -> Stage:
 
 def held_out_score(toy: Toy) -> Score:
     """In parts of a row or two, so that every rank has some."""
-    answer_losses.BATCH_TOKENS, answer_losses._MARK_ROWS = 64, 1
+    put(answer_losses, "BATCH_TOKENS", 64)
+    put(answer_losses, "_MARK_ROWS", 1)
     pool = dataclasses.replace(toy.pool, hold_out=HoldOut(share=0.3))
     return Score(HeldOutLikelihood(pool), toy.target(), Generation(precision="float32"))
+
+
+def put(holder: Any, name: str, value: Any) -> None:
+    """Replace an attribute until the job ends."""
+    PATCHES.enter_context(mock.patch.object(holder, name, value))
 
 
 def keep_gradients(root: Path) -> None:
@@ -153,7 +166,7 @@ def keep_gradients(root: Path) -> None:
             path = root / "gradients" / f"{self.global_step}.safetensors"
             save_file(found, path, {"cut": str(cut)})
 
-    FitModule.on_before_optimizer_step = keep
+    put(FitModule, "on_before_optimizer_step", keep)
 
 
 def mask(rows: list[int]) -> None:
@@ -166,7 +179,7 @@ def mask(rows: list[int]) -> None:
         for row in rows:
             self._labelled[self.offsets[row] : self.offsets[row + 1]] = False
 
-    TokenTable.__init__ = without
+    put(TokenTable, "__init__", without)
 
 
 def count(log: Path, holder: Any, name: str, lingers: int | None = None) -> None:
@@ -184,7 +197,7 @@ def count(log: Path, holder: Any, name: str, lingers: int | None = None) -> None
             time.sleep(1)
         return original(*given, **options)
 
-    setattr(holder, name, counted)
+    put(holder, name, counted)
 
 
 def die(*given: Any, **options: Any) -> None:
@@ -200,7 +213,7 @@ def die_at(holder: Any, name: str, call: int) -> None:
         calls += 1
         return die() if calls == call else original(*given, **options)
 
-    setattr(holder, name, counted)
+    put(holder, name, counted)
 
 
 def die_writing(holder: Any, call: int) -> None:
@@ -221,7 +234,7 @@ def die_writing(holder: Any, call: int) -> None:
 
         original(path, half)
 
-    holder.write_atomically = torn
+    put(holder, "write_atomically", torn)
 
 
 DEATHS: dict[str, Callable[[int], None]] = {
@@ -254,7 +267,24 @@ def work(given: dict[str, Any]) -> None:
     log = os.open(root / "said.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    os.close(log)
     faulthandler.dump_traceback_later(HANGS, exit=True)
+    with PATCHES:
+        watch(given, root)
+        followed = "logged" in given and int(os.environ.get("RANK", 0)) == 0  # as the command does
+        run_logger = Csv(given["logged"], "killed") if followed else None
+        toy = Toy(Path(given["folder"]), Store(str(root), run_logger=run_logger))
+        wanted = stage(toy, given)
+        if given.get("ranks", 1) == 1:
+            toy.store.get(wanted)
+        else:
+            in_ranks(toy.store, wanted, given["ranks"], root)
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def watch(given: dict[str, Any], root: Path) -> None:
+    """Count what the job does, and let it die where it is to."""
     keep_gradients(root)
     mask(given.get("masked", []))
     lingers = given.get("lingers", {})
@@ -265,19 +295,11 @@ def work(given: dict[str, Any]) -> None:
     count(root / "read.log", AnswerScorer, "_values")
     for pass_of in ((Activations, "features"), (AnswerScorer, "_values"), (Clip, "images")):
         count(root / f"passed-{os.environ.get('RANK')}.log", *pass_of)
-    vision_cache._PART_BYTES = 1  # a part is a batch
+    put(vision_cache, "_PART_BYTES", 1)  # a part is a batch
     count(root / f"passed-{os.environ.get('RANK')}.log", vision_cache, "check_finite")
     if given["dies"] is not None and int(os.environ.get("RANK", 0)) == given.get("world", 1) - 1:
         where, call = given["dies"]
         DEATHS[where](call)
-    followed = "logged" in given and int(os.environ.get("RANK", 0)) == 0  # as the command does
-    run_logger = Csv(given["logged"], "killed") if followed else None
-    toy = Toy(Path(given["folder"]), Store(str(root), run_logger=run_logger))
-    wanted = stage(toy, given)
-    if given.get("ranks", 1) == 1:
-        toy.store.get(wanted)
-    else:
-        in_ranks(toy.store, wanted, given["ranks"], root)
 
 
 def in_ranks(store: Store, wanted: Stage, count: int, root: Path) -> None:
@@ -313,6 +335,21 @@ def warm() -> None:
     commit()
 
 
+@dataclasses.dataclass
+class Rank:
+    """A forked process that does one job after another; it answers when one has ended well."""
+
+    process: int
+    jobs: Connection
+
+    def kill(self) -> None:
+        os.kill(self.process, signal.SIGKILL)
+
+    def status(self) -> int:
+        """Its exit status, minus the signal that killed it."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+
+
 def serve() -> None:
     torch.set_num_threads(1)  # threads would not survive the fork
     tqdm.monitor_interval = 0  # nor would its thread
@@ -323,54 +360,96 @@ def serve() -> None:
     warm()
     gc.freeze()  # or a fork's first collection copies the pages of all that was imported
     gc.set_threshold(50_000, 20, 20)
+    standing: dict[int, list[Rank]] = {}  # by how many there are
     warmed = False
     for line in sys.stdin:
         given = json.loads(line)
-        if not warmed and "job" in given:
+        if "command" in given:
+            child = forked(lambda given=given: os._exit(commanded(given)))
+            print(child, flush=True)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            continue
+        if not warmed:
             toy = Toy(Path(given["folder"]), Store(given["root"]))
             load(toy.store.get(toy.start))
             gc.freeze()
             warmed = True
         world = given.get("world", 1)
-        port = free_port()
-        children = {started(line, rank, world, port) for rank in range(world)}
-        print(max(children), flush=True)
-        failed = 0
-        while children:
-            child, status = os.wait()
-            children.remove(child)
-            if status and not failed:
-                failed = status
-                for other in () if given.get("alone") else children:  # as torchrun's agent does
-                    os.kill(other, signal.SIGKILL)
-        print(os.waitstatus_to_exitcode(failed), flush=True)
+        ranks = standing.pop(world, None) or started(world)
+        print(ranks[-1].process, flush=True)
+        failure = done(given, ranks)
+        if failure == 0:
+            standing[world] = ranks
+        print(failure, flush=True)
 
 
-def started(line: str, rank: int, world: int, port: int) -> int:
-    """The process id of a rank that does the job."""
+def forked(body: Callable[[], None]) -> int:
+    """The id of a new process that runs the body, and ends with 1 where that raises."""
     child = os.fork()
     if child:
         return child
-    if world > 1:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
-        os.environ |= {name: str(held) for name, held in place.items()}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-        os.environ["TORCHELASTIC_RUN_ID"] = "toy"
-    code = 1
     try:
-        given = json.loads(line)
-        if "command" in given:
-            if given["dies"] is not None:
-                where, call = given["dies"]
-                DEATHS[where](call)
-            code = command(given)
-        else:
-            work(given)
-            code = 0
+        body()
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(code)
+        os._exit(1)
+
+
+def commanded(given: dict[str, Any]) -> int:
+    if given["dies"] is not None:
+        where, call = given["dies"]
+        DEATHS[where](call)
+    return command(given)
+
+
+def started(world: int) -> list[Rank]:
+    """New processes, each a rank of so many, which wait for jobs."""
+    port, ranks = free_port(), []
+    for rank in range(world):
+        ours, theirs = Pipe()
+
+        def body(rank: int = rank, ours: Connection = ours, theirs: Connection = theirs) -> None:
+            ours.close()  # or it would never hear of the server's end
+            if world > 1:
+                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+                os.environ |= {name: str(held) for name, held in place.items()}
+                os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+                os.environ["TORCHELASTIC_RUN_ID"] = "toy"
+            while True:
+                try:
+                    given = theirs.recv()
+                except EOFError:
+                    os._exit(0)
+                work(given)
+                theirs.send("done")
+
+        ranks.append(Rank(forked(body), ours))
+        theirs.close()
+    return ranks
+
+
+def done(given: dict[str, Any], ranks: list[Rank]) -> int:
+    """Let the ranks do a job; 0, or the exit status of the first that fails, and none is left."""
+    for rank in ranks:
+        rank.jobs.send(given)
+    working, failure = {rank.jobs: rank for rank in ranks}, 0
+    while working:
+        for jobs in wait(list(working)):
+            rank = working.pop(jobs)
+            try:
+                jobs.recv()
+            except (EOFError, ConnectionResetError):  # the latter: killed before it read the job
+                status = rank.status()
+                failure = failure or status
+                ranks = [other for other in ranks if other is not rank]
+                for other in () if given.get("alone") else working.values():  # as torchrun's agent
+                    other.kill()
+    if failure:
+        for rank in ranks:
+            rank.kill()
+            rank.status()
+    return failure
 
 
 def free_port() -> int:

@@ -9,7 +9,7 @@ from scored import Shelves
 
 HEAVY = {"torch", "transformers", "lightning", "peft", "faiss", "datasets", "wandb", "matplotlib"}
 CODE = """
-import json, os, sys
+import gc, json, os, sys
 def run(*arguments):
     from xmas.cli.entry import main
     os.environ.pop("XMAS_STARTED", None)  # or all were one command
@@ -18,6 +18,8 @@ def run(*arguments):
         main()
     except SystemExit as ended:
         assert not ended.code, ended.code
+    assert gc.isenabled(), "a goal was made without collecting garbage"
+    assert "--help" in arguments or gc.get_freeze_count() > 50_000, "imports are collected"
 for steps in json.load(sys.stdin):
     if os.fork():
         assert os.wait()[1] == 0

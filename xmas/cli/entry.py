@@ -1,5 +1,6 @@
 """The entry point of `xmas`: a page of help needs no other package, everything else Hydra."""
 
+import gc
 import sys
 
 from xmas.cli import help as help_page
@@ -14,6 +15,7 @@ def main() -> None:
         except ConfigError as error:
             sys.exit(f"xmas: {error}")
         return
+    gc.disable()  # until a goal is made: imports make a million objects, and no garbage
     from xmas.cli.command import main
 
     main()

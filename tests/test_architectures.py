@@ -23,7 +23,7 @@ from xmas.models.chat.batches import Loader
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.families import family_of
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import embed, language_model, load, tower_features
+from xmas.models.vlm import embed, language_model, tower_features
 
 TAKEN = (0, 13, 3, 5, 8, 21)  # of the toy's rows: two pictures are shown by two rows each
 SCALED = "llama, another scaling"
@@ -43,8 +43,8 @@ def pool(toy: Toy, tmp_path_factory) -> Pool:
 def held(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
     """A model as it is built, `mild`, the same with peaked attention, and the pool's tokens."""
     kind = "llama" if request.param == SCALED else request.param
-    start = tiny.start(kind, tmp_path_factory.mktemp("kind"))
-    parts = load(toy.store.get(start))
+    start = tiny.shared_start((tiny.KINDS | tiny.DECODERS)[kind], tmp_path_factory)
+    parts = tiny.own_model(start, toy.store)
     template = tiny.TEMPLATES.get(kind, tiny.PHI)
     tokens = Tokenised(pool, start.tokenizer, template, start.image, 1024)
     examples = pool.open(toy.store)

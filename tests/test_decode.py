@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from emulated.recorded_graph import captured_on
-from tiny_families import TINY, gemma3, seeded
+from tiny_families import TINY, gemma3
 from toy import Toy, draw
 from transformers import DynamicCache, LlamaConfig
 
@@ -31,8 +31,7 @@ from xmas.evaluation.generation.prompts import (
     shared_prefix,
 )
 from xmas.evaluation.protocol import Question
-from xmas.models.start_point import StartPoint
-from xmas.models.vlm import LoadedModel, language_model, load, tower_features
+from xmas.models.vlm import LoadedModel, language_model, tower_features
 
 NEW = 7  # tokens at most
 ENDING = 2.5  # weight of the end mark's row: some answers end early
@@ -51,18 +50,14 @@ def kind(request) -> str:
     return request.param
 
 
-def tiny_start(kind: str, folder: Path) -> StartPoint:
-    if kind in DESCRIBED:
-        return seeded(DESCRIBED[kind].write)(folder)
-    return tiny.start(kind, folder)
-
-
 @pytest.fixture(scope="module")
 def parts(kind: str, toy: Toy, tmp_path_factory) -> LoadedModel:
     """Large weights in the language model, so that answers differ."""
-    folder = tmp_path_factory.mktemp(kind)
-    start = toy.start if kind == "toy" else tiny_start(kind, folder)
-    found = load(toy.store.get(start))
+    start = toy.start
+    if kind != "toy":
+        write = DESCRIBED[kind].write if kind in DESCRIBED else tiny.KINDS[kind]
+        start = tiny.shared_start(write, tmp_path_factory)
+    found = tiny.own_model(start, toy.store)
     generator = torch.Generator().manual_seed(int(kind == "toy"))
     with torch.no_grad():
         for name, one in found.model.named_parameters():

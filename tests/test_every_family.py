@@ -22,8 +22,9 @@ from jinja2 import nodes
 from omegaconf import OmegaConf
 from PIL import Image
 from test_engine import close, randomised
+from tiny import shared_model, shared_start
 from tiny import tokenizer as trained_tokenizer
-from tiny_families import TINY, Tiny, seeded
+from tiny_families import TINY, Tiny
 from tiny_undescribed import UNDESCRIBED
 from toy import HARDWARE, Toy, record
 from transformers import AutoModelForImageTextToText, AutoTokenizer
@@ -59,7 +60,6 @@ from xmas.models.vlm import (
     image_features,
     language_inputs,
     language_model,
-    load,
     runs_whole,
     tower_features,
     vocabulary_of,
@@ -112,7 +112,7 @@ def pool(toy: Toy, tmp_path_factory) -> Pool:
 def family(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
     """A family's tiny model, the pool's tokens for it, and one step of LoRA on the pool."""
     tiny = tiny_of(request.param)
-    start = seeded(tiny.write)(tmp_path_factory.mktemp("family"))
+    start = shared_start(tiny.write, tmp_path_factory)
     target = Target(
         Subset(Ranking(pool, Random()), rows=len(ROWS) + 1, text_only="ranked"),
         start,
@@ -123,7 +123,7 @@ def family(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
         hardware=HARDWARE,
         max_length=1024,
     )
-    parts = load(toy.store.get(start))
+    parts = shared_model(start, toy.store)
     assert parts.model.config.model_type == request.param
     table = Tokenised(pool, start.tokenizer, tiny.template, start.image, 1024).open(toy.store)
     return SimpleNamespace(
@@ -586,6 +586,8 @@ def test_a_full_size_has_the_estimate_s_parameters_and_steps_without_numbers(kin
     assert sum(weight.numel() for weight in model.parameters() if weight.requires_grad) > 1e8
     shorten(language_model(model))
     tiny, tower = tiny_of(kind), shape.tower
+    if tiny.tower_on_meta:
+        shorten(model.get_submodule(family.tower))
     sizes = None if tiny.one_image is None else torch.tensor([tiny.one_image])
     if tiny.tower_on_meta:
         side = math.isqrt(tower.patches) * tower.patch
@@ -621,22 +623,29 @@ def test_a_full_size_has_the_estimate_s_parameters_and_steps_without_numbers(kin
     assert moments == sum(weight.numel() for weight in trained)
 
 
-def shorten(language: torch.nn.Module) -> None:
+def shorten(part: torch.nn.Module) -> None:
     """Keep as many of the first blocks as have one of every kind, three or more: Qwen3-VL adds
     features of inner layers of its tower after three blocks.
     """
-    sees = getattr(language.config, "layer_types", None) or [None] * len(language.layers)
+    owner, name = next(
+        (module, name)
+        for module in part.modules()
+        for name in ("layers", "layer")
+        if isinstance(getattr(module, name, None), torch.nn.ModuleList)
+    )
+    blocks = getattr(owner, name)
+    sees = getattr(part.config, "layer_types", None) or [None] * len(blocks)
     kinds = [
         (
             seen,
             [(type(module), module.extra_repr()) for module in block.modules()],
             [weight.shape for weight in block.parameters()],
         )
-        for seen, block in zip(sees, language.layers, strict=True)
+        for seen, block in zip(sees, blocks, strict=True)
     ]
-    assert len(kinds) == language.config.num_hidden_layers
+    assert len(kinds) == part.config.num_hidden_layers
     last = max(number for number, kind in enumerate(kinds) if kinds.index(kind) == number)
-    language.layers = language.layers[: max(last + 1, 3)]
+    setattr(owner, name, blocks[: max(last + 1, 3)])
 
 
 STARTS = [

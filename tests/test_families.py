@@ -30,12 +30,11 @@ from xmas.models.start_point import StartPoint
 from xmas.models.vision_cache import FromFiles, VisionFeatures
 from xmas.models.vlm import (
     LoadedModel,
+    connector_parameters,
     embed,
     freeze_tower,
     hidden_states,
-    in_connector,
     language_model,
-    load,
     tower_features,
 )
 from xmas.store import Made
@@ -55,14 +54,13 @@ def kind(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def starts(toy: Toy, tmp_path_factory) -> dict[str, StartPoint]:
-    folder = tmp_path_factory.mktemp("tiny")
-    return {kind: tiny.start(kind, folder / kind) for kind in tiny.KINDS}
+def starts(tmp_path_factory) -> dict[str, StartPoint]:
+    return {kind: tiny.shared_start(write, tmp_path_factory) for kind, write in tiny.KINDS.items()}
 
 
 @pytest.fixture(scope="module")
 def models(toy: Toy, starts) -> dict[str, LoadedModel]:
-    return {kind: load(toy.store.get(start)) for kind, start in starts.items()}
+    return {kind: tiny.own_model(start, toy.store) for kind, start in starts.items()}
 
 
 @pytest.fixture(scope="module")
@@ -269,9 +267,7 @@ def test_only_the_tower_is_frozen(parts):
     frozen = {name for name, weight in parts.model.named_parameters() if not weight.requires_grad}
     assert frozen
     assert all("vision_tower" in name or "vision_model" in name for name in frozen)
-    between = [
-        name for name, _ in parts.model.named_parameters() if in_connector(parts.model, name)
-    ]
+    between = connector_parameters(parts.model)
     assert 1 <= len(between) <= 5
     assert not frozen & set(between)
     inside = {id(weight) for weight in language_model(parts.model).parameters()}
@@ -288,10 +284,9 @@ def test_a_batch_of_text_keeps_the_connector_in_the_graph(parts, batches):
     freeze_tower(parts.model)
     parts.model.zero_grad()
     answer_loss(parts.model, batch.ids, batch.mask, batch.labels, None).backward()
-    for name, weight in parts.model.named_parameters():
-        if in_connector(parts.model, name):
-            assert weight.grad is not None, name
-            assert not weight.grad.any(), name
+    for name, weight in connector_parameters(parts.model).items():
+        assert weight.grad is not None, name
+        assert not weight.grad.any(), name
     parts.model.zero_grad()
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from test_engine import randomised
 from test_every_family import own_inputs
-from tiny_families import TINY, Tiny, seeded
+from tiny import own_model, shared_start
+from tiny_families import TINY, Tiny
 from toy import HARDWARE, Toy
 
 from xmas.features.answer_layers import AnswerLayers
@@ -17,7 +18,7 @@ from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.labels import IGNORED
 from xmas.models.families import FAMILIES
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import language_model, load
+from xmas.models.vlm import language_model
 from xmas.training.starts.unfitted import Unfitted
 
 PICTURED = (8, 5, 10, 4)  # of several rounds, one of them after words of the model; of one
@@ -31,9 +32,9 @@ def family(request, toy: Toy, tmp_path_factory) -> SimpleNamespace:
     tiny: Tiny = TINY[request.param]
     if not tiny.scanned:
         pytest.skip("its attention is not read")
-    start = seeded(tiny.write)(tmp_path_factory.mktemp("family"))
+    start = shared_start(tiny.write, tmp_path_factory)
     model = Unfitted(toy.pool, start, template=tiny.template, max_length=1024, hardware=HARDWARE)
-    parts = load(toy.store.get(start))
+    parts = own_model(start, toy.store)
     tower = parts.model.get_submodule(FAMILIES[request.param].tower)
     before = copy.deepcopy(tower.state_dict())
     randomised(parts.model)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from test_engine import close, randomised
-from tiny_families import TINY, gemma3, seeded
+from tiny import seeded
+from tiny_families import TINY, gemma3
 from toy import ROWS, TEXT_ONLY, Toy
 from transformers import Gemma3TextConfig
 from transformers.models.gemma3.modeling_gemma3 import (

@@ -87,14 +87,14 @@ def on_five_rows(toy: Toy, target: Target) -> Target:
 @pytest.fixture(scope="module")
 def projector_weights(toy: Toy, start) -> dict[str, torch.Tensor]:
     """Of the assembled model."""
-    return load(toy.store.get(start)).model.model.multi_modal_projector.state_dict()
+    return tiny.shared_model(start, toy.store).model.model.multi_modal_projector.state_dict()
 
 
 # --- the start point ---
 
 
 def test_every_weight_of_the_three_parts_is_in_the_assembled_model(toy: Toy, folder, start):
-    parts = load(toy.store.get(start))
+    parts = tiny.shared_model(start, toy.store)
     weights = parts.model.state_dict()
     language = AutoModelForCausalLM.from_pretrained(folder / "language").state_dict()
     tower = CLIPModel.from_pretrained(folder / "tower").vision_model.state_dict()
@@ -123,7 +123,7 @@ def test_every_weight_of_the_three_parts_is_in_the_assembled_model(toy: Toy, fol
 def test_the_assembled_model_gives_the_logits_of_its_parts_by_hand(toy: Toy, folder, start):
     """Tower, projector and language model one behind the other, none of them LLaVA's classes."""
     whole = dataclasses.replace(start, dtype="float32")
-    parts = load(toy.store.get(whole))
+    parts = tiny.shared_model(whole, toy.store)
     language = AutoModelForCausalLM.from_pretrained(folder / "language").eval()
     tower = CLIPModel.from_pretrained(folder / "tower").vision_model.eval()
     layers = projector(prefix="")
@@ -153,12 +153,16 @@ def test_a_projector_is_read_under_any_prefix_and_in_both_formats(
     file = tmp_path / f"mm_projector.{suffix}"
     weights = projector(prefix=prefix) | {"model.embed_tokens.weight": torch.zeros(2, 2)}
     torch.save(weights, file) if suffix == "bin" else save_file(weights, file)
-    for place in (file, tmp_path):
-        assert projector_file(place) == file
-        renamed = dataclasses.replace(start, projector=Source(str(place)))
-        read = load(toy.store.get(renamed)).model.model.multi_modal_projector.state_dict()
-        assert read.keys() == projector_weights.keys()
-        assert all(torch.equal(read[name], weight) for name, weight in projector_weights.items())
+    assert projector_file(tmp_path) == projector_file(file) == file
+    renamed = dataclasses.replace(start, projector=Source(str(file)))  # the others name folders
+    stored = load_file(toy.store.get(renamed) / "model.safetensors")
+    read = {
+        name.rpartition("multi_modal_projector.")[2]: weight
+        for name, weight in stored.items()
+        if "multi_modal_projector" in name
+    }
+    assert read.keys() == projector_weights.keys()
+    assert all(torch.equal(read[name], weight) for name, weight in projector_weights.items())
 
 
 @pytest.mark.parametrize(
@@ -210,8 +214,8 @@ def test_parts_of_a_tuned_llava_are_refused_unless_told(toy, target, tmp_path, p
         assert (toy.store.get(allowed) / "adapter").is_dir()
 
 
-def test_a_whole_model_is_refused_unless_told(toy: Toy, target, tmp_path):
-    published = tiny.start("phi", tmp_path)
+def test_a_whole_model_is_refused_unless_told(toy: Toy, target, tmp_path_factory):
+    published = tiny.shared_start(tiny.KINDS["phi"], tmp_path_factory)
     with pytest.raises(ValueError, match="is a whole vision-language model, tuned on instruc"):
         toy.store.get(dataclasses.replace(target, start=published))
     assert Published(Source("llava-hf/llava-1.5-7b-hf")).tuned(toy.store) is not None
@@ -240,12 +244,12 @@ def test_random_weights_need_no_file(toy: Toy, target, tmp_path):
     fit = dataclasses.replace(on_five_rows(toy, target), start=small, template=tiny.Template())
     folder = toy.store.get(fit)
     assert (folder / "adapter").is_dir()
-    parts = load(toy.store.get(small))
+    parts = tiny.shared_model(small, toy.store)
     assert parts.model.dtype == torch.float16
     assert parts.tokenizer.bos_token == "<s>"
     again = load(toy.store.get(dataclasses.replace(small, seed=1))).model.lm_head.weight
     assert not torch.equal(again, parts.model.lm_head.weight)
-    tiny.language("llama", 261).config.save_pretrained(tmp_path)
+    tiny.language_config("llama", 261).save_pretrained(tmp_path)
     few = dataclasses.replace(small, language=Source(str(tmp_path)))
     with pytest.raises(ValueError, match="two of which are the image's and the pad's"):
         toy.store.get(few)
@@ -256,7 +260,7 @@ def test_random_weights_need_no_file(toy: Toy, target, tmp_path):
 
 @pytest.fixture(scope="module")
 def batch(toy: Toy, target):
-    parts = load(toy.store.get(target.start))
+    parts = tiny.shared_model(target.start, toy.store)
     loader = Loader(
         target.tokens().open(toy.store),
         [np.array([0, 3, 2, 5])],
@@ -269,7 +273,7 @@ def batch(toy: Toy, target):
 
 def stepped(toy: Toy, target: Target, batch) -> tuple[torch.nn.Module, set[str]]:
     """A model behind one optimiser step as a fit takes it, and the names that changed."""
-    model = trainable(load(toy.store.get(target.start)).model, target.lora, RECIPE.precision)
+    model = trainable(tiny.own_model(target.start, toy.store).model, target.lora, RECIPE.precision)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
@@ -337,7 +341,7 @@ def check_types(model: torch.nn.Module) -> None:
 
 
 def test_no_gradient_reaches_the_tower_s_output(toy: Toy, target, batch):
-    model = trainable(load(toy.store.get(target.start)).model, target.lora, RECIPE.precision)
+    model = trainable(tiny.own_model(target.start, toy.store).model, target.lora, RECIPE.precision)
     image_features = tower_features(model, batch.pictures["pixels"])
     assert not image_features.requires_grad
     with torch.autocast("cpu", torch.bfloat16):
@@ -350,7 +354,7 @@ def test_no_gradient_reaches_the_tower_s_output(toy: Toy, target, batch):
     [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16), ("32-true", torch.float32)],
 )
 def test_what_is_frozen_has_the_precision_s_type(toy: Toy, target, precision, dtype):
-    model = trainable(load(toy.store.get(target.start)).model, target.lora, precision)
+    model = trainable(tiny.own_model(target.start, toy.store).model, target.lora, precision)
     assert {weight.dtype for weight in model.parameters() if not weight.requires_grad} == {dtype}
     assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {
         torch.float32
@@ -361,7 +365,7 @@ def test_a_fit_in_full_is_kept_and_loaded(toy: Toy, target):
     full = dataclasses.replace(target, lora=None)
     place = toy.store.get(full)
     assert not (place / "adapter").exists()
-    before = load(toy.store.get(full.start)).model.state_dict()
+    before = tiny.shared_model(full.start, toy.store).model.state_dict()
     after = full.load(toy.store).model.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert {name for name in before if "vision_tower" not in name} == moved
@@ -371,7 +375,7 @@ def test_a_fit_in_full_is_kept_and_loaded(toy: Toy, target):
 def test_an_adapter_is_merged_with_one_rounding(toy: Toy, target):
     """W + B A s in float64, rounded to the stored type once."""
     adapter = load_file(toy.store.get(target) / "adapter" / "adapter_model.safetensors")
-    before = load(toy.store.get(target.start)).model.state_dict()
+    before = tiny.shared_model(target.start, toy.store).model.state_dict()
     after = target.load(toy.store).model.state_dict()
     name = "model.language_model.layers.1.mlp.down_proj"
     a, b = (adapter[f"base_model.model.{name}.lora_{half}.weight"].double() for half in "AB")
@@ -483,8 +487,8 @@ def test_the_first_stage_trains_the_projector_alone_and_a_target_starts_from_it(
     assert {weight.dtype for weight in learnt.values()} == {torch.float32}
     projector_file = Made(stage, "mm_projector.safetensors")
     whole = dataclasses.replace(target.start, projector=projector_file)
-    before = load(toy.store.get(blank)).model.state_dict()
-    after = load(toy.store.get(whole)).model.state_dict()
+    before = tiny.shared_model(blank, toy.store).model.state_dict()
+    after = tiny.shared_model(whole, toy.store).model.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name in before if "multi_modal_projector" in name}
     bias_free = after["model.multi_modal_projector.linear_2.weight"]
@@ -495,7 +499,7 @@ def test_the_first_stage_trains_the_projector_alone_and_a_target_starts_from_it(
 
 
 def test_the_first_stage_trains_nothing_else(toy: Toy, target):
-    model = projector_alone(load(toy.store.get(target.start)).model, "bf16-mixed")
+    model = projector_alone(tiny.own_model(target.start, toy.store).model, "bf16-mixed")
     trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert len(trains) == 4
     assert all("multi_modal_projector" in name for name in trains)

@@ -89,10 +89,10 @@ def start(tmp_path_factory) -> Published:
     tokenizer.pad_token = tiny.END
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        text = tiny.language("llama", len(tokenizer) + 2).config
+        text = tiny.language_config("llama", len(tokenizer) + 2)
         config = VipLlavaConfig(
             text_config=text,
-            vision_config=tiny.clip().config.vision_config,
+            vision_config=tiny.clip_config().vision_config,
             vision_feature_layer=LAYERS,
             vision_feature_layers=LAYERS,  # its name until transformers 5.17
             image_token_index=len(tokenizer),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from test_activations import HALF, joined, outputs
 from test_llava15 import LINEAR
-from tiny_families import TINY, VISION, seeded
+from tiny_families import TINY, VISION
 from toy import HARDWARE, Toy, losses
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -49,12 +49,12 @@ def kind(request) -> str:
 
 @pytest.fixture(scope="module")
 def start(kind, tmp_path_factory) -> Published:
-    return seeded(TINY[kind].write)(tmp_path_factory.mktemp("qwen"))
+    return tiny.shared_start(TINY[kind].write, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def parts(toy: Toy, start) -> LoadedModel:
-    return load(toy.store.get(start))
+    return tiny.own_model(start, toy.store)
 
 
 @pytest.fixture(scope="module")
@@ -261,14 +261,14 @@ def test_the_rendered_text_is_the_repository_s(kind, parts, template):
 
 
 def test_lora_and_the_merger_train_and_the_rest_of_the_tower_does_not(toy, target, batches):
-    model = trainable(load(toy.store.get(target.start)).model, target.lora, RECIPE.precision)
+    model = trainable(tiny.own_model(target.start, toy.store).model, target.lora, RECIPE.precision)
     batch = batches["mixed"]
     with torch.autocast("cpu", torch.bfloat16):
         features, sizes = features_of(model, batch), batch.pictures["sizes"]
         answer_loss(model, batch.ids, batch.mask, batch.labels, features, sizes=sizes).backward()
     trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
     between = {name for name in trains if "merger" in name}
-    merger = load(toy.store.get(target.start)).model.model.visual.merger
+    merger = tiny.shared_model(target.start, toy.store).model.model.visual.merger
     whole = {name for name, _ in merger.named_parameters()}
     assert {name.rpartition("default.")[2] for name in between} == whole
     linear = {name.split(".lora_")[0].rpartition(".")[2] for name in trains - between}
@@ -280,7 +280,7 @@ def test_lora_and_the_merger_train_and_the_rest_of_the_tower_does_not(toy, targe
     for name, weight in model.named_parameters():
         assert weight.requires_grad == (weight.grad is not None), name
         assert weight.dtype == (torch.float32 if weight.requires_grad else torch.bfloat16), name
-    full = trainable(load(toy.store.get(target.start)).model, None, RECIPE.precision)
+    full = trainable(tiny.own_model(target.start, toy.store).model, None, RECIPE.precision)
     frozen = {name for name, weight in full.named_parameters() if not weight.requires_grad}
     assert frozen
     assert all("visual" in name and "visual.merger" not in name for name in frozen)
@@ -289,7 +289,7 @@ def test_lora_and_the_merger_train_and_the_rest_of_the_tower_does_not(toy, targe
 def test_a_fit_ends_well_and_is_merged(toy: Toy, target):
     place = toy.store.get(target)
     assert np.isfinite([row["loss"] for row in losses(place)]).all()
-    before = load(toy.store.get(target.start)).model.state_dict()
+    before = tiny.shared_model(target.start, toy.store).model.state_dict()
     after = target.load(toy.store).model.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert any("merger" in name for name in moved)

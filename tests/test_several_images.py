@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from test_engine import close, randomised
-from tiny_families import TINY, seeded
+from tiny_families import TINY
 from toy import Toy, picture_name, turns
 
 from xmas.attention.engine import Running, Scan
@@ -24,7 +24,7 @@ from xmas.models.chat.batches import Batch, Loader
 from xmas.models.chat.tokens import Tokenised
 from xmas.models.families import family_of
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import embed, language_model, load, tower_features
+from xmas.models.vlm import embed, language_model, tower_features
 
 THREE = "<image> and <image>, then <image>: which?"
 ROWS = (  # pictures, texts
@@ -58,19 +58,15 @@ def pool_in(folder: Path, toy: Toy) -> Pool:
     return Pool(str(place), str(toy.folder / "images"))
 
 
-@pytest.fixture(scope="module", params=["onevision", "idefics3", "qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=["llava_onevision", "idefics3", "qwen2_5_vl", "qwen3_vl"])
 def held(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
     """LLaVA-OneVision's, SmolVLM's and Qwen's architectures with peaked attention, and the pool's
     tokens.
     """
-    folder = tmp_path_factory.mktemp("kind")
-    is_qwen = "qwen" in request.param
-    start = (
-        seeded(TINY[request.param].write)(folder) if is_qwen else tiny.start(request.param, folder)
-    )
-    template = TINY[request.param].template if is_qwen else tiny.TEMPLATES[request.param]
-    parts = load(toy.store.get(start))
-    tokens = Tokenised(pool, start.tokenizer, template, start.image, 1024)
+    family = TINY[request.param]
+    start = tiny.shared_start(family.write, tmp_path_factory)
+    parts = tiny.own_model(start, toy.store)
+    tokens = Tokenised(pool, start.tokenizer, family.template, start.image, 1024)
     rows = pool.open(toy.store)
     tower = parts.model.get_submodule(family_of(parts.model.config).tower)
     frozen = {name: weight.clone() for name, weight in tower.state_dict().items()}

@@ -5,13 +5,14 @@
 
 import json
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_families import seeded
+from tiny import own_model, seeded, shared_start
 from tiny_undescribed import AYA_MARKS, UNDESCRIBED, tokenizer
 from toy import Toy
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PaliGemmaConfig
@@ -25,7 +26,7 @@ from xmas.models.chat.tokens import Tokenised
 from xmas.models.families.undescribed import parts_of
 from xmas.models.own_processor import OwnProcessor, own_processor
 from xmas.models.vision_cache import FromFiles, features_of
-from xmas.models.vlm import freeze_tower, hidden_states, load
+from xmas.models.vlm import freeze_tower, hidden_states
 
 ROWS = (0, 2, 3, 5, 8)  # of the toy's: pictures of different sizes, and none
 
@@ -75,11 +76,10 @@ def test_a_model_that_cannot_run_whole_is_refused_with_the_reason(kind, reason):
 @pytest.fixture(scope="module", params=sorted(UNDESCRIBED))
 def model(request, toy: Toy, tmp_path_factory) -> SimpleNamespace:
     """A tiny model of such a class, and batches of the toy's rows."""
-    tiny = UNDESCRIBED[request.param]
-    folder = tmp_path_factory.mktemp(request.param)
-    start = seeded(tiny.write)(folder)
-    parts = load(toy.store.get(start))
-    tokens = Tokenised(toy.pool, start.tokenizer, tiny.template, start.image, 1024)
+    family = UNDESCRIBED[request.param]
+    start = shared_start(family.write, tmp_path_factory)
+    folder, parts = Path(start.source.name), own_model(start, toy.store)
+    tokens = Tokenised(toy.pool, start.tokenizer, family.template, start.image, 1024)
     table, rows = tokens.open(toy.store), toy.pool.open(toy.store)
     pictures = FromFiles(rows, parts.processor)
 

@@ -4,10 +4,14 @@ No number of patches, heads or tokens is a power of two where the model allows i
 large enough that attention is not uniform.
 """
 
+import copy
+import functools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -18,7 +22,8 @@ from xmas.models.chat.template import Template
 from xmas.models.published import Published
 from xmas.models.sources import Source
 from xmas.models.start_point import StartPoint
-from xmas.models.vlm import LoadedModel
+from xmas.models.vlm import LoadedModel, load
+from xmas.store import Store
 
 END = "<|endoftext|>"
 TILE_MARKS = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
@@ -67,6 +72,15 @@ def sentence_encoder(folder: Path) -> None:
 
 def tokenizer(end: str = END, vocabulary: int = 420) -> PreTrainedTokenizerFast:
     """A byte-level BPE without a begin mark, as GPT-2's, cl100k's and Qwen's are."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(trained_bpe(vocabulary)),
+        eos_token=end,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@functools.cache
+def trained_bpe(vocabulary: int) -> str:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -78,17 +92,22 @@ def tokenizer(end: str = END, vocabulary: int = 420) -> PreTrainedTokenizerFast:
     )
     spoken = "USER: What is drawn? ASSISTANT: a crimson disc, quite flat\n\nUser: Assistant:"
     bpe.train_from_iterator([PHI.system, spoken] * 3, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=end, clean_up_tokenization_spaces=False
-    )
+    return bpe.to_str()
 
 
-def language(kind: str, tokens: int, **others: Any) -> Any:
-    """A language model with its head; grouped queries and partial rotation where it has them.
+def language(kind: str, tokens: int) -> Any:
+    """A language model with its head."""
+    from transformers import AutoModelForCausalLM
 
-    `others`: further values of its configuration.
+    return AutoModelForCausalLM.from_config(language_config(kind, tokens))
+
+
+def language_config(kind: str, tokens: int, **others: Any) -> Any:
+    """The sizes of a language model; grouped queries and partial rotation where it has them.
+
+    `others`: further values.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     more: dict[str, Any] = {
         "stablelm": {
@@ -128,14 +147,19 @@ def language(kind: str, tokens: int, **others: Any) -> Any:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    return AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(kind, **(sizes | more[kind] | others))
-    )
+    return AutoConfig.for_model(kind, **(sizes | more[kind] | others))
 
 
 def clip() -> Any:
-    """A CLIP of 3 x 3 patches; only its vision half is used."""
-    from transformers import CLIPConfig, CLIPModel
+    """A CLIP; only its vision half is used."""
+    from transformers import CLIPModel
+
+    return CLIPModel(clip_config())
+
+
+def clip_config() -> Any:
+    """The sizes of a CLIP of 3 x 3 patches."""
+    from transformers import CLIPConfig
 
     text = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1}
     vision = {
@@ -148,7 +172,7 @@ def clip() -> Any:
         "initializer_range": 0.1,
     }
     heads = {"num_attention_heads": 2}
-    return CLIPModel(CLIPConfig(text_config=text | heads, vision_config=vision, projection_dim=8))
+    return CLIPConfig(text_config=text | heads, vision_config=vision, projection_dim=8)
 
 
 def assembled(kind: str) -> Callable[[Path], StartPoint]:
@@ -202,7 +226,7 @@ def onevision(folder: Path) -> StartPoint:
         vision_use_head=False,
     )
     config = LlavaOnevisionConfig(
-        text_config=language("qwen2", len(held)).config,
+        text_config=language_config("qwen2", len(held)),
         vision_config=vision,
         image_token_index=held.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=grids,
@@ -243,7 +267,7 @@ def tiled(kind: str) -> Callable[[Path], StartPoint]:
         }
         config = AutoConfig.for_model(
             kind,
-            text_config=language("llama", len(held)).config,
+            text_config=language_config("llama", len(held)),
             vision_config=vision,
             scale_factor=2,
             image_token_id=held.convert_tokens_to_ids("<image>"),
@@ -273,7 +297,42 @@ DECODERS: dict[str, Callable[[Path], StartPoint]] = {
 
 def start(kind: str, folder: Path) -> StartPoint:
     """The start point of a kind, its files in `folder`; the same weights every time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        return (KINDS | DECODERS)[kind](folder)
+    return seeded((KINDS | DECODERS)[kind])(folder)
+
+
+def seeded(write: Callable[[Path], StartPoint]) -> Callable[[Path], StartPoint]:
+    """`write` with the same weights every time."""
+
+    def written(folder: Path) -> StartPoint:
+        folder.mkdir(parents=True, exist_ok=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return write(folder)
+
+    return written
+
+
+def shared_start(
+    write: Callable[[Path], StartPoint], factory: pytest.TempPathFactory
+) -> StartPoint:
+    """The start point that `write` writes, once a session for all files of tests."""
+    return _written(write, factory.getbasetemp())
+
+
+@functools.cache
+def _written(write: Callable[[Path], StartPoint], base: Path) -> StartPoint:
+    return seeded(write)(Path(tempfile.mkdtemp(prefix="tiny", dir=base)))
+
+
+def shared_model(start: StartPoint, store: Store) -> LoadedModel:
+    """A start point as it is loaded, once a session: read-only."""
+    return _loaded(store.get(start))
+
+
+_loaded = functools.cache(load)
+
+
+def own_model(start: StartPoint, store: Store) -> LoadedModel:
+    """`shared_model` with a model of the caller's own."""
+    shared = shared_model(start, store)
+    return LoadedModel(copy.deepcopy(shared.model), shared.tokenizer, shared.processor)

@@ -69,18 +69,6 @@ class Tiny:
     tower_on_meta: bool = True
 
 
-def seeded(write: Callable[[Path], StartPoint]) -> Callable[[Path], StartPoint]:
-    """`write` with the same weights every time."""
-
-    def written(folder: Path) -> StartPoint:
-        folder.mkdir(parents=True, exist_ok=True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
-            return write(folder)
-
-    return written
-
-
 VISION = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 
 
@@ -146,7 +134,7 @@ def internvl(folder: Path) -> Published:
         {"additional_special_tokens": ["<img>", "</img>", "<IMG_CONTEXT>"]}
     )
     config = InternVLConfig(
-        text_config=tiny.language("qwen3", len(tokenizer)).config,
+        text_config=tiny.language_config("qwen3", len(tokenizer)),
         vision_config={
             "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
             "num_attention_heads": 3, "attention_bias": True, "image_size": 42, "patch_size": 7,
@@ -173,8 +161,8 @@ def llava_next(folder: Path) -> Published:
     tokenizer = tiny.tokenizer()
     grids = [[21, 42], [42, 21], [42, 42], [63, 21], [21, 63]]
     config = LlavaNextConfig(
-        text_config=tiny.language("mistral", len(tokenizer), sliding_window=None).config,
-        vision_config=tiny.clip().config.vision_config,
+        text_config=tiny.language_config("mistral", len(tokenizer), sliding_window=None),
+        vision_config=tiny.clip_config().vision_config,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=grids,
     )
@@ -332,7 +320,7 @@ QWEN_TEMPLATE = dataclasses.replace(
     behind_image="",
 )
 _TILED = Tiny(
-    tiny.tiled("idefics3"),
+    tiny.KINDS["idefics3"],
     tiny.SMOL,
     SMOL,
     tiled_inputs,
@@ -357,7 +345,7 @@ _QWEN25 = Tiny(
 TINY: Mapping[str, Tiny] = MappingProxyType(
     {
         "llava": Tiny(
-            tiny.llava("llama"),
+            tiny.DECODERS["llama"],
             tiny.PHI,
             PHI,
             squares,
@@ -365,7 +353,7 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
             image="<image_here>",  # the tokenizer has no name for the model's image token
         ),
         "llava_onevision": Tiny(
-            tiny.onevision,
+            tiny.KINDS["onevision"],
             tiny.CHATML,
             CHATML,
             anyres_inputs,
@@ -401,7 +389,7 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
             image="<start_of_image>",
         ),
         "idefics3": _TILED,
-        "smolvlm": dataclasses.replace(_TILED, write=tiny.tiled("smolvlm")),
+        "smolvlm": dataclasses.replace(_TILED, write=tiny.KINDS["smolvlm"]),
         "qwen2_vl": dataclasses.replace(_QWEN25, write=qwen2_vl),
         "qwen2_5_vl": _QWEN25,
         "qwen3_vl": dataclasses.replace(

@@ -54,7 +54,7 @@ def aya_vision(folder: Path) -> Published:
     """Tiles of 6 x 6 patches, four of which are a token; up to six tiles and the whole."""
     words = tokenizer(AYA_MARKS, "<image>")
     config = AyaVisionConfig(
-        text_config=tiny.language("llama", len(words)).config,
+        text_config=tiny.language_config("llama", len(words)),
         vision_config={
             "model_type": "siglip_vision_model", "hidden_size": 24, "intermediate_size": 40,
             "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 24, "patch_size": 4,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from test_every_family import answers
 from test_several_images import ROWS, pool_in
-from tiny_families import TINY, seeded
+from tiny import seeded
+from tiny_families import TINY
 from toy import Toy
 
 from emulated.gpu import Gpu

@@ -48,18 +48,21 @@ def freeze_tower(model: nn.Module) -> nn.Module:
         inner.requires_grad_(False)
         language_model(model).requires_grad_(True)
         inner.get_output_embeddings().requires_grad_(True)
-        for name, parameter in inner.named_parameters():
-            if in_connector(model, name):
-                parameter.requires_grad_(True)
-        return model
-    for name, parameter in tower(model).named_parameters():
-        parameter.requires_grad_(in_connector(model, name))
+    else:
+        tower(model).requires_grad_(False)
+    for parameter in connector_parameters(model).values():
+        parameter.requires_grad_(True)
     return model
 
 
-def in_connector(model: nn.Module, name: str) -> bool:
-    """Whether a parameter, by its name, belongs to the connector."""
-    return any(f".{part}." in f".{name}." for part in family_in(model).connector)
+def connector_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters of the connector, by their names in `model`."""
+    parts = [f".{part}." for part in family_in(model).connector]
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if any(part in f".{name}." for part in parts)
+    }
 
 
 def runs_whole(model: nn.Module) -> bool:

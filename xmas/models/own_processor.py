@@ -227,15 +227,16 @@ def _without_videos(folder: Path, error: Exception) -> Any:
         raise missing from cause
     settings = _json(folder / "processor_config.json")
     video = settings.pop(VIDEO, None) or _json(folder / "video_preprocessor_config.json")
+    tokenizer = tokenizer_of(folder, config)
     known = set(inspect.signature(kind.__init__).parameters) - set(kind.get_attributes())
     own = kind.__new__(kind)
     own.check_argument_for_proper_class = lambda name, argument: None  # settings have no class
     kind.__init__(
         own,
         image_processor=images,
-        tokenizer=tokenizer_of(folder),
+        tokenizer=tokenizer,
         video_processor=VideoSettings(video),
-        chat_template=getattr(tokenizer_of(folder), "chat_template", None),
+        chat_template=getattr(tokenizer, "chat_template", None),
         **{name: value for name, value in settings.items() if name in known - {"chat_template"}},
     )
     del own.check_argument_for_proper_class

@@ -93,7 +93,7 @@ class Published(StartPoint):
         folder = self.source.folder()
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **self.config)
         family = family_of(config)
-        tokenizer = tokenizer_of(folder)
+        tokenizer = tokenizer_of(folder, config)
         processor = family.processor(folder, self.images)
         family.layout(config, processor, tokenizer)  # or it would fail after the weights
         log.info("%s", path_of(family, self.source.name))

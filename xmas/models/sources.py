@@ -53,17 +53,20 @@ class Source:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def tokenizer_of(folder: Path) -> Any:
+def tokenizer_of(folder: Path, config: Any = None) -> Any:
     """A folder's tokenizer; without a pad token it pads with its end token.
 
     Pads are recognised by the rows' lengths, never by their id, so any token will do.
+
+    Args:
+        config: of the folder's model; None: it is loaded.
     """
     from transformers import AutoTokenizer
 
     if (folder / sentencepiece_bpe.FILE).exists() and not (folder / "tokenizer.json").exists():
         tokenizer = sentencepiece_bpe.sentencepiece_tokenizer(folder)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.chat_template = _processors_template(folder) or tokenizer.chat_template

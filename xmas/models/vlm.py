@@ -35,10 +35,10 @@ from xmas.models.families import (
 )
 from xmas.models.image_blocks import ImageBlocks
 from xmas.models.language_inputs import LanguageInputs
+from xmas.models.model_parts import connector_parameters as connector_parameters
 from xmas.models.model_parts import described_in, family_in
 from xmas.models.model_parts import freeze_tower as freeze_tower
 from xmas.models.model_parts import head_of as head_of
-from xmas.models.model_parts import in_connector as in_connector
 from xmas.models.model_parts import language_model as language_model
 from xmas.models.model_parts import refuse_whole as refuse_whole
 from xmas.models.model_parts import runs_whole as runs_whole
@@ -94,17 +94,25 @@ def load(folder: Path) -> LoadedModel:
     """
     from transformers import AutoModelForImageTextToText
 
-    family = family_of(AutoConfig.from_pretrained(folder, local_files_only=True))
-    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    family = family_of(config)
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder, config=config, local_files_only=True
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
     return LoadedModel(model.eval(), tokenizer, family.processor(folder))
 
 
 def layout_of(folder: Path) -> Layout:
-    """How images become tokens for the model in a folder; its weights are not read."""
+    """How images become tokens for the model in a folder of the store; its weights are not read."""
+    return _layout_of(folder.resolve())
+
+
+@functools.lru_cache(maxsize=4)  # a stage asks again and again, and tokenizers take seconds to read
+def _layout_of(folder: Path) -> Layout:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     family = family_of(config)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
     return family.layout(config, family.processor(folder), tokenizer)
 
 
@@ -301,6 +309,4 @@ def _with_connector(model: nn.Module, embedded: Tensor) -> Tensor:
     """`embedded`, with gradients of zero for the connector: other ranks wait for them."""
     if not torch.is_grad_enabled():
         return embedded
-    return embedded + 0.0 * sum(
-        weight.sum() for name, weight in model.named_parameters() if in_connector(model, name)
-    )
+    return embedded + 0.0 * sum(weight.sum() for weight in connector_parameters(model).values())

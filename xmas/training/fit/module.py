@@ -12,7 +12,7 @@ from transformers import get_cosine_schedule_with_warmup
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Batch
 from xmas.models.vision_cache import features_of
-from xmas.models.vlm import in_connector
+from xmas.models.vlm import connector_parameters
 from xmas.training.fit.muon import inner_matrices, muon_and_adamw
 from xmas.training.fit.recipe import Recipe
 from xmas.training.fit.sharding import shard
@@ -101,10 +101,10 @@ class FitModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         projector, language = [], []
+        connector = connector_parameters(self.model)
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                between = in_connector(self.model, name)
-                (projector if between else language).append(parameter)
+                (projector if name in connector else language).append(parameter)
         groups = [
             {"params": language, "lr": self.recipe.rate},
             {"params": projector, "lr": self.recipe.projector_rate},

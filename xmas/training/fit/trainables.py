@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from xmas.models.precision import cast_parameters
-from xmas.models.vlm import freeze_tower, in_connector
+from xmas.models.vlm import connector_parameters, freeze_tower
 from xmas.training.fit import nf4
 from xmas.training.fit.lora import Lora as Lora
 from xmas.training.fit.lora import with_lora as with_lora
@@ -48,8 +48,9 @@ def all_but_tower(model: nn.Module) -> nn.Module:
 def projector_alone(model: nn.Module, precision: str) -> nn.Module:
     """`model`, its connector trainable in float32 and all else frozen."""
     cast_parameters(model, frozen_type(precision))
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(in_connector(model, name))
+    model.requires_grad_(False)
+    for parameter in connector_parameters(model).values():
+        parameter.requires_grad_(True)
     return _in_float32(model)
 
 

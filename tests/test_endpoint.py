@@ -6,9 +6,7 @@ import io
 import itertools
 import json
 import logging
-import signal
-import subprocess
-import sys
+import multiprocessing
 import threading
 import time
 from pathlib import Path
@@ -230,48 +228,39 @@ def test_what_was_answered_is_not_asked_again(toy, target, drawings, export, loc
     assert {prompt_of(body) for body in fake.requests} & first == {"What is drawn here? 数 9"}
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from xmas.evaluation.endpoint.client import Endpoint
-from xmas.evaluation.generation.endpoint_generation import EndpointGeneration
-from xmas.evaluation.generation.served_answers import ask_endpoint
-from xmas.evaluation.protocol import Question
-
-questions = [Question(number, f"What? {number}", None) for number in range(11)]
-ask_endpoint(
-    EndpointGeneration(endpoint=Endpoint(sys.argv[2]), at_once=2), questions, model="m",
-    max_new_tokens=3, out=Path(sys.argv[1]), model_id="toy", label="test",
-)
-"""
-
-
 def test_killed_and_resumed_the_answers_are_the_same_and_none_is_asked_twice(tmp_path):
     out = tmp_path / "answers.jsonl"
     part = tmp_path / "answers.jsonl.0.partial"
     questions = [Question(number, f"What? {number}", None) for number in range(11)]
+    dead = threading.Event()
 
-    def slowly(body, before):
-        return Fault(body=completion(f"it is {prompt_of(body)} ", served="m"), delay=0.05)
+    def six_alive(body, before):
+        if len(fake.requests) > 6:
+            dead.wait(300)
+        return Fault(body=completion(f"it is {prompt_of(body)} ", served="m"))
 
-    with FakeJudge(slowly) as fake:
-        killed = subprocess.Popen([sys.executable, "-c", KILLED, str(out), fake.url])
+    def ask(label: str) -> dict[str, Any]:
+        return ask_endpoint(
+            generation(fake, at_once=2), questions, model=label, max_new_tokens=3, out=out,
+            model_id="toy", label="test",
+        )  # fmt: skip
+
+    with FakeJudge(six_alive) as fake:
+        killed = multiprocessing.get_context("fork").Process(target=ask, args=("killed",))
+        killed.start()
         while not part.exists() or len(fake.requests) < 6:
-            assert killed.poll() is None
-            time.sleep(0.01)
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+            assert killed.is_alive()
+            time.sleep(0.001)
+        killed.kill()
+        killed.join()
+        dead.set()
         written = part.read_text().splitlines()
         assert 1 <= len(written) < 11
         with part.open("a") as file:
             file.write('{"position": 7, "li')  # torn in the middle of a line
-        time.sleep(0.2)  # requests of the killed one may still come in
-        before = len(fake.requests)
-        about = ask_endpoint(
-            generation(fake), questions, model="m", max_new_tokens=3, out=out, model_id="toy",
-            label="test",
-        )  # fmt: skip
-    assert len(fake.requests) - before == 11 - len(written)
+        about = ask("m")
+        again = [body for body in fake.requests if body["model"] == "m"]  # others may still come in
+    assert len(again) == 11 - len(written)
     assert [line["text"] for line in json_lines(out)] == [f"it is What? {n}" for n in range(11)]
     assert about == {"served": ["m"], "cut": 0}
     assert list(tmp_path.iterdir()) == [out]

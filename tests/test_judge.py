@@ -4,10 +4,8 @@ import contextlib
 import dataclasses
 import json
 import logging
-import signal
+import multiprocessing
 import socket
-import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -28,6 +26,7 @@ from xmas.store import Store, describe, key
 
 KEY = "sk-secret-0123456789abcdef"
 VARIABLE = "XMAS_TEST_JUDGE_KEY"
+FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +169,7 @@ def test_the_model_and_all_that_is_sent_make_the_identity_but_not_the_way_there(
         Fault(200, '{"choices": [{"message": {"content": 7}}]}'),
         Fault(200, '{"choices": [{"mess'),
         Fault(200, completion("cut"), headers={"Content-Length": "9999"}),
-        Fault(200, completion("late"), delay=5.0),
+        Fault(200, completion("late"), delay=30.0),
     ],
     ids=lambda fault: f"{fault.status} {fault.body[:20]}",
 )
@@ -180,10 +179,15 @@ def test_what_may_pass_is_tried_again(tmp_path, monkeypatch, caplog, fault: Faul
     def twice_wrong(body, before):
         return fault if before < 2 else "8 9"
 
-    with FakeJudge(twice_wrong) as fake, caplog.at_level(logging.WARNING):
-        of = judge(fake, timeout=1.5 if fault.delay else 120.0)
-        folder = Store(str(tmp_path)).get(reviews(of, 1))
-    assert lines(folder / "reviews.jsonl")[0]["content"] == "8 9"
+    for timeout in (0.1, 1.5, 15.0) if fault.delay else (120.0,):
+        waits.clear()
+        caplog.clear()
+        with FakeJudge(twice_wrong) as fake, caplog.at_level(logging.WARNING):
+            of = judge(fake, timeout=timeout)
+            folder = Store(str(tmp_path / str(timeout))).get(reviews(of, 1))
+        assert lines(folder / "reviews.jsonl")[0]["content"] == "8 9"
+        if len(fake.requests) == 3:  # or a busy machine was too late for the third too
+            break
     assert len(fake.requests) == 3
     assert waits == [1.0, 2.0]
     assert caplog.text.count("again in") == 2
@@ -304,7 +308,7 @@ def dripping(start: bytes, drop: bytes) -> Callable[[], Iterator[bytes]]:
     def stream() -> Iterator[bytes]:
         yield start
         while True:
-            time.sleep(0.05)
+            time.sleep(0.01)
             yield drop
 
     return stream
@@ -328,10 +332,10 @@ OK = b"HTTP/1.1 200 OK\r\n"
 )
 def test_an_endless_drip_ends_when_the_whole_reply_is_late(start, drop):
     begun = time.monotonic()
-    late = r"no whole reply within 0\.4 s \(judge\.total_timeout\); tried"
+    late = r"no whole reply within 0\.05 s \(judge\.total_timeout\); tried"
     with Raw(dripping(start, drop)) as server, pytest.raises(EndpointError, match=late):
-        ask(judge(None, base_url=server.url, tries=1, total_timeout=0.4))
-    assert 0.3 < time.monotonic() - begun < 30
+        ask(judge(None, base_url=server.url, tries=1, total_timeout=0.05))
+    assert 0.04 < time.monotonic() - begun < 30
 
 
 def test_a_reply_without_end_is_not_read_into_memory():
@@ -462,44 +466,36 @@ def test_replies_on_their_way_are_kept_when_another_fails(tmp_path):
     assert len(fake.requests) == len(lines(partial)) + 1
 
 
-KILLED = """
-import sys
-from xmas.evaluation.judge.judge import Judge
-from xmas.evaluation.judge.reviews import ReviewRequest, Reviews, reviews_from_file
-from xmas.evaluation.protocol import AnswerError
-from xmas.store import Store
-
-asked = tuple(ReviewRequest(number, 0, f"prompt {number}") for number in range(11))
-judge = Judge("fake", base_url=sys.argv[2], key_variable=sys.argv[3] or None, at_once=2)
-stage = Reviews(judge, asked, system="be fair", temperature=0.2, max_tokens=7)
-Store(sys.argv[1]).get(stage)
-"""
-
-
-def start(root: Path, fake: FakeJudge, variable: str = "") -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(root), fake.url, variable], stderr=subprocess.DEVNULL
-    )
+def start(root: Path, of: Judge) -> multiprocessing.Process:
+    process = FORK.Process(target=Store(str(root)).get, args=(reviews(of, 11),), daemon=True)
+    process.start()
+    return process
 
 
 def test_killed_and_resumed_the_file_is_the_same_and_nothing_is_asked_twice(tmp_path):
-    def slowly(body, before):
-        return Fault(body=completion(echo(body, before)), delay=0.1)
+    dead = threading.Event()
 
-    with FakeJudge(slowly) as fake:
-        killed = start(tmp_path / "killed", fake)
+    def six_alive(body, before):
+        if len(fake.requests) > 6:
+            dead.wait(300)
+        return echo(body, before)
+
+    with FakeJudge(six_alive) as fake:
+        killed = start(tmp_path / "killed", judge(fake, key_variable=None, at_once=2))
         while not any(tmp_path.rglob("reviews.partial")) or len(fake.requests) < 5:
-            assert killed.poll() is None
-            time.sleep(0.01)
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+            assert killed.is_alive()
+            time.sleep(0.001)
+        killed.kill()
+        killed.join()
+        dead.set()
         (partial,) = tmp_path.rglob("reviews.partial")
         written = lines(partial)
         assert 1 <= len(written) < 11
         with partial.open("a") as file:
             file.write('{"question_id": 7, "ru')  # torn in the middle of a line
-        resumed = start(tmp_path / "killed", fake, VARIABLE)
-        assert resumed.wait() == 0
+        resumed = start(tmp_path / "killed", judge(fake, at_once=2))
+        resumed.join()
+        assert resumed.exitcode == 0
         again = [  # requests of the killed one may still come in
             prompt_of(body)
             for body, headers in zip(fake.requests, fake.headers, strict=True)

@@ -25,6 +25,7 @@ from xmas.store.writable import is_writable
 log = logging.getLogger(__name__)
 
 LEASE = 120.0  # seconds without renewal after which a holder counts as dead
+POLL = 0.2  # seconds between attempts to get a lock that another process has
 KINDS = ("auto", "flock", "lease")
 _ABSENT = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}  # the last: NFS without a lock daemon
 
@@ -49,7 +50,7 @@ def alone(path: Path, *, kind: str = "auto", waiting: Callable[[], object]) -> I
         lock.acquire(timeout=0)
     except Timeout:
         waiting()
-        lock.acquire(poll_interval=0.2)
+        lock.acquire(poll_interval=POLL)
     try:
         yield
     finally:

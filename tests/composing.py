@@ -1,8 +1,8 @@
 """Hydra's compositions of the package's configuration, at a fraction of their seconds.
 
-Most of the time of one goes into reading and placing the same files again, into parsing the same
-interpolations, into maps for those in lists of defaults that have none, and into setting the
-parents of all nodes after every merged file.
+Files are read once a session and merged as dictionaries, of which nodes are made in the end.
+Hydra's own nodes, which have types, are merged by Hydra, once for the same files; so is what a
+merge of dictionaries does not settle.
 """
 
 import contextlib
@@ -11,108 +11,133 @@ import dataclasses
 import functools
 import pickle
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import hydra
-import omegaconf.base
-import omegaconf.grammar_parser
 from hydra import version
 from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_repository import IConfigRepository
+from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
+from merging import UnsettledError, merge, nodes
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.base import Box
+from omegaconf._utils import split_key
+from parsed import Parsed, ParsedOnce, parse_once
 
 from xmas.cli.config import folder
 
-INSTALLED = ("main", "hydra")  # who provides files that no test writes: this package and Hydra
-_embedded: dict[tuple[str, str, str], bytes] = {}
+SEARCHPATH = "hydra.searchpath"  # of Hydra's own settings the one that other nodes depend on
+
+_merge_nodes = ConfigLoaderImpl._compose_config_from_defaults_list
+_hydra_s: dict[tuple, bytes] = {}
 _until_the_end = contextlib.ExitStack()
 
 
-class ParsedOnce(ConfigRepository):
-    """Hydra's, but files that are installed are parsed once a session, not once a composition."""
+class Copies:
+    """Files with nodes that may be moved; of those in `of_hydra` only the one that is Hydra's."""
 
-    parsed: ClassVar[dict[str, bytes]] = {}
+    def __init__(self, repo: IConfigRepository, of_hydra: set[str | None]) -> None:
+        self.get_schema_source = repo.get_schema_source
+        self._repo, self._of_hydra = repo, of_hydra
 
-    def load_config(self, config_path: str) -> Any:
-        source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if source is None or source.provider not in INSTALLED:
-            return super().load_config(config_path)
-        file = f"{source.path}/{config_path}"
-        if file not in self.parsed:
-            parsed = super().load_config(config_path)
-            self.parsed[file] = pickle.dumps(parsed and dataclasses.replace(parsed, path=file))
-        return pickle.loads(self.parsed[file])
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ParsedOnce":
-        """Each composition has a copy, in which it may put other sources but changes none."""
-        return copy.copy(self)
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        result = self._repo.load_config(config_path)
+        assert result is not None
+        config = copy.deepcopy(result.config)
+        if config_path in self._of_hydra:
+            config = OmegaConf.masked_copy(config, "hydra")
+        return dataclasses.replace(result, config=config)
 
 
-def parse_interpolations_once() -> None:
-    """Keep what the grammar makes of a text, which nothing changes."""
-    omegaconf.base.parse = functools.lru_cache(maxsize=4096)(omegaconf.grammar_parser.parse)
+def package_of(default: ResultDefault, file: Parsed) -> list[str]:
+    """The place of a file's nodes in the configuration."""
+    package = file.header["package"] if default.package is None else default.package
+    return split_key(package) if package else []
 
 
-def _placed(result: ConfigResult, package: str) -> bytes:
-    """The nodes of a file at their place in a configuration, pickled."""
-    cfg = OmegaConf.create(flags={"no_deepcopy_set_nodes": True})
-    OmegaConf.update(cfg, package, pickle.loads(pickle.dumps(result.config)), merge=False)
-    return pickle.dumps(cfg)
+def merged(defaults: list[ResultDefault], repo: IConfigRepository) -> dict[str, Any]:
+    """The files of a list of defaults as one dictionary, without Hydra's own nodes."""
+    root: dict[str, Any] = {}
+    for default in defaults:
+        file: Any = repo.load_config(str(default.config_path))
+        package, plain = package_of(default, file), file.plain
+        if package[:1] == ["hydra"]:
+            continue
+        if not package:
+            plain = {name: value for name, value in plain.items() if name != "hydra"}
+        for name in reversed(package):
+            plain = {name: plain}
+        merge(root, root, plain)
+    return root
 
 
-def embed_once(result: ConfigResult, package_override: str | None) -> ConfigResult:
-    """Hydra's `_embed_result_config`; a file that is installed is placed once a session."""
-    package = result.header["package"] if package_override is None else package_override
-    if not package:
-        return result
-    if result.provider not in INSTALLED:
-        return dataclasses.replace(result, config=pickle.loads(_placed(result, package)))
-    place = result.provider, result.path, package
-    if place not in _embedded:
-        _embedded[place] = _placed(result, package)
-    return dataclasses.replace(result, config=pickle.loads(_embedded[place]))
+def hydra_s_node(
+    loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository
+) -> DictConfig:
+    """A configuration with Hydra's own node, merged by Hydra of the files that have parts of it."""
+    parts, others, installed = [], set(), True
+    for default in defaults:
+        file: Any = repo.load_config(str(default.config_path))
+        package = package_of(default, file)
+        if package[:1] == ["hydra"] or (not package and "hydra" in file.plain):
+            parts.append(default)
+            installed = installed and file.installed
+            others |= set() if package else {default.config_path}
+    files = tuple((part.config_path, part.package) for part in parts)
+    if files in _hydra_s and installed:
+        return pickle.loads(_hydra_s[files])
+    cfg = _merge_nodes(loader, parts, Copies(repo, others))
+    if installed:
+        _hydra_s[files] = pickle.dumps(cfg)
+    return cfg
+
+
+def compose_from_defaults(
+    self: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository
+) -> DictConfig:
+    """Hydra's `_compose_config_from_defaults_list`."""
+    try:
+        plain = merged(defaults, repo)
+    except UnsettledError:
+        return _merge_nodes(self, defaults, Copies(repo, set()))
+    cfg = hydra_s_node(self, defaults, repo)
+    vars(cfg)["_content"].update((name, nodes(value, name, cfg)) for name, value in plain.items())
+    return cfg
+
+
+def map_if_read(overrides: Any, defaults: list, self_added: bool) -> DictConfig | None:
+    """A map of the choices of groups alone: no file refers to another by its place in a list."""
+    read = any(not each.is_self() and each.is_interpolation() for each in defaults)
+    return OmegaConf.create(overrides.known_choices) if read else None
+
+
+def is_interpolation(self: GroupDefault) -> bool:
+    """Hydra's method, without a node of each name."""
+    return isinstance(self.value, str) and "${" in self.value
 
 
 @contextlib.contextmanager
 def quick_merges() -> Iterator[None]:
-    """Build no map that nothing reads, set the parents of nodes once, after all merges, place a
-    file's nodes once, and compare Hydra's own versions once."""
-    interpolation_map, at_least = defaults_list._create_interpolation_map, version.base_at_least
-    merge, re_parent = ConfigLoaderImpl._compose_config_from_defaults_list, Box._re_parent
-    embed = ConfigLoaderImpl._embed_result_config
-
-    def map_if_read(overrides: Any, defaults: list, self_added: bool) -> DictConfig | None:
-        """Of the choices of groups alone: no file refers to another by its place in a list."""
-        read = any(not each.is_self() and each.is_interpolation() for each in defaults)
-        return OmegaConf.create(overrides.known_choices) if read else None
-
-    def merge_all(self: ConfigLoaderImpl, *given: Any, **options: Any) -> DictConfig:
-        Box._re_parent = lambda self: None
-        try:
-            cfg = merge(self, *given, **options)
-        finally:
-            Box._re_parent = re_parent
-        cfg._re_parent()
-        return cfg
-
-    version.base_at_least = functools.cache(at_least)
-    defaults_list._create_interpolation_map = map_if_read
-    ConfigLoaderImpl._embed_result_config = staticmethod(embed_once)
-    ConfigLoaderImpl._compose_config_from_defaults_list = merge_all
+    """Merge dictionaries, build no map that nothing reads, compare Hydra's own versions once."""
+    quick = (
+        (version, "base_at_least", functools.cache(version.base_at_least)),
+        (GroupDefault, "is_interpolation", is_interpolation),
+        (defaults_list, "_create_interpolation_map", map_if_read),
+        (ConfigLoaderImpl, "_compose_config_from_defaults_list", compose_from_defaults),
+    )
+    former = [getattr(owner, name) for owner, name, _ in quick]
+    for owner, name, function in quick:
+        setattr(owner, name, function)
     try:
         yield
     finally:
-        version.base_at_least = at_least
-        defaults_list._create_interpolation_map = interpolation_map
-        ConfigLoaderImpl._compose_config_from_defaults_list = merge
-        ConfigLoaderImpl._embed_result_config = staticmethod(embed)
+        for (owner, name, _), function in zip(quick, former, strict=True):
+            setattr(owner, name, function)
 
 
 def quick_commands(*overrides: str) -> None:
@@ -122,7 +147,7 @@ def quick_commands(*overrides: str) -> None:
     """
     config_loader_impl.ConfigRepository = ParsedOnce
     _until_the_end.enter_context(quick_merges())  # which a name holds, or it would end at once
-    parse_interpolations_once()
+    parse_once()
     with hydra.initialize_config_dir(folder(), version_base="1.3"):
         for choices in ([], list(overrides)):
             hydra.compose("config", choices, return_hydra_config=True)
@@ -131,7 +156,7 @@ def quick_commands(*overrides: str) -> None:
 @contextlib.contextmanager
 def compositions() -> Iterator[Callable[..., DictConfig]]:
     """A function of overrides that gives the configuration, as the fixture `compose` says it."""
-    parse_interpolations_once()
+    parse_once()
     with hydra.initialize_config_dir(folder(), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         loader.repository = ParsedOnce(loader.config_search_path)
@@ -146,19 +171,38 @@ def compositions() -> Iterator[Callable[..., DictConfig]]:
             )
 
         @functools.cache
-        def merged(*choices: str, hydra_node: bool) -> bytes:
-            with quick_merges():
-                return pickle.dumps(
-                    hydra.compose("config", list(choices), return_hydra_config=hydra_node)
-                )
+        def plain(*choices: str) -> tuple[dict[str, Any], list[Override]]:
+            """The files of the choices as one dictionary, and the choices that change a value.
+
+            Raises UnsettledError: nodes have to be merged.
+            """
+            parsed, repo = loader._parse_overrides_and_create_caching_repo("config", list(choices))
+            loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
+            made = defaults_list.create_defaults_list(
+                repo, "config", parsed, prepend_hydra=True, skip_missing=False
+            )
+            changes = [one for one in made.config_overrides if one.key_or_group != SEARCHPATH]
+            if any(change.is_hydra_override() for change in changes):
+                raise UnsettledError
+            return merged(made.defaults, repo), changes
 
         @functools.lru_cache(maxsize=64)  # each is ten thousand objects
         def composed(*overrides: str, hydra_node: bool = False) -> DictConfig:
             parsed = parser.parse_overrides(list(overrides))
             values = [] if hydra_node else list(filter(sets_a_value, parsed))  # the node lists them
             choices = [override.input_line for override in parsed if override not in values]
-            cfg = pickle.loads(merged(*choices, hydra_node=hydra_node))
-            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+            with quick_merges():
+                try:
+                    if hydra_node:
+                        raise UnsettledError
+                    files, changes = plain(*choices)
+                except UnsettledError:
+                    cfg = hydra.compose("config", choices, return_hydra_config=hydra_node)
+                else:
+                    cfg = nodes(files)
+                    OmegaConf.set_struct(cfg, True)
+                    values = [*changes, *values]
+                ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
             OmegaConf.set_readonly(cfg, True)  # the next test reads the same object
             return cfg
 

@@ -124,11 +124,15 @@ def nodes(node: Node, place: str = "") -> Iterator[tuple]:
 )
 def test_the_compositions_of_tests_are_hydra_s(compose, monkeypatch, overrides):
     compose("experiment=coincide", "seed=4")  # shares most files
-    quick = compose(*overrides)
+    quick, whole = compose(*overrides), compose(*overrides, hydra_node=True)
     loader = GlobalHydra.instance().config_loader()
     assert type(loader.repository) is not ConfigRepository
     monkeypatch.setattr(loader, "repository", ConfigRepository(loader.config_search_path))
-    composed = hydra.compose("config", list(overrides))
+    composed = hydra.compose("config", list(overrides), return_hydra_config=True)
+    OmegaConf.set_readonly(composed, True)
+    assert sorted(nodes(whole), key=str) == sorted(nodes(composed), key=str)
+    OmegaConf.set_readonly(composed, False)
+    del vars(composed)["_content"]["hydra"]
     OmegaConf.set_readonly(composed, True)
     assert list(nodes(quick)) == list(nodes(composed))
 

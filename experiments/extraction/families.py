@@ -36,7 +36,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from tiny_families import TINY, Tiny, seeded
+from tiny import seeded
+from tiny_families import TINY, Tiny
 from tiny_undescribed import UNDESCRIBED
 from transformers import AutoModelForImageTextToText
 

@@ -72,8 +72,8 @@ def over_questions(
     scores = np.zeros((draws, len(runs)))
     for term in range(terms):
         part = group_sums[:, term]
-        nonzero = part.any(axis=1)
-        sums = weights[:, nonzero] @ part[nonzero]
+        nonzero = part.any(axis=1)  # of a term of one category, few
+        sums = weights @ part if nonzero.all() else weights[:, nonzero] @ part[nonzero]
         terms_of_runs = linked(sums[:, 0::2], sums[:, 1::2], runs[0].link)
         scores += terms_of_runs * np.array([run.weights[term] for run in runs])
     return scores
@@ -129,6 +129,8 @@ def _by_picture(
     part: Float[np.ndarray, "units terms"], pictures: Int[np.ndarray, " units"]
 ) -> Float[np.ndarray, "pictures terms"]:
     """Sums over the units of each picture."""
+    if np.array_equal(pictures, np.arange(len(part))):
+        return part  # each unit on its own
     sums = np.zeros((int(pictures.max()) + 1, part.shape[1]), dtype=part.dtype)
     np.add.at(sums, pictures, part)
     return sums

@@ -48,3 +48,11 @@ def test_a_cpu_that_would_multiply_in_bfloat16_keeps_its_own(monkeypatch, machin
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     with by_onednn():
         assert products.fp32_precision == asked
+
+
+@pytest.mark.parametrize(("width", "asked"), [(64, "none"), (65, "bf16")])
+def test_narrow_products_stay_with_mkl(monkeypatch, width, asked):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    with by_onednn(width):
+        assert products.fp32_precision == asked

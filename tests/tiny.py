@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from xmas.data.images.pixels import SquareImages
 from xmas.models.assembled import Assembled, joined
@@ -59,6 +59,8 @@ TEMPLATES = {"onevision": CHATML, "idefics3": SMOL, "smolvlm": SMOL}  # of the o
 
 def sentence_encoder(folder: Path) -> None:
     """Write a BERT of random weights, with its tokenizer."""
+    from transformers import BertConfig, BertModel
+
     tokens = tokenizer()
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
     config = BertConfig(

@@ -166,7 +166,7 @@ class Scan:
         )
         with (
             _evaluating(self.model),
-            by_onednn(),
+            by_onednn(language_model(self.model).config.hidden_size),
             weights.resident(group, read) as snapshots,
             bar(total=rows, label=label, whole=False) as progress,
         ):

@@ -23,7 +23,7 @@ from xmas.models.chat.tokens import TokenTable
 from xmas.models.cpu_matmul import by_onednn
 from xmas.models.device import device_for
 from xmas.models.vision_cache import Pictures
-from xmas.models.vlm import runs_whole, unwrap
+from xmas.models.vlm import language_model, runs_whole, unwrap
 from xmas.store import distributed
 from xmas.store.checkpoint import saved_state
 from xmas.training.fit.batch_plan import microbatches_per_rank, plan_batches
@@ -92,6 +92,7 @@ def fit(
     on_cpu = device_for(hardware.accelerator).type == "cpu"
     multiple = ALIGNED if on_cpu else 1
     config = unwrap(model).config
+    width = language_model(model).config.hidden_size
     loader = Loader(
         table,
         share.batches,
@@ -111,7 +112,7 @@ def fit(
     distributed.end_group_at_exit()
     with (
         _known_warnings(),
-        by_onednn() if on_cpu and hardware.packing else contextlib.nullcontext(),
+        by_onednn(width) if on_cpu and hardware.packing else contextlib.nullcontext(),
         _own_randomness(device_for(hardware.accelerator)),
         configured(model, hardware, recipe.precision),
         memory_advice(recipe, hardware),

@@ -75,7 +75,6 @@ from xmas.training import probe
 from xmas.training.fit import callbacks
 from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Hardware
-from xmas.training.fit.sharding import full_weight
 from xmas.training.proxy import Proxy
 
 HANGS = 800  # seconds; a job that takes longer says where it hangs and ends, before pytest does
@@ -156,16 +155,19 @@ def put(holder: Any, name: str, value: Any) -> None:
 
 
 def keep_gradients(root: Path) -> None:
-    """`gradients/<step>.safetensors`: what an optimiser step is made of, put together."""
+    """`gradients/<step>-<rank>.safetensors`: what an optimiser step is made of, a rank's part."""
 
     def keep(self: FitModule, optimizer: Any) -> None:
         held = {name: one.grad for name, one in self.named_parameters() if one.grad is not None}
         cut = sum(isinstance(one, DTensor) for one in held.values())
-        found = {name: full_weight(one).clone().contiguous() for name, one in held.items()}
-        if self.global_rank == 0:
+        if self.global_rank == 0 or cut:
+            parts = {
+                name: one.to_local() if isinstance(one, DTensor) else one
+                for name, one in held.items()
+            }
             (root / "gradients").mkdir(exist_ok=True)
-            path = root / "gradients" / f"{self.global_step}.safetensors"
-            save_file(found, path, {"cut": str(cut)})
+            path = root / "gradients" / f"{self.global_step}-{self.global_rank}.safetensors"
+            save_file(parts, path, {"cut": str(cut)})
 
     put(FitModule, "on_before_optimizer_step", keep)
 

@@ -5,6 +5,7 @@ A sample of moments; `experiments/reliability/power_cuts.py` tries all of them.
 
 import dataclasses
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ def test_what_is_finished_stays_finished(toy: Toy, tmp_path: Path, name):
 
 
 def test_the_end_of_a_fit_costs_no_step_of_it(toy: Toy, tmp_path, monkeypatch):
-    """Its checkpoint stays until what was trained is on the disk."""
+    """Its checkpoint stays until what was trained is on the disk, and needs no other place."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no folder"))
     for stage in fitted(toy):
         toy.store.get(stage)
     store, target = shared(toy, tmp_path), dataclasses.replace(toy.target(), hardware=OFTEN)

@@ -40,14 +40,19 @@ def run(toy: Toy, server: Server, tmp_path_factory) -> Callable[..., Path]:
 
 
 def gradients(root: Path) -> list[tuple[dict[str, torch.Tensor], int]]:
-    """Of every optimiser step, and how many of them were cut over the distributed."""
-    files = []
-    for path in sorted((root / "gradients").iterdir(), key=lambda path: int(path.stem)):
+    """Of every optimiser step, put together, and how many of them were cut over the ranks."""
+    steps: dict[int, dict[str, list[torch.Tensor]]] = {}
+    cuts: dict[int, int] = {}
+    for path in sorted((root / "gradients").iterdir()):  # of a step: rank after rank
+        step = int(path.stem.partition("-")[0])
         with safe_open(path, "pt") as file:
-            files.append(
-                ({name: file.get_tensor(name) for name in file.keys()}, int(file.metadata()["cut"]))  # noqa: SIM118
-            )
-    return files
+            cuts[step] = int(file.metadata()["cut"])
+            for name in file.keys():  # noqa: SIM118
+                steps.setdefault(step, {}).setdefault(name, []).append(file.get_tensor(name))
+    return [
+        ({name: torch.cat(parts) for name, parts in steps[step].items()}, cuts[step])
+        for step in sorted(steps)
+    ]
 
 
 def compare(one: Path, other: Path, steps: int, tolerance: float) -> None:

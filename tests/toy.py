@@ -10,10 +10,12 @@ misses its bytecode cache, which doubles the start of a test run.
 
 import csv
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import lightning.pytorch  # noqa: F401  # see below
 import peft  # noqa: F401
 import transformers.models.clip
@@ -47,6 +49,8 @@ from xmas.training.starts.towers import TwoTower
 
 # Written out whole at every load of a model, for refusals of union types that are then caught.
 PreTrainedConfig.__repr__ = object.__repr__
+# The template of a model card is compiled anew for every adapter, a tenth of the toy's fit.
+jinja2.Template = functools.cache(jinja2.Template)
 
 ROWS = 41
 TEXT_ONLY = (3, 11, 12, 19, 27, 34, 40)  # rows without an image

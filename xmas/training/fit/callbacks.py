@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -197,3 +198,16 @@ class Checkpoints(Callback):
             trainer.save_checkpoint(state_being_saved(self.draft))
         trainer.strategy.barrier()
         self._last = time.monotonic()
+
+
+class StateFile(TorchCheckpointIO):
+    """Writes a checkpoint straight to its place; `save_checkpoint` makes that atomic.
+
+    Lightning's own writes it into memory, copies it there, then to the folder of temporary files
+    and, where that is another disk, once more to its place.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        torch.save(checkpoint, path)

@@ -27,7 +27,7 @@ from xmas.models.vlm import language_model, runs_whole, unwrap
 from xmas.store import distributed
 from xmas.store.checkpoint import saved_state
 from xmas.training.fit.batch_plan import microbatches_per_rank, plan_batches
-from xmas.training.fit.callbacks import Checkpoints, Losses, Progress
+from xmas.training.fit.callbacks import Checkpoints, Losses, Progress, StateFile
 from xmas.training.fit.module import FitModule
 from xmas.training.fit.recipe import Hardware, Recipe
 from xmas.training.fit.recomputation import Recomputation
@@ -127,7 +127,10 @@ def fit(
             accumulate_grad_batches=accumulate,
             gradient_clip_val=recipe.clip,
             # Named, or Lightning would take a SLURM job's tasks for ranks and queue the job again.
-            plugins=TorchElasticEnvironment() if distributed.launched() else LightningEnvironment(),
+            plugins=[
+                TorchElasticEnvironment() if distributed.launched() else LightningEnvironment(),
+                StateFile(),
+            ],
             logger=logger or False,
             log_every_n_steps=1,  # or Lightning warns of short fits
             enable_checkpointing=False,

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="narrow models, to see that it runs")
     options = parser.parse_args()
     if options.tiny:
-        options.rows = 1
+        options.rows, SHAPES[:] = 1, [(64, 384)]  # two tiles, or five
     print(f"torch {torch.__version__}, {_device_name(options.device)}, {options.rows} rows")
     for name in options.names:
         with tempfile.TemporaryDirectory() as folder:
@@ -64,9 +64,7 @@ def main() -> None:
 
 
 def narrow(config: Any) -> None:
-    """Two thin layers in place of the tower's and the language model's own, and few words; images
-    as they are.
-    """
+    """Two thin layers in place of the tower's and the language model's own, and few words."""
     for part in (config.text_config, config.vision_config):
         part.num_hidden_layers, part.num_attention_heads = 2, 2
         part.hidden_size, part.intermediate_size = 32, 48

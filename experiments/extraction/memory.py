@@ -122,7 +122,7 @@ def planned(folder: Path) -> object:
 
 def _draw_tokens(folder: Path, pool: Any) -> None:
     rng = np.random.default_rng(0)
-    lengths = np.diff(pool._spans, axis=1)[:, 0] // 4
+    lengths = np.array([len(pool.raw(row)) // 4 for row in range(len(pool))])
     np.save(folder / "answered.npy", np.ones(len(lengths), dtype=bool))
     np.save(folder / "offsets.npy", np.r_[0, np.cumsum(lengths)])
     np.save(folder / "image_at.npy", np.where(pool.has_image, 31, -1).astype(np.int32))
@@ -225,6 +225,8 @@ def main() -> None:
             file = (folder / "pool.json").stat().st_size / 1e6
             for step in args.steps:
                 held, own, seconds = peak(step, folder)
+                if args.tiny and np.isnan(held):
+                    raise SystemExit(f"{step}: failed")  # a large one may be out of memory
                 print(
                     f"| {rows:,} | {file:.0f} MB | {step} | {held:.2f} | {own:.2f} "
                     f"| {seconds:.0f} |",

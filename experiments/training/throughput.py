@@ -66,7 +66,7 @@ SIZES: dict[str, dict[str, Any]] = {
         },
         "vision": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
                    "num_attention_heads": 2},
-        "lora": Lora(2, 4), "rows": 4, "micro": 2, "side": 256,
+        "lora": Lora(2, 4), "rows": 2, "micro": 1, "side": 256,
     },
     "small": {  # narrow, with the tokens of the full one
         "text": {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from composing import quick_commands
+from unsynced import unsynced
 
 import xmas.cli.command  # once, not in every fork
 import xmas.evaluation.rescore  # noqa: F401  # with numpy, the same
@@ -43,6 +44,7 @@ def command(given: dict[str, Any]) -> int:
 
 def serve() -> None:
     quick_commands()
+    unsynced()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -56,7 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
         install()
     gc.disable()  # imports make millions of objects and no garbage
-    os.fsync = lambda descriptor: None  # 4 ms, thousands of times; `test_power_cuts` has its own
+    from unsynced import unsynced  # with xmas, which is imported after torch is emulated
+
+    unsynced()
     for line in THIRD_PARTY:
         config.addinivalue_line("filterwarnings", line)
 

@@ -44,6 +44,7 @@ from torch.distributed.tensor import DTensor
 from toy import OVERRIDES, RECIPE, Toy, picture_name, shared
 from tqdm import tqdm
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from unsynced import unsynced
 
 import xmas.estimate  # noqa: F401  # imported by commands that make stages
 from xmas.attention import shards
@@ -363,7 +364,7 @@ class Rank:
 def serve() -> None:
     torch.set_num_threads(1)  # threads would not survive the fork
     tqdm.monitor_interval = 0  # nor would its thread
-    os.fsync = lambda descriptor: None  # what a killed process wrote is there without it
+    unsynced()  # what a killed process wrote is there without it
     # All forks share the lock of tqdm: a process killed while it held it would block the rest.
     tqdm.set_lock(threading.RLock())
     quick_commands(*OVERRIDES)

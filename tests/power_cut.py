@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from killable import Asked
 from toy import HARDWARE, Toy
+from unsynced import OWN
 
 from xmas.evaluation.generation.settings import Generation
 from xmas.evaluation.scores import Score
@@ -31,7 +32,7 @@ from xmas.features.clip.clip_rows import ClipRows
 from xmas.features.clustering.spherical import Spherical
 from xmas.features.losses.answer_scorer import ScorerSettings
 from xmas.features.losses.answers import Answers
-from xmas.store import Stage, Store
+from xmas.store import Stage, Store, durable
 from xmas.store.by_name import LINKS
 from xmas.store.index import ResultIndex
 from xmas.training.proxy import Proxy
@@ -77,7 +78,7 @@ class Recording:
     def __enter__(self) -> "Recording":
         start = self._observe(None)
         self._folders, self._files = dict(start.folders), dict(start.files)
-        self._originals = os.fsync, np.memmap.flush
+        self._originals = os.fsync, np.memmap.flush, durable._sync, durable.ThreadPoolExecutor
         flush = np.memmap.flush
 
         def synced(file: int) -> None:
@@ -89,10 +90,11 @@ class Recording:
                 self._sync(os.stat(array.filename).st_ino)
 
         os.fsync, np.memmap.flush = synced, flushed
+        durable._sync, durable.ThreadPoolExecutor = OWN
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.fsync, np.memmap.flush = self._originals
+        os.fsync, np.memmap.flush, durable._sync, durable.ThreadPoolExecutor = self._originals
         self._note("the end")
         for file in self._pins.values():
             os.close(file)

@@ -26,7 +26,9 @@ def is_dataset(name: str) -> bool:
     """Whether a name is of a dataset: of a program, or, where no file has it, as on the hub."""
     if name.startswith(_PREFIX):
         return True
-    return not Path(name).exists() and not Path(name).suffix and bool(_HUB.fullmatch(name))
+    if not _HUB.fullmatch(name):
+        return False
+    return not Path(name).suffix and not Path(name).exists()
 
 
 def dataset_of(name: str, split: str | None = None) -> Any:

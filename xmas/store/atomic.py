@@ -1,17 +1,20 @@
 """Files and folders that are complete or absent, even if a process dies or the power is cut."""
 
+import fnmatch
+import os
+import re
 import shutil
 from collections.abc import Callable
-from fnmatch import fnmatch
 from pathlib import Path
 
 from xmas.store.durable import sync, sync_folder
 from xmas.store.full_disk import full_disk
 
-_OF_ATTEMPTS = (  # in a draft; of a complete one they are no part
+_PATTERNS = (  # of files in a draft; of a complete one they are no part
     *("attempts.json", "seconds.json", "stage.json", "error.txt"),
     *("*.ckpt", ".*.partial", ".*.former", ".*.damaged"),
 )
+_OF_ATTEMPTS = re.compile("|".join(map(fnmatch.translate, _PATTERNS)))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -46,14 +49,14 @@ def put_in_place(partial: Path, path: Path) -> None:
     A folder cannot replace another one in one step: the former is moved aside until it can, and
     removed when the rename is on the disk.
     """
-    former = former_of(path)
-    if partial.is_dir() and path.exists():
+    former, is_folder = former_of(path), partial.is_dir()
+    if is_folder and path.exists():
         if former.exists():
             shutil.rmtree(former)
         path.rename(former)
     partial.replace(path)
     sync_folder(path.parent)
-    if former.exists():
+    if is_folder and former.exists():
         shutil.rmtree(former)
 
 
@@ -78,11 +81,7 @@ def publish(draft: Path, path: Path) -> None:
 
 def of_attempts(draft: Path) -> list[Path]:
     """The files and folders of a draft that are no part of the result: checkpoints, records."""
-    return [
-        path
-        for path in sorted(draft.iterdir())
-        if any(fnmatch(path.name, pattern) for pattern in _OF_ATTEMPTS)
-    ]
+    return [draft / name for name in sorted(os.listdir(draft)) if _OF_ATTEMPTS.fullmatch(name)]
 
 
 def restore(draft: Path, path: Path, *, whole: str) -> None:

@@ -38,23 +38,25 @@ class DamagedResultError(ValueError):
     """A file of a result is not what was written; the message names it and says what to do."""
 
 
-def record_files(folder: Path) -> Files:
+def record_files(draft: Path) -> Files:
     """Size and sha256 of every file of a result in its draft, for its `meta.json`.
 
-    Of more than `FEW` files those in its folders are listed in `files.json`, which is listed here:
-    a pool of 27,000 pictures would make a `meta.json` of 3 MB.
+    In this process they need not be hashed again when the result is used. Of more than `FEW` files
+    those in its folders are listed in `files.json`, which is listed here: a pool of 27,000 pictures
+    would make a `meta.json` of 3 MB.
     """
-    (folder / LIST).unlink(missing_ok=True)  # of an earlier attempt
-    leftovers = {path.name for path in of_attempts(folder)}
-    names = [name for name in file_names(folder) if name.partition("/")[0] not in leftovers]
-    files = {name: _record(folder / name) for name in sorted(names)}
+    (draft / LIST).unlink(missing_ok=True)  # of an earlier attempt
+    leftovers = {path.name for path in of_attempts(draft)}
+    names = [name for name in file_names(draft) if name.partition("/")[0] not in leftovers]
+    result = draft.with_name(draft.name[1:])
+    files = {name: _record(draft / name, result / name) for name in sorted(names)}
     if len(files) <= FEW:
         return files
     inside = {name: entry for name, entry in files.items() if "/" in name}
     lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in inside.items()]
-    (folder / LIST).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    (draft / LIST).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     top = {name: entry for name, entry in files.items() if name not in inside}
-    return top | {LIST: _record(folder / LIST)}
+    return top | {LIST: _record(draft / LIST, result / LIST)}
 
 
 def file_names(folder: Path) -> Iterator[str]:
@@ -67,8 +69,10 @@ def file_names(folder: Path) -> Iterator[str]:
                 yield path
 
 
-def _record(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+def _record(path: Path, published: Path) -> dict[str, Any]:
+    status = path.stat()
+    _hashed.add((str(published), status.st_size, status.st_mtime_ns))
+    return {"bytes": status.st_size, "sha256": _sha256(path)}
 
 
 def _sha256(path: Path) -> str:

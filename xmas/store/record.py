@@ -1,26 +1,35 @@
 """The record of a result, `meta.json`: what it is, what it was made from, and on what."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from xmas.store.atomic import complete, write_atomically
 from xmas.store.chain import Chain
 from xmas.store.computation import Computation
 from xmas.store.integrity import META, record_files, sealed
-from xmas.store.label import label
 from xmas.store.provenance import command, commit, now, versions, worked_on
 from xmas.store.stage import ChangedFileError, Stage, describe, digest
 
 ANNOUNCED = "stage.json"  # in a draft: what it will be
 
 
+@dataclasses.dataclass(frozen=True)
+class Announced:
+    """What a result is called, and its identity as it was before it was computed."""
+
+    label: str
+    identity: Any
+
+
 @contextlib.contextmanager
-def recorded(stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
+def recorded(stage: Stage, draft: Path, announced: Announced, *, resumed: bool) -> Iterator[None]:
     """Write `meta.json` when the work inside ends well, `error.txt` when it does not.
 
     `seconds` are those of this stage alone, over all attempts: the stages that it asks for have
@@ -33,7 +42,7 @@ def recorded(stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
         computation.resume()
     try:
         with computation.run():
-            _note_identity(stage, draft, result_key)
+            _announce(stage.kind, draft, announced)
             yield
     except BaseException:
         text = traceback.format_exc()
@@ -47,7 +56,7 @@ def recorded(stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
     record = {
         "kind": stage.kind,
         "key": result_key,
-        "label": label(stage),
+        "label": announced.label,
         "config": config,
         "seconds": round(computation.seconds, 3),
         **({} if inputs is None else {"inputs": list(inputs)}),
@@ -64,9 +73,14 @@ def recorded(stage: Stage, draft: Path, *, resumed: bool) -> Iterator[None]:
     Chain.note(computation.name, computation.seconds)
 
 
-def _note_identity(stage: Stage, draft: Path, result_key: str) -> None:
-    """Note in a draft what it will be: its `meta.json` is written when it is complete."""
-    identity = {"kind": stage.kind, "key": result_key, "label": label(stage)}
-    identity["config"] = describe(stage)
-    text = json.dumps(identity, indent=2)
+def _announce(kind: str, draft: Path, announced: Announced) -> None:
+    """Write in a draft what it will be: its `meta.json` is written when it is complete."""
+    text = json.dumps(
+        {
+            "kind": kind,
+            "key": draft.name[1:],
+            "label": announced.label,
+            "config": announced.identity,
+        }
+    )
     write_atomically(draft / ANNOUNCED, lambda path: path.write_text(text))

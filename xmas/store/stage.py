@@ -7,11 +7,13 @@ touches no disk.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -131,12 +133,13 @@ def sha256_of(path: str | Path) -> str:
     Of a folder: the sha256 of the names and hashes of its files. Raises FileNotFoundError: `path`
     does not exist.
     """
-    if Path(path).is_dir():
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())
         listing = "".join(f"{file.relative_to(path)} {sha256_of(file)}\n" for file in files)
         digest = hashlib.sha256(listing.encode()).hexdigest()
     else:
-        digest = _digest(str(path), os.stat(path))
+        digest = _digest(str(path), status)
     for hashes in _noting:
         hashes.setdefault(str(path), digest)
     return digest
@@ -195,22 +198,20 @@ def describe(value: Any) -> Any:
     Raises TypeError: a field is neither plain data nor a dataclass. Raises ValueError: a whole
     number is no float, as some above 2^53.
     """
+    if value is None or isinstance(value, bool | str | float):
+        return value
+    if isinstance(value, int):
+        return _exact(value)
+    if isinstance(value, dict):
+        return {str(name): describe(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(element) for element in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own = getattr(value, "identity", None)
         if own is not None:
             return own()
         corrections = getattr(value, "corrections", dict)()
         return _described_fields(value) | corrections
-    if isinstance(value, dict):
-        return {str(name): describe(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [describe(element) for element in value]
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int):
-        return _exact(value)
-    if isinstance(value, float):
-        return value
     raise TypeError(f"{value!r} ({type(value).__name__}) is neither plain data nor a dataclass")
 
 
@@ -231,21 +232,31 @@ def _described_fields(value: Any) -> dict[str, Any]:
     identity: dict[str, Any] = {"type": type_name(type(value))}
     if isinstance(value, Stage):
         identity["version"] = value.version
-    for field in dataclasses.fields(value):
-        rule = field.metadata.get("identity", "value")
-        content = getattr(value, field.name)
-        if rule == "content" and isinstance(content, str):
-            try:
-                identity[field.name] = {"sha256": sha256_of(content)}
-            except FileNotFoundError:
-                raise FileNotFoundError(
-                    f"{field.name}={content}: there is no such file; correct the path"
-                ) from None
-        elif isinstance(content, int) and not isinstance(content, bool) and rule != "none":
-            identity[field.name] = _exact(content, f"{field.name}=")
-        elif rule != "none":
-            identity[field.name] = describe(content)
+    for name, by_content in _identifying(type(value)):
+        content = getattr(value, name)
+        if isinstance(content, str):
+            identity[name] = {"sha256": _sha256_of_field(name, content)} if by_content else content
+        elif isinstance(content, int) and not isinstance(content, bool):
+            identity[name] = _exact(content, f"{name}=")
+        else:
+            identity[name] = describe(content)
     return identity
+
+
+@functools.cache
+def _identifying(cls: type) -> list[tuple[str, bool]]:
+    """The fields of a dataclass that are not volatile, and whether each is known by content."""
+    rules = [
+        (field.name, field.metadata.get("identity", "value")) for field in dataclasses.fields(cls)
+    ]
+    return [(name, rule == "content") for name, rule in rules if rule != "none"]
+
+
+def _sha256_of_field(name: str, path: str) -> str:
+    try:
+        return sha256_of(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}={path}: there is no such file; correct the path") from None
 
 
 def key(stage: Stage) -> str:

@@ -20,13 +20,15 @@ from xmas.store.integrity import META, check, finished_folders, meta_of
 from xmas.store.label import label
 from xmas.store.lock import alone
 from xmas.store.provenance import finished
-from xmas.store.record import recorded
+from xmas.store.record import Announced, recorded
 from xmas.store.run_logger import RunLogger
 from xmas.store.stage import (
     ChangedFileError,
     Made,
     Stage,
     check_unchanged,
+    describe,
+    digest,
     hashed_files,
     key,
 )
@@ -47,6 +49,12 @@ def _log_reused(folder: Path) -> None:
 
 def _name(stage: Stage) -> str:
     return f"{stage.kind}/{key(stage)}"
+
+
+def _ask(folder: Path) -> None:
+    """Note a result as an input of the computation that asks for it."""
+    if Computation.running is not None:
+        Computation.running.ask(f"{folder.parent.name}/{folder.name}")
 
 
 def _log_event(draft: Path, event: str) -> None:
@@ -81,7 +89,10 @@ class Store:
 
     def path(self, stage: Stage) -> Path:
         """The folder where the result of `stage` is, or will be."""
-        return Path(self.root) / stage.kind / key(stage)
+        return self._folder(stage, describe(stage))
+
+    def _folder(self, stage: Stage, identity: Any) -> Path:
+        return Path(self.root, stage.kind, digest(identity))
 
     def get(self, stage: Stage) -> Path:
         """Return the folder with the result of `stage`, computing it if it is not there.
@@ -93,11 +104,10 @@ class Store:
         Raises:
             Exception: any that `stage.compute` raises; the draft's `error.txt` has its traceback.
         """
-        if Computation.running is not None:
-            Computation.running.ask(_name(stage))
         if not distributed.launched():
             return self._get_alone(stage)
         folder = self.path(stage)
+        _ask(folder)
         if str(folder) in _AGREED and folder.exists():
             return folder
         if not distributed.leads():
@@ -122,7 +132,9 @@ class Store:
     def _get_alone(self, stage: Stage) -> Path:
         """The result of `stage`, computed here, or by another process that has its lock."""
         with hashed_files() as hashes:  # of what is part of the key, and of what is read
-            folder = self.path(stage)
+            identity = describe(stage)
+            folder = self._folder(stage, identity)
+            _ask(folder)
             if self._is_finished(stage, folder):
                 return self._reused(folder)
             check_writable(folder.parent, result=folder.name)
@@ -133,16 +145,19 @@ class Store:
                 restore(draft, folder, whole=META)
                 if self._is_finished(stage, folder):
                     return self._reused(folder)
-                self._make(stage, draft, hashes)
+                name = label(stage)
+                self._make(stage, draft, Announced(name, identity), hashes)
                 publish(draft, folder)
-                by_name.link(folder, label(stage))
+                by_name.link(folder, name)
         _log_event(draft, f"done      {folder}")
         _LOGGED.add(str(folder))
         if self.run_logger is not None:
             self.run_logger.enter(folder)
         return folder
 
-    def _make(self, stage: Stage, draft: Path, hashes: dict[str, str]) -> None:
+    def _make(
+        self, stage: Stage, draft: Path, announced: Announced, hashes: dict[str, str]
+    ) -> None:
         """Fill the draft. `hashes`: of the files that the stage's key was made from.
 
         Raises ChangedFileError: one of them changed meanwhile. How much of the draft comes from the
@@ -155,7 +170,7 @@ class Store:
             make_folder(draft)
         _log_event(draft, "resumed" if has_draft else "computing")
         try:
-            with recorded(stage, draft, resumed=has_draft), stage.scope():
+            with recorded(stage, draft, announced, resumed=has_draft), stage.scope():
                 self._compute(stage, draft)
                 check_unchanged(hashes)
         except Exception as error:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 def is_writable(folder: Path) -> bool:
     """Whether files can be made in a folder, or else in the nearest one above it that exists."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    nearest = folder
+    while not os.path.isdir(nearest):
+        nearest = nearest.absolute().parent
     return os.access(nearest, os.W_OK | os.X_OK)
 
 

@@ -14,7 +14,7 @@ SPLITS = ("train", "validation", "test")
 
 def is_sharded(path: Path) -> bool:
     """Whether a path is a table: a Parquet or Arrow file, a glob of such, or a folder."""
-    return path.is_dir() or path.suffix in SUFFIXES or (_is_glob(path) and bool(_globbed(path)))
+    return path.suffix in SUFFIXES or path.is_dir() or (_is_glob(path) and bool(_globbed(path)))
 
 
 def files_of(path: Path, split: str | None = None) -> list[Path]:

@@ -121,7 +121,7 @@ class ResultIndex:
         A stage whose result is gone is passed through by its configuration.
         """
         stages = list(nested_stages(config))
-        return self.made_from([key_of(stage) for stage in stages], described=stages)
+        return self.made_from(map(self._key_of, stages), described=stages)
 
     def made_from(
         self, keys: Iterable[str], *, described: Iterable[Config] = ()
@@ -144,14 +144,26 @@ class ResultIndex:
                 pending += self.results[key].inputs[::-1]
                 continue
             if configs is None:
-                configs = {key_of(stage): stage for root in described for stage in stages_in(root)}
+                stages = (stage for root in described for stage in stages_in(root))
+                configs = {self._key_of(stage): stage for stage in stages}
             if key in configs:
-                pending += [key_of(stage) for stage in stages_of_fields(configs[key])][::-1]
+                pending += [*map(self._key_of, stages_of_fields(configs[key]))][::-1]
         return results
 
     def result(self, config: Config, what: str) -> Result:
         """Raises AbsentError: it is not there any more."""
-        key = key_of(config)
+        key = self._key_of(config)
         if key not in self.results:
             raise AbsentError(f"No longer in the store: {what} {key}.")
         return self.results[key]
+
+    def _key_of(self, config: Config) -> str:
+        """As `key_of`; a page asks a dozen times for the key of the same configuration."""
+        if id(config) not in self._keys:
+            self._keys[id(config)] = config, key_of(config)
+        return self._keys[id(config)][1]
+
+    @functools.cached_property
+    def _keys(self) -> dict[int, tuple[Config, str]]:
+        """Keys by the configuration's `id`, which is kept, so that no other one gets its number."""
+        return {}

@@ -173,8 +173,11 @@ def check_unchanged(hashes: dict[str, str]) -> None:
 
 
 _WHOLE = 2**53  # up to which every whole number is a float
-_STABLE_NAMES = {former: name for name, former in FORMER_NAMES.items()}
-_TYPE = re.compile(r'"type": "([\w.]+)"')
+_TYPE = re.compile(r'"type": "[\w.]+"')
+_FORMER_TYPES = {
+    f'"type": "{name}"': f'"type": "{former}"' for name, former in FORMER_NAMES.items()
+}
+_STABLE_TYPES = {former: name for name, former in _FORMER_TYPES.items()}
 
 
 def type_name(cls: type) -> str:
@@ -267,7 +270,7 @@ def key(stage: Stage) -> str:
 def digest(described: Any) -> str:
     """Twelve hex digits of an identity as plain data; types count under their former names."""
     plain = json.dumps(described, sort_keys=True)
-    plain = _TYPE.sub(lambda match: _renamed(match, FORMER_NAMES), plain)
+    plain = _TYPE.sub(lambda match: _FORMER_TYPES.get(match[0], match[0]), plain)
     return hashlib.sha256(plain.encode()).hexdigest()[:12]
 
 
@@ -278,8 +281,4 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 def parse_meta(text: str) -> dict[str, Any]:
     """The text of a `meta.json` of any version, parsed, with the type names of today."""
-    return json.loads(_TYPE.sub(lambda match: _renamed(match, _STABLE_NAMES), text))
-
-
-def _renamed(match: re.Match[str], names: dict[str, str]) -> str:
-    return f'"type": "{names.get(match[1], match[1])}"'
+    return json.loads(_TYPE.sub(lambda match: _STABLE_TYPES.get(match[0], match[0]), text))

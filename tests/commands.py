@@ -5,6 +5,7 @@ its fork when it starts and a line with its exit status when it ends. Files get 
 last, on standard error, whether it has loaded torch.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -45,6 +46,8 @@ def command(given: dict[str, Any]) -> int:
 def serve() -> None:
     quick_commands()
     unsynced()
+    gc.freeze()
+    gc.enable()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
@@ -53,7 +56,3 @@ def serve() -> None:
             os._exit(status)
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
-if __name__ == "__main__":
-    serve()

@@ -371,6 +371,7 @@ def serve() -> None:
     warm()
     gc.freeze()  # or a fork's first collection copies the pages of all that was imported
     gc.set_threshold(50_000, 20, 20)
+    gc.enable()
     standing: dict[int, list[Rank]] = {}  # by how many there are
     warmed = False
     for line in sys.stdin:
@@ -466,7 +467,3 @@ def free_port() -> int:
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         return asked.getsockname()[1]
-
-
-if __name__ == "__main__":
-    serve()

@@ -37,12 +37,14 @@ from pathlib import Path
 from typing import Any
 
 import annotations
+import captured_logs
 import pytest
 
 sys.dont_write_bytecode = False  # some containers ask for it; each process would compile anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 annotations.install()
+captured_logs.install()
 
 THIRD_PARTY = (  # warnings of other packages that nothing here can avoid; all others are errors
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft 0.21
@@ -113,6 +115,7 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Any:
     """What a file leaves, a million objects in the end, is gone through once and not again."""
+    captured_logs.not_propagating.cache_clear()
     ran = yield
     if nextitem is None or nextitem.path != item.path:
         gc.collect()

@@ -48,7 +48,7 @@ def held(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
     template = tiny.TEMPLATES.get(kind, tiny.PHI)
     tokens = Tokenised(pool, start.tokenizer, template, start.image, 1024)
     examples = pool.open(toy.store)
-    pictures = FromFiles(examples, parts.processor)
+    pictures = tiny.Remembered(FromFiles(examples, parts.processor))
     pad = parts.tokenizer.pad_token_id
     material = Material(tokens.open(toy.store), pictures, examples.shown, pad)
     mild, peaked = parts.model, copy.deepcopy(parts.model)

@@ -22,7 +22,7 @@ from jinja2 import nodes
 from omegaconf import OmegaConf
 from PIL import Image
 from test_engine import close, randomised
-from tiny import shared_model, shared_start
+from tiny import Remembered, shared_model, shared_start
 from tiny import tokenizer as trained_tokenizer
 from tiny_families import TINY, Tiny
 from tiny_undescribed import UNDESCRIBED
@@ -68,7 +68,8 @@ from xmas.selection.methods.random import Random
 from xmas.selection.ranking import Ranking
 from xmas.selection.subset import Subset
 from xmas.store import Store
-from xmas.target.export import Export
+from xmas.target.export import write_weights
+from xmas.target.hf_folder import describe
 from xmas.target.target import Target
 from xmas.training.fit.recipe import Recipe
 from xmas.training.fit.trainables import Lora
@@ -126,9 +127,10 @@ def family(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
     parts = shared_model(start, toy.store)
     assert parts.model.config.model_type == request.param
     table = Tokenised(pool, start.tokenizer, tiny.template, start.image, 1024).open(toy.store)
+    rows = pool.open(toy.store)
     return SimpleNamespace(
-        tiny=tiny, start=start, parts=parts, target=target, table=table, rows=pool.open(toy.store),
-        scans={},
+        tiny=tiny, start=start, parts=parts, target=target, table=table, rows=rows,
+        pictures=Remembered(FromFiles(rows, parts.processor)), scans={},
     )  # fmt: skip
 
 
@@ -136,6 +138,17 @@ def family(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
 def fitted(toy: Toy, family) -> LoadedModel:
     """The tiny model after the step of LoRA."""
     return family.target.load(toy.store)
+
+
+@pytest.fixture(scope="module")
+def exported(family, fitted, tmp_path_factory) -> Path | None:
+    """What `Export` writes of the fitted model; None: its family is not exported."""
+    if not isinstance(family_of(fitted.model.config), Exportable | OwnForward):
+        return None
+    folder = tmp_path_factory.mktemp("exported")
+    describe(fitted, family.tiny.template, "float32", folder)
+    write_weights(fitted, "float32", folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +180,8 @@ def scanned(family, peaked, *, batch_tokens: int, shared_from: float, weights=No
     """The same scan once."""
     how = (batch_tokens, shared_from, weights)
     if how not in family.scans:
-        pictures = FromFiles(family.rows, family.parts.processor)
         pad = family.parts.tokenizer.pad_token_id
-        material = Material(family.table, pictures, family.rows.shown, pad)
+        material = Material(family.table, family.pictures, family.rows.shown, pad)
         spectra = Spectra(batch_tokens=batch_tokens)
         scan = Scan(peaked, material, spectra, Running(shared_from=shared_from, weights=weights))
         family.scans[how] = scan.once("test")
@@ -227,7 +239,7 @@ def batch_of(family, model: torch.nn.Module, rows: list[int]) -> Batch:
         [np.array(rows)],
         image_token=model.config.image_token_id,
         pad=family.parts.tokenizer.pad_token_id,
-        pictures=FromFiles(family.rows, family.parts.processor),
+        pictures=family.pictures,
     )
     return next(iter(loader))
 
@@ -378,17 +390,16 @@ def answers(family, parts: LoadedModel, batch: int, out: Path, *, count=None) ->
 
 @torch.no_grad()
 def test_an_exported_folder_gives_the_same_answers_in_plain_transformers(
-    toy: Toy, family, fitted, tmp_path
+    family, fitted, exported, tmp_path
 ):
     ours = answers(family, fitted, 1, tmp_path / "one.jsonl")
     assert len(set(ours)) > 1
     assert answers(family, fitted, 3, tmp_path / "three.jsonl") == ours
-    if not isinstance(family_of(fitted.model.config), Exportable | OwnForward):
+    if exported is None:
         pytest.skip("it is not exported")
-    folder = toy.store.get(Export(family.target, dtype="float32"))
-    model, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    model, report = AutoModelForImageTextToText.from_pretrained(exported, output_loading_info=True)
     assert not any(report.values()), report
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(exported)
     encoder = fitted.encoder(family.tiny.template)
     for question, answer in zip(questions(family), ours, strict=True):
         shown = [] if question.image is None else [Image.open(question.image).convert("RGB")]
@@ -455,15 +466,14 @@ def loops_over_content(template: str) -> bool:
     )
 
 
-def test_an_exported_folder_has_what_vllm_reads(toy: Toy, family):
+def test_an_exported_folder_has_what_vllm_reads(family, exported):
     if isinstance(family_of(family.parts.model.config), OwnForward):
         pytest.skip("its files are its own")
-    if not isinstance(family_of(family.parts.model.config), Exportable):
+    if exported is None:
         pytest.skip("it is not exported")
-    folder = toy.store.get(Export(family.target, dtype="float32"))
 
     def read(name: str) -> dict:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
+        return json.loads((exported / name).read_text(encoding="utf-8"))
 
     assert set(read("config.json")["architectures"]) <= SERVED
     assert read("config.json")["text_config"]["torch_dtype"] == "float32"
@@ -472,13 +482,13 @@ def test_an_exported_folder_has_what_vllm_reads(toy: Toy, family):
     assert not PENALTIES & set(defaults)
     ends = family.parts.encoder(family.tiny.template).end
     assert defaults["eos_token_id"] == ends
-    assert loops_over_content((folder / "chat_template.jinja").read_text(encoding="utf-8"))
+    assert loops_over_content((exported / "chat_template.jinja").read_text(encoding="utf-8"))
     processor = read("processor_config.json")["processor_class"]
     assert hasattr(transformers, processor)
     assert read("tokenizer_config.json")["processor_class"] == processor
     named = {"internvl": "context_image_token", "gemma3": "boi_token"}
     if (kind := family.parts.model.config.model_type) in named:  # their processors ask for them
-        assert getattr(AutoTokenizer.from_pretrained(folder), named[kind]) == family.tiny.image
+        assert getattr(AutoTokenizer.from_pretrained(exported), named[kind]) == family.tiny.image
     images = read("preprocessor_config.json")["image_processor_type"]
     assert hasattr(transformers, images)
     theirs = getattr(transformers, processor)
@@ -524,7 +534,7 @@ def measured(family, peaked, processor, out: Path, *, batch_tokens: int = 1) -> 
         }
         for step, of in ((3, peaked), (5, parts.model))
     }
-    pictures = FromFiles(family.rows, processor)
+    pictures = Remembered(FromFiles(family.rows, processor))
     material = Material(table, pictures, family.rows.shown, pad)
     scan = Scan(model, material, Spectra(batch_tokens=batch_tokens), Running())
     shards = Shards(out / "shards", scan.plan.bounds, tuple(snapshots), 5)

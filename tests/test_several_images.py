@@ -72,7 +72,7 @@ def held(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
     frozen = {name: weight.clone() for name, weight in tower.state_dict().items()}
     randomised(parts.model)
     tower.load_state_dict(frozen)
-    pictures = FromFiles(rows, parts.processor)
+    pictures = tiny.Remembered(FromFiles(rows, parts.processor))
     material = Material(tokens.open(toy.store), pictures, rows.shown, parts.tokenizer.pad_token_id)
     return SimpleNamespace(model=parts.model, material=material, rows=rows, maps={})
 

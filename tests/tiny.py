@@ -5,6 +5,7 @@ large enough that attention is not uniform.
 """
 
 import copy
+import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from xmas.models.chat.template import Template
 from xmas.models.published import Published
 from xmas.models.sources import Source
 from xmas.models.start_point import StartPoint
+from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import LoadedModel, load
 from xmas.store import Store
 
@@ -332,6 +334,20 @@ def shared_model(start: StartPoint, store: Store) -> LoadedModel:
 
 
 _loaded = functools.cache(load)
+
+
+@dataclasses.dataclass
+class Remembered:
+    """`FromFiles` that makes the tensors of the same images once."""
+
+    files: FromFiles
+    made: dict[str, dict[str, torch.Tensor]] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, rows: list[int], parts: Any = None) -> dict[str, torch.Tensor]:
+        asked = repr((rows, parts))
+        if asked not in self.made:
+            self.made[asked] = self.files(rows, parts)
+        return dict(self.made[asked])
 
 
 def own_model(start: StartPoint, store: Store) -> LoadedModel:

@@ -5,6 +5,7 @@ computed while it is captured, and a replay sees neither Python nor what the cap
 its own intermediate values are spoilt before. On the emulated GPU it is `torch.cuda.CUDAGraph`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,11 +24,21 @@ def tensors(*values: Any) -> list[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             leaves.append(value)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, (list, tuple)):  # as a union it would be made anew at each call
             leaves += tensors(*value)
         elif isinstance(value, dict):
             leaves += tensors(*value.values())
     return leaves
+
+
+@functools.cache
+def written_by(operator: Any) -> list[tuple[int, str]]:
+    """Places and names of the arguments that an operator writes to."""
+    return [
+        (number, argument.name)
+        for number, argument in enumerate(operator._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
 
 
 def address(tensor: Tensor) -> int:
@@ -47,22 +58,21 @@ class RecordedGraph(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        places = {tensor.device.type for tensor in tensors(args, kwargs)}
+        taken = tensors(*args, *kwargs.values())
+        places = {tensor.device.type for tensor in taken}
         places |= {torch.device(kwargs["device"]).type} if kwargs.get("device") else set()
         if name in WAITS or (len(places) > 1 and "copy" in name):
             raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
-        for number, argument in enumerate(
-            func._schema.arguments if func._schema.is_mutable else ()
-        ):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                value = args[number] if number < len(args) else kwargs.get(argument.name)
-                for tensor in tensors(value):
-                    self._save(tensor)
+        written = written_by(func)
+        for number, argument in written:
+            for tensor in tensors(args[number] if number < len(args) else kwargs.get(argument)):
+                self._save(tensor)
         results = func(*args, **kwargs)
-        known = {address(tensor) for tensor in tensors(args, kwargs)}
-        new = [one for one in tensors(results) if address(one) not in known]
-        self._own |= {address(one): one for one in new}
-        if new or func._schema.is_mutable:
+        known = set(map(address, taken))
+        made = [(address(one), one) for one in tensors(results)]
+        new = [one for place, one in made if place not in known]
+        self._own |= {place: one for place, one in made if place not in known}
+        if new or written:
             self.calls.append((func, args, kwargs, new))
         return results
 

@@ -28,6 +28,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # threads cost more than so few weights
 
 import functools
 import gc

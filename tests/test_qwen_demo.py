@@ -8,9 +8,10 @@ from server import Server
 
 COMMAND = (
     "goal=scores experiment=smoke proxy=qwen3_vl_tiny target=qwen3_vl_tiny selector=xmas "
-    "demo_pool.rows=40 demo_bench.questions=5 proxy.snapshots=2 clusters.trajectories.k=3 "
-    "subset.fraction=0.5 reference.base=true ~suite.mme ~suite.gqa ~suite.mmbench "
-    "hardware.checkpoint_seconds=0"
+    "demo_pool.rows=40 demo_pool.captions=60 demo_pool.facts=20 demo_pool.claims=20 "
+    "demo_pool.choices=20 demo_pool.reviews=20 demo_bench.questions=5 proxy.snapshots=2 "
+    "clusters.trajectories.k=3 subset.fraction=0.5 reference.base=true "
+    "~suite.mme ~suite.gqa ~suite.mmbench hardware.checkpoint_seconds=0"
 ).split()
 KINDS = ("proxy", "trajectories", "clusters", "ranking", "subset", "target", "score", "scores")
 TIMES = {"meta.json", "scan_seconds.json", "manifest.json"}  # the last says how long its files took

@@ -345,18 +345,24 @@ def test_the_kernel_by_hand(tmp_path, store):
 
 
 def test_one_block_is_a_k_dpp_of_the_kernel(tmp_path, store):
-    """Sets of two out of four candidates, counted against their determinants."""
+    """Sets of two out of four candidates, counted against their determinants.
+
+    400 clusters have the same four, so that one selection draws 400 sets.
+    """
     rng = np.random.default_rng(5)
     image = rng.standard_normal((4, 3))
     image /= np.linalg.norm(image, axis=1, keepdims=True)
-    turns = [[[1, 0, 0], [0, 1, 0]]] * 4
-    clip = given_clip(tmp_path / "clip", image, [0, 1, 2, 3], turns)
-    ofa = labelled(tmp_path, clip, [0] * 4, [0.1, 0.2, 0.3, 0.4], store)
+    turns = [[[1, 0, 0], [0, 1, 0]]] * 1600
+    clip = given_clip(tmp_path / "clip", np.tile(image, (400, 1)), list(range(1600)), turns)
+    labels, confidence = np.repeat(np.arange(400), 4), np.tile([0.1, 0.2, 0.3, 0.4], 400)
+    ofa = labelled(tmp_path, clip, labels, confidence, store)
     kernel = ofa._kernel(clip.open(store), np.arange(4), 1 - np.arange(4) / 4)
     sets = [(i, j) for i in range(4) for j in range(i + 1, 4)]
     odds = np.array([np.linalg.det(kernel[np.ix_(each, each)]) for each in sets])
     odds /= odds.sum()
-    drawn = [tuple(select(ofa, 2, store, seed).tolist()) for seed in range(400)]
+    rows = select(ofa, 800, store).reshape(400, 2)
+    assert (rows // 4 == np.arange(400)[:, None]).all()
+    drawn = [tuple(each) for each in (rows % 4).tolist()]
     counts = np.array([drawn.count(each) for each in sets])
     chi = ((counts - 400 * odds) ** 2 / (400 * odds)).sum()
     assert chi < 20.5  # 5 degrees of freedom, once in a thousand

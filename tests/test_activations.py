@@ -16,6 +16,7 @@ from toy import RECIPE, ROWS, TEXT_ONLY, Toy, picture_name, record
 from xmas.attention.metric import Spectra
 from xmas.data.images.broken import read_picture
 from xmas.data.pool import Pool
+from xmas.data.rows import Rows
 from xmas.features.activations import Activations
 from xmas.features.pooled import Means, Windows, means_of
 from xmas.features.trajectories import Trajectories
@@ -23,11 +24,13 @@ from xmas.models.chat.batches import collate
 from xmas.models.chat.labels import Tokens
 from xmas.models.chat.layout import FEATURE
 from xmas.models.chat.template import Template
+from xmas.models.chat.tokens import TokenTable
 from xmas.models.vlm import LoadedModel, language_model, load
 from xmas.store import Store, describe
 from xmas.store.feasible import check_all
 from xmas.training.proxy import Proxy
 
+FEW = (0, 2, 3, 8, 10, 40, 4)  # rows of the toy's
 HALF = 1e-3  # values are at most one, in float16
 SYSTEM = Template()  # with a prompt in front of every question
 
@@ -42,16 +45,32 @@ def values_of(toy: Toy, stage: Activations) -> np.ndarray:
     return np.load(toy.store.get(stage) / "values.npy")
 
 
-def whole_row(stage: Activations, toy: Toy, parts: LoadedModel, row: int):
+@pytest.fixture(scope="module")
+def few(toy: Toy, tmp_path_factory) -> Pool:
+    """Rows of one picture and of none, of one round and of several."""
+    place = tmp_path_factory.mktemp("few") / "pool.json"
+    place.write_text(json.dumps([record(row) for row in FEW]))
+    return Pool(str(place), str(toy.folder / "images"))
+
+
+Opened = tuple[TokenTable, Rows]
+
+
+def opened(stage: Activations, toy: Toy) -> Opened:
+    """Tokens and rows of the stage's pool."""
+    return stage.proxy.tokens().open(toy.store), stage.proxy.pool.open(toy.store)
+
+
+def whole_row(pool: Opened, parts: LoadedModel, row: int):
     """Ids of a row as the model's own forward takes them, and its pixels."""
-    held = stage.proxy.tokens().open(toy.store)[row]
+    table, examples = pool
+    held = table[row]
     ids = held.ids.astype(np.int64)
     if held.image_at < 0:
         return torch.from_numpy(ids)[None], None
     token = parts.model.config.image_token_id
     image = np.where(held.image < 0, token, held.image)
     ids = np.insert(ids, held.image_at, image)
-    examples = stage.proxy.pool.open(toy.store)
     image = read_picture(examples, int(examples.shown.first[row]), row)
     return torch.from_numpy(ids)[None], parts.processor.pictures([image])["pixels"]
 
@@ -83,15 +102,15 @@ def joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(units) / np.sqrt(len(parts))
 
 
-def expected(stage: Activations, toy: Toy, parts: LoadedModel, row: int) -> np.ndarray:
+def expected(stage: Activations, pool: Opened, parts: LoadedModel, row: int) -> np.ndarray:
     """The features of a row in mode fixed."""
-    ids, pixels = whole_row(stage, toy, parts, row)
+    ids, pixels = whole_row(pool, parts, row)
     given = {} if pixels is None else {"pixel_values": pixels}
     found = outputs(
         parts, stage.layers, input_ids=ids, attention_mask=torch.ones_like(ids), **given
     )
     spots = (ids[0] == parts.model.config.image_token_id).numpy()
-    table = stage.proxy.tokens().open(toy.store)
+    table, _ = pool
     first = np.flatnonzero(spots)[-1] + 1 if pixels is not None else table.image_at.max()
     means = []
     for layer in found:
@@ -105,29 +124,32 @@ def expected(stage: Activations, toy: Toy, parts: LoadedModel, row: int) -> np.n
 
 def test_features_are_those_of_an_independent_hook(toy):
     stage = activations(toy)
-    parts = load(toy.store.get(stage.proxy.start))
+    parts = tiny.shared_model(stage.proxy.start, toy.store)
     values = values_of(toy, stage)
     assert (values.shape, values.dtype) == ((ROWS, 2 * 2 * 32), np.float16)
+    pool = opened(stage, toy)
     for row in range(ROWS):
-        assert values[row] == pytest.approx(expected(stage, toy, parts, row), abs=HALF)
+        assert values[row] == pytest.approx(expected(stage, pool, parts, row), abs=HALF)
 
 
 @pytest.mark.parametrize("kind", ["stablelm", "phi"])
-def test_features_of_other_models_are_those_of_a_hook(toy, tmp_path, kind):
-    proxy = Proxy(toy.pool, tiny.start(kind, tmp_path / kind), RECIPE, tiny.PHI, cache_vision=False)
+def test_features_of_other_models_are_those_of_a_hook(toy, few, tmp_path_factory, kind):
+    start = tiny.shared_start(tiny.KINDS[kind], tmp_path_factory)
+    proxy = Proxy(few, start, RECIPE, tiny.PHI, cache_vision=False)
     stage = Activations(proxy, step=0, layers=(1, 2))
-    parts = load(toy.store.get(proxy.start))
+    parts = tiny.shared_model(start, toy.store)
     values = values_of(toy, stage)
-    for row in (0, 2, 3, 8, 10, 40):
-        assert values[row] == pytest.approx(expected(stage, toy, parts, row), abs=HALF)
+    pool = opened(stage, toy)
+    for row in range(len(FEW)):
+        assert values[row] == pytest.approx(expected(stage, pool, parts, row), abs=HALF)
 
 
-def test_a_model_that_sees_tiles_counts_the_tokens_that_hold_features(toy, tmp_path):
-    start = tiny.start("idefics3", tmp_path / "tiles")
-    proxy = Proxy(toy.pool, start, RECIPE, tiny.SMOL, cache_vision=False)
+def test_a_model_that_sees_tiles_counts_the_tokens_that_hold_features(toy, few, tmp_path_factory):
+    start = tiny.shared_start(tiny.KINDS["idefics3"], tmp_path_factory)
+    proxy = Proxy(few, start, RECIPE, tiny.SMOL, cache_vision=False)
     stage = Activations(proxy, step=0, layers=(1,))
     values = values_of(toy, stage)
-    assert values.shape == (ROWS, 2 * 48)
+    assert values.shape == (len(FEW), 2 * 48)
     assert np.isfinite(values).all()
     table = proxy.tokens().open(toy.store)
     assert len(set(table.image_lengths.tolist())) > 2  # pictures of several sizes
@@ -225,8 +247,8 @@ def test_released_windows_of_text_only_rows_by_hand():
 def test_released_text_only_rows_follow_from_their_batch(toy):
     """A batch by hand: pads embedded as zeros, means over windows of its width."""
     stage = activations(toy, mode="released", batch=5)
-    parts = load(toy.store.get(stage.proxy.start))
-    table = stage.proxy.tokens().open(toy.store)
+    parts = tiny.shared_model(stage.proxy.start, toy.store)
+    table, _ = pool = opened(stage, toy)
     values = values_of(toy, stage)
     order = np.random.RandomState(42).permutation(ROWS)
     prompt, image = int(table.image_at.max()), parts.model.config.image_seq_length
@@ -234,7 +256,7 @@ def test_released_text_only_rows_follow_from_their_batch(toy):
     for rows in [order[start : start + 5] for start in range(0, ROWS, 5)]:
         width = int(table.lengths[rows].max())
         for row in sorted(set(rows.tolist()) & set(TEXT_ONLY)):
-            ids, _ = whole_row(stage, toy, parts, row)
+            ids, _ = whole_row(pool, parts, row)
             inputs = torch.zeros(1, width, 32)
             inputs[:, : ids.shape[1]] = parts.model.get_input_embeddings()(ids)
             mask = (torch.arange(width) < ids.shape[1]).long()[None]

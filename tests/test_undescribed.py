@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tiny import own_model, seeded, shared_start
 from tiny_undescribed import AYA_MARKS, UNDESCRIBED, tokenizer
-from toy import Toy
+from toy import Toy, record
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PaliGemmaConfig
 
 from xmas.attention.capture import attention_of
@@ -208,16 +208,18 @@ def test_logits_are_those_of_the_model_s_own_forward():
     assert not torch.allclose(logits, net.lm_head(hidden), atol=0.1)
 
 
-def test_by_its_name_alone_it_goes_from_proxy_to_scores(toy: Toy, model, compose, caplog):
+def test_by_its_name_alone_it_goes_from_proxy_to_scores(toy: Toy, model, compose, caplog, tmp_path):
     """Proxy fit, trajectories, subset, target by LoRA and scores, from configs as they are."""
     if model.kind != "glm4v":
         pytest.skip("experiments/extraction/README.md has the other: a pass takes seconds")
+    (tmp_path / "pool.json").write_text(json.dumps([record(row) for row in range(23)]))
     own = [one for one in toy.overrides() if not one.startswith(("proxy=", "target=", "suite="))]
     names = [f"{group}.model={model.folder}" for group in ("proxy", "target")]
     cfg = compose(
         *own, "proxy=auto", "target=auto", *names, "suite=heldout", "pool.hold_out.share=0.3",
         "selector=xmas", "subset.fraction=0.5", "reference.base=true", "proxy.snapshots=2",
         "proxy.recipe.precision=32-true", "proxy.max_length=512", "target.max_length=512",
+        f"pool.annotations={tmp_path / 'pool.json'}", "clusters.trajectories.k=2",
     )  # fmt: skip
     scores = build(cfg.scores)
     with caplog.at_level(logging.INFO, "xmas.training.fit.trainer"):
@@ -226,8 +228,9 @@ def test_by_its_name_alone_it_goes_from_proxy_to_scores(toy: Toy, model, compose
     assert "rows run whole, padded and not packed" in caplog.text
     trajectories = np.load(toy.store.get(build(cfg.features.trajectories)) / "values.npy")
     assert trajectories.shape[1:] == (2, 5)
-    with_image = ~np.isnan(trajectories).any(axis=(1, 2))
-    assert with_image.sum() > 15
+    with_image = build(cfg.features.trajectories).proxy.pool.open(toy.store).has_image
+    assert (~np.isnan(trajectories).any(axis=(1, 2)) == with_image).all()
+    assert with_image.sum() > 10
     assert scores.target.from_tuned
     assert (toy.store.get(scores.target) / "adapter" / "adapter_model.safetensors").exists()
     lines = json.loads((folder / "scores.json").read_text())

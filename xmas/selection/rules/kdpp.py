@@ -61,7 +61,7 @@ class KDpp:
             basis[step] = along / math.sqrt(distance[item])
             distance = np.maximum(distance - basis[step] ** 2, 0.0)
             items.append(item)
-            distance[items] = 0.0
+            distance[item] = 0.0  # as those of the items before remain
         return np.array(sorted(items), dtype=np.int64)
 
     def _drawn_vectors(self, rng: np.random.Generator) -> list[int]:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,17 @@ def alone(toy: Toy, fresh) -> Store:
     store = fresh()
     store.get(toy.proxy)
     return store
+
+
+@pytest.fixture(scope="module")
+def fitted_before(alone, tmp_path_factory):
+    """Makes stores in which the proxy is, and no trajectories."""
+
+    def copied() -> Store:
+        place = tmp_path_factory.mktemp("fitted") / "store"
+        return Store(str(shutil.copytree(alone.root, place, symlinks=True)))
+
+    return copied
 
 
 def digests(folder: Path, pattern: str) -> dict[str, str]:
@@ -93,20 +105,22 @@ def test_a_fit_with_the_probe_gives_the_same_weights_bit_for_bit(toy: Toy, probe
     assert digests(with_probe, "loss.csv") == digests(without, "loss.csv")
 
 
-def test_values_taken_online_equal_those_of_the_saved_steps(toy: Toy, probed, fresh):
-    offline = fresh()
-    offline.get(toy.proxy)  # fitted before, so the values come from its saved steps
+def test_values_taken_online_equal_those_of_the_saved_steps(toy: Toy, probed, fitted_before):
+    offline = fitted_before()  # so the values come from its saved steps
     online, later = probed.get(toy.trajectories), offline.get(toy.trajectories)
     for name in ("values.npy", "reasons.npy", "statistics.json", "statistics.csv"):
         assert digests(online, name) == digests(later, name)
     assert not list(online.glob("shards*"))
 
 
-@pytest.mark.parametrize("fitted", [False, True], ids=["during the fit", "behind it"])
-def test_a_step_that_an_interrupted_attempt_measured_is_kept(toy: Toy, fresh, probed, fitted):
-    store = fresh()
-    if fitted:
-        store.get(toy.proxy)
+WHEN = pytest.mark.parametrize(
+    "stores", ["fresh", "fitted_before"], ids=["during the fit", "after"]
+)
+
+
+@WHEN
+def test_a_step_that_an_interrupted_attempt_measured_is_kept(toy: Toy, probed, stores, request):
+    store = request.getfixturevalue(stores)()
     done = store.path(toy.trajectories)
     draft = done.with_name(f".{done.name}")
     draft.mkdir(parents=True)
@@ -156,14 +170,12 @@ def test_statistics_of_every_snapshot_are_written(toy: Toy):
     assert float(lines[1]["sigma2/0.5"]) == pytest.approx(median)
 
 
-@pytest.mark.parametrize("fitted", [False, True], ids=["during the fit", "behind it"])
-def test_statistics_go_to_the_logger(toy: Toy, fresh, probed, tmp_path, fitted):
+@WHEN
+def test_statistics_go_to_the_logger(toy: Toy, probed, tmp_path, stores, request):
     logger = CSVLogger(tmp_path, name="", version="")
     logged = dataclasses.replace(toy.proxy, logger=logger)
     assert key(logged) == key(toy.proxy)
-    store = fresh()
-    if fitted:
-        store.get(toy.proxy)
+    store = request.getfixturevalue(stores)()
     folder = store.get(dataclasses.replace(toy.trajectories, proxy=logged))
     assert digests(folder, "values.npy") == digests(probed.get(toy.trajectories), "values.npy")
     with (tmp_path / "metrics.csv").open() as file:

@@ -40,6 +40,7 @@ from xmas.cli.config import (
     goal_node,
     warn_of_demo_values,
 )
+from xmas.cli.resolved import resolved
 from xmas.cli.unknown_settings import check_added, explained
 from xmas.data.rows import PoolError
 from xmas.store import Stage, Store, distributed, key
@@ -151,6 +152,22 @@ def test_a_binding_that_fails_is_seen():
 
     with pytest.raises(TypeError, match="centroids"):
         inspect.signature(Length).bind(proxy=None, centroids=3)
+
+
+def test_a_node_is_resolved_as_omegaconf_does_it_and_built_once(compose):
+    cfg = compose("experiment=smoke", "selector=xmas")
+    for goal in ("scores", "exam"):
+        assert resolved(cfg[goal]) == OmegaConf.to_container(cfg[goal], resolve=True)
+    ranking = build(cfg.subset).ranking
+    assert ranking.selector.trajectories.proxy.pool is ranking.pool
+    assert ranking.selector.clusters.features is ranking.selector.trajectories
+
+
+def test_an_interpolation_that_leads_nowhere_is_named_with_its_place(compose):
+    for value, place in (("${nowhere.at_all}", "nowhere"), ("${subset.rows.x}", "subset.rows")):
+        cfg = compose("experiment=smoke", f"+subset.floors.a='{value}'")
+        with pytest.raises(ConfigError, match=rf"^subset\.floors\.a: .*{place}"):
+            build(cfg.scores)
 
 
 def test_the_root_says_what_the_demo_is(compose):

@@ -14,6 +14,7 @@ from xmas.cli import resolvers
 from xmas.cli.conf_folder import folder
 from xmas.cli.config_error import ConfigError
 from xmas.cli.goals import GOALS
+from xmas.cli.resolved import resolved
 from xmas.cli.targets import allowed_by_user, check_names, class_of
 from xmas.store import Stage, Store
 from xmas.store.integrity import finished_folders
@@ -39,38 +40,42 @@ def build(node: DictConfig, allowed: frozenset[str] | None = None) -> Any:
     """
     allowed = allowed_by_user() if allowed is None else allowed
     try:
-        plain = OmegaConf.to_container(node, resolve=True)
+        plain = resolved(node)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).partition(chr(10))[0]}") from error
     place = node._get_full_key(None)
     check_names(plain, allowed, place)  # all of them before the first is imported
-    return _built(plain, allowed, place)
+    return _built(plain, allowed, place, {})
 
 
-def _built(plain: Any, allowed: frozenset[str], place: str) -> Any:
-    """Build inner nodes first.
+def _built(plain: Any, allowed: frozenset[str], place: str, objects: dict[int, Any]) -> Any:
+    """Build inner nodes first, and each node once: `objects` has them by the ids of the nodes.
 
     Hydra's own `instantiate` takes a hundred times as long, most of the time of a job whose results
     are all there, and builds any callable that is installed.
     """
     if isinstance(plain, list):
         return [
-            _built(element, allowed, f"{place}[{number}]") for number, element in enumerate(plain)
+            _built(element, allowed, f"{place}[{number}]", objects)
+            for number, element in enumerate(plain)
         ]
     if not isinstance(plain, dict):
         return plain
+    if id(plain) in objects:
+        return objects[id(plain)]
     fields = {
-        name: _built(value, allowed, f"{place}.{name}".lstrip("."))
+        name: _built(value, allowed, f"{place}.{name}".lstrip("."), objects)
         for name, value in plain.items()
         if name != "_target_"
     }
     if "_target_" not in plain:
         return fields
     try:
-        return class_of(plain["_target_"], allowed)(**fields)
+        objects[id(plain)] = class_of(plain["_target_"], allowed)(**fields)
     except TypeError as error:
         where = f"{place}: " if place else ""
         raise ConfigError(f"{where}{plain['_target_']}: {error}") from error
+    return objects[id(plain)]
 
 
 def goal_node(cfg: DictConfig) -> DictConfig:

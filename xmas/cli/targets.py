@@ -74,15 +74,22 @@ def check_names(plain: Any, allowed: Collection[str], place: str = "") -> None:
 
 
 def targets(plain: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every `_target_` in nested lists and dicts, with its place."""
-    if isinstance(plain, dict):
+    """Every `_target_` in nested lists and dicts, with its place; of a dict that is there several
+    times, the first.
+    """
+    yield from _targets(plain, place, set())
+
+
+def _targets(plain: Any, place: str, passed: set[int]) -> Iterator[tuple[str, Any]]:
+    if isinstance(plain, dict) and id(plain) not in passed:
+        passed.add(id(plain))
         if "_target_" in plain:
             yield f"{place}._target_".lstrip("."), plain["_target_"]
         for name, value in plain.items():
-            yield from targets(value, f"{place}.{name}".lstrip("."))
+            yield from _targets(value, f"{place}.{name}".lstrip("."), passed)
     elif isinstance(plain, list):
         for number, value in enumerate(plain):
-            yield from targets(value, f"{place}[{number}]")
+            yield from _targets(value, f"{place}[{number}]", passed)
 
 
 def within(name: str, packages: Collection[str]) -> bool:

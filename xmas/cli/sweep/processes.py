@@ -19,11 +19,12 @@ from queue import SimpleQueue
 from typing import Any
 
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from xmas.cli.config import goal_node
 from xmas.cli.config_error import ConfigError
+from xmas.cli.resolved import resolved
 from xmas.cli.sweep.job import Job, Outcome, run_elsewhere
 from xmas.cli.targets import OWN, targets, within
 from xmas.cli.threads import share_cores
@@ -100,7 +101,7 @@ def imported_once(jobs: Sequence[Job]) -> list[str]:
 
 def _goal(cfg: DictConfig) -> Any:
     try:
-        return OmegaConf.to_container(goal_node(cfg), resolve=True)
+        return resolved(goal_node(cfg))
     except (ConfigError, OmegaConfBaseException):
         return {}  # the job itself says what is wrong with it
 

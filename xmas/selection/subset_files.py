@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from xmas.data.rows import Rows
+from xmas.selection.arrow_arrays import of_flags, of_numbers, of_texts
 from xmas.selection.protocol import Ranked
 from xmas.selection.small_models import REMARK, small_models
 from xmas.store import Stage, commit, describe, versions
@@ -40,12 +41,13 @@ def write_ranking(
     is_chosen = np.zeros(count, dtype=bool)
     is_chosen[chosen] = True
     columns: dict[str, Any] = {
-        "row": np.arange(count),
+        "row": of_numbers(np.arange(count)),
         "source": pyarrow.DictionaryArray.from_arrays(
-            examples.index.source.astype(np.int32), list(examples.index.source_names)
+            of_numbers(examples.index.source.astype(np.int32)),
+            of_texts(list(examples.index.source_names)),
         ),
-        "has_image": examples.has_image,
-        "chosen": is_chosen,
+        "has_image": of_flags(examples.has_image),
+        "chosen": of_flags(is_chosen),
     }
     if ranked is None:
         columns["rank"] = pyarrow.nulls(count, pyarrow.int64())
@@ -54,10 +56,12 @@ def write_ranking(
     else:
         rank = np.empty(count, dtype=np.int64)
         rank[ranked.order] = np.arange(count)
-        columns["rank"] = rank
-        columns["score"] = pyarrow.array(ranked.scores.astype(np.float32), from_pandas=True)
-        columns["cluster"] = pyarrow.array(ranked.clusters, mask=ranked.clusters < 0)
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+        scores = ranked.scores.astype(np.float32)
+        columns["rank"] = of_numbers(rank)
+        columns["score"] = of_numbers(scores, ~np.isnan(scores))
+        columns["cluster"] = of_numbers(ranked.clusters, ranked.clusters >= 0)
+    table = pyarrow.Table.from_arrays([*columns.values()], names=[*columns])
+    pyarrow.parquet.write_table(table, path)
 
 
 def manifest(

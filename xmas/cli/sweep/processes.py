@@ -29,11 +29,7 @@ from xmas.cli.sweep.job import Job, Outcome, run_elsewhere
 from xmas.cli.targets import OWN, targets, within
 from xmas.cli.threads import share_cores
 
-_IN_EVERY_JOB = (
-    "xmas.cli.command",
-    "pandas",  # imported by pyarrow where a subset's ranking is written
-    "pyarrow.parquet",
-)
+_IN_EVERY_JOB = ("xmas.cli.command", "pyarrow.parquet")
 
 
 def outcomes(

@@ -1,6 +1,7 @@
 """Shallow features and signals at answers: of every family, against transformers' eager forward."""
 
 import copy
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,9 @@ from test_engine import randomised
 from test_every_family import own_inputs
 from tiny import own_model, shared_start
 from tiny_families import TINY, Tiny
-from toy import HARDWARE, Toy
+from toy import HARDWARE, Toy, record
 
+from xmas.data.pool import Pool
 from xmas.features.answer_layers import AnswerLayers
 from xmas.features.shallow import Shallow
 from xmas.models.chat.batches import Batch, Loader
@@ -21,25 +23,34 @@ from xmas.models.vision_cache import FromFiles
 from xmas.models.vlm import language_model
 from xmas.training.starts.unfitted import Unfitted
 
-PICTURED = (8, 5, 10, 4)  # of several rounds, one of them after words of the model; of one
+# Of the toy's: several rounds, one of them after words of the model; one round; no image.
+ROWS = (8, 5, 10, 4, 3)
+PICTURED = (0, 1, 2, 3)  # of `ROWS`
 MASS = 0.7
 LAYERS, NEURONS = (0, 2), (2, 3)
 
 
+@pytest.fixture(scope="module")
+def pool(toy: Toy, tmp_path_factory) -> Pool:
+    place = tmp_path_factory.mktemp("few") / "pool.json"
+    place.write_text(json.dumps([record(row) for row in ROWS]))
+    return Pool(str(place), str(toy.folder / "images"))
+
+
 @pytest.fixture(scope="module", params=sorted(FAMILIES.keys() & TINY))
-def family(request, toy: Toy, tmp_path_factory) -> SimpleNamespace:
+def family(request, toy: Toy, pool: Pool, tmp_path_factory) -> SimpleNamespace:
     """A family's tiny model with peaked attention, and a batch of rows with images."""
     tiny: Tiny = TINY[request.param]
     if not tiny.scanned:
         pytest.skip("its attention is not read")
     start = shared_start(tiny.write, tmp_path_factory)
-    model = Unfitted(toy.pool, start, template=tiny.template, max_length=1024, hardware=HARDWARE)
+    model = Unfitted(pool, start, template=tiny.template, max_length=1024, hardware=HARDWARE)
     parts = own_model(start, toy.store)
     tower = parts.model.get_submodule(FAMILIES[request.param].tower)
     before = copy.deepcopy(tower.state_dict())
     randomised(parts.model)
     tower.load_state_dict(before)
-    table, rows = model.tokens().open(toy.store), toy.pool.open(toy.store)
+    table, rows = model.tokens().open(toy.store), pool.open(toy.store)
     loader = Loader(
         table,
         [np.array(PICTURED)],
@@ -48,13 +59,16 @@ def family(request, toy: Toy, tmp_path_factory) -> SimpleNamespace:
         pictures=FromFiles(rows, parts.processor),
     )
     return SimpleNamespace(
-        tiny=tiny, model=model, parts=parts, batch=next(iter(loader)), table=table, rows=rows
-    )
+        tiny=tiny, model=model, parts=parts, batch=next(iter(loader)), table=table, rows=rows,
+        eager={},
+    )  # fmt: skip
 
 
 @torch.no_grad()
 def eager(family: SimpleNamespace, row: int) -> SimpleNamespace:
-    """Attention of every layer, heads averaged, hidden states and what enters `down_proj`."""
+    """Attention of every layer, heads averaged, hidden states and what enters `down_proj`; once."""
+    if row in family.eager:
+        return family.eager[row]
     model, language = family.parts.model, language_model(family.parts.model)
     activations: dict[int, np.ndarray] = {}
     hooks = [
@@ -72,11 +86,12 @@ def eager(family: SimpleNamespace, row: int) -> SimpleNamespace:
     model.set_attn_implementation(before)
     for hook in hooks:
         hook.remove()
-    return SimpleNamespace(
+    family.eager[row] = SimpleNamespace(
         attention=[layer[0].mean(dim=0).double().numpy() for layer in seen.attentions],
         states=[states[0].double().numpy() for states in seen.hidden_states],
         activations=activations,
     )
+    return family.eager[row]
 
 
 def places(family: SimpleNamespace, line: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

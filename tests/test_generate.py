@@ -24,6 +24,7 @@ from xmas.models.vlm import LoadedModel, load
 from xmas.store import Store, key
 
 QUESTIONS = 11
+SHORT = 2  # tokens of an answer where answers are told apart, not counted
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +85,11 @@ def ask(asking, tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def whole(asking, tmp_path_factory):
-    """The lines of an attempt that nothing interrupted, by the size of a batch."""
+    """The lines of an attempt that nothing interrupted, by the size of a batch; short answers."""
     folder = tmp_path_factory.mktemp("whole")
-    return functools.cache(lambda batch: asking(folder / f"{batch}.jsonl", batch=batch))
+    return functools.cache(
+        lambda batch: asking(folder / f"{batch}.jsonl", batch=batch, tokens=SHORT)
+    )
 
 
 def test_answers_stand_in_the_order_of_the_questions_in_llava_s_format(ask, questions, tmp_path):
@@ -174,7 +177,7 @@ def test_an_interrupted_attempt_asks_only_what_it_lacks(
     with monkeypatch.context() as patched:
         stop_after(patched, answers)
         with pytest.raises(Stopped):
-            ask(batch=batch)
+            ask(batch=batch, tokens=SHORT)
     partial = tmp_path / "answers.jsonl.0.partial"
     assert not (tmp_path / "answers.jsonl").exists()
     assert len(partial.read_bytes().splitlines()) == answers
@@ -185,7 +188,7 @@ def test_an_interrupted_attempt_asks_only_what_it_lacks(
     monkeypatch.setattr(
         module, "answer_line", lambda one, *rest: answered.append(one) or original(one, *rest)
     )
-    assert ask(batch=batch) == expected
+    assert ask(batch=batch, tokens=SHORT) == expected
     assert len(answered) == QUESTIONS - answers
     assert not partial.exists()
 
@@ -196,12 +199,12 @@ def test_what_other_ranks_left_counts(ask, whole, monkeypatch, tmp_path):
     with monkeypatch.context() as patched:
         stop_after(patched, 5)
         with pytest.raises(Stopped):
-            ask()
+            ask(tokens=SHORT)
     (tmp_path / "answers.jsonl.0.partial").rename(tmp_path / "answers.jsonl.3.partial")
     with (tmp_path / "answers.jsonl.3.partial").open("ab") as file:
         file.write(b'{"position": 9, "li')
     stop_after(monkeypatch, QUESTIONS - 5)
-    assert ask() == expected
+    assert ask(tokens=SHORT) == expected
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Pal
 from xmas.attention.capture import attention_of
 from xmas.attention.metric import Spectra
 from xmas.cli.config import build
+from xmas.data.pool import Pool
 from xmas.evaluation.generation.prefill import check_cached
 from xmas.models.chat.batches import collate
 from xmas.models.chat.tokens import Tokenised
@@ -28,7 +29,7 @@ from xmas.models.own_processor import OwnProcessor, own_processor
 from xmas.models.vision_cache import FromFiles, features_of
 from xmas.models.vlm import freeze_tower, hidden_states
 
-ROWS = (0, 2, 3, 5, 8)  # of the toy's: pictures of different sizes, and none
+ROWS = (0, 2, 3, 5, 8)  # of the toy's first nine: pictures of different sizes, and none
 
 
 @pytest.mark.parametrize(
@@ -79,8 +80,11 @@ def model(request, toy: Toy, tmp_path_factory) -> SimpleNamespace:
     family = UNDESCRIBED[request.param]
     start = shared_start(family.write, tmp_path_factory)
     folder, parts = Path(start.source.name), own_model(start, toy.store)
-    tokens = Tokenised(toy.pool, start.tokenizer, family.template, start.image, 1024)
-    table, rows = tokens.open(toy.store), toy.pool.open(toy.store)
+    place = tmp_path_factory.mktemp("few") / "pool.json"
+    place.write_text(json.dumps([record(row) for row in range(9)]))
+    pool = Pool(str(place), str(toy.folder / "images"))
+    tokens = Tokenised(pool, start.tokenizer, family.template, start.image, 1024)
+    table, rows = tokens.open(toy.store), pool.open(toy.store)
     pictures = FromFiles(rows, parts.processor)
 
     def batch(*of: int):

@@ -1,13 +1,16 @@
 """The engine: what a row is given does not depend on who runs beside it, or in what order."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch._dynamo.utils import counters
-from toy import ROWS, TEXT_ONLY, Toy
+from toy import TEXT_ONLY as OF_TOY
+from toy import Toy, record
 from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
 from xmas.attention import engine, metric
@@ -20,12 +23,16 @@ from xmas.attention.shards import Shards
 from xmas.attention.spectrum import leading, lowrank
 from xmas.attention.weights import Weights
 from xmas.data.images.broken import read_picture
-from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import LoadedModel, embed, load
+from xmas.data.pool import Pool
+from xmas.models.chat.tokens import Tokenised
+from xmas.models.vision_cache import FromFiles, VisionFeatures
+from xmas.models.vlm import LoadedModel, embed
 from xmas.training.fit.recipe import Hardware
 from xmas.training.fit.speed import configured
 
 STEP = 7
+ROWS = 29  # the toy's first: pictures of one row, of two and of three
+TEXT_ONLY = tuple(row for row in OF_TOY if row < ROWS)
 
 
 def randomised(model: torch.nn.Module, seed: int = 3) -> None:
@@ -40,17 +47,29 @@ def randomised(model: torch.nn.Module, seed: int = 3) -> None:
 @pytest.fixture(scope="module")
 def parts(toy: Toy) -> LoadedModel:
     """The toy's start point with weights far from zero: attention then depends on everything."""
-    found = load(toy.store.get(toy.start))
+    found = tiny.own_model(toy.start, toy.store)
     randomised(found.model.model.language_model)
     return found
 
 
 @pytest.fixture(scope="module")
-def material(toy: Toy, parts: LoadedModel) -> Material:
+def pool(toy: Toy, tmp_path_factory) -> Pool:
+    place = tmp_path_factory.mktemp("first") / "pool.json"
+    place.write_text(json.dumps([record(row) for row in range(ROWS)]))
+    return Pool(str(place), str(toy.folder / "images"))
+
+
+@pytest.fixture(scope="module")
+def tokens(toy: Toy, pool: Pool) -> Tokenised:
+    return dataclasses.replace(toy.proxy, pool=pool).tokens()
+
+
+@pytest.fixture(scope="module")
+def material(toy: Toy, pool: Pool, tokens: Tokenised, parts: LoadedModel) -> Material:
     return Material(
-        toy.proxy.tokens().open(toy.store),
-        toy.vision.pictures(toy.store),
-        toy.pool.open().shown,
+        tokens.open(toy.store),
+        VisionFeatures(pool, toy.untrained).pictures(toy.store),
+        pool.open().shown,
         pad=parts.tokenizer.pad_token_id,
     )
 
@@ -140,15 +159,15 @@ def test_prefixes_are_shared_in_the_toy(parts, material):
     assert max(np.bincount(unit.which).max() for unit in units) > 2
 
 
-def test_a_scan_is_the_svd_of_transformers_attention(toy, parts, values):
+def test_a_scan_is_the_svd_of_transformers_attention(pool, parts, material, values):
     """Every row alone through the whole LLaVA, eager, in float64's SVD."""
-    table, llava = toy.proxy.tokens().open(toy.store), parts.model
-    examples = toy.pool.open()
+    table, llava = material.table, parts.model
+    examples = pool.open()
     token = llava.config.image_token_id
     language = llava.model.language_model
     before = language.config._attn_implementation
     language.set_attn_implementation("eager")
-    for row in (0, 2, 8, 10, 30):
+    for row in (0, 2, 8, 10, 28):
         held = table[row]
         ids = [*held.ids[: held.image_at], *[token] * 16, *held.ids[held.image_at :]]
         pixels = parts.processor([read_picture(examples, int(examples.shown.first[row]), row)])
@@ -186,7 +205,7 @@ def snapshot(parts: LoadedModel, seed: int) -> dict[str, torch.Tensor]:
 def test_snapshots_in_one_pass_equal_those_one_by_one(toy, parts, scanned):
     snapshots = {step: snapshot(parts, step) for step in (2, 3, 5)}
     together = scanned(snapshots=snapshots)
-    other = load(toy.store.get(toy.start)).model
+    other = tiny.own_model(toy.start, toy.store).model
     for at, step in enumerate(snapshots):
         other.load_state_dict(snapshots[step], strict=False)
         assert np.array_equal(scanned(model=other), together[:, at], equal_nan=True)
@@ -241,7 +260,7 @@ def test_snapshots_with_other_weights_are_refused(parts, scanned):
         scanned(snapshots={2: foreign})
 
 
-def test_a_picture_is_read_once_for_all_rows_and_snapshots(toy, parts, material, scanned):
+def test_a_picture_is_read_once_for_all_rows_and_snapshots(pool, parts, material, scanned):
     asked = []
 
     class Counted(FromFiles):
@@ -249,7 +268,7 @@ def test_a_picture_is_read_once_for_all_rows_and_snapshots(toy, parts, material,
             asked.extend(rows)
             return super().__call__(rows)
 
-    counted = dataclasses.replace(material, pictures=Counted(toy.pool.open(), parts.processor))
+    counted = dataclasses.replace(material, pictures=Counted(pool.open(), parts.processor))
     snapshots = {step: snapshot(parts, step) for step in (2, 3)}
     values = scanned(material=counted, snapshots=snapshots, batch_tokens=200, shard_rows=5)
     picture = material.shown.first
@@ -299,9 +318,9 @@ def test_weights_that_are_not_finite_raise_and_name_rows_and_layer(parts, scanne
     assert torch.equal(weight, before)
 
 
-def test_one_row_that_is_not_finite_is_named(toy, parts, scanned):
+def test_one_row_that_is_not_finite_is_named(parts, material, scanned):
     """A token that one row alone holds has an embedding that overflowed."""
-    table = toy.proxy.tokens().open(toy.store)
+    table = material.table
     row = 10
     others = {int(one) for other in range(ROWS) if other != row for one in table[other].ids}
     alone = next(int(one) for one in table[row].ids if int(one) not in others)
@@ -317,28 +336,28 @@ def test_one_row_that_is_not_finite_is_named(toy, parts, scanned):
 
 
 def test_a_row_without_a_text_row_that_counts_has_a_reason_and_no_value(
-    toy, parts, material, scanned
+    toy, parts, tokens, material, scanned
 ):
-    table = toy.proxy.tokens().open(toy.store)
+    table = tokens.open(toy.store)
     labelled = table._labelled.copy()
-    for row in (4, 30):
+    for row in (4, 28):
         labelled[table.offsets[row] : table.offsets[row + 1]] = False
     table._labelled = labelled
     without = dataclasses.replace(material, table=table)
     scan = Scan(parts.model, without, Spectra(rows="answer_only"), Running())
     wanted = np.zeros(ROWS, dtype=np.uint8)
-    wanted[list(TEXT_ONLY)], wanted[[4, 30]] = 1, 2
+    wanted[list(TEXT_ONLY)], wanted[[4, 28]] = 1, 2
     assert scan.reasons.tolist() == wanted.tolist()
     values = scanned(material=without, rows="answer_only")
     assert np.array_equal(np.isnan(values).any(axis=1), wanted > 0)
     whole = scanned(rows="answer_only")
-    assert not np.isnan(whole[[4, 30]]).any()
+    assert not np.isnan(whole[[4, 28]]).any()
     np.testing.assert_allclose(values[wanted == 0], whole[wanted == 0], rtol=1e-5, atol=1e-6)
-    assert not np.isnan(scanned(material=without, rows="question_only")[[4, 30]]).any()
+    assert not np.isnan(scanned(material=without, rows="question_only")[[4, 28]]).any()
     close(scanned(rows="answer_only", shared_from=0.0, batch_tokens=61), whole, 1e-5)
 
 
-def test_released_values_are_those_of_eight_consecutive_rows(toy, parts, material, scanned):
+def test_released_values_are_those_of_eight_consecutive_rows(parts, material, scanned):
     """Pads count there: a row's values change with its batch mates, and not with our shards."""
     window = {"mode": "released", "k": 3, "window": Window(27, 5, 19)}
     values = scanned(**window)

@@ -20,6 +20,7 @@ import lightning.pytorch  # noqa: F401  # see below
 import peft  # noqa: F401
 import transformers.models.clip
 import transformers.models.llava  # noqa: F401
+from lightning.fabric.utilities import registry
 from PIL import Image, ImageDraw
 from transformers import PreTrainedConfig
 
@@ -51,6 +52,8 @@ from xmas.training.starts.towers import TwoTower
 PreTrainedConfig.__repr__ = object.__repr__
 # The template of a model card is compiled anew for every adapter, a tenth of the toy's fit.
 jinja2.Template = functools.cache(jinja2.Template)
+# Every fit looks for callbacks that other packages bring, among the files of all of them.
+registry.entry_points = functools.cache(registry.entry_points)
 
 ROWS = 41
 TEXT_ONLY = (3, 11, 12, 19, 27, 34, 40)  # rows without an image

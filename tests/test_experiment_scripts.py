@@ -4,9 +4,12 @@ A record is worth little if the script that made it no longer runs. Scripts run 
 process that has imported torch and xmas, so that each costs its own work alone.
 """
 
+import functools
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from server import Server
@@ -31,8 +34,35 @@ HELP_ALONE = {  # why they do not run here; `--help` has imported all that they 
     "study/study.py": "fits targets for every selector, budget and seed: hours",
     "threads/spin.py": "starts two new processes with torch; runs under `slow`",
 }
+TURNS = Path(__file__).parent / "scripts_in_turn.py"
 OF_A_STORE = {"demo/images.py"}  # takes the path of a store in which the demo's controls have run
 MOUNTS = os.geteuid() == 0 and shutil.which("mkfs.ext4") is not None
+
+
+@pytest.fixture(scope="module")
+def ran(server, tmp_path_factory):
+    """A function that gives what came of a script: those of a folder run in one fork, in turn."""
+
+    @functools.cache
+    def folder(name: str) -> dict[str, dict[str, Any]]:
+        scripts = [
+            script for script in SCRIPTS if script.startswith(name) and script not in OF_A_STORE
+        ]
+        commands = [
+            (str(SCRIPTS[script]), "--help" if script in HELP_ALONE else "--tiny")
+            for script in scripts
+        ]
+        ended = server.script(TURNS, json.dumps(commands), cwd=tmp_path_factory.mktemp("scripts"))
+        assert ended.returncode == 0, ended.stderr
+        return dict(zip(scripts, json.loads(ended.stdout.splitlines()[-1]), strict=True))
+
+    return lambda script: folder(script.partition("/")[0] + "/")[script]
+
+
+def printed(script: str, result: dict[str, Any]) -> str:
+    """What a script printed. Fails where it ended with another status than 0."""
+    assert result["status"] == 0, f"experiments/{script}\n{result['errors']}"
+    return result["output"]
 
 
 def started(server: Server, script: str, folder: Path, *arguments: str) -> str:
@@ -50,14 +80,14 @@ def test_those_that_are_not_run_exist():
 @pytest.mark.parametrize(
     "script", [name for name in SCRIPTS if name not in {*HELP_ALONE, *OF_A_STORE}]
 )
-def test_a_script_runs_at_a_tiny_size(script, server, tmp_path):
+def test_a_script_runs_at_a_tiny_size(script, ran):
     """A new script needs the option `--tiny`, with which it runs in a second, and no other."""
-    assert started(server, script, tmp_path, "--tiny")
+    assert printed(script, ran(script))
 
 
 @pytest.mark.parametrize("script", HELP_ALONE)
-def test_a_script_shows_its_options(script, server, tmp_path):
-    assert "usage" in started(server, script, tmp_path, "--help")
+def test_a_script_shows_its_options(script, ran):
+    assert "usage" in printed(script, ran(script))
 
 
 @pytest.mark.parametrize("script", OF_A_STORE)

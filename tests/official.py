@@ -34,6 +34,7 @@ ASKED = {  # question, answer and picture of the toy, by id
     "a5": ("Is it gold?", "yes", 0),
 }
 NOT_SHUFFLED = ("vqav2_val",)  # too large for the quick tests
+_encode = json.JSONEncoder().encode  # as `json.dumps`, without its call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +47,7 @@ class Given:
 
 
 def _lines(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    with path.open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+    path.write_text("".join([f"{_encode(row)}\n" for row in rows]))
     return path
 
 
@@ -60,8 +60,10 @@ def _row(name: str | int, image: str, text: str, category: str = "default") -> d
     return {"question_id": name, "image": image, "text": text, "category": category}
 
 
-def _ten(rng: np.random.Generator) -> list[str]:
-    return [WORDS[place] for place in rng.integers(0, 4, 10) + rng.integers(0, len(WORDS) - 4)]
+def _tens(rng: np.random.Generator, count: int) -> list[list[str]]:
+    """Ten people's answers to each of so many questions, of few words a question."""
+    places = rng.integers(0, 4, (count, 10)) + rng.integers(0, len(WORDS) - 4, (count, 1))
+    return [[WORDS[place] for place in of_question] for of_question in places.tolist()]
 
 
 def _answers(folder: Path, rows: list[dict[str, Any]], rng: np.random.Generator, of=WORDS) -> Path:
@@ -100,8 +102,8 @@ def gqa(folder: Path, rng: np.random.Generator) -> Given:
     rows = [_row(f"20{n:07d}", f"n{n}.jpg", f"Is it {n}?{SHORT}") for n in range(12_578)]
     types = {"structural": "query", "semantic": "rel", "detailed": "relO"}
     truth = {
-        row["question_id"]: {"answer": WORDS[rng.integers(8)], "types": types, "isBalanced": True}
-        for row in rows
+        row["question_id"]: {"answer": WORDS[place], "types": types, "isBalanced": True}
+        for row, place in zip(rows, rng.integers(0, 8, len(rows)).tolist(), strict=True)
     }
     files = _lines(folder / "asked.jsonl", rows), _json(folder / "truth.json", truth)
     benchmark = Gqa(str(files[0]), str(files[1]), str(folder))
@@ -221,11 +223,11 @@ def sqa(folder: Path, rng: np.random.Generator) -> Given:
 
 def textvqa(folder: Path, rng: np.random.Generator, kind: type[TextVqa] = TextVqa) -> Given:
     rows, truth = [], []
-    for number in range(5000):
+    for number, answers in enumerate(_tens(rng, 5000)):
         image, question = f"{number % 3166:016x}", f"what does {number} say?"
         ocr = "\nReference OCR token: a, b" if kind.has_ocr else ""
         rows.append(_row(image, f"{image}.jpg", question.capitalize() + ocr + SHORT))
-        truth.append({"image_id": image, "question": question, "answers": _ten(rng)})
+        truth.append({"image_id": image, "question": question, "answers": answers})
     files = _lines(folder / "asked.jsonl", rows), _json(folder / "truth.json", {"data": truth})
     benchmark = kind(str(files[0]), str(files[1]), str(folder))
     return Given(benchmark, files, _answers(folder, rows, rng))
@@ -237,10 +239,10 @@ def textvqa_noocr(folder: Path, rng: np.random.Generator) -> Given:
 
 def vizwiz_val(folder: Path, rng: np.random.Generator) -> Given:
     rows, truth = [], []
-    for number in range(4319):
+    for number, ten in enumerate(_tens(rng, 4319)):
         image, question = f"VizWiz_val_{number:08d}.jpg", "What is this?"
         rows.append(_row(image, image, question + UNSURE + SHORT))
-        answers = [{"answer": said, "answer_confidence": "yes"} for said in _ten(rng)]
+        answers = [{"answer": said, "answer_confidence": "yes"} for said in ten]
         truth.append(
             {"image": image, "question": question, "answers": answers, "answer_type": "other"}
         )
@@ -251,7 +253,7 @@ def vizwiz_val(folder: Path, rng: np.random.Generator) -> Given:
 
 def vqav2_val(folder: Path, rng: np.random.Generator) -> Given:
     questions, truth, rows = [], [], []
-    for number in range(214_354):
+    for number, ten in enumerate(_tens(rng, 214_354)):
         name, image = number * 7, number // 5
         questions.append({"image_id": image, "question": f"What is {number}?", "question_id": name})
         rows.append({"question_id": name, "text": f"What is {number}?{SHORT}"})
@@ -261,7 +263,7 @@ def vqav2_val(folder: Path, rng: np.random.Generator) -> Given:
                 "multiple_choice_answer": "red",
                 "answers": [
                     {"answer": said, "answer_confidence": "maybe", "answer_id": place}
-                    for place, said in enumerate(_ten(rng), start=1)
+                    for place, said in enumerate(ten, start=1)
                 ],
                 "image_id": image,
                 "answer_type": ("other", "number", "yes/no")[number % 3],

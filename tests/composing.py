@@ -9,11 +9,12 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import pickle
+import types
 from collections.abc import Callable, Iterator
+from pickle import dumps, loads
 from typing import Any
 
-import hydra
+import hydra.core.utils
 from hydra import version
 from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -90,10 +91,10 @@ def hydra_s_node(
             others |= set() if package else {default.config_path}
     files = tuple((part.config_path, part.package) for part in parts)
     if files in _hydra_s and installed:
-        return pickle.loads(_hydra_s[files])
+        return loads(_hydra_s[files])
     cfg = _merge_nodes(loader, parts, Copies(repo, others))
     if installed:
-        _hydra_s[files] = pickle.dumps(cfg)
+        _hydra_s[files] = dumps(cfg)
     return cfg
 
 
@@ -143,9 +144,11 @@ def quick_merges() -> Iterator[None]:
 def quick_commands(*overrides: str) -> None:
     """Have all commands of this process and its forks compose like tests do.
 
-    Files that the demo has are parsed here, and those of `overrides`.
+    Files that the demo has are parsed here, and those of `overrides`. Each job's two copies of its
+    configuration are pickle's.
     """
     config_loader_impl.ConfigRepository = ParsedOnce
+    hydra.core.utils.copy = types.SimpleNamespace(deepcopy=lambda cfg: loads(dumps(cfg)))
     _until_the_end.enter_context(quick_merges())  # which a name holds, or it would end at once
     parse_once()
     with hydra.initialize_config_dir(folder(), version_base="1.3"):

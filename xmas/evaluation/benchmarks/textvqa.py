@@ -16,6 +16,7 @@ ten annotators of min(1, n / 3), where n of the other nine agree.
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar
 
 from xmas.evaluation.facts import LLAVA_EVAL, Facts
@@ -90,7 +91,7 @@ class TextVqa:
             by_people = [evalai_answer(answer) for answer in answers_of_people]
             values[name] = agreement(evalai_answer(texts[name]), by_people)
         outcomes = Outcomes.mean(values, pictures={name: name[0] for name in values})
-        return Scored(outcomes.score(), len(values), {}, outcomes)
+        return Scored(100 * fmean(values.values()), len(values), {}, outcomes)
 
     def references(self, store: Store) -> list[str | None]:
         """What most annotators answered to every question of `asked`; None: no answer leads.

@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
+import tiny
 import torch
-from test_activations import whole_row
+from test_activations import opened, whole_row
 from toy import MAX_LENGTH, ROWS, TEXT_ONLY, Toy
 
 from xmas.features.extractor import FeatureExtractor
 from xmas.features.last_layer import LastLayer
-from xmas.models.vlm import load
 from xmas.store import Store, key
 from xmas.training.starts.unfitted import Unfitted
 
@@ -32,9 +32,9 @@ def test_vectors_are_those_of_the_model_s_own_forward(toy, token):
     stage = last_layer(toy, token=token)
     values = values_of(toy, stage)
     assert (values.shape, values.dtype) == ((ROWS, 32), np.float16)
-    parts = load(toy.store.get(toy.start))
+    parts, pool = tiny.shared_model(toy.start, toy.store), opened(stage, toy)
     for row in (0, 2, 5, 8, *TEXT_ONLY):
-        ids, pixels = whole_row(stage, toy, parts, row)
+        ids, pixels = whole_row(pool, parts, row)
         given = {} if pixels is None else {"pixel_values": pixels}
         with torch.no_grad():
             mask = torch.ones_like(ids)

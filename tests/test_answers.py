@@ -21,8 +21,7 @@ from xmas.features.losses.token_statistics import STATISTICS, answer_statistics,
 from xmas.models.chat.labels import IGNORED
 from xmas.models.chat.layout import FEATURE
 from xmas.models.vision_cache import FromFiles
-from xmas.models.vlm import LoadedModel, load
-from xmas.store import Store
+from xmas.models.vlm import LoadedModel
 from xmas.training.starts.unfitted import Unfitted
 
 HOW = ScorerSettings(batch_tokens=512, shard_rows=11)
@@ -226,10 +225,12 @@ def reader(
     )
 
 
-def read(reading: AnswerScorer, place: Path, snapshots: dict[int, dict]) -> np.ndarray:
+def read(
+    reading: AnswerScorer, place: Path, snapshots: dict[int, dict], *, rows: int = ROWS
+) -> np.ndarray:
     shards = reading.shards(place / "shards", tuple(snapshots))
     reading.run(shards, snapshots.__getitem__, label="test")
-    return shards.merge(place / "whole.npy", reading.order, ROWS)
+    return shards.merge(place / "whole.npy", reading.order, rows)
 
 
 def test_snapshots_in_one_pass_equal_each_alone(toy, answers, tmp_path):
@@ -331,17 +332,16 @@ def theirs(pool: Pool, kind: str, parts: LoadedModel, held, row: int | None) -> 
 
 
 @pytest.mark.parametrize("kind", ["stablelm", "phi", *TILED])
-def test_statistics_equal_those_of_transformers(pool, tmp_path, kind):
+def test_statistics_equal_those_of_transformers(toy, pool, tmp_path_factory, kind):
     """Of whole stages, with models whose heads are their own and images of any number of tokens."""
-    start = tiny.start(kind, tmp_path / "start")
+    start = tiny.shared_start(tiny.KINDS[kind], tmp_path_factory)
     template = tiny.TEMPLATES.get(kind, tiny.PHI)
     model = Unfitted(pool, start, template, max_length=1024)
-    store = Store(str(tmp_path / "store"))
     answers = Answers(model, ScorerSettings(batch_tokens=600))
-    values = np.load(store.get(answers) / "values.npy")
-    assert recorded(store, answers) == declared(answers)
-    parts = load(store.get(start))
-    table = model.tokens().open(store)
+    values = np.load(toy.store.get(answers) / "values.npy")
+    assert recorded(toy.store, answers) == declared(answers)
+    parts = tiny.shared_model(start, toy.store)
+    table = model.tokens().open(toy.store)
     assert {row in TEXT_ONLY for row in TAKEN} == {True, False}
     for row, of_toy in enumerate(TAKEN):
         held = table[row]
@@ -351,23 +351,22 @@ def test_statistics_equal_those_of_transformers(pool, tmp_path, kind):
         assert column(values, "blind_loss")[row] == pytest.approx(blind[0], rel=1e-4)
 
 
-def test_a_head_of_its_own_belongs_to_a_snapshot(toy, tmp_path):
-    start = tiny.start("stablelm", tmp_path / "start")
-    store = Store(str(tmp_path / "store"))
-    model = Unfitted(toy.pool, start, tiny.PHI, max_length=1024)
-    parts = load(store.get(start))
+def test_a_head_of_its_own_belongs_to_a_snapshot(toy, pool, tmp_path, tmp_path_factory):
+    start = tiny.shared_start(tiny.KINDS["stablelm"], tmp_path_factory)
+    model = Unfitted(pool, start, tiny.PHI, max_length=1024)
+    parts = tiny.shared_model(start, toy.store)
     head = parts.model.lm_head.weight
     assert head.data_ptr() != parts.model.get_input_embeddings().weight.data_ptr()
     reading = AnswerScorer(
         parts.model,
-        model.tokens().open(store),
-        np.arange(ROWS),
-        pictures=FromFiles(toy.pool.open(store), parts.processor),
+        model.tokens().open(toy.store),
+        np.arange(len(TAKEN)),
+        pictures=FromFiles(pool.open(), parts.processor),
         pad=parts.tokenizer.pad_token_id,
         how=HOW,
     )
     same, other = {"lm_head.weight": head.data}, {"lm_head.weight": head.data * 3}
-    found = read(reading, tmp_path, {1: same, 2: other, 3: same})
+    found = read(reading, tmp_path, {1: same, 2: other, 3: same}, rows=len(TAKEN))
     assert np.array_equal(found[:, 0], found[:, 2])
     assert abs(found[:, 0, LOSS] - found[:, 1, LOSS]).min() > 1e-3
 

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file
 from toy import RECIPE, ROWS, TEXT_ONLY, Toy, losses, shared
 
+from xmas.features import trajectories
 from xmas.features.trajectories import Measuring
 from xmas.models.answer_loss import answer_loss
 from xmas.models.chat.batches import Loader, micro_batches, modality_length_order
@@ -35,9 +36,11 @@ def fresh(toy: Toy, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def probed(toy: Toy, fresh) -> Store:
-    """A store whose columns were taken during the proxy's fit."""
+    """A store whose columns were taken during the proxy's fit, which alone reads its weights."""
     store = fresh()
-    store.get(toy.trajectories)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delattr(trajectories, "load")
+        store.get(toy.trajectories)
     return store
 
 

@@ -24,7 +24,8 @@ from xmas.attention.shards import Shards
 from xmas.attention.statistics import flat, statistics
 from xmas.models.device import device_for
 from xmas.models.precision import cast_parameters
-from xmas.models.vlm import load
+from xmas.models.vision_cache import pictures_of
+from xmas.models.vlm import all_but_weights, load
 from xmas.store import Stage, Store, distributed, write_atomically
 from xmas.training.probe import AttentionProbe, logged
 from xmas.training.proxy import Proxy
@@ -130,8 +131,8 @@ class Measuring:
 
     def finish(self) -> None:
         """Measure the remaining steps, merge the shards of all ranks, and remove them."""
-        model = load(self.store.get(self.stage.proxy.start)).model
-        shards, scan = self.shards(model), self.scan(model)
+        scan = self._scan or self.scan(load(self.store.get(self.stage.proxy.start)).model)
+        shards = self.shards(scan.model)
         values_path = self.out / "values.npy"
         late = (
             []
@@ -160,12 +161,12 @@ class Measuring:
         """The pass over the pool with this model."""
         if self._scan is None or self._scan.model is not model:
             proxy = self.stage.proxy
-            parts = load(self.store.get(proxy.start))
+            _, tokenizer, processor = all_but_weights(self.store.get(proxy.start))
             material = Material(
                 proxy.tokens().open(self.store),
-                proxy.pictures(self.store, parts),
+                pictures_of(proxy.image_stage(), processor, self.store),
                 proxy.pool.open(self.store).shown,
-                pad=parts.tokenizer.pad_token_id,
+                pad=tokenizer.pad_token_id,
                 max_length=proxy.max_length,
             )
             running = dataclasses.replace(

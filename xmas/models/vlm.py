@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from xmas.data.images.files import image_size
 from xmas.models import varlen_attention
@@ -94,13 +94,22 @@ def load(folder: Path) -> LoadedModel:
     """
     from transformers import AutoModelForImageTextToText
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    family = family_of(config)
+    config, tokenizer, processor = all_but_weights(folder)
     model = AutoModelForImageTextToText.from_pretrained(
         folder, config=config, local_files_only=True
     )
+    return LoadedModel(model.eval(), tokenizer, processor)
+
+
+def all_but_weights(folder: Path) -> tuple[PreTrainedConfig, Any, Any]:
+    """The configuration, the tokenizer and the image processor that `load` loads.
+
+    Raises TypeError: the folder's model is of no known family.
+    """
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    family = family_of(config)
     tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
-    return LoadedModel(model.eval(), tokenizer, family.processor(folder))
+    return config, tokenizer, family.processor(folder)
 
 
 def layout_of(folder: Path) -> Layout:
@@ -110,10 +119,8 @@ def layout_of(folder: Path) -> Layout:
 
 @functools.lru_cache(maxsize=4)  # a stage asks again and again, and tokenizers take seconds to read
 def _layout_of(folder: Path) -> Layout:
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    family = family_of(config)
-    tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
-    return family.layout(config, family.processor(folder), tokenizer)
+    config, tokenizer, processor = all_but_weights(folder)
+    return family_of(config).layout(config, processor, tokenizer)
 
 
 @torch.no_grad()

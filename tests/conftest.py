@@ -33,6 +33,7 @@ os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # threads cost more than so few we
 import functools
 import gc
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 annotations.install()
 captured_logs.install()
+
+MEMORY = Path("/dev/shm")  # has room for half a GB of small files; in containers often 64 MB
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 THIRD_PARTY = (  # warnings of other packages that nothing here can avoid; all others are errors
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft 0.21

@@ -29,7 +29,11 @@ from xmas.cli.sweep.job import Job, Outcome, run_elsewhere
 from xmas.cli.targets import OWN, targets, within
 from xmas.cli.threads import share_cores
 
-_IN_EVERY_JOB = ("xmas.cli.command", "pyarrow.parquet")
+_IN_EVERY_JOB = (
+    "xmas.cli.command",
+    "pandas",  # imported by pyarrow in every job on a pool of Parquet
+    "pyarrow.parquet",
+)
 
 
 def outcomes(

@@ -7,10 +7,12 @@ from xmas.features.clustering.neighbours import neighbours
 
 
 def brute_force(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    apart = ((points[:, None].astype(np.float64) - points[None]) ** 2).sum(axis=2)
+    apart = sum(np.subtract.outer(axis, axis) ** 2 for axis in points.T.astype(np.float64))
     np.fill_diagonal(apart, np.inf)
-    near = np.argsort(apart, axis=1, kind="stable")[:, :count]
-    return near, np.take_along_axis(apart, near, axis=1)
+    nearest = np.argpartition(apart, count, axis=1)[:, :count]
+    distances = np.take_along_axis(apart, nearest, axis=1)
+    order = np.argsort(distances, axis=1)
+    return np.take_along_axis(nearest, order, axis=1), np.take_along_axis(distances, order, axis=1)
 
 
 def drawn(count: int, width: int, seed: int = 0) -> np.ndarray:

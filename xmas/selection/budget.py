@@ -119,7 +119,7 @@ def queue(
     """
     _check_policy(text_only)
     floors, caps = floors or {}, caps or {}
-    names = [] if sources is None else np.unique(sources).tolist()
+    names = [] if sources is None or not (floors or caps) else np.unique(sources).tolist()
     for option, limits in (("floors", floors), ("caps", caps)):
         if unknown := sorted(set(limits) - set(names)):
             raise ValueError(f"{option} name {unknown}; the sources are {names}")

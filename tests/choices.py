@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hydra.utils import get_method
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from xmas.cli.config import folder
@@ -57,11 +57,13 @@ def targets(node: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str
 
     All values are resolved. What an interpolation gives is entered where it stands, not here too.
     """
-    for name in node if isinstance(node, DictConfig) else range(len(node)):
-        inner = value_of(node, name)
-        if OmegaConf.is_config(inner) and not OmegaConf.is_interpolation(node, name):
+    content = node._content if isinstance(node, DictConfig) else dict(enumerate(node._content))
+    for name, inner in content.items():
+        if inner._is_interpolation():
+            value_of(node, name)
+        elif isinstance(inner, DictConfig | ListConfig):
             yield from targets(inner, f"{path}.{name}".lstrip("."))
-    if isinstance(node, DictConfig) and "_target_" in node:
+    if isinstance(node, DictConfig) and "_target_" in content:
         yield path, node
 
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import re
 from typing import Any, ClassVar
 
 import omegaconf.base
@@ -11,9 +12,11 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import OmegaConf
+from omegaconf import Container, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 INSTALLED = ("main", "hydra")  # who provides files that no test writes: this package and Hydra
+_PLACE = re.compile(r"\$\{([a-zA-Z_][\w.]*)\}")
 
 
 @dataclasses.dataclass
@@ -74,12 +77,32 @@ class ParsedOnce(ConfigRepository):
 
 
 def parse_once() -> None:
-    """Keep what the grammars make of a text, interpolation or override, which nothing changes."""
-    omegaconf.base.parse = functools.lru_cache(maxsize=4096)(omegaconf.grammar_parser.parse)
+    """Keep what the grammars make of a text, interpolation or override, which nothing changes; of
+    an interpolation of a node its place, where the tree of the grammar need not be gone through.
+    """
+
+    @functools.lru_cache(maxsize=4096)
+    def interpolation(text: str) -> Any:
+        tree, place = omegaconf.grammar_parser.parse(text), _PLACE.fullmatch(text)
+        tree.place = place and place[1]
+        return tree
+
+    resolve = Container.resolve_parse_tree
+
+    def resolve_parse_tree(self: Container, parse_tree: Any, *given: Any, **options: Any) -> Any:
+        if parse_tree.place is None:
+            return resolve(self, parse_tree, *given, **options)
+        try:
+            return self._resolve_node_interpolation(parse_tree.place, options.get("memo"))
+        except OmegaConfBaseException:
+            return resolve(self, parse_tree, *given, **options)  # says what is wrong
+
     parse, parser = OverridesParser.parse_rule, OverridesParser.create()
     override = functools.lru_cache(maxsize=4096)(lambda text: parse(parser, text, "override"))
 
     def parse_rule(self: OverridesParser, s: str, rule_name: str) -> Any:
         return copy.copy(override(s)) if rule_name == "override" else parse(self, s, rule_name)
 
+    omegaconf.base.parse = interpolation
+    Container.resolve_parse_tree = resolve_parse_tree
     OverridesParser.parse_rule = parse_rule

@@ -1,10 +1,12 @@
 """Labels: the answers' tokens and nothing else, whatever tokenizer, template and length."""
 
 import dataclasses
+import itertools
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +109,21 @@ def encoder(request, tokenizer) -> Encoder:
     return Encoder(tokenizer, Template(system=request.param))
 
 
+@pytest.fixture
+def encoders(tokenizers) -> list[Encoder]:
+    """`encoder` of every kind."""
+    return [
+        Encoder(tokenizer, Template(system=system))
+        for tokenizer in tokenizers.values()
+        for system in ("", VICUNA_SYSTEM)
+    ]
+
+
+def with_and_without_image(encoders: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """In one test: hundreds of a millisecond each would cost several times as much."""
+    return itertools.product(encoders, (False, True))
+
+
 def runs(labelled: np.ndarray) -> list[slice]:
     """Where labels stand: a slice for every unbroken run of them."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], labelled.astype(int), [0]])))
@@ -149,35 +166,37 @@ def test_the_metaspace_tokenizer_is_of_llama_s_kind(legacy):
     assert behind.startswith("▁") == legacy
 
 
-@pytest.mark.parametrize("image", [False, True], ids=["text", "image"])
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_labels_cover_exactly_the_answers_and_their_end_marks(encoder, name, image):
-    rounds = CONVERSATIONS[name]
-    tokens = encoder.conversation(rounds, image=IMAGE if image else None)
-    expected = [f" {answer}</s>" for _, answer in rounds if answer]
-    labelled_texts = [encoder.tokenizer.decode(tokens.ids[run]) for run in runs(tokens.labelled)]
-    assert len(labelled_texts) == len(expected)
-    for text, answer in zip(labelled_texts, expected, strict=True):
-        assert answer in (text, " " + text)  # Llama's decoder strips one space in front
-    end = encoder.tokenizer.eos_token_id
-    assert all(tokens.ids[run][-1] == end for run in runs(tokens.labelled))
-    unlabelled = encoder.tokenizer.decode(tokens.ids[~tokens.labelled])
-    assert len(re.findall("ASSISTANT:", unlabelled)) == len(rounds) + ("roles" in name)
+def test_labels_cover_exactly_the_answers_and_their_end_marks(encoders, name):
+    for encoder, image in with_and_without_image(encoders):
+        rounds = CONVERSATIONS[name]
+        tokens = encoder.conversation(rounds, image=IMAGE if image else None)
+        expected = [f" {answer}</s>" for _, answer in rounds if answer]
+        labelled_texts = [
+            encoder.tokenizer.decode(tokens.ids[run]) for run in runs(tokens.labelled)
+        ]
+        assert len(labelled_texts) == len(expected)
+        for text, answer in zip(labelled_texts, expected, strict=True):
+            assert answer in (text, " " + text)  # Llama's decoder strips one space in front
+        end = encoder.tokenizer.eos_token_id
+        assert all(tokens.ids[run][-1] == end for run in runs(tokens.labelled))
+        unlabelled = encoder.tokenizer.decode(tokens.ids[~tokens.labelled])
+        assert len(re.findall("ASSISTANT:", unlabelled)) == len(rounds) + ("roles" in name)
 
 
-@pytest.mark.parametrize("image", [False, True], ids=["text", "image"])
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_ids_are_those_of_llava_s_chunks(encoder, name, image):
+def test_ids_are_those_of_llava_s_chunks(encoders, name):
     """LLaVA's `tokenizer_image_token`: chunks around the image alone, one begin mark."""
-    rounds = CONVERSATIONS[name]
-    tokens = encoder.conversation(rounds, image=IMAGE if image else None)
-    text = llava_text(rounds, image=image, system=encoder.template.system)
-    begin = encoder.tokenizer.bos_token_id
-    chunks = [encoder.tokenizer(chunk).input_ids for chunk in text.split("<image>", int(image))]
-    assert all(chunk[0] == begin for chunk in chunks)
-    assert tokens.ids.tolist() == [begin, *(number for chunk in chunks for number in chunk[1:])]
-    assert tokens.image_at == (len(chunks[0]) if image else -1)
-    assert len(tokens.labelled) == len(tokens.ids)
+    for encoder, image in with_and_without_image(encoders):
+        rounds = CONVERSATIONS[name]
+        tokens = encoder.conversation(rounds, image=IMAGE if image else None)
+        text = llava_text(rounds, image=image, system=encoder.template.system)
+        begin = encoder.tokenizer.bos_token_id
+        chunks = [encoder.tokenizer(chunk).input_ids for chunk in text.split("<image>", int(image))]
+        assert all(chunk[0] == begin for chunk in chunks)
+        assert tokens.ids.tolist() == [begin, *(number for chunk in chunks for number in chunk[1:])]
+        assert tokens.image_at == (len(chunks[0]) if image else -1)
+        assert len(tokens.labelled) == len(tokens.ids)
 
 
 def test_an_image_placeholder_in_a_text_only_row_is_text(encoder):
@@ -186,18 +205,18 @@ def test_an_image_placeholder_in_a_text_only_row_is_text(encoder):
     assert "<image>" in encoder.tokenizer.decode(tokens.ids)
 
 
-@pytest.mark.parametrize("image", [False, True], ids=["text", "image"])
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_a_prompt_is_how_its_conversation_starts(encoder, name, image):
-    question, answer = CONVERSATIONS[name][0]
-    prompt = encoder.prompt(question, image=IMAGE if image else None)
-    whole = encoder.conversation([(question, answer)], image=IMAGE if image else None)
-    assert whole.ids[: len(prompt.ids)].tolist() == prompt.ids.tolist()
-    assert prompt.image_at == whole.image_at
-    assert not prompt.labelled.any()
-    assert whole.labelled.tolist() == [False] * len(prompt.ids) + [True] * (
-        len(whole.ids) - len(prompt.ids)
-    )
+def test_a_prompt_is_how_its_conversation_starts(encoders, name):
+    for encoder, image in with_and_without_image(encoders):
+        question, answer = CONVERSATIONS[name][0]
+        prompt = encoder.prompt(question, image=IMAGE if image else None)
+        whole = encoder.conversation([(question, answer)], image=IMAGE if image else None)
+        assert whole.ids[: len(prompt.ids)].tolist() == prompt.ids.tolist()
+        assert prompt.image_at == whole.image_at
+        assert not prompt.labelled.any()
+        assert whole.labelled.tolist() == [False] * len(prompt.ids) + [True] * (
+            len(whole.ids) - len(prompt.ids)
+        )
 
 
 def test_a_long_conversation_is_cut_with_the_image_counted(encoder):
@@ -238,26 +257,28 @@ def test_a_conversation_without_an_answer_has_no_labels(encoder):
     assert encoder.conversation([("What?", "a fig")], image=IMAGE).labelled.sum() == 1
 
 
-@pytest.mark.parametrize("image", [False, True], ids=["text", "image"])
 @pytest.mark.parametrize("name", CONVERSATIONS)
-@pytest.mark.parametrize("kind", ["first", "always"])
-def test_labels_are_those_of_llava_s_arithmetic(tokenizers, kind, name, image):
+def test_labels_are_those_of_llava_s_arithmetic(tokenizers, name):
     """Where it loses a conversation, it is kept here, and lost under strict parity."""
-    rounds = CONVERSATIONS[name]
-    tokenizer, image_ids = tokenizers[kind], IMAGE if image else None
-    counted = counted_by_llava(tokenizer, llava_text(rounds, image=image), image=image)
-    encoded = Encoder(tokenizer, Template()).conversation(rounds, image=image_ids)
-    strict = Encoder(tokenizer, Template(strict_parity=True)).conversation(rounds, image=image_ids)
-    assert encoded.labelled.any()
-    assert strict.ids.tolist() == encoded.ids.tolist()
-    lost = name in LOST or (name == "an image alone" and not image)
-    assert (counted is None) == lost
-    if counted is None:
-        assert not strict.labelled.any()
-        return
-    placed = np.insert(encoded.labelled, encoded.image_at, False) if image else encoded.labelled
-    assert placed.tolist() == counted
-    assert strict.labelled.tolist() == encoded.labelled.tolist()
+    kinds = (tokenizers["first"], tokenizers["always"])
+    for tokenizer, image in with_and_without_image(kinds):
+        rounds = CONVERSATIONS[name]
+        image_ids = IMAGE if image else None
+        counted = counted_by_llava(tokenizer, llava_text(rounds, image=image), image=image)
+        encoded = Encoder(tokenizer, Template()).conversation(rounds, image=image_ids)
+        strict = Encoder(tokenizer, Template(strict_parity=True)).conversation(
+            rounds, image=image_ids
+        )
+        assert encoded.labelled.any()
+        assert strict.ids.tolist() == encoded.ids.tolist()
+        lost = name in LOST or (name == "an image alone" and not image)
+        assert (counted is None) == lost
+        if counted is None:
+            assert not strict.labelled.any()
+            continue
+        placed = np.insert(encoded.labelled, encoded.image_at, False) if image else encoded.labelled
+        assert placed.tolist() == counted
+        assert strict.labelled.tolist() == encoded.labelled.tolist()
 
 
 def counted_by_llava(tokenizer, text: str, *, image: bool) -> list[bool] | None:

@@ -152,12 +152,12 @@ def test_two_spaces_do_not_become_one_piece_before_a_word(tokenizer):
 
 
 @pytest.mark.parametrize("text", ["x{}y", "\n{}x", "{}", "x{}"])
-@pytest.mark.parametrize("character", [" ", "\t", "-", "=", "a", "\n ", ". "])
-def test_long_runs_are_split_from_the_left(slow, tokenizer, text, character):
+def test_long_runs_are_split_from_the_left(slow, tokenizer, text):
     """All pieces of white space have one score: 17 spaces are 16 and 1, not 14 and 3."""
-    for count in (*range(1, 40), 63, 64, 65, 83):
-        run = text.format(character * count)
-        assert tokenizer.encode(run, add_special_tokens=False) == slow(run), count
+    for character in (" ", "\t", "-", "=", "a", "\n ", ". "):
+        for count in (*range(1, 40), 63, 64, 65, 83):
+            run = text.format(character * count)
+            assert tokenizer.encode(run, add_special_tokens=False) == slow(run), repr(run)
 
 
 def test_a_saved_tokenizer_gives_the_same_ids(tokenizer, tmp_path):

@@ -17,9 +17,6 @@ from xmas.results.leaderboard import leaderboards
 from xmas.results.report import Report
 from xmas.results.score_records import runs
 from xmas.results.table import Table
-from xmas.selection.methods.random import Random
-from xmas.selection.ranking import Ranking
-from xmas.selection.subset import Subset
 from xmas.store import Store, describe, key
 from xmas.store.label import label
 
@@ -70,9 +67,10 @@ def test_scores_are_relative_to_it_where_no_target_is_trained_on_all_rows(tmp_pa
 
 
 def test_a_target_is_scored_against_its_start_point(toy, tmp_path):
-    store = shared(toy, tmp_path)
+    target = toy.target()
+    toy.store.get(target)
+    store = shared(toy, tmp_path, "target")
     pool = dataclasses.replace(toy.pool, hold_out=HoldOut(share=0.3))
-    target = toy.target(Subset(Ranking(pool, Random()), rows=5, text_only="ranked"))
     (base,) = Reference(target, base=True).targets()
     losses = []
     for scored in (target, base):

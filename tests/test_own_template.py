@@ -434,9 +434,11 @@ def test_a_processor_s_template_comes_with_the_start_point_and_is_exported(tmp_p
     assert loaded.tokenizer.eos_token != "<|im_end|>"
 
 
-def test_a_language_model_s_template_is_exported_with_places_for_images(tmp_path):
-    start = tiny.start("phi", tmp_path / "hub")
-    loaded = load(Store(str(tmp_path / "store")).get(start))
+def test_a_language_model_s_template_is_exported_with_places_for_images(
+    toy: Toy, tmp_path, tmp_path_factory
+):
+    start = tiny.shared_start(tiny.KINDS["phi"], tmp_path_factory)
+    loaded = load(toy.store.get(start))
     loaded.tokenizer.chat_template = TEXT_ALONE
     (tmp_path / "out").mkdir()
     describe_folder(loaded, OwnTemplate({"role": "assistant"}), "float32", tmp_path / "out")
@@ -469,13 +471,13 @@ def test_the_template_s_text_is_in_the_key_of_what_starts_there(tmp_path):
     assert len({before, with_template, key(start)}) == 3
 
 
-def test_answers_end_at_the_mark_of_the_template(tmp_path, monkeypatch):
+def test_answers_end_at_the_mark_of_the_template(toy: Toy, tmp_path, tmp_path_factory, monkeypatch):
     """Which need not be the tokenizer's end token: Gemma's is another one."""
     options: dict[str, Any] = {}
     monkeypatch.setattr(
         generate, "decode_singly", lambda model, groups, **more: options.update(more) or iter(())
     )
-    loaded = load(Store(str(tmp_path / "store")).get(tiny.start("phi", tmp_path / "hub")))
+    loaded = load(toy.store.get(tiny.shared_start(tiny.KINDS["phi"], tmp_path_factory)))
     loaded.tokenizer.chat_template = MARKED
     for template, end in ((OwnTemplate(), "<|im_end|>"), (tiny.PHI, loaded.tokenizer.eos_token)):
         generate.generate_answers(

@@ -10,7 +10,7 @@ Fixtures of every module, each made once in a session (a worker of pytest-xdist 
 Helpers that are no fixtures: `toy` builds pools and stages, `tiny` models of published families,
 `official` benchmarks in their owners' formats, `choices` those of the configuration, `killable` is
 what `server` runs, `commands` its part without torch, `scored` fills a store with scores, `given`
-makes stages of given arrays, `sweeping` selectors for multiruns, `composing` merges files for
+makes stages of given arrays, `sweeping` selectors for multiruns, `waiting` jobs that wait, `composing` merges files for
 `compose`, `fake_judge` and `offline` stand in for hosts, `cluster` starts SLURM, `emulated` is a
 GPU on a CPU.
 

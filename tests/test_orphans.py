@@ -13,13 +13,11 @@ HERE = Path(__file__).parent
 STARTS = {
     "a process": """
 import multiprocessing, sys
-from xmas.cli.sweep.job import Job
-from xmas.cli.sweep import processes
-import test_orphans
+import waiting
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=test_orphans.job, args=(sys.argv[1],))
+    process = context.Process(target=waiting.job, args=(sys.argv[1],))
     process.start()
     process.join()
 """,
@@ -27,32 +25,14 @@ if __name__ == "__main__":
 import sys
 from types import SimpleNamespace
 from xmas.cli.sweep import torchrun
-import test_orphans
 
 torchrun.command = lambda hardware: [
-    sys.executable, "-c", "import sys, test_orphans; test_orphans.wait(sys.argv[1])", sys.argv[1]
+    sys.executable, "-c", "import sys, waiting; waiting.wait(sys.argv[1])", sys.argv[1]
 ]
 config = SimpleNamespace(hydra=SimpleNamespace(runtime=SimpleNamespace(config_sources=[])))
 torchrun.run_on_all(None, config, [], sys.argv[1] + ".log")
 """,
 }
-
-
-def wait(mark: str) -> None:
-    """Leave a file with the number of this process, and go on for ever."""
-    Path(f"{mark}.new").write_text(str(os.getpid()))
-    Path(f"{mark}.new").rename(mark)
-    time.sleep(600)
-
-
-def job(mark: str) -> None:
-    """As `xmas.cli.sweep.processes` starts its jobs."""
-    import threading
-
-    from xmas.cli.sweep.processes import end_with_parent
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    wait(mark)
 
 
 @pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGKILL], ids=lambda ends: ends.name)
@@ -79,7 +59,7 @@ def _until(holds, seconds: float) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 def _runs(number: int) -> bool:

@@ -48,29 +48,12 @@ def test_imports_still_run_one_way(copy):
     assert "1 kept, 0 broken" in run(copy, str(tool), "--no-cache")
 
 
-PROGRAM = """
-import sys
-import pytest
-status = pytest.main(sys.argv[1:])
-from xmas.cli.config import folder
-from xmas.data import readers, writers
-from xmas.evaluation.benchmarks.spotted import Spotted
-from xmas.evaluation.facts import in_order
-from xmas.features.colours import Colours
-from xmas.models.families import FAMILIES
-print(folder(), readers.names(), writers.names(), "vipllava" in FAMILIES)
-print(in_order(["spotted", "gqa"]), Colours.kind)
-sys.exit(status)
-"""
-
-
 @pytest.fixture(scope="module")
-def printed(copy) -> str:
+def printed(copy, server) -> str:
     """By one process that runs the tests which what was added must pass, and imports it."""
-    chosen = "shortest or colours or spotted or vip_llava or smolvlm_500m or lora_16"
-    options = ("-q", "-p", "no:cacheprovider", "-o", "addopts=", "-k", chosen)
-    files = ("tests/test_selectors.py", "tests/test_config.py")
-    return run(copy, sys.executable, "-c", PROGRAM, *options, *files)
+    ended = server.script(Path(__file__).parent / "added.py", cwd=copy)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
 
 
 def test_all_are_found_where_they_belong(copy, printed):

@@ -16,12 +16,13 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def lint(monkeypatch, capsys):
     """A function that gives the exit status of import-linter, and what it prints."""
-    from importlinter.cli import lint_imports
+    from importlinter import cli
 
+    monkeypatch.setattr(cli, "_configure_logging", lambda verbose: None)  # it disables all loggers
     monkeypatch.chdir(ROOT)
 
     def linted(folder: Path) -> tuple[int, str]:
-        status = lint_imports(str(folder / "pyproject.toml"), no_cache=True)
+        status = cli.lint_imports(str(folder / "pyproject.toml"), no_cache=True)
         return status, capsys.readouterr().out
 
     return linted

@@ -12,6 +12,7 @@ import csv
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import transformers.models.clip
 import transformers.models.llava  # noqa: F401
 from lightning.fabric.utilities import registry
 from PIL import Image, ImageDraw
+from torch import nn
 from transformers import PreTrainedConfig
 
 from xmas.attention.engine import Running
@@ -54,6 +56,21 @@ PreTrainedConfig.__repr__ = object.__repr__
 jinja2.Template = functools.cache(jinja2.Template)
 # Every fit looks for callbacks that other packages bring, among the files of all of them.
 registry.entry_points = functools.cache(registry.entry_points)
+
+
+def unless_meta(reset: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Without drawing numbers for weights that have none: a tenth of every load of a model."""
+
+    @functools.wraps(reset)
+    def reset_numbers(module: Any) -> None:
+        if not module.weight.is_meta:
+            reset(module)
+
+    return reset_numbers
+
+
+for kind in (nn.Linear, nn.Embedding):
+    kind.reset_parameters = unless_meta(kind.reset_parameters)
 
 ROWS = 41
 TEXT_ONLY = (3, 11, 12, 19, 27, 34, 40)  # rows without an image

@@ -355,7 +355,7 @@ def test_a_pool_that_is_not_drawn_has_its_configured_rows(empty):
 def test_the_assumed_files_of_a_demo_pool_are_nearly_those_that_are_drawn(empty):
     """At other sizes than the default ones, which lengths and bytes were measured at."""
     stage = DemoPool(
-        rows=300, captions=200, facts=300, claims=300, choices=300, reviews=300, concepts=61
+        rows=151, captions=101, facts=149, claims=151, choices=149, reviews=151, concepts=61
     )
     folder = empty.get(stage)
     for file, assumed in demo_files(stage).items():

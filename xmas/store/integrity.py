@@ -158,9 +158,20 @@ def check(folder: Path, name: str | None = None) -> None:
     if files is None:
         _log_unrecorded(str(folder))
         return
+    root = str(folder)
     for listed, entry in files.items() if name is None else ((name, files.get(name)),):
-        if entry is not None:
+        if entry is not None and not _was_checked(f"{root}/{listed}", entry):
             check_file(folder / listed, entry)
+
+
+def _was_checked(path: str, entry: dict[str, Any]) -> bool:
+    """Whether a file is as an earlier check in this process found it right."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False  # `check_file` says why
+    is_same = (path, status.st_size, status.st_mtime_ns) in _hashed
+    return is_same and status.st_size == entry["bytes"]
 
 
 @functools.cache

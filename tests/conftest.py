@@ -41,7 +41,6 @@ from typing import Any
 
 import annotations
 import captured_logs
-import leftovers
 import pytest
 
 sys.dont_write_bytecode = False  # some containers ask for it; each process would compile anew
@@ -49,7 +48,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 annotations.install()
 captured_logs.install()
-leftovers.install()
 
 MEMORY = Path("/dev/shm")  # has room for half a GB of small files; in containers often 64 MB
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 << 30:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import array_checks
 import jaxtyping
 from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeClawDecorWarning
@@ -35,6 +36,7 @@ def install() -> None:
     """Check all modules of xmas that are imported from now on."""
     if sys.version_info < (3, 12):  # which caches them: each check of a protocol would list them
         typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
+    array_checks.install()
     jaxtyping.jaxtyped = lambda typechecker: checked  # what the hook writes over each definition
     install_import_hook("xmas", "beartype.beartype")
 

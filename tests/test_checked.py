@@ -2,14 +2,17 @@
 
 import gc
 import importlib
+import itertools
 import weakref
 from pathlib import Path
 
 import annotations
+import array_checks
 import numpy as np
 import pytest
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Float
+from jaxtyping._storage import get_shape_memo, pop_shape_memo, push_shape_memo
 
 import xmas
 from xmas.evaluation.json_files import with_keys
@@ -92,3 +95,25 @@ def test_every_module_is_checked():
     assert len(names) > 200
     loaders = {type(importlib.import_module(name).__loader__).__name__ for name in names}
     assert loaders == {"_JaxtypingLoader"}
+
+
+def test_quick_checks_of_arrays_refuse_what_jaxtyping_s_own_do():
+    """Of a type that has passed before, since the first is jaxtyping's; a name that was new when a
+    check failed is free again.
+    """
+    arrays = [
+        np.zeros(shape, kind) for shape in [(2,), (3,), (2, 3), (3, 2), (3, 3)] for kind in "fi"
+    ]
+    hints = [Float[np.ndarray, " a"], Float[np.ndarray, "a b"], Float[np.ndarray, "b 3"]]
+    own = {"b": 3}, {"a": 2}, {}
+    for lengths in own:
+        for hint, array in itertools.product(hints, arrays):
+            verdicts, named = [], []
+            for check in (isinstance, lambda array, hint: array_checks._own(hint, array)):
+                memo = push_shape_memo({})[0]
+                memo.update(lengths)
+                verdicts.append(check(array, hint))
+                named.append(dict(memo) if verdicts[-1] else dict(get_shape_memo()[0]))
+                pop_shape_memo()
+            assert verdicts[0] == verdicts[1], (lengths, hint, array.shape)
+            assert named[0] == named[1], (lengths, hint, array.shape)

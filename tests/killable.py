@@ -50,6 +50,7 @@ import xmas.estimate  # noqa: F401  # imported by commands that make stages
 from xmas.attention import shards
 from xmas.attention.engine import Scan
 from xmas.data.held_out import HoldOut
+from xmas.data.pool import Pool
 from xmas.evaluation import answer_losses
 from xmas.evaluation.benchmarks.heldout import HeldOutLikelihood
 from xmas.evaluation.generation import answer_file
@@ -116,6 +117,8 @@ def stage(toy: Toy, given: dict[str, Any]) -> Stage:
     )
     recipe = dataclasses.replace(LONG, **given.get("recipe", {}))
     proxy: Proxy = dataclasses.replace(toy.proxy, recipe=recipe, hardware=hardware)
+    if "first" in given:
+        proxy = dataclasses.replace(proxy, pool=first_rows(toy, given["first"]))
     activations = Activations(proxy, step=0, layers=(0, 1), batch_tokens=512, mark_rows=7)
     made: dict[str, Callable[[], Stage]] = {
         "proxy": lambda: proxy,
@@ -140,6 +143,14 @@ def stage(toy: Toy, given: dict[str, Any]) -> Stage:
         ),
     }
     return made[job]()
+
+
+def first_rows(toy: Toy, count: int) -> Pool:
+    """A pool of as many rows of the toy's, in a file of its own."""
+    records = json.loads(Path(toy.pool.annotations).read_text())[:count]
+    file = Path(toy.store.root) / f"first-{os.environ.get('RANK')}.json"
+    file.write_text(json.dumps(records))
+    return dataclasses.replace(toy.pool, annotations=str(file))
 
 
 def held_out_score(toy: Toy) -> Score:

@@ -115,9 +115,12 @@ def test_an_index_is_made_once_by_several_processes_and_then_mapped(tmp_path, mo
     monkeypatch.setattr(json_rows, "_SETTLED", 0)
     monkeypatch.setattr(json_parts, "_RANGE", 30_000)
     ranges = []
-    monkeypatch.setattr(
-        json_parts, "side_by_side", lambda jobs: ranges.append(len(jobs)) or side_by_side(jobs)
-    )
+
+    def first_side_by_side(jobs):
+        ranges.append(len(jobs))
+        return side_by_side(jobs) if len(ranges) == 1 else [job() for job in jobs]
+
+    monkeypatch.setattr(json_parts, "side_by_side", first_side_by_side)
     with pytest.raises(FaultyRowsError, match="turns out of order: "):
         pool.open(store)
     rows = pool.open_all(store)

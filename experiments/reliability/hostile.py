@@ -271,10 +271,10 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--seconds", type=float, default=60.0)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--tiny", action="store_true", help="half a second, to see that it runs")
+    options.add_argument("--tiny", action="store_true", help="0.1 s, to see that it runs")
     chosen = options.parse_args()
     if chosen.tiny:
-        chosen.seconds = 0.5
+        chosen.seconds = 0.1
     for part in PARTS:
         print(part(chosen.seconds / len(PARTS), random.Random(chosen.seed)), flush=True)
 

@@ -90,7 +90,8 @@ RECIPE = Recipe(
     rate=5e-3, projector_rate=5e-3, batch=8, micro_batch=4, epochs=1, precision="32-true"
 )  # two micro-batches a step; 41 rows: 11 micro-batches, 6 steps, the last of them short
 
-# Stages of the toy's size out of the configuration, whatever else that holds.
+# Stages of the toy's size out of the configuration, whatever else that holds: those of the methods
+# of `Toy`, so that what either makes is there for the other.
 OVERRIDES = (
     "experiment=smoke",
     "pool=files",
@@ -104,6 +105,7 @@ OVERRIDES = (
     "towers.layers=2",
     "towers.text_layers=1",
     "towers.batch=8",
+    "towers.rate=2e-3",
     "towers.tokenizer.vocabulary=400",
     "untrained.hidden=32",
     "untrained.layers=2",
@@ -111,6 +113,7 @@ OVERRIDES = (
     "captioned.recipe.batch=8",
     "captioned.recipe.micro_batch=8",
     "captioned.recipe.epochs=1",
+    "captioned.template.chat={_target_:xmas.models.chat.template.Template}",
     "proxy.recipe.rate=5e-3",
     "proxy.recipe.projector_rate=5e-3",
     "proxy.recipe.batch=8",

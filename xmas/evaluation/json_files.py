@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xmas.data.images.paths import path_below
-from xmas.evaluation.protocol import PLAIN_IDS, AnswerError, check_key
+from xmas.evaluation.protocol import AnswerError, check_key
 from xmas.evaluation.text_files import json_of, text_lines, text_of
 
 _decode = json.JSONDecoder().raw_decode  # (value, where it ends), in half the time of `json.loads`
@@ -99,11 +99,13 @@ def answer_lines(
     Raises AnswerError otherwise, naming the line.
     """
     required = {"question_id", "text", *keys}
+    checked: set[type] = set()
     for number, line in enumerate(answers, start=1):
         if not (isinstance(line, dict) and required <= line.keys()):
             with_keys(line, ("question_id", "text", *keys), f"{benchmark}: answer line {number}")
-        if type(line["question_id"]) not in PLAIN_IDS:
+        if type(line["question_id"]) not in checked:
             check_key(line["question_id"], f"{benchmark}: answer line {number}: `question_id`")
+            checked.add(type(line["question_id"]))
         if not isinstance(line["text"], str):
             raise AnswerError(
                 f"{benchmark}: answer line {number}: `text` is {line['text']!r}, expected a string"
@@ -116,10 +118,13 @@ def by_key(
 ) -> dict[Any, dict[str, Any]]:
     """`rows` by their key, in order. Raises AnswerError: there are none, or two share a key."""
     keyed: dict[Any, dict[str, Any]] = {}
+    checked: set[Hashable] = set()
     for row in rows:
         key = key_of(row)
-        if type(key) not in PLAIN_IDS:
+        kind = tuple(map(type, key)) if isinstance(key, tuple) else type(key)
+        if kind not in checked:
             check_key(key, str(where))
+            checked.add(kind)
         if key in keyed:
             raise AnswerError(f"{where}: {key!r} is in the file twice")
         keyed[key] = row

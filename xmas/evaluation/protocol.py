@@ -16,7 +16,6 @@ from xmas.store import Store
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
-PLAIN_IDS = (str, int)  # types of most ids; `check_key` decides about all others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,10 +165,13 @@ def join(
     keys = dict.fromkeys(expected)
     of_text: dict[str, Hashable] = {}
     texts: dict[Hashable, str] = {}
+    checked: set[Hashable] = set()
     for number, line in enumerate(answers, start=1):
         name = key_of(line)
-        if type(name) not in PLAIN_IDS:
+        kind = tuple(map(type, name)) if isinstance(name, tuple) else type(name)
+        if kind not in checked:
             check_key(name, f"{benchmark}: line {number}")
+            checked.add(kind)
         if name not in keys and isinstance(name, int | str):
             of_text = of_text or {str(key): key for key in keys if isinstance(key, int | str)}
             name = of_text.get(str(name), name)
@@ -190,7 +192,8 @@ def join(
 def check_key(key: Any, where: str) -> None:
     """Raise AnswerError unless an id is a number or a text, or a key made of such.
 
-    `true` would be taken for 1, and a list for nothing that can be looked up.
+    `true` would be taken for 1, and a list for nothing that can be looked up. Its types alone
+    decide, so that of many ids one of each type is checked.
     """
     parts = key if isinstance(key, tuple) else (key,)
     for part in parts:

@@ -164,20 +164,29 @@ def test_alone_is_what_transformers_generates(parts, groups, expected, monkeypat
     assert not captured
 
 
-def test_replayed_steps_give_what_transformers_generates(parts, groups, expected, monkeypatch):
+@pytest.fixture
+def replayed(groups, expected) -> tuple[list[PromptGroup], dict[int, list[int]]]:
+    """Groups whose lengths repeat, and what is generated: images asked several times, and none."""
+    some = [group for group in groups if len(group.prompts) > 1 or group.image is None]
+    asked = [prompt.position for group in some for prompt in group.prompts]
+    assert len(asked) == 2 + 3 + 4 + 2
+    return some, {position: expected[position] for position in asked}
+
+
+def test_replayed_steps_give_what_transformers_generates(parts, replayed, monkeypatch):
     """Captured once for every length, on a CPU; nothing of a step is left to Python."""
     captured = captured_on("cpu", monkeypatch)
     options = {"max_new_tokens": NEW, "eos": parts.tokenizer.eos_token_id}
+    groups, expected = replayed
     given = load_images(groups, image_reader(parts), 0)
     assert answers(decode_singly(parts.model, given, **options)) == expected
     assert sum(graph.replays for graph in captured) >= len(captured) > 3
 
 
-def test_replayed_steps_of_a_batch_give_what_transformers_generates(
-    parts, groups, expected, monkeypatch
-):
+def test_replayed_steps_of_a_batch_give_what_transformers_generates(parts, replayed, monkeypatch):
     """Also where the cache grows or shrinks meanwhile, which moves its tensors."""
     captured = captured_on("cpu", monkeypatch)
+    groups, expected = replayed
     batch = batch_of(parts, groups, 5, refill=0.0, cache_growth=3)
     for _ in range(3):  # until every length was seen before
         given = load_images(groups, image_reader(parts), 0)

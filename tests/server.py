@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,10 @@ class Server:
         self.process.stdin.write(json.dumps(given | {"dies": dies, "seconds": seconds}) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
+
+    def has_ended(self) -> bool:
+        """Whether the started job has ended; its process may have gone on to wait for another."""
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
 
     def wait(self) -> int:
         """The exit status of the started job."""

@@ -350,8 +350,9 @@ def warm() -> None:
     commit()
 
 
-def fit_once(toy: Toy) -> None:
+def fit_once(toys: Path) -> None:
     """What the first fit of a process imports, compiles and keeps: 0.06 s in every fork."""
+    toy = Toy(toys, Store(str(toys / "store")))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         store = shared(toy, Path(folder))
         store.get(dataclasses.replace(toy.target(), hardware=Hardware("cpu", checkpoint_seconds=0)))
@@ -393,7 +394,7 @@ def serve() -> None:
             print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
             continue
         if not warmed:
-            fit_once(Toy(Path(given["folder"]), Store(given["root"])))
+            fit_once(Path(given["folder"]))
             gc.freeze()
             warmed = True
         world = given.get("world", 1)

@@ -22,10 +22,10 @@ from hydra._internal.config_repository import IConfigRepository
 from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from merging import UnsettledError, merge, nodes
+from merging import UnsettledError, copied, merge, nodes, was_set
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import split_key
 from parsed import Parsed, ParsedOnce, parse_once
@@ -109,6 +109,12 @@ def compose_from_defaults(
     cfg = hydra_s_node(self, defaults, repo)
     vars(cfg)["_content"].update((name, nodes(value, name, cfg)) for name, value in plain.items())
     return cfg
+
+
+def sets(override: Override, root: dict[str, Any]) -> bool:
+    """Whether a change of a value that is there was made in a dictionary."""
+    is_change = override.type == OverrideType.CHANGE
+    return is_change and was_set(root, override.key_or_group, override.value())
 
 
 def map_if_read(overrides: Any, defaults: list, self_added: bool) -> DictConfig | None:
@@ -202,9 +208,12 @@ def compositions() -> Iterator[Callable[..., DictConfig]]:
                 except UnsettledError:
                     cfg = hydra.compose("config", choices, return_hydra_config=hydra_node)
                 else:
-                    cfg = nodes(files)
-                    OmegaConf.set_struct(cfg, True)
                     values = [*changes, *values]
+                    root = copied(files)
+                    while values and sets(values[0], root):
+                        values = values[1:]
+                    cfg = nodes(root)
+                    OmegaConf.set_struct(cfg, True)
                 ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
             OmegaConf.set_readonly(cfg, True)  # the next test reads the same object
             return cfg

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from omegaconf import AnyNode, DictConfig, ListConfig
+from omegaconf._utils import split_key
 from omegaconf.base import Node
 
 _PLACE = re.compile(r"\$\{(\w[\w.@-]*)\}")  # an interpolation of the node in a place
@@ -45,6 +46,24 @@ def copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: copied(inner) for name, inner in value.items()}
     return [copied(inner) for inner in value] if isinstance(value, list) else value
+
+
+def was_set(root: dict[str, Any], place: str, value: Any) -> bool:
+    """Whether a value is in its place now: that is there, no interpolation leads to it, the value
+    is none, and no dictionaries are merged.
+    """
+    *names, last = split_key(place)
+    node: Any = root
+    for name in names:
+        node = node.get(name) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or last not in node:
+        return False
+    if "${" in str(value) or (isinstance(node[last], dict | list) and not isinstance(value, list)):
+        return False
+    if isinstance(node[last], dict):
+        return False
+    node[last] = copied(value)
+    return True
 
 
 def target_of(root: dict[str, Any], text: str) -> Any:

@@ -59,8 +59,9 @@ def assembled(folder: Path, *, legacy: bool) -> Assembled:
 def target(request, toy: Toy, tmp_path_factory) -> Target:
     start = assembled(tmp_path_factory.mktemp("export"), legacy=request.param)
     return Target(
-        toy.subset(), start, RECIPE, Lora(4, 8), Template(), hardware=HARDWARE, max_length=2048
-    )
+        toy.subset(rows=11), start, RECIPE, Lora(4, 8), Template(), hardware=HARDWARE,
+        max_length=2048,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Multiruns: what is shared is made once, who fails or dies is named, the same command goes on."""
 
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -16,7 +17,7 @@ from omegaconf import OmegaConf
 from toy import Toy
 
 from xmas.cli.config import folder
-from xmas.cli.sweep import next_to_torch, torchrun
+from xmas.cli.sweep import next_to_torch, no_garbage, torchrun
 from xmas.cli.sweep.job import Job, Outcome, log_name
 from xmas.cli.sweep.processes import imported_once
 from xmas.cli.sweep.summary import SweepError, follow
@@ -134,8 +135,13 @@ def test_before_jobs_are_forked_what_their_goals_name_is_imported_and_no_torch_f
     assert of_length - alone >= {"xmas.selection.methods.length", "xmas.training.proxy"}
     assert not any(name.startswith("xmas.training") for name in of_random)
     assert not imported("selector._target_=os.system") & {"os"}
-    for name in of_random | of_length:  # the server says nothing of one that does not exist
-        importlib.import_module(name)
+    try:
+        for name in of_random | of_length:  # the server says nothing of one that does not exist
+            importlib.import_module(name)
+        importlib.reload(no_garbage)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
     assert next_to_torch.xmas.estimate
     assert next_to_torch.xmas.evaluation.scores
 

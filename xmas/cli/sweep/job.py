@@ -11,6 +11,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +81,28 @@ def log_name(overrides: Sequence[str]) -> str:
     return f"{readable}-{hashlib.sha256(' '.join(overrides).encode()).hexdigest()[:6]}.log"
 
 
-def run(job: Job, context: HydraContext, *, captured: bool = False) -> Outcome:
-    """Run the job. An error that it raises goes into its log and its outcome.
+def run(job: Job, context: HydraContext) -> Outcome:
+    """Run the job. An error that it raises goes into its log and its outcome."""
+    return _run(job, pickle.loads(job.config), context, _also_into(job.log))
 
-    `captured`: the output of this process already goes to the log.
-    """
+
+def run_elsewhere(job: Job, context: HydraContext) -> Outcome:
+    """Run the job in a process where Hydra is not initialised and all output goes to the log."""
+    config: DictConfig = pickle.loads(job.config)
+    version.setbase(config.hydra.runtime.version_base)
+    JobRuntime.instance().set("name", "xmas")
+    return _run(job, config, context, contextlib.nullcontext())
+
+
+def _run(
+    job: Job, config: DictConfig, context: HydraContext, logged: AbstractContextManager[None]
+) -> Outcome:
     from xmas.cli.command import run as command
 
-    config: DictConfig = pickle.loads(job.config)
     setup_globals()
     configure_log(config.hydra.job_logging, config.hydra.verbose)
     start = time.monotonic()
-    with contextlib.nullcontext() if captured else _also_into(job.log):
+    with logged:
         log.info("job %s", job)
         hardware = config.get("hardware")
         if not distributed.launched() and wanted(hardware):
@@ -109,13 +120,6 @@ def run(job: Job, context: HydraContext, *, captured: bool = False) -> Outcome:
                 _raised(job_return._return_value) if job_return.status == JobStatus.FAILED else None
             )
     return Outcome(job, time.monotonic() - start, error)
-
-
-def run_elsewhere(job: Job, context: HydraContext) -> Outcome:
-    """Run the job in a process where Hydra is not initialised and all output goes to the log."""
-    version.setbase(pickle.loads(job.config).hydra.runtime.version_base)
-    JobRuntime.instance().set("name", "xmas")
-    return run(job, context, captured=True)
 
 
 def _raised(error: Any) -> str:

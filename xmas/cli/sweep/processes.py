@@ -30,6 +30,7 @@ from xmas.cli.targets import OWN, targets, within
 from xmas.cli.threads import share_cores
 
 _IN_EVERY_JOB = (
+    "xmas.cli.sweep.no_garbage",
     "xmas.cli.command",
     "pandas",  # imported by pyarrow in every job on a pool of Parquet
     "pyarrow.parquet",

@@ -26,14 +26,10 @@ def _plain(node: Node, plain: dict[int, tuple[Node, Any]]) -> Any:
     if not isinstance(node, Container) or node._is_none() or node._is_missing():
         return node._value()
     if id(node) not in plain:
-        content = node._content
-        assert isinstance(content, dict | list)
-        plain[id(node)] = (
-            node,
-            (
-                {name: _plain(inner, plain) for name, inner in content.items()}
-                if isinstance(node, DictConfig)
-                else [_plain(inner, plain) for inner in content]
-            ),
-        )
+        content: Any = node._content
+        if isinstance(node, DictConfig):
+            entries: Any = {name: _plain(inner, plain) for name, inner in content.items()}
+        else:
+            entries = [_plain(inner, plain) for inner in content]
+        plain[id(node)] = node, entries
     return plain[id(node)][1]

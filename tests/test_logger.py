@@ -119,6 +119,8 @@ def test_offline_runs_are_read_back_in_one_group_each_result_once(sweep):
     assert all(one.finished for one in found.values())
     kinds = [one.job_type for one in found.values()]
     counts = {kind: kinds.count(kind) for kind in set(kinds)}
+    lists = [*folder.glob("wandb/offline-run-*/files/requirements.txt")]
+    assert len(lists) <= 1  # of the packages that are installed: of the process's first run
     # the reference's subset and target stand beside those of the seeds
     assert counts == {"pretrained": 1, "subset": 3, "target": 3, "scores": 2, "table": 1}
     assert {one.id for one in found.values() if one.job_type == "scores"} == {

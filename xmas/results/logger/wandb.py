@@ -61,7 +61,7 @@ class Wandb(RunLogger):
             dir=folder,
             mode=cast("Any", mode),
             reinit="create_new",
-            settings=_settings(),
+            settings=_settings(is_first=len(_BEGUN) == 1),
         )
         run.define_metric(STEP, hidden=True)
         run.define_metric("*", step_metric=STEP, step_sync=True)
@@ -112,13 +112,14 @@ def _run(logger: Logger) -> "wandb.Run":
 
 
 @functools.cache
-def _settings() -> Any:
-    """Quiet, and without what the store records already."""
+def _settings(*, is_first: bool) -> Any:
+    """Quiet, and without what the store records already; the first run lists all packages."""
     import wandb
 
     return wandb.Settings(
-        console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True
-    )
+        console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True,
+        x_save_requirements=is_first,
+    )  # fmt: skip
 
 
 def _account() -> bool:

@@ -38,6 +38,7 @@ import pyarrow.parquet  # noqa: F401
 import torch
 from commands import command
 from composing import quick_commands
+from large_pages import use_large_pages
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
@@ -384,6 +385,7 @@ def serve() -> None:
     gc.freeze()  # or a fork's first collection copies the pages of all that was imported
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
+    use_large_pages()
     standing: dict[int, list[Rank]] = {}  # by how many there are
     warmed = False
     for line in sys.stdin:
@@ -396,6 +398,7 @@ def serve() -> None:
         if not warmed:
             fit_once(Path(given["folder"]))
             gc.freeze()
+            use_large_pages()
             warmed = True
         world = given.get("world", 1)
         ranks = standing.pop(world, None) or started(world)

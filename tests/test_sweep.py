@@ -95,14 +95,14 @@ def test_each_shared_stage_is_computed_once_by_four_jobs_that_start_together(toy
     arguments = swept(
         marks,
         toy,
-        *("selector=random,sweeping", "subset.fraction=0.2,0.5", "seed=0,1"),
+        *("selector=random,length", "subset.fraction=0.2,0.5", "seed=0,1"),
         *("hydra/launcher=processes", "hydra.launcher.n_jobs=4"),
     )
     ended = server.command(*arguments, cwd=marks.parent)
     assert ended.returncode == 0, ended.stderr
     made = Counter(re.findall(r"(\w+) +([0-9a-f]{12}) (?:computing|resumed)", logs(marks)))
     assert set(made.values()) == {1}
-    assert Counter(kind for kind, _ in made) >= Counter(subset=8, ranking=4, shared=1)
+    assert Counter(kind for kind, _ in made) >= Counter(subset=8, ranking=4, tokens=1)
     finished = {path.parent.name for path in (marks.parent / "store").glob("*/[!.]*/meta.json")}
     assert {key for _, key in made} == finished
 

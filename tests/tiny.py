@@ -352,5 +352,5 @@ class Remembered:
 
 def own_model(start: StartPoint, store: Store) -> LoadedModel:
     """`shared_model` with a model of the caller's own."""
-    shared = shared_model(start, store)
-    return LoadedModel(copy.deepcopy(shared.model), shared.tokenizer, shared.processor)
+    parts = shared_model(start, store)
+    return LoadedModel(copy.deepcopy(parts.model), parts.tokenizer, parts.processor)

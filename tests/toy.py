@@ -58,6 +58,23 @@ jinja2.Template = functools.cache(jinja2.Template)
 registry.entry_points = functools.cache(registry.entry_points)
 
 
+def value_of(
+    config: PreTrainedConfig,
+    name: str,
+    _get: Callable[..., Any] = object.__getattribute__,
+    _own: Callable[..., Any] = PreTrainedConfig.__getattribute__,
+) -> Any:
+    """A value of a configuration, at once where it has no other name and no layer has its own:
+    transformers' way, several calls in Python, is taken thousands of times in a pass.
+    """
+    if name in type(config).attribute_map or "_heterogeneity_spec" in _get(config, "__dict__"):
+        return _own(config, name)
+    return _get(config, name)
+
+
+PreTrainedConfig.__getattribute__ = value_of
+
+
 def unless_meta(reset: Callable[[Any], None]) -> Callable[[Any], None]:
     """Without drawing numbers for weights that have none: a tenth of every load of a model."""
 

@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -41,6 +40,7 @@ from composing import quick_commands
 from large_pages import use_large_pages
 from peft import PeftModel
 from safetensors.torch import save_file
+from torch.distributed import TCPStore
 from torch.distributed.tensor import DTensor
 from toy import OVERRIDES, RECIPE, Toy, picture_name, shared
 from tqdm import tqdm
@@ -365,6 +365,7 @@ class Rank:
 
     process: int
     jobs: Connection
+    store: TCPStore | None  # through which it meets the others, as long as there are any
 
     def kill(self) -> None:
         os.kill(self.process, signal.SIGKILL)
@@ -431,17 +432,21 @@ def commanded(given: dict[str, Any]) -> int:
 
 def started(world: int) -> list[Rank]:
     """New processes, each a rank of so many, which wait for jobs."""
-    port, ranks = free_port(), []
+    # As of torchrun's agent: a rank that hosted it would be waited for, a third of a second, by
+    # others that came first.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if world > 1 else None
+    ranks: list[Rank] = []
     for rank in range(world):
         ours, theirs = Pipe()
 
         def body(rank: int = rank, ours: Connection = ours, theirs: Connection = theirs) -> None:
             ours.close()  # or it would never hear of the server's end
-            if world > 1:
-                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
-                os.environ |= {name: str(held) for name, held in place.items()}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-                os.environ["TORCHELASTIC_RUN_ID"] = "toy"
+            if store is not None:
+                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                os.environ |= {"WORLD_SIZE": str(world), "GLOO_SOCKET_IFNAME": "lo"}
+                os.environ |= {"MASTER_ADDR": store.host, "MASTER_PORT": str(store.port)}
+                os.environ |= {"TORCHELASTIC_RUN_ID": "toy", "TORCHELASTIC_RESTART_COUNT": "0"}
+                os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
             while True:
                 try:
                     given = theirs.recv()
@@ -450,7 +455,7 @@ def started(world: int) -> list[Rank]:
                 work(given)
                 theirs.send("done")
 
-        ranks.append(Rank(forked(body), ours))
+        ranks.append(Rank(forked(body), ours, store))
         theirs.close()
     return ranks
 
@@ -476,9 +481,3 @@ def done(given: dict[str, Any], ranks: list[Rank]) -> int:
             rank.kill()
             rank.status()
     return failure
-
-
-def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return asked.getsockname()[1]

@@ -57,10 +57,12 @@ class KDpp:
         for step, share in enumerate(1 - rng.random(self.k)):  # in (0, 1]: skips items of odds 0
             sums = distance.cumsum()
             item = int(sums.searchsorted(share * sums[-1]))
+            items.append(item)
+            if len(items) == self.k:
+                break  # no distance is asked for after the last item
             along = vectors @ vectors[item] - basis[:step, item] @ basis[:step]
             basis[step] = along / math.sqrt(distance[item])
             distance = np.maximum(distance - basis[step] ** 2, 0.0)
-            items.append(item)
             distance[item] = 0.0  # as those of the items before remain
         return np.array(sorted(items), dtype=np.int64)
 

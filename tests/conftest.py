@@ -11,9 +11,10 @@ Helpers that are no fixtures: `toy` builds pools and stages, `tiny` models of pu
 `official` benchmarks in their owners' formats, `choices` those of the configuration, `killable` is
 what `server` runs, `commands` its part without torch, `scored` fills a store with scores, `given`
 makes stages of given arrays, `sweeping` selectors for multiruns, `waiting` jobs that wait, `added`
-runs tests in a copy of the repository, `scripts_in_turn` those of experiments, `composing` merges
-files for `compose`, `fake_judge` and `offline` stand in for hosts, `cluster` starts SLURM,
-`emulated` is a GPU on a CPU.
+runs tests in a copy of the repository, `scripts_in_turn` those of experiments, `composing` is what
+`compose` does, with files read by `parsed` and joined by `merging`, `fake_judge` and `offline`
+stand in for hosts, `cluster` starts SLURM, `emulated` is a GPU on a CPU. `unsynced` leaves out
+syncs, `captured_logs` most of pytest's looks for loggers, `large_pages` makes forks quick.
 
 A worker of pytest-xdist has one thread, or the workers wait for each other; a single process has
 two. Idle threads sleep instead of spinning: on a machine with other work, spinning makes the toy's

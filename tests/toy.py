@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 import lightning.pytorch  # noqa: F401  # see below
 import peft  # noqa: F401
+import torch
 import transformers.models.clip
 import transformers.models.llava  # noqa: F401
 from lightning.fabric.utilities import registry
@@ -67,6 +68,8 @@ def value_of(
     """A value of a configuration, at once where it has no other name and no layer has its own:
     transformers' way, several calls in Python, is taken thousands of times in a pass.
     """
+    if torch.compiler.is_dynamo_compiling():  # which traces transformers' way alone
+        return _own(config, name)
     if name in type(config).attribute_map or "_heterogeneity_spec" in _get(config, "__dict__"):
         return _own(config, name)
     return _get(config, name)

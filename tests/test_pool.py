@@ -229,15 +229,16 @@ def test_the_identity_of_a_pool_is_its_hash_not_its_place(tmp_path, write):
     assert pool_of(moved).identity() != same[0].identity()
 
 
-def test_a_made_pool_is_opened_and_known_by_its_stage(toy: Toy):
+def test_a_made_pool_is_opened_and_known_by_its_stage(toy: Toy, tmp_path):
+    store = Store(str(tmp_path))  # without the subset
     subset: Subset = toy.subset(rows=11)
     made = Pool(Made(subset, "instructions.json"), str(toy.folder / "images"))
     assert key(toy.subset(rows=12)) not in json.dumps(made.identity())
     assert made.identity()["pool"]["stage"]["rows"] == 11
-    assert not toy.store.path(subset).exists()
-    opened = made.open(toy.store)
+    assert not store.path(subset).exists()
+    opened = made.open(store)
     whole = toy.pool.open()
-    rows = subset.chosen(toy.store).tolist()
+    rows = subset.chosen(store).tolist()
     assert [opened[row] for row in range(11)] == [whole[row] for row in rows]
 
 

@@ -15,14 +15,19 @@ OPTIONS = (
 )
 
 
+def ours(path: str) -> bool:
+    """Whether it is of this repository, and not of an environment that lies in it."""
+    return path.startswith(str(HOUSE)) and not path.startswith(sys.prefix)
+
+
 def move() -> None:
     """Forget what was imported from this repository."""
     sys.modules["xmas.models.varlen_attention"]._operators._destroy()
     for name, module in [*sys.modules.items()]:
         file = str(getattr(module, "__file__", None))
-        if name.partition(".")[0] in ("xmas", "hydra_plugins") or file.startswith(str(HOUSE)):
+        if name.partition(".")[0] in ("xmas", "hydra_plugins") or ours(file):
             del sys.modules[name]
-    elsewhere = [path for path in sys.path if not path.startswith(str(HOUSE))]
+    elsewhere = [path for path in sys.path if not ours(path)]
     sys.path[:] = [str(Path.cwd()), *elsewhere]
 
 

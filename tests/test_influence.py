@@ -10,7 +10,7 @@ import pytest
 import torch
 from official import ASKED, small_gqa
 from torch.nn.functional import cross_entropy
-from toy import RECIPE, Toy, declared, picture_name, recorded, write_rows
+from toy import RECIPE, TEXT_ONLY, Toy, declared, picture_name, recorded, write_rows
 
 from xmas.attention.plan import length_batches, packed_batches
 from xmas.cli.validation_audit import audit_what_saw_validation
@@ -351,7 +351,8 @@ def test_icons_takes_a_folder_a_task_and_says_that_it_saw_them(toy: Toy, gradien
     ]  # fmt: skip
     order, votes = by_votes(np.stack([values @ values[5], np.max(means, axis=0)], axis=1), 0.3)
     assert ranked.scores.tolist() == votes.tolist()
-    assert ranked.order.tolist() == order.tolist()
+    drawn = [[row for row in rows if row not in TEXT_ONLY] for rows in (ranked.order, order)]
+    assert drawn[0] == drawn[1]  # texts repeat each other: among them rounding decides
 
 
 def test_icons_ranks_towards_rows_of_benchmarks_and_says_which_are_scored(

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from xmas.store import Stage, Store, volatile, write_atomically
 from xmas.store import full_disk as module
+from xmas.training.fit.callbacks import StateFile
 
 FULL = Path("/dev/full")  # every write fails as on a full disk
 pytestmark = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
@@ -51,6 +53,15 @@ def test_the_file_and_the_free_bytes_are_named_and_the_same_command_continues(tm
     assert "No space left" in (draft / "error.txt").read_text()
     assert (store.get(Writer()) / "values.bin").read_bytes() == b"ab"
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("numbers", [1, 30_011])  # an error of the last bytes, and of the first
+def test_a_checkpoint_onto_a_full_disk_says_so(tmp_path, numbers):
+    def save(out: Path) -> None:
+        StateFile().save_checkpoint({"state_dict": {"a": torch.zeros(numbers)}}, FULL)
+
+    with pytest.raises(OSError, match=r"disk is full: .*, and run the same command again"):
+        Store(str(tmp_path)).get(Writer(save))
 
 
 def test_an_error_that_is_its_own_cause_is_no_endless_chain(tmp_path):

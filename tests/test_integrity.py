@@ -160,6 +160,18 @@ def test_files_are_hashed_once_in_a_process(store, monkeypatch):
     assert sorted(hashed) == ["1.json"] * 3 + ["values.npy"] * 2
 
 
+def test_what_could_not_be_read_is_not_taken_as_hashed(tmp_path, monkeypatch):
+    def fail(path: Path) -> str:
+        raise OSError("input/output error")
+
+    (tmp_path / "values.bin").write_bytes(b"ab")
+    monkeypatch.setattr(module, "_sha256", fail)
+    monkeypatch.setattr(module, "_hashed", set())
+    with pytest.raises(OSError, match="input/output"):
+        record_files(tmp_path)
+    assert module._hashed == set()
+
+
 def test_results_of_before_are_usable_and_listed(store, caplog):
     folder = store.get(Values())
     meta = json.loads((folder / "meta.json").read_text())

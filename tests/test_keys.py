@@ -267,6 +267,24 @@ def test_a_field_that_came_later_leaves_the_keys_of_its_default():
     assert digest(stabilised) not in {digest(identity) for identity in described.values()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Unit(str):
+    name: str
+    factor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+    unit: Unit
+
+
+def test_a_dataclass_that_is_plain_data_too_is_known_by_its_fields():
+    identity = {"type": f"{__name__}.Unit", "name": "hour", "factor": 1.0}
+    assert describe(Unit("hour")) == identity
+    assert describe([Unit("hour")]) == [identity]
+    assert describe(Duration(Unit("hour")))["unit"] == identity
+
+
 _IN_KEYS = ("kind", "version", "corrections")  # of a stage's class
 
 

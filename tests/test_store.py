@@ -28,6 +28,7 @@ from xmas.store import (
     worked_on,
     write_atomically,
 )
+from xmas.store.durable import make_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -519,3 +520,13 @@ def test_under_torchrun_all_processes_count_also_those_that_wait(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert worked_on(Stage())["devices"] == 3
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text("no folder")
+    with pytest.raises(FileExistsError, match=r"/tokens'"):
+        make_folder(path)
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()

@@ -7,7 +7,6 @@ empty files. So content is synced before the rename that makes it count, and the
 
 import ctypes
 import errno
-import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -41,9 +40,16 @@ def sync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents where they are absent; their names are then on the disk."""
-    absent = [*itertools.takewhile(lambda folder: not folder.exists(), (path, *path.parents))]
-    if absent:
+    """Make a folder and its parents where they are absent; their names are then on the disk.
+
+    Raises FileExistsError: `path` is a file.
+    """
+    absent = []
+    for folder in (path, *path.parents):
+        if folder.exists():
+            break
+        absent.append(folder)
+    if not path.is_dir():
         path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(absent):
         sync_folder(folder.parent)

@@ -71,8 +71,9 @@ def file_names(folder: Path) -> Iterator[str]:
 
 def _record(path: Path, published: Path) -> dict[str, Any]:
     status = path.stat()
+    digest = _sha256(path)
     _hashed.add((str(published), status.st_size, status.st_mtime_ns))
-    return {"bytes": status.st_size, "sha256": _sha256(path)}
+    return {"bytes": status.st_size, "sha256": digest}
 
 
 def _sha256(path: Path) -> str:

@@ -172,6 +172,7 @@ def check_unchanged(hashes: dict[str, str]) -> None:
             )
 
 
+_PLAIN = {str, float, bool, type(None)}
 _WHOLE = 2**53  # up to which every whole number is a float
 _TYPE = re.compile(r'"type": "[\w.]+"')
 _FORMER_TYPES = {
@@ -201,20 +202,22 @@ def describe(value: Any) -> Any:
     Raises TypeError: a field is neither plain data nor a dataclass. Raises ValueError: a whole
     number is no float, as some above 2^53.
     """
-    if value is None or isinstance(value, bool | str | float):
+    if type(value) in _PLAIN:  # nearly all, without the slower questions
         return value
-    if isinstance(value, int):
-        return _exact(value)
-    if isinstance(value, dict):
-        return {str(name): describe(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [describe(element) for element in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own = getattr(value, "identity", None)
         if own is not None:
             return own()
         corrections = getattr(value, "corrections", dict)()
         return _described_fields(value) | corrections
+    if isinstance(value, dict):
+        return {str(name): describe(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(element) for element in value]
+    if isinstance(value, str | float):
+        return value
+    if isinstance(value, int):
+        return _exact(value)
     raise TypeError(f"{value!r} ({type(value).__name__}) is neither plain data nor a dataclass")
 
 
@@ -237,8 +240,8 @@ def _described_fields(value: Any) -> dict[str, Any]:
         identity["version"] = value.version
     for name, by_content in _identifying(type(value)):
         content = getattr(value, name)
-        if isinstance(content, str):
-            identity[name] = {"sha256": _sha256_of_field(name, content)} if by_content else content
+        if by_content and isinstance(content, str):
+            identity[name] = {"sha256": _sha256_of_field(name, content)}
         elif isinstance(content, int) and not isinstance(content, bool):
             identity[name] = _exact(content, f"{name}=")
         else:

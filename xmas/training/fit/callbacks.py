@@ -210,4 +210,6 @@ class StateFile(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        torch.save(checkpoint, path)
+        # To a path torch writes by itself, and says of a full disk only "iostream error".
+        with open(path, "wb") as file:
+            torch.save(checkpoint, file)

@@ -10,7 +10,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from xmas.cli import time_left
+from xmas.cli import garbage, time_left
 from xmas.cli.sweep.job import Job, Outcome, compose, run
 from xmas.cli.sweep.summary import SweepError, follow, log_results
 
@@ -29,6 +29,7 @@ class Grid(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         self.overrides = self.split_arguments(overrides, self.max_batch_size)
+        garbage.resume()  # composed jobs leave much of it, and this process may run for days
         started = 0
         ended = []
         while not self.is_done():

@@ -11,13 +11,17 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 from toy import Toy
 
+from hydra_plugins.xmas_sweep import Grid
+from xmas.cli import garbage
 from xmas.cli.config import folder
-from xmas.cli.sweep import next_to_torch, no_garbage, torchrun
+from xmas.cli.sweep import server as process
+from xmas.cli.sweep import torchrun
 from xmas.cli.sweep.job import Job, Outcome, log_name
 from xmas.cli.sweep.processes import imported_once
 from xmas.cli.sweep.summary import SweepError, follow
@@ -134,16 +138,38 @@ def test_before_jobs_are_forked_what_their_goals_name_is_imported_and_no_torch_f
     assert of_random - alone >= {"xmas.selection.methods.random", "xmas.selection.subset"}
     assert of_length - alone >= {"xmas.selection.methods.length", "xmas.training.proxy"}
     assert not any(name.startswith("xmas.training") for name in of_random)
-    assert not imported("selector._target_=os.system") & {"os"}
+    for faulty in ("os.system", "xmas"):  # the job itself says what is wrong with it
+        assert not imported(f"selector._target_={faulty}") & {"os", ""}
+    for name in (*of_random, *of_length, *process.AFTER_TORCH):  # the server is silent about them
+        importlib.import_module(name)
+
+
+def test_the_server_of_jobs_lives_where_a_module_cannot_be_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_library.py").write_text("raise OSError('cannot open shared object file')")
+    (tmp_path / "whole_library.py").touch()
     try:
-        for name in of_random | of_length:  # the server says nothing of one that does not exist
-            importlib.import_module(name)
-        importlib.reload(no_garbage)
+        process.prepare(["xmas.nowhere", "broken_library", "", "whole_library"])
         assert not gc.isenabled()
     finally:
-        gc.enable()
-    assert next_to_torch.xmas.estimate
-    assert next_to_torch.xmas.evaluation.scores
+        garbage.resume()
+    assert sys.modules.pop("whole_library")
+
+
+def test_a_multirun_collects_garbage_as_it_may_run_for_days():
+    class Seen:
+        def launch(self, jobs: list[list[str]], initial_job_idx: int) -> list[bool]:
+            return [gc.isenabled() for _ in jobs]
+
+    grid = object.__new__(Grid)  # Hydra has loaded its base class twice
+    grid.config, grid.launcher = OmegaConf.create({"hydra": {"sweeper": {"params": {}}}}), Seen()
+    grid.params, grid.max_batch_size, grid.batch_index = {}, None, 0
+    grid.hydra_context = SimpleNamespace(config_loader=None)
+    garbage.pause()
+    try:
+        assert grid.sweep(["seed=0,1"]) == [[True, True]]
+    finally:
+        garbage.resume()
 
 
 def test_a_failed_job_leaves_the_later_ones_running_in_one_process_too(toy, server, marks):

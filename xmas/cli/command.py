@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import os
 import sys
@@ -18,8 +17,8 @@ from hydra.errors import CompactHydraException, ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from xmas.cli import garbage, threads, time_left
 from xmas.cli import help as help_page
-from xmas.cli import threads, time_left
 from xmas.cli.arguments import prepared
 from xmas.cli.closing import sentence
 from xmas.cli.config import (
@@ -167,9 +166,7 @@ def run(cfg: DictConfig) -> None:
             check_memory(goal, store, cfg, allowed)
             check_cpu(goal, store, cfg, allowed)
         time_left.follow(goal, store, cfg, allowed)
-        if not gc.isenabled():  # the entry point turned it off; a later job of a sweep finds it on
-            gc.freeze()  # what was imported is not gone through at every collection
-            gc.enable()
+        garbage.resume()
         with logged(goal, store, run_logger_of(cfg, experiment, allowed)) as logged_store:
             renew(goal, logged_store)
             text = make(goal, logged_store)

@@ -1,8 +1,8 @@
 """The entry point of `xmas`: a page of help needs no other package, everything else Hydra."""
 
-import gc
 import sys
 
+from xmas.cli import garbage
 from xmas.cli import help as help_page
 from xmas.cli.config_error import ConfigError
 
@@ -15,7 +15,10 @@ def main() -> None:
         except ConfigError as error:
             sys.exit(f"xmas: {error}")
         return
-    gc.disable()  # until a goal is made: imports make a million objects, and no garbage
-    from xmas.cli.command import main
+    garbage.pause()  # until a goal is made
+    try:
+        from xmas.cli.command import main
 
-    main()
+        main()
+    finally:
+        garbage.resume()

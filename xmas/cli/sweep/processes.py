@@ -5,6 +5,7 @@ milliseconds, while a new interpreter would import torch again. A pool of worker
 code, but those of joblib and of the standard library abort all jobs when one process dies.
 """
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -25,12 +26,12 @@ from omegaconf.errors import OmegaConfBaseException
 from xmas.cli.config import goal_node
 from xmas.cli.config_error import ConfigError
 from xmas.cli.resolved import resolved
+from xmas.cli.sweep import server
 from xmas.cli.sweep.job import Job, Outcome, run_elsewhere
 from xmas.cli.targets import OWN, targets, within
 from xmas.cli.threads import share_cores
 
 _IN_EVERY_JOB = (
-    "xmas.cli.sweep.no_garbage",
     "xmas.cli.command",
     "pandas",  # imported by pyarrow in every job on a pool of Parquet
     "pyarrow.parquet",
@@ -49,7 +50,8 @@ def outcomes(
     """
     share_cores(len(gpus))
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(imported_once(jobs))
+    os.environ[server.IMPORTS] = json.dumps(imported_once(jobs))
+    processes.set_forkserver_preload([server.__name__])
     free: SimpleQueue[str | None] = SimpleQueue()
     for visible in gpus:
         free.put(visible)
@@ -78,6 +80,7 @@ def outcomes(
             for ended in as_completed(waiting):
                 yield ended.result()
         finally:  # where the parent is interrupted
+            os.environ.pop(server.IMPORTS, None)  # the server has its own
             for future in waiting:
                 future.cancel()
             for process in list(running):
@@ -85,19 +88,22 @@ def outcomes(
 
 
 def imported_once(jobs: Sequence[Job]) -> list[str]:
-    """Modules to import once, before jobs are forked; those that are not installed are left out.
+    """Modules to import once, before jobs are forked.
 
     Of xmas, those of the classes that the goals name: where no model is among them, no torch.
     """
-    configs: list[DictConfig] = [pickle.loads(job.config) for job in jobs]
-    by_choices = {f"{cfg.get('goal')} {cfg.hydra.runtime.choices}": cfg for cfg in configs}
-    modules = {
-        str(name).rpartition(".")[0]
-        for cfg in by_choices.values()
-        for _, name in targets(_goal(cfg))
-        if within(str(name), {OWN})  # no other package before the job has checked that it may
-    }
-    return [*_IN_EVERY_JOB, *sorted(modules), "xmas.cli.sweep.next_to_torch"]
+    by_choices: dict[str, set[str]] = {}
+    for job in jobs:
+        cfg: DictConfig = pickle.loads(job.config)
+        choices = f"{cfg.get('goal')} {cfg.hydra.runtime.choices}"
+        if choices not in by_choices:
+            by_choices[choices] = {
+                str(name).rpartition(".")[0]
+                for _, name in targets(_goal(cfg))
+                # no other package before the job has checked that it may; `xmas` is no class
+                if str(name) != OWN and within(str(name), {OWN})
+            }
+    return [*_IN_EVERY_JOB, *sorted(set().union(*by_choices.values()))]
 
 
 def _goal(cfg: DictConfig) -> Any:

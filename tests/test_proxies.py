@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,8 +26,9 @@ from xmas.models.families.llava_next import anyres
 from xmas.models.published import Published
 from xmas.models.sources import Source
 from xmas.models.specs import FULL_SIZE, unbuilt
+from xmas.models.start_point import StartPoint
 from xmas.models.vlm import language_model, load, unwrap
-from xmas.store import describe, key, sha256_of
+from xmas.store import Store, describe, key, sha256_of, volatile
 from xmas.training.proxy import Proxy
 
 
@@ -244,6 +247,28 @@ def test_published_models_may_see_less_of_an_image(toy: Toy, tmp_path):
     assert fewer.layout(toy.store).grid((100, 100)) == (2, 2)
     with pytest.raises(ValueError, match=r"max_image_size of .* have to agree"):
         toy.store.get(dataclasses.replace(start, images={"max_image_size": {"longest_edge": 36}}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Copied(StartPoint):
+    """A start point that is made of another, which is no part of its key."""
+
+    kind: ClassVar[str] = "copied"
+
+    of: StartPoint = volatile()
+
+    def compute(self, store: Store, out: Path) -> None:
+        ignored = shutil.ignore_patterns("meta.json")
+        shutil.copytree(store.get(self.of), out, ignore=ignored, dirs_exist_ok=True)
+
+
+def test_a_start_point_that_is_made_anew_is_seen_anew(toy: Toy, tmp_path, monkeypatch):
+    start = tiny.start("smolvlm", tmp_path / "smolvlm")
+    fewer = dataclasses.replace(start, images={"size": {"longest_edge": 48}})
+    former = Copied(start).layout(toy.store).tokens((101, 103))
+    monkeypatch.delenv("XMAS_STARTED", raising=False)
+    anew = Store(toy.store.root, force="copied")
+    assert len(Copied(fewer).layout(anew).tokens((101, 103))) < len(former)
 
 
 def test_a_model_of_no_family_and_a_llava_without_its_images_are_refused(toy: Toy, tmp_path):

@@ -46,6 +46,7 @@ from xmas.models.model_parts import tower as tower
 from xmas.models.model_parts import unwrap as unwrap
 from xmas.models.model_parts import vocabulary_of as vocabulary_of
 from xmas.models.tensor_bars import silence
+from xmas.store.integrity import META
 
 silence()
 
@@ -113,12 +114,12 @@ def all_but_weights(folder: Path) -> tuple[PreTrainedConfig, Any, Any]:
 
 
 def layout_of(folder: Path) -> Layout:
-    """How images become tokens for the model in a folder of the store; its weights are not read."""
-    return _layout_of(folder.resolve())
+    """How images become tokens for the model of a finished result; its weights are not read."""
+    return _layout_of(folder.resolve(), (folder / META).stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4)  # a stage asks again and again, and tokenizers take seconds to read
-def _layout_of(folder: Path) -> Layout:
+def _layout_of(folder: Path, modified: int) -> Layout:
     config, tokenizer, processor = all_but_weights(folder)
     return family_of(config).layout(config, processor, tokenizer)
 

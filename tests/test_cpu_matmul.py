@@ -50,7 +50,7 @@ def test_a_cpu_that_would_multiply_in_bfloat16_keeps_its_own(monkeypatch, machin
         assert products.fp32_precision == asked
 
 
-@pytest.mark.parametrize(("width", "asked"), [(64, "none"), (65, "bf16")])
+@pytest.mark.parametrize(("width", "asked"), [(64, "none"), (65, "bf16"), (None, "bf16")])
 def test_narrow_products_stay_with_mkl(monkeypatch, width, asked):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)

@@ -16,14 +16,16 @@ NARROW = 64  # oneDNN compiles each new shape, 0.3 ms; MKL has a product of such
 
 
 @contextlib.contextmanager
-def by_onednn(width: int = NARROW + 1) -> Iterator[None]:
+def by_onednn(width: int | None = None) -> Iterator[None]:
     """Within the context oneDNN computes large products, where they stay products of float32.
 
     Args:
-        width: of the model's states; the products of a narrow model stay with MKL.
+        width: of the model's states: where it is at most `NARROW`, products stay with MKL; None: it
+            is more.
     """
     x86 = platform.machine() in ("x86_64", "AMD64")
-    is_faster = x86 and width > NARROW and not torch.cpu._is_amx_tile_supported()
+    is_wide = width is None or width > NARROW
+    is_faster = x86 and is_wide and not torch.cpu._is_amx_tile_supported()
     with _matmul_precision("bf16" if is_faster else "none"):
         yield
 

@@ -103,6 +103,23 @@ def test_a_question_without_truth_is_named(gqa):
         gqa.score(said("yes", "woman", "yes", "left"), STORE)
 
 
+@pytest.mark.parametrize(
+    ("types", "text"),
+    [
+        ("null", "None"),
+        ('["verify"]', r"\['verify'\]"),
+        ('{"semantic": ["rel"]}', r"\{'semantic': \['rel'\]\}"),
+    ],
+)
+def test_types_that_are_none_are_named_with_their_question(gqa, types, text):
+    path = Path(gqa.annotations)
+    path.write_text(
+        path.read_text().replace('{"answer": "left"}', f'{{"answer": "left", "types": {types}}}')
+    )
+    with pytest.raises(AnswerError, match=rf"truth.json: question '104' has `types` {text}, "):
+        gqa.score(said("yes", "woman", "yes", "left"), STORE)
+
+
 def test_another_number_of_questions_than_the_official_one_is_refused(gqa):
     official = Gqa(gqa.questions, gqa.annotations, gqa.images)
     with pytest.raises(AnswerError, match="4 found, 12578 expected"):

@@ -102,16 +102,26 @@ class Gqa:
         return by_key(rows, _key, path)
 
     def _truth(self, store: Store, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """The annotations of these questions, in their order."""
+        """The annotations of these questions, in their order.
+
+        Raises AnswerError: one is missing, or is not what GQA's are; names file, question, value.
+        """
         path = store.find(self.annotations)
         content = json_object(path)
         truth = {}
         for name in names:
             if name not in content:
                 raise AnswerError(f"{path}: no truth for question {name!r}")
-            if not isinstance(content[name], dict) or "answer" not in content[name]:
-                with_keys(content[name], ("answer",), f"{path}: question {name!r}")
-            truth[name] = content[name]
+            question = content[name]
+            if not isinstance(question, dict) or "answer" not in question:
+                with_keys(question, ("answer",), f"{path}: question {name!r}")  # raises
+            if not _are_types(question.get("types", {})):
+                raise AnswerError(
+                    f"{path}: question {name!r} has `types` {question['types']!r:.120}, expected "
+                    "an object whose `structural` and `semantic` are texts; take GQA 1.2's file, "
+                    "or leave `types` out"
+                )
+            truth[name] = question
         return truth
 
 
@@ -121,6 +131,13 @@ def gqa_answer(text: str) -> str:
     Source: LLaVA, `scripts/convert_gqa_for_eval.py`.
     """
     return text.rstrip(".").lower()
+
+
+def _are_types(types: Any) -> bool:
+    """Whether the detail can group a question by these; each of the two may be missing or null."""
+    return isinstance(types, dict) and all(
+        isinstance(types.get(kind), str | None) for kind in ("structural", "semantic")
+    )
 
 
 def _kinds(structural: str | None, semantic: str | None) -> Iterator[str]:

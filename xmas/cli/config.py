@@ -31,6 +31,9 @@ REMOVED = {
 def build(node: DictConfig, allowed: frozenset[str] | None = None) -> Any:
     """Build the object that a node describes; computes nothing and reads no file.
 
+    What several interpolations refer to is one object, which all of them share: stages and their
+    parts have to be immutable.
+
     Args:
         allowed: packages that may be named next to xmas; None: those in the environment.
 

@@ -14,7 +14,7 @@ def pause() -> None:
 def resume() -> None:
     """Collect garbage again, but never look through what has been imported.
 
-    Nothing is done where garbage is collected: what a job of a sweep has left is not kept for ever.
+    Nothing is done where garbage is collected: what the jobs of a sweep leave is not kept.
     """
     if not gc.isenabled():
         gc.freeze()

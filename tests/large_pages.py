@@ -18,6 +18,8 @@ _LEFT_SMALL = {  # what is in small pages works as well
     errno.EAGAIN,  # the kernel is busy with a part
     errno.EBUSY,
     errno.ENOMEM,  # no free large page
+    errno.EPERM,  # a sandbox forbids it
+    errno.ENOSYS,
 }
 
 

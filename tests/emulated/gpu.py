@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
+import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from emulated.build import library, torch_folder
 
 CAPACITY = 80 * 10**9  # bytes of an H100
 LISTENER = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
-PACKAGE = f"{Path(__file__).parent.parent.parent / 'xmas'}/"
+PACKAGE = f"{importlib.util.find_spec('xmas').submodule_search_locations[0]}/"  # not imported yet
 
 
 @dataclasses.dataclass
